@@ -1,0 +1,80 @@
+//! What can go wrong with an object.
+
+use std::path::PathBuf;
+
+use events::Sha256Digest;
+
+/// An object that cannot be stored or delivered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArtifactError {
+    /// Nobody put it, or it was removed.
+    #[error("artifact {digest} does not exist")]
+    NotFound {
+        /// Its name.
+        digest: Sha256Digest,
+    },
+    /// Its bytes are not those that its name promises: truncated, flipped or exchanged.
+    #[error("artifact {digest} is corrupt: its {bytes} bytes have the digest {found}")]
+    Corrupt {
+        /// Its name.
+        digest: Sha256Digest,
+        /// What its bytes say.
+        found: Sha256Digest,
+        /// How many bytes there are.
+        bytes: u64,
+    },
+    /// A file of a materialised directory is not what the manifest says.
+    #[error("file {path} of artifact {digest} is corrupt or missing")]
+    CorruptFile {
+        /// Digest of the manifest.
+        digest: Sha256Digest,
+        /// Relative path.
+        path: String,
+    },
+    /// An object was taken for a manifest and is none.
+    #[error("artifact {digest} is no directory manifest: {reason}")]
+    BadManifest {
+        /// Its name.
+        digest: Sha256Digest,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A directory holds something that cannot be stored.
+    #[error("{} cannot be stored: {reason}", path.display())]
+    Unsupported {
+        /// Which entry.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The disk is full. Nothing of the object is visible.
+    #[error("no space left to write {}", path.display())]
+    NoSpace {
+        /// What was being written.
+        path: PathBuf,
+    },
+    /// The file system or the network failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The process is shutting down.
+    #[error("the artifact store is shutting down")]
+    Stopped,
+}
+
+impl ArtifactError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+}

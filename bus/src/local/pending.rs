@@ -1,0 +1,305 @@
+//! What a transaction of a step will write, and the handler's view on the way there.
+//!
+//! Two layers lie over the file: what earlier inputs of the same transaction changed ([`Pending`]), and what the current
+//! input changed ([`RecordContext`]). The upper one is merged into the lower one when the handler says `Ok`, and vanishes
+//! otherwise; the lower one is written when the transaction commits, and vanishes otherwise.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bytes::Bytes;
+use events::Timestamp;
+
+use super::cache::StateCache;
+use super::reader::Readers;
+use super::timers::TimerWindow;
+use crate::control::{Control, ControlTable};
+use crate::error::BusError;
+use crate::record::{Record, RecordKey};
+use crate::step::{StepContext, StepSpec};
+use crate::{REASON_LIMIT_EXCEEDED, REASON_UNDECLARED_OUTPUT};
+
+/// Changes of one key.
+#[derive(Debug, Default)]
+pub(super) struct KeyChanges {
+    /// Everything that the file holds of the key goes first.
+    pub(super) wiped: bool,
+    pub(super) values: BTreeMap<String, Option<Bytes>>,
+    pub(super) timers: BTreeMap<String, Option<Timestamp>>,
+}
+
+/// Everything that one transaction writes besides position and time.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) keys: BTreeMap<RecordKey, KeyChanges>,
+    /// Index of the output in the step's declaration, and the record.
+    pub(super) emitted: Vec<(usize, Record)>,
+    pub(super) dead_letters: Vec<Record>,
+    /// Reason: poisoned now; none: released now.
+    pub(super) poisoned: BTreeMap<RecordKey, Option<String>>,
+    pub(super) control: Vec<Control>,
+    /// About the bytes of all this.
+    pub(super) bytes: usize,
+}
+
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+            && self.emitted.is_empty()
+            && self.dead_letters.is_empty()
+            && self.poisoned.is_empty()
+            && self.control.is_empty()
+    }
+
+    /// State, timers and all of a key go.
+    pub(super) fn wipe(&mut self, key: RecordKey) {
+        self.keys.insert(key, KeyChanges { wiped: true, ..KeyChanges::default() });
+    }
+
+    fn value(&self, key: &RecordKey, name: &str) -> Option<Option<Bytes>> {
+        let changes = self.keys.get(key)?;
+        changes.values.get(name).cloned().or(changes.wiped.then_some(None))
+    }
+
+    fn merge(&mut self, key: RecordKey, changes: KeyChanges) {
+        self.bytes += changes.values.values().flatten().map(Bytes::len).sum::<usize>();
+        self.bytes += 64 * (changes.values.len() + changes.timers.len());
+        let mine = self.keys.entry(key).or_default();
+        mine.values.extend(changes.values);
+        mine.timers.extend(changes.timers);
+    }
+}
+
+/// Committed keyed state: the cache over the file.
+pub(super) struct CommittedState<'a> {
+    pub(super) readers: &'a Readers,
+    pub(super) slot: i64,
+    pub(super) cache: &'a mut StateCache,
+}
+
+impl CommittedState<'_> {
+    fn get(&mut self, key: &RecordKey, name: &str) -> Result<Option<Bytes>, BusError> {
+        if let Some(known) = self.cache.get(key, name) {
+            return Ok(known);
+        }
+        let slot = self.slot;
+        let value = self.readers.with(|connection| {
+            let mut query =
+                connection.prepare_cached("SELECT value FROM state WHERE slot = ?1 AND key = ?2 AND name = ?3")?;
+            let mut rows = query.query(rusqlite::params![slot, key.0, name])?;
+            rows.next()?.map(|row| row.get::<_, Vec<u8>>(0)).transpose()
+        })?;
+        let value = value.map(Bytes::from);
+        self.cache.put(*key, name, value.clone());
+        Ok(value)
+    }
+
+    /// All state of a key; not through the cache, because names are not known there.
+    fn all(&self, key: &RecordKey) -> Result<Vec<(String, Bytes)>, BusError> {
+        let slot = self.slot;
+        self.readers.with(|connection| {
+            let mut query = connection
+                .prepare_cached("SELECT name, value FROM state WHERE slot = ?1 AND key = ?2 ORDER BY name")?;
+            let rows = query.query_map(rusqlite::params![slot, key.0], |row| {
+                Ok((row.get(0)?, Bytes::from(row.get::<_, Vec<u8>>(1)?)))
+            })?;
+            rows.collect()
+        })
+    }
+
+    fn names(&self, key: &RecordKey) -> Result<Vec<String>, BusError> {
+        let slot = self.slot;
+        self.readers.with(|connection| {
+            let mut query =
+                connection.prepare_cached("SELECT name FROM state WHERE slot = ?1 AND key = ?2 ORDER BY name")?;
+            query.query_map(rusqlite::params![slot, key.0], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// All state of a key as the transaction has left it so far.
+    pub(super) fn with_pending(&self, key: &RecordKey, pending: &Pending) -> Result<Vec<(String, Bytes)>, BusError> {
+        let changes = pending.keys.get(key);
+        let wiped = changes.is_some_and(|changes| changes.wiped);
+        let mut state: BTreeMap<String, Bytes> =
+            if wiped { BTreeMap::new() } else { self.all(key)?.into_iter().collect() };
+        for (name, value) in changes.iter().flat_map(|changes| &changes.values) {
+            match value {
+                Some(value) => state.insert(name.clone(), value.clone()),
+                None => state.remove(name),
+            };
+        }
+        Ok(state.into_iter().collect())
+    }
+}
+
+/// The handler's view while it handles one input.
+pub(super) struct RecordContext<'a> {
+    pub(super) spec: &'a StepSpec,
+    pub(super) outputs: &'a HashMap<String, usize>,
+    pub(super) record_bytes: usize,
+    pub(super) key: RecordKey,
+    pub(super) partition: u32,
+    pub(super) time: Timestamp,
+    pub(super) control: &'a ControlTable,
+    pub(super) committed: CommittedState<'a>,
+    pub(super) pending: &'a mut Pending,
+    changes: KeyChanges,
+    emitted: Vec<(usize, Record)>,
+    fault: Option<&'static str>,
+    undecodable: bool,
+    failure: Option<BusError>,
+}
+
+/// What a context is made of.
+pub(super) struct ContextParts<'a> {
+    pub(super) spec: &'a StepSpec,
+    pub(super) outputs: &'a HashMap<String, usize>,
+    pub(super) record_bytes: usize,
+    pub(super) key: RecordKey,
+    pub(super) partition: u32,
+    pub(super) time: Timestamp,
+    pub(super) control: &'a ControlTable,
+    pub(super) committed: CommittedState<'a>,
+    pub(super) pending: &'a mut Pending,
+}
+
+impl<'a> RecordContext<'a> {
+    pub(super) fn new(parts: ContextParts<'a>) -> Self {
+        let ContextParts { spec, outputs, record_bytes, key, partition, time, control, committed, pending } = parts;
+        Self {
+            spec,
+            outputs,
+            record_bytes,
+            key,
+            partition,
+            time,
+            control,
+            committed,
+            pending,
+            changes: KeyChanges::default(),
+            emitted: Vec::new(),
+            fault: None,
+            undecodable: false,
+            failure: None,
+        }
+    }
+
+    /// The timer that is being handled is not set any more.
+    pub(super) fn timer_fired(&mut self, name: &str) {
+        self.changes.timers.insert(name.to_owned(), None);
+    }
+
+    /// A read that failed: the whole transaction must be given up, whatever the handler made of it.
+    pub(super) fn failure(&mut self) -> Option<BusError> {
+        self.failure.take()
+    }
+
+    /// Why the bus itself calls the input poison, if it does.
+    pub(super) const fn fault(&self) -> Option<&'static str> {
+        self.fault
+    }
+
+    pub(super) const fn undecodable(&self) -> bool {
+        self.undecodable
+    }
+
+    /// Merges what the input changed into what the transaction writes.
+    pub(super) fn accept(self, timers: &mut TimerWindow) {
+        let Self { key, pending, changes, emitted, .. } = self;
+        for (name, due) in &changes.timers {
+            timers.set(key, name, *due);
+        }
+        pending.bytes += emitted.iter().map(|(_, record)| record.value.len() + 64).sum::<usize>();
+        pending.emitted.extend(emitted);
+        if !changes.values.is_empty() || !changes.timers.is_empty() {
+            pending.merge(key, changes);
+        }
+    }
+
+    fn or_fail<R: Default>(&mut self, result: Result<R, BusError>) -> R {
+        result.unwrap_or_else(|error| {
+            self.failure.get_or_insert(error);
+            R::default()
+        })
+    }
+}
+
+impl StepContext for RecordContext<'_> {
+    fn key(&self) -> RecordKey {
+        self.key
+    }
+
+    fn partition(&self) -> u32 {
+        self.partition
+    }
+
+    fn partition_time(&self) -> Timestamp {
+        self.time
+    }
+
+    fn get(&mut self, name: &str) -> Option<Bytes> {
+        if let Some(changed) = self.changes.values.get(name) {
+            return changed.clone();
+        }
+        if let Some(changed) = self.pending.value(&self.key, name) {
+            return changed;
+        }
+        let value = self.committed.get(&self.key, name);
+        self.or_fail(value)
+    }
+
+    fn put(&mut self, name: &str, value: Bytes) {
+        if value.len() > self.spec.limits.state_value_bytes {
+            self.fault.get_or_insert(REASON_LIMIT_EXCEEDED);
+        } else {
+            self.changes.values.insert(name.to_owned(), Some(value));
+        }
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.changes.values.insert(name.to_owned(), None);
+    }
+
+    fn names(&mut self, prefix: &str) -> Vec<String> {
+        let pending = self.pending.keys.get(&self.key);
+        let wiped = pending.is_some_and(|changes| changes.wiped);
+        let stored = if wiped { Ok(Vec::new()) } else { self.committed.names(&self.key) };
+        let mut names: BTreeSet<String> = self.or_fail(stored).into_iter().collect();
+        let pending = self.pending.keys.get(&self.key);
+        for (name, value) in pending.iter().flat_map(|changes| &changes.values).chain(&self.changes.values) {
+            if value.is_some() {
+                names.insert(name.clone());
+            } else {
+                names.remove(name);
+            }
+        }
+        names.into_iter().filter(|name| name.starts_with(prefix)).collect()
+    }
+
+    fn set_timer(&mut self, name: &str, due: Timestamp) {
+        self.changes.timers.insert(name.to_owned(), Some(due));
+    }
+
+    fn cancel_timer(&mut self, name: &str) {
+        self.changes.timers.insert(name.to_owned(), None);
+    }
+
+    fn emit(&mut self, topic: &str, record: Record) {
+        match self.outputs.get(topic) {
+            None => {
+                self.fault.get_or_insert(REASON_UNDECLARED_OUTPUT);
+            }
+            Some(_) if record.value.len() > self.record_bytes => {
+                self.fault.get_or_insert(REASON_LIMIT_EXCEEDED);
+            }
+            Some(output) => self.emitted.push((*output, record)),
+        }
+    }
+
+    fn control(&self, kind: &str, subject: &str) -> Option<Bytes> {
+        self.control.get(kind, subject).cloned()
+    }
+
+    fn undecodable(&mut self, _name: &str) {
+        self.undecodable = true;
+    }
+}

@@ -1,0 +1,121 @@
+//! Topics: creating them and looking them up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::Inner;
+use super::writer::{Refusal, WriteTransaction};
+use crate::error::BusError;
+use crate::record::{Retention, TopicSpec};
+
+/// Topics have at most that many partitions.
+const MOST_PARTITIONS: u32 = 4096;
+
+/// What never changes about a topic.
+#[derive(Debug)]
+pub(super) struct TopicInfo {
+    pub(super) id: i64,
+    pub(super) name: Arc<str>,
+    /// Row ids of the partitions, in order.
+    pub(super) partition_ids: Vec<i64>,
+}
+
+impl TopicInfo {
+    pub(super) fn partitions(&self) -> u32 {
+        u32::try_from(self.partition_ids.len()).unwrap_or(u32::MAX)
+    }
+}
+
+impl Inner {
+    /// Runs a read on a thread that may block.
+    pub(super) async fn read<R: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<R> + Send + 'static,
+    ) -> Result<R, BusError> {
+        let inner = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || inner.readers.with(read)).await;
+        read.unwrap_or_else(|error| Err(BusError::Storage(error.to_string())))
+    }
+
+    /// The topic of that name.
+    pub(super) async fn topic(self: &Arc<Self>, name: &str) -> Result<Arc<TopicInfo>, BusError> {
+        if let Some(topic) = self.topics.read().get(name) {
+            return Ok(Arc::clone(topic));
+        }
+        let wanted = name.to_owned();
+        let found = self.read(move |connection| find(connection, &wanted)).await?;
+        let topic = Arc::new(found.ok_or_else(|| BusError::UnknownTopic(name.to_owned()))?);
+        self.topics.write().insert(name.to_owned(), Arc::clone(&topic));
+        Ok(topic)
+    }
+
+    pub(super) async fn create_topics(self: &Arc<Self>, specs: &[TopicSpec]) -> Result<(), BusError> {
+        for spec in specs {
+            if spec.name.is_empty() || spec.name.len() > 249 {
+                return Err(BusError::Invalid("a topic's name has 1 to 249 bytes".into()));
+            }
+            if spec.partitions == 0 || spec.partitions > MOST_PARTITIONS {
+                let message = format!("topic {} must have 1 to {MOST_PARTITIONS} partitions", spec.name);
+                return Err(BusError::Invalid(message));
+            }
+        }
+        let specs = specs.to_vec();
+        let create = move |transaction: &mut WriteTransaction<'_>| create(transaction.connection, &specs);
+        self.writer.write(0, create).await
+    }
+}
+
+fn find(connection: &Connection, name: &str) -> rusqlite::Result<Option<TopicInfo>> {
+    let id = connection.prepare_cached("SELECT id FROM topics WHERE name = ?1")?;
+    let Some(id) = { id }.query_row([name], |row| row.get::<_, i64>(0)).optional()? else { return Ok(None) };
+    let mut partitions = connection.prepare_cached("SELECT id FROM partitions WHERE topic = ?1 ORDER BY partition")?;
+    let partition_ids = partitions.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(Some(TopicInfo { id, name: Arc::from(name), partition_ids }))
+}
+
+/// All checks come first: a job that is refused must have changed nothing.
+fn create(connection: &Connection, specs: &[TopicSpec]) -> Result<(), Refusal> {
+    for spec in specs {
+        let mut query = connection.prepare_cached("SELECT partitions FROM topics WHERE name = ?1")?;
+        let actual: Option<u32> = query.query_row([&spec.name], |row| row.get(0)).optional()?;
+        if let Some(actual) = actual.filter(|actual| *actual != spec.partitions) {
+            let (topic, expected) = (spec.name.clone(), spec.partitions);
+            return Err(Refusal::Job(BusError::PartitionsDiffer { topic, expected, actual }));
+        }
+    }
+    for spec in specs {
+        let Retention { age, partition_bytes } = spec.retention;
+        let age = age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        let bytes = partition_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        connection.execute(
+            "INSERT INTO topics (name, partitions, retention_age_us, retention_partition_bytes) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (name) DO UPDATE SET retention_age_us = ?3, retention_partition_bytes = ?4",
+            params![spec.name, spec.partitions, age, bytes],
+        )?;
+        let id: i64 = connection.query_row("SELECT id FROM topics WHERE name = ?1", [&spec.name], |row| row.get(0))?;
+        for partition in 0..spec.partitions {
+            connection.execute(
+                "INSERT INTO partitions (topic, partition, oldest, next, bytes) VALUES (?1, ?2, 0, 0, 0)
+                 ON CONFLICT DO NOTHING",
+                params![id, partition],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// How long a topic's records are kept.
+pub(super) fn retention(connection: &Connection, topic: i64) -> rusqlite::Result<Retention> {
+    let mut query =
+        connection.prepare_cached("SELECT retention_age_us, retention_partition_bytes FROM topics WHERE id = ?1")?;
+    query.query_row([topic], |row| {
+        let age: Option<i64> = row.get(0)?;
+        let bytes: Option<i64> = row.get(1)?;
+        Ok(Retention {
+            age: age.map(|micros| Duration::from_micros(micros.max(0).cast_unsigned())),
+            partition_bytes: bytes.map(|bytes| bytes.max(0).cast_unsigned()),
+        })
+    })
+}

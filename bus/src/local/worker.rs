@@ -1,0 +1,733 @@
+//! One partition of a step: read, prepare, handle, commit.
+//!
+//! A turn takes a batch through all of that. What a turn does is independent of where the batch ends: time goes on record
+//! by record, timers that a record makes due fire before it, and everything waits in [`Pending`] until one transaction,
+//! which checks owner and epoch, writes it together with the next position.
+//!
+//! # Records that end the process
+//!
+//! Before a batch is handled, its end and the count of attempts are committed to the slot (`suspect_until`,
+//! `suspect_attempts`); the batch's own commit clears them. A new owner that finds a count knows that a process ended
+//! within that range, and handles the range input by input, each with its own mark (`suspect_input`, and the attempts made
+//! with it) committed before. So the input that ends the process is told from its neighbours, and after three times (one
+//! in the batch, two alone) it goes to dead letters instead of being handled.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use events::Timestamp;
+
+use super::Inner;
+use super::cache::StateCache;
+use super::ownership::Owned;
+use super::pending::{CommittedState, ContextParts, Pending, RecordContext};
+use super::reader::{ReadRange, StoredRecord, partition_bounds, read_records};
+use super::slot::{AttemptMark, Loaded, StepWrite, Suspicion, load_slot};
+use super::timers::{NextTimer, TimerWindow};
+use super::topics::TopicInfo;
+use crate::control::{Control, RELEASE_KEY};
+use crate::dead_letter::{DeadLetter, DeadLetterKind};
+use crate::error::BusError;
+use crate::record::{CommittedRecord, Position, Record, RecordKey};
+use crate::step::{Failed, FailedInput, Input, Outcome, Prepared, StepHandler, StepSpec};
+use crate::{IDLE_AFTER, REASON_KEY_POISONED, REASON_KILLED_PROCESS, REASON_PANIC};
+
+/// An input is given up after it ended the process that often.
+const MOST_ATTEMPTS: u32 = 3;
+
+/// Batches are prepared in slices of that many records, in parallel.
+const PREPARE_SLICE: usize = 32;
+
+/// An idle partition's time in memory may lag behind the clock by this.
+const IDLE_TICK: Duration = Duration::from_millis(250);
+
+/// What this process knows about a partition it works on, for status.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LivePartition {
+    pub(super) time: Option<Timestamp>,
+}
+
+/// What all partitions of a running step share.
+pub(super) struct StepShared {
+    pub(super) spec: StepSpec,
+    pub(super) handler: Arc<dyn StepHandler>,
+    pub(super) input: Arc<TopicInfo>,
+    pub(super) outputs: Vec<Arc<TopicInfo>>,
+    pub(super) output_index: HashMap<String, usize>,
+    pub(super) dead_letters: Arc<TopicInfo>,
+    pub(super) owner: String,
+}
+
+/// How a turn ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Something was done; there may be more.
+    Progress,
+    /// Nothing to do until a record comes or the clock reaches `wake_at`.
+    Idle { wake_at: Timestamp },
+    /// Waits for these dependencies.
+    Paused(Vec<String>),
+}
+
+/// What a batch came to, before it is committed.
+pub(super) struct Computed {
+    pending: Pending,
+    position: u64,
+    time: Option<Timestamp>,
+    paused: Option<Vec<String>>,
+    handled: usize,
+}
+
+/// What a turn works on.
+enum Work {
+    Batch {
+        records: Vec<Entry>,
+    },
+    /// One input alone, and how often it ended the process before.
+    Alone {
+        record: Option<Entry>,
+        attempts: u32,
+    },
+}
+
+enum Entry {
+    Data { record: CommittedRecord, prepared: Prepared },
+    Control { position: u64, control: Option<Control> },
+}
+
+/// A worker owns one partition of a step.
+pub(super) struct PartitionWorker {
+    inner: Arc<Inner>,
+    shared: Arc<StepShared>,
+    owned: Owned,
+    partition_id: i64,
+    cache: StateCache,
+    loaded: Option<Loaded>,
+    suspicion: Option<Suspicion>,
+    reload_timers: bool,
+    idle_since: Option<Timestamp>,
+}
+
+enum Begin {
+    Work(Work),
+    Done(Turn),
+}
+
+/// How one input ended.
+enum Handled {
+    Done,
+    Wait(Vec<String>),
+}
+
+impl PartitionWorker {
+    pub(super) fn new(inner: Arc<Inner>, shared: Arc<StepShared>, owned: Owned) -> Result<Self, BusError> {
+        let partition_id = shared.input.partition_ids.get(owned.partition as usize).copied();
+        let partition_id = partition_id.ok_or_else(|| BusError::UnknownTopic(shared.input.name.to_string()))?;
+        let cache = StateCache::new(shared.spec.limits.state_cache_bytes);
+        let (loaded, suspicion) = (None, None);
+        Ok(Self {
+            inner,
+            shared,
+            owned,
+            partition_id,
+            cache,
+            loaded,
+            suspicion,
+            reload_timers: false,
+            idle_since: None,
+        })
+    }
+
+    pub(super) const fn partition(&self) -> u32 {
+        self.owned.partition
+    }
+
+    pub(super) const fn partition_id(&self) -> i64 {
+        self.partition_id
+    }
+
+    /// Where the step goes on in this partition.
+    pub(super) fn position(&self) -> u64 {
+        self.loaded.as_ref().map_or(0, |loaded| loaded.position)
+    }
+
+    /// Takes one batch through to its commit. After an error other than [`BusError::Fenced`] nothing was committed (or
+    /// everything, if only the answer was lost), and the next turn starts from what the file says.
+    pub(super) fn turn(&mut self) -> Result<Turn, BusError> {
+        let result = self.begin().and_then(|begun| match begun {
+            Some(computed) => self.commit(computed),
+            None => Ok(self.idle_turn()),
+        });
+        if result.is_err() {
+            self.loaded = None;
+        }
+        result
+    }
+
+    /// Everything of a turn before its commit; none when there is nothing to do now.
+    pub(super) fn begin(&mut self) -> Result<Option<Computed>, BusError> {
+        self.load()?;
+        match self.gather()? {
+            Begin::Work(work) => self.compute(work).map(Some),
+            Begin::Done(Turn::Progress) => Ok(Some(self.nothing_but_time())),
+            Begin::Done(_) => Ok(None),
+        }
+    }
+
+    fn load(&mut self) -> Result<(), BusError> {
+        let slot = self.owned.slot;
+        if self.loaded.is_none() {
+            let partition_id = self.partition_id;
+            let (loaded, suspicion, oldest) = self.inner.readers.with(|connection| {
+                let (loaded, suspicion) = load_slot(connection, slot)?;
+                Ok((loaded, suspicion, partition_bounds(connection, partition_id)?.0))
+            })?;
+            if loaded.position < oldest.offset() {
+                let (topic, partition) = (self.shared.input.name.to_string(), self.owned.partition);
+                let position = Position::from_offset(loaded.position);
+                return Err(BusError::PositionGone { topic, partition, position, oldest });
+            }
+            // Marks made by this worker itself say nothing: its process is alive.
+            self.suspicion.get_or_insert(suspicion);
+            self.loaded = Some(loaded);
+            self.reload_timers = false;
+        }
+        if self.reload_timers {
+            let timers = self.inner.readers.with(|connection| TimerWindow::load(connection, slot))?;
+            if let Some(loaded) = &mut self.loaded {
+                loaded.timers = timers;
+            }
+            self.reload_timers = false;
+        }
+        Ok(())
+    }
+
+    fn loaded(&mut self) -> Result<&mut Loaded, BusError> {
+        self.loaded.as_mut().ok_or(BusError::Closed)
+    }
+
+    /// Reads what comes next, and marks it as attempted.
+    fn gather(&mut self) -> Result<Begin, BusError> {
+        let limits = self.shared.spec.limits.clone();
+        let position = self.loaded()?.position;
+        let alone = self.is_suspect();
+        let range = ReadRange {
+            partition_id: self.partition_id,
+            from: position,
+            records: if alone { 1 } else { limits.batch_records.max(1) },
+            bytes: limits.batch_bytes,
+        };
+        let has_records = self.inner.ends.end(self.partition_id) > position;
+        if has_records {
+            self.idle_since = None;
+        } else {
+            self.advance_idle_time()?;
+        }
+        if self.next_timer()? == NextTimer::Load {
+            self.reload_timers = true;
+            self.load()?;
+        }
+        let timer_is_due = matches!(self.next_timer()?, NextTimer::Due { .. });
+        if !has_records && !timer_is_due {
+            return self.rest(position);
+        }
+        // Timers that are due already come first, and need no records.
+        let stored = if timer_is_due { Vec::new() } else { read_records(&self.inner.readers, range)? };
+        if stored.is_empty() && !timer_is_due {
+            return Err(BusError::Storage("records are missing in the middle of a partition".into()));
+        }
+        if alone {
+            return self.gather_alone(stored).map(|work| work.map_or(Begin::Done(Turn::Progress), Begin::Work));
+        }
+        let until = stored.last().map_or(position, |record| record.position + 1);
+        self.mark(None, until)?;
+        let mut records: Vec<Entry> = stored.into_iter().map(|stored| self.entry(stored)).collect();
+        self.prepare(&mut records);
+        Ok(Begin::Work(Work::Batch { records }))
+    }
+
+    fn next_timer(&mut self) -> Result<NextTimer, BusError> {
+        let loaded = self.loaded()?;
+        Ok(loaded.timers.next(loaded.time))
+    }
+
+    /// Nothing is to be handled; but the time of an idle partition is written down now and then.
+    fn rest(&mut self, position: u64) -> Result<Begin, BusError> {
+        if position >= self.suspicion.as_ref().map_or(0, |suspicion| suspicion.until) {
+            self.suspicion = Some(Suspicion::default());
+        }
+        let commit_after = self.shared.spec.limits.idle_commit_after;
+        let loaded = self.loaded()?;
+        let overdue = match (loaded.time, loaded.committed_time) {
+            (Some(time), Some(committed)) => time > committed && time.since(committed) >= commit_after,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let turn = if overdue || loaded.paused { Turn::Progress } else { self.idle_turn() };
+        Ok(Begin::Done(turn))
+    }
+
+    /// The next input alone. None: only partition time went on, and is committed before the timers it made due.
+    fn gather_alone(&mut self, stored: Vec<StoredRecord>) -> Result<Option<Work>, BusError> {
+        if let NextTimer::Due { due, key, name } = self.next_timer()? {
+            let attempts = self.mark(Some(format!("timer {due} {key} {name}")), 0)?;
+            return Ok(Some(Work::Alone { record: None, attempts }));
+        }
+        let Some(stored) = stored.into_iter().next() else { return Ok(None) };
+        let attempts = self.mark(Some(format!("record {}", stored.position)), 0)?;
+        let mut entry = [self.entry(stored)];
+        if attempts < MOST_ATTEMPTS {
+            if let Entry::Data { record, .. } = &entry[0] {
+                let received = self.received_at(record);
+                let loaded = self.loaded()?;
+                loaded.time = loaded.time.max(received);
+                if loaded.timers.next(loaded.time) != NextTimer::None {
+                    return Ok(None);
+                }
+            }
+            self.prepare(&mut entry);
+        }
+        let [record] = entry;
+        Ok(Some(Work::Alone { record: Some(record), attempts }))
+    }
+
+    /// Whether inputs are handled one by one, because a process ended within them.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspicion.as_ref().is_some_and(|suspicion| suspicion.attempts > 0)
+    }
+
+    /// Commits that an attempt is made, and answers how many attempts ended the process before.
+    fn mark(&mut self, input: Option<String>, until: u64) -> Result<u32, BusError> {
+        let suspicion = self.suspicion.get_or_insert_default();
+        let before = input.as_deref().map_or(suspicion.attempts, |input| suspicion.attempts_of(input));
+        let marked = match input {
+            None => Suspicion { attempts: before + 1, until, input: None, input_attempts: 0 },
+            Some(input) => Suspicion { input: Some(input), input_attempts: before + 1, ..suspicion.clone() },
+        };
+        let Owned { slot, epoch, partition } = self.owned;
+        let time = self.loaded()?.time;
+        let mark = AttemptMark { shared: Arc::clone(&self.shared), slot, epoch, partition, time, suspicion: marked };
+        self.inner.writer.write_blocking(0, move |transaction| mark.apply(transaction))?;
+        Ok(before)
+    }
+
+    fn entry(&self, stored: StoredRecord) -> Entry {
+        let StoredRecord { position, control, appended_at, key, value } = stored;
+        if control {
+            return Entry::Control { position, control: Control::decode(&value) };
+        }
+        let topic = Arc::clone(&self.shared.input.name);
+        let (partition, position) = (self.owned.partition, Position::from_offset(position));
+        let record = CommittedRecord { topic, partition, position, key, value, appended_at };
+        Entry::Data { record, prepared: Prepared::Nothing }
+    }
+
+    fn prepare(&self, entries: &mut [Entry]) {
+        let handler = self.shared.handler.as_ref();
+        let records: Vec<CommittedRecord> = entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Data { record, .. } => Some(record.clone()),
+                Entry::Control { .. } => None,
+            })
+            .collect();
+        let prepared: Vec<Prepared> = if records.len() <= PREPARE_SLICE {
+            prepare_slice(handler, &records)
+        } else {
+            use rayon::prelude::*;
+            records.par_chunks(PREPARE_SLICE).flat_map_iter(|slice| prepare_slice(handler, slice)).collect()
+        };
+        let places = entries.iter_mut().filter_map(|entry| match entry {
+            Entry::Data { prepared, .. } => Some(prepared),
+            Entry::Control { .. } => None,
+        });
+        for (place, prepared) in places.zip(prepared) {
+            *place = prepared;
+        }
+    }
+
+    fn received_at(&self, record: &CommittedRecord) -> Option<Timestamp> {
+        catch_unwind(AssertUnwindSafe(|| self.shared.handler.partition_time_of(record))).unwrap_or(None)
+    }
+
+    /// Lets an idle partition's time follow the clock.
+    fn advance_idle_time(&mut self) -> Result<(), BusError> {
+        let now = self.inner.clock.now();
+        let since = *self.idle_since.get_or_insert(now);
+        let loaded = self.loaded()?;
+        if now.since(since) >= IDLE_AFTER {
+            loaded.time = loaded.time.max(Some(now - IDLE_AFTER));
+        }
+        let live = LivePartition { time: loaded.time };
+        self.inner.live.lock().insert(self.owned.slot, live);
+        Ok(())
+    }
+
+    /// When an idle partition has something to do, if no record comes.
+    fn idle_turn(&self) -> Turn {
+        let now = self.inner.clock.now();
+        let idle_at = self.idle_since.unwrap_or(now) + IDLE_AFTER;
+        let timer_at =
+            self.loaded.as_ref().and_then(|loaded| loaded.timers.nothing_before()).map(|due| due + IDLE_AFTER);
+        let tick = now + IDLE_TICK;
+        let wake_at =
+            if now < idle_at { idle_at } else { timer_at.filter(|at| *at > now).map_or(tick, |at| at.min(tick)) };
+        Turn::Idle { wake_at }
+    }
+
+    fn nothing_but_time(&self) -> Computed {
+        let (position, time) = self.loaded.as_ref().map_or((0, None), |loaded| (loaded.position, loaded.time));
+        Computed { pending: Pending::default(), position, time, paused: None, handled: 0 }
+    }
+
+    /// Handles the work. Nothing of it is visible outside until it is committed.
+    fn compute(&mut self, work: Work) -> Result<Computed, BusError> {
+        let mut computed = self.nothing_but_time();
+        let done = match work {
+            Work::Batch { records } => self.compute_batch(&mut computed, records),
+            Work::Alone { record: None, attempts } => self.fire(&mut computed, attempts).map(|_| ()),
+            Work::Alone { record: Some(entry), attempts } => {
+                self.compute_entry(&mut computed, entry, attempts).map(|_| ())
+            }
+        };
+        done.map(|()| {
+            computed.time = self.loaded.as_ref().and_then(|loaded| loaded.time);
+            computed
+        })
+    }
+
+    fn compute_batch(&mut self, computed: &mut Computed, entries: Vec<Entry>) -> Result<(), BusError> {
+        // A batch that waits for keys names all keys that it lacks, so that they are fetched at once.
+        let missing: Vec<String> = entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Data { prepared: Prepared::Unavailable(names), .. } => Some(names.clone()),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let limits = self.shared.spec.limits.clone();
+        let mut fired = 0;
+        for entry in entries {
+            // Timers that the last input set and made due at once, at the time that it had: whether a batch ended
+            // between the two must make no difference.
+            if !self.fire_all(computed, &mut fired)? {
+                return Ok(());
+            }
+            if let Entry::Data { record, .. } = &entry {
+                let received = self.received_at(record);
+                let loaded = self.loaded()?;
+                loaded.time = loaded.time.max(received);
+                if !self.fire_all(computed, &mut fired)? {
+                    return Ok(());
+                }
+            }
+            if !self.compute_entry(computed, entry, 0)? {
+                if let Some(paused) =
+                    computed.paused.as_mut().filter(|paused| paused.iter().any(|name| missing.contains(name)))
+                {
+                    paused.extend(missing);
+                    paused.sort();
+                    paused.dedup();
+                }
+                return Ok(());
+            }
+            if computed.pending.bytes > limits.batch_bytes.saturating_mul(4) {
+                return Ok(());
+            }
+        }
+        self.fire_all(computed, &mut fired).map(drop)
+    }
+
+    /// Fires every due timer. False: the batch ends here.
+    fn fire_all(&mut self, computed: &mut Computed, fired: &mut usize) -> Result<bool, BusError> {
+        loop {
+            let most = self.shared.spec.limits.batch_timers.max(1);
+            let loaded = self.loaded()?;
+            match loaded.timers.next(loaded.time) {
+                NextTimer::None => return Ok(true),
+                NextTimer::Load => {
+                    self.reload_timers = true;
+                    return Ok(false);
+                }
+                NextTimer::Due { .. } if *fired >= most => return Ok(false),
+                NextTimer::Due { .. } => {
+                    if !self.fire(computed, 0)? {
+                        return Ok(false);
+                    }
+                    *fired += 1;
+                }
+            }
+        }
+    }
+
+    /// Fires the next timer. False: the partition waits.
+    fn fire(&mut self, computed: &mut Computed, attempts: u32) -> Result<bool, BusError> {
+        let loaded = self.loaded()?;
+        let NextTimer::Due { due, key, name } = loaded.timers.next(loaded.time) else { return Ok(true) };
+        computed.handled += 1;
+        let failed = FailedInput::Timer { name: &name, due };
+        if attempts >= MOST_ATTEMPTS {
+            self.give_up(computed, key, failed, REASON_KILLED_PROCESS, true, attempts == MOST_ATTEMPTS)?;
+            return Ok(true);
+        }
+        match self.handle(computed, key, Input::Timer { name: &name, due })? {
+            Err((reason, _)) => self.give_up(computed, key, failed, &reason, true, true)?,
+            Ok(Handled::Done) => {}
+            Ok(Handled::Wait(dependencies)) => {
+                computed.paused = Some(dependencies);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Handles one record or control record. False: the partition waits, and the position stays before it.
+    fn compute_entry(&mut self, computed: &mut Computed, entry: Entry, attempts: u32) -> Result<bool, BusError> {
+        let position = match entry {
+            Entry::Control { position, control } => {
+                if let Some(control) = control {
+                    self.apply_control(computed, control)?;
+                }
+                position
+            }
+            Entry::Data { record, prepared } => {
+                computed.handled += 1;
+                let key = record.key;
+                let failed = FailedInput::Record(&record);
+                if attempts >= MOST_ATTEMPTS {
+                    let sealing = attempts == MOST_ATTEMPTS;
+                    self.give_up(computed, key, failed, REASON_KILLED_PROCESS, false, sealing)?;
+                } else if self.loaded()?.poisoned.contains(&key) {
+                    self.give_up(computed, key, failed, REASON_KEY_POISONED, false, true)?;
+                } else {
+                    match prepared {
+                        Prepared::Unavailable(names) => {
+                            computed.paused = Some(names);
+                            return Ok(false);
+                        }
+                        Prepared::Poison(reason) => self.give_up(computed, key, failed, &reason, false, true)?,
+                        prepared => match self.handle(computed, key, Input::Record { record: &record, prepared })? {
+                            Err((reason, poisons_key)) => {
+                                self.give_up(computed, key, failed, &reason, poisons_key, true)?;
+                            }
+                            Ok(Handled::Done) => {}
+                            Ok(Handled::Wait(dependencies)) => {
+                                computed.paused = Some(dependencies);
+                                return Ok(false);
+                            }
+                        },
+                    }
+                }
+                record.position.offset()
+            }
+        };
+        computed.position = position + 1;
+        Ok(true)
+    }
+
+    fn apply_control(&mut self, computed: &mut Computed, control: Control) -> Result<(), BusError> {
+        let loaded = self.loaded()?;
+        if control.kind == RELEASE_KEY
+            && let Ok(key) = control.subject.parse()
+            && loaded.poisoned.remove(&key)
+        {
+            computed.pending.poisoned.insert(key, None);
+        }
+        loaded.control.apply(control.clone());
+        computed.pending.control.push(control);
+        Ok(())
+    }
+
+    /// Runs the handler. The inner error is the reason of poison, and whether the key is poisoned with it.
+    fn handle(
+        &mut self,
+        computed: &mut Computed,
+        key: RecordKey,
+        input: Input<'_>,
+    ) -> Result<Result<Handled, (String, bool)>, BusError> {
+        let Some(loaded) = self.loaded.as_mut() else { return Err(BusError::Closed) };
+        let slot = self.owned.slot;
+        let mut context = RecordContext::new(ContextParts {
+            spec: &self.shared.spec,
+            outputs: &self.shared.output_index,
+            record_bytes: self.inner.config.record_bytes,
+            key,
+            partition: self.owned.partition,
+            time: loaded.time.unwrap_or(Timestamp::EPOCH),
+            control: &loaded.control,
+            committed: CommittedState { readers: &self.inner.readers, slot, cache: &mut self.cache },
+            pending: &mut computed.pending,
+        });
+        if let Input::Timer { name, .. } = &input {
+            context.timer_fired(name);
+        }
+        let handler = self.shared.handler.as_ref();
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(input, &mut context)))
+            .unwrap_or_else(|_| Outcome::Poison(REASON_PANIC.to_owned()));
+        if let Some(failure) = context.failure() {
+            return Err(failure);
+        }
+        Ok(match (outcome, context.fault()) {
+            (Outcome::Unavailable(dependency), _) => Ok(Handled::Wait(vec![dependency])),
+            (Outcome::Poison(reason), _) => Err((reason, context.undecodable())),
+            (Outcome::Ok, Some(fault)) => Err((fault.to_owned(), false)),
+            (Outcome::Ok, None) => {
+                context.accept(&mut loaded.timers);
+                Ok(Handled::Done)
+            }
+        })
+    }
+
+    /// Writes a dead letter; with `poisons_key` the key's state and timers go.
+    fn give_up(
+        &mut self,
+        computed: &mut Computed,
+        key: RecordKey,
+        input: FailedInput<'_>,
+        reason: &str,
+        poisons_key: bool,
+        sealing: bool,
+    ) -> Result<(), BusError> {
+        let shared = Arc::clone(&self.shared);
+        let mut lost_state = Vec::new();
+        if poisons_key {
+            let (readers, slot) = (&self.inner.readers, self.owned.slot);
+            let committed = CommittedState { readers, slot, cache: &mut self.cache };
+            lost_state = committed.with_pending(&key, &computed.pending)?;
+            computed.pending.wipe(key);
+            computed.pending.poisoned.insert(key, Some(reason.to_owned()));
+            let loaded = self.loaded()?;
+            loaded.timers.remove_key(&key);
+            loaded.poisoned.insert(key);
+        }
+        let partition_time = self.loaded()?.time.unwrap_or(Timestamp::EPOCH);
+        let (kind, position, timer) = match input {
+            FailedInput::Record(record) => (DeadLetterKind::Record, record.position, None),
+            FailedInput::Timer { name, due } => {
+                (DeadLetterKind::Timer, Position::from_offset(computed.position), Some((name.to_owned(), due)))
+            }
+        };
+        let failed = Failed { key, reason, partition_time, input, lost_state: &lost_state };
+        let sealed = if sealing {
+            catch_unwind(AssertUnwindSafe(|| shared.handler.dead_letter(&failed))).unwrap_or_default()
+        } else {
+            Default::default()
+        };
+        let letter = DeadLetter {
+            step: shared.spec.name.clone(),
+            topic: shared.spec.input.clone(),
+            partition: self.owned.partition,
+            position,
+            key,
+            kind,
+            timer_name: timer.as_ref().map(|(name, _)| name.clone()),
+            due_at: timer.map(|(_, due)| due),
+            reason: reason.to_owned(),
+            key_poisoned: poisons_key,
+            partition_time,
+            payload: sealed.payload,
+            affected: sealed.affected,
+        };
+        let value: Bytes = letter.encode().map_err(|error| BusError::Invalid(error.to_string()))?;
+        computed.pending.bytes += value.len();
+        computed.pending.dead_letters.push(Record { key, value });
+        let labels = [("step", shared.spec.name.clone()), ("reason", reason.to_owned())];
+        metrics::counter!("flywheel_bus_dead_letters_total", &labels).increment(1);
+        Ok(())
+    }
+
+    /// Whether there is no need for a transaction.
+    pub(super) fn would_change_nothing(&self, computed: &Computed) -> bool {
+        let Computed { pending, position, time, paused, .. } = computed;
+        pending.is_empty()
+            && paused.is_none()
+            && self
+                .loaded
+                .as_ref()
+                .is_some_and(|loaded| loaded.position == *position && loaded.committed_time == *time && !loaded.paused)
+    }
+
+    /// Writes everything in one transaction, if this worker still owns the partition.
+    pub(super) fn commit(&mut self, computed: Computed) -> Result<Turn, BusError> {
+        let unchanged = self.would_change_nothing(&computed);
+        let Computed { pending, position, time, paused, handled } = computed;
+        if !unchanged {
+            let pending = Arc::new(pending);
+            let suspicion = self.suspicion_after(position);
+            let Owned { slot, epoch, partition } = self.owned;
+            let write = StepWrite {
+                shared: Arc::clone(&self.shared),
+                slot,
+                epoch,
+                partition,
+                position,
+                time,
+                paused: paused.as_ref().map(|names| names.first().cloned().unwrap_or_default()),
+                suspicion: suspicion.clone(),
+                pending: Arc::clone(&pending),
+            };
+            self.inner.writer.write_blocking(pending.bytes, move |transaction| write.apply(transaction))?;
+            self.suspicion = Some(suspicion);
+            self.committed(&pending, position, time, paused.is_some())?;
+            let step = self.shared.spec.name.clone();
+            metrics::counter!("flywheel_bus_step_inputs_total", "step" => step.clone()).increment(handled as u64);
+            metrics::histogram!("flywheel_bus_step_batch_inputs", "step" => step).record(handled as f64);
+        }
+        Ok(paused.map_or(Turn::Progress, Turn::Paused))
+    }
+
+    /// A commit clears the mark of its own attempt; what is left of a suspect range stays suspect.
+    fn suspicion_after(&self, position: u64) -> Suspicion {
+        let before = self.suspicion.clone().unwrap_or_default();
+        // Timers that are due at the end of the range belong to it; `gather` ends the suspicion when none is left.
+        if before.attempts > 0 && position <= before.until {
+            Suspicion { input: None, input_attempts: 0, ..before }
+        } else {
+            Suspicion::default()
+        }
+    }
+
+    fn committed(
+        &mut self,
+        pending: &Pending,
+        position: u64,
+        time: Option<Timestamp>,
+        paused: bool,
+    ) -> Result<(), BusError> {
+        for (key, changes) in &pending.keys {
+            if changes.wiped {
+                self.cache.forget_key(key);
+            }
+            for (name, value) in &changes.values {
+                self.cache.put(*key, name, value.clone());
+            }
+        }
+        let loaded = self.loaded()?;
+        loaded.position = position;
+        loaded.committed_time = time;
+        loaded.paused = paused;
+        self.inner.live.lock().insert(self.owned.slot, LivePartition { time });
+        Ok(())
+    }
+}
+
+fn prepare_slice(handler: &dyn StepHandler, records: &[CommittedRecord]) -> Vec<Prepared> {
+    let together = catch_unwind(AssertUnwindSafe(|| handler.prepare(records)));
+    match together {
+        Ok(prepared) if prepared.len() == records.len() => prepared,
+        // One of them panicked (or answers are missing): ask for each alone, so that only the guilty ones are poison.
+        _ => records
+            .iter()
+            .map(|record| {
+                catch_unwind(AssertUnwindSafe(|| handler.prepare(std::slice::from_ref(record))))
+                    .ok()
+                    .and_then(|mut prepared| prepared.pop())
+                    .unwrap_or_else(|| Prepared::Poison(REASON_PANIC.to_owned()))
+            })
+            .collect(),
+    }
+}

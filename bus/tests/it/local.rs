@@ -1,0 +1,263 @@
+//! The local log: the suite, and what only it can do.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::local::{LocalLog, LocalLogConfig};
+use bus::testing::scripted::{Action, Scripted, scripted};
+use bus::{Bus, BusError, Position, Positions, PublishError, Record, Retention, TopicSpec};
+use bytes::Bytes;
+use service::clock::SimulatedClock;
+
+use crate::suite::{self, Harness, Running, caught_up, eventually, key, publish, read_all, start};
+
+const RECORD_BYTES: usize = 100_000;
+
+pub(crate) fn config() -> LocalLogConfig {
+    LocalLogConfig {
+        record_bytes: RECORD_BYTES,
+        lease_ms: 2_000,
+        retention_interval_ms: 10,
+        ..LocalLogConfig::default()
+    }
+}
+
+/// Two handles of one file: to each other they are as two processes.
+struct Local {
+    folder: tempfile::TempDir,
+    clock: SimulatedClock,
+    first: Arc<dyn Bus>,
+    second: Arc<dyn Bus>,
+}
+
+impl Local {
+    fn new() -> Self {
+        Self::with(config())
+    }
+
+    fn with(config: LocalLogConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = SimulatedClock::new(start());
+        let open = || LocalLog::open(&folder.path().join("log.sqlite"), clock.shared(), config.clone()).unwrap();
+        let (first, second) = (Arc::new(open()), Arc::new(open()));
+        Self { folder, clock, first, second }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("log.sqlite")
+    }
+}
+
+impl Harness for Local {
+    fn bus(&self) -> Arc<dyn Bus> {
+        Arc::clone(&self.first)
+    }
+
+    fn another(&self) -> Arc<dyn Bus> {
+        Arc::clone(&self.second)
+    }
+
+    fn clock(&self) -> SimulatedClock {
+        self.clock.clone()
+    }
+
+    fn record_bytes(&self) -> usize {
+        RECORD_BYTES
+    }
+}
+
+macro_rules! suite {
+    ($($name:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                suite::$name(Local::new()).await;
+            }
+        )*
+    };
+}
+
+suite!(
+    publishes_and_tails_in_order,
+    a_tail_goes_on_where_its_owner_says,
+    a_waiting_tail_is_woken,
+    refuses_what_cannot_be,
+    a_step_handles_each_record_once_over_restarts,
+    two_runs_share_the_partitions,
+    timers_fire_when_the_clock_goes_on,
+    poison_never_blocks,
+    a_missing_dependency_pauses_its_partition_only,
+    control_records_apply_where_they_stand,
+    random_records_end_as_the_model_says,
+);
+
+fn record(number: u8, bytes: usize) -> Record {
+    Record { key: key(number), value: Bytes::from(vec![number; bytes]) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_waits_for_the_slowest_reader() {
+    let local = Local::new();
+    let bus = local.bus();
+    suite::topics(&*bus, 1).await;
+    let day = Retention::age(Duration::from_secs(86_400));
+    bus.create_topics(&[TopicSpec::new("in", 1, day)]).await.unwrap();
+    let mut tail = bus.tail("in", "sink", Positions::oldest()).await.unwrap();
+    let running = Running::start(&bus, &Scripted::new("out"));
+    publish(&*bus, (0..10).map(|_| scripted(key(1), &[Action::Add(1)])).collect()).await;
+    caught_up(&*bus).await;
+    local.clock.advance(Duration::from_secs(90_000));
+    publish(&*bus, vec![scripted(key(1), &[Action::Add(1)])]).await;
+    caught_up(&*bus).await;
+    let status = bus.topic_status("in").await.unwrap();
+    assert_eq!((status.records, status.oldest_unread, status.retention), (11, Some(start()), day));
+
+    // The sink reads six: then six may go, and no more.
+    let mut owned = Positions::oldest();
+    for record in tail.next(6, Duration::from_secs(60)).await.unwrap() {
+        owned.advance_past(&record);
+    }
+    tail.commit(&owned).await.unwrap();
+    eventually("six are gone", || async {
+        let status = bus.topic_status("in").await.unwrap();
+        if status.records == 5 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    assert_eq!(tail.next(100, Duration::from_secs(60)).await.unwrap().len(), 5);
+    bus.forget_reader("in", "sink").await.unwrap();
+    eventually("all but the young one are gone", || async {
+        let status = bus.topic_status("in").await.unwrap();
+        if status.records == 1 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    assert_eq!(bus.topic_status("in").await.unwrap().oldest_unread, None);
+    running.stop().await;
+
+    // A reader whose position is gone is told so.
+    let gone = bus.tail("in", "late", [(0, Position::START)].into_iter().collect()).await;
+    assert!(matches!(gone.err(), Some(BusError::PositionGone { partition: 0, position: Position::START, .. })));
+    let end = bus.end_positions("in").await.unwrap().get(0).unwrap();
+    let ahead = bus.tail("in", "ahead", [(0, end.next())].into_iter().collect()).await;
+    assert!(matches!(ahead.err(), Some(BusError::PositionAhead { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_by_bytes_keeps_the_youngest() {
+    let local = Local::new();
+    let bus = local.bus();
+    let retention = Retention { age: None, partition_bytes: Some(5_000) };
+    bus.create_topics(&[TopicSpec::new("in", 1, retention)]).await.unwrap();
+    publish(&*bus, (0..20).map(|number| record(number, 1_000)).collect()).await;
+    eventually("five are left", || async {
+        let status = bus.topic_status("in").await.unwrap();
+        if (status.records, status.bytes) == (5, 5_000) { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let left: Vec<u8> = read_all(&*bus, "in").await.iter().map(|record| record.value[0]).collect();
+    assert_eq!(left, [15, 16, 17, 18, 19]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_and_keeps_what_was_acknowledged() {
+    let local = Local::with(LocalLogConfig { file_bytes: Some(2 << 20), ..config() });
+    let bus = local.bus();
+    suite::topics(&*bus, 1).await;
+    bus.create_topics(&[TopicSpec::new("in", 1, Retention { age: None, partition_bytes: Some(0) })]).await.unwrap();
+    let mut tail = bus.tail("in", "sink", Positions::oldest()).await.unwrap();
+    let mut acknowledged = 0;
+    let refused = loop {
+        let results = bus.publish("in", vec![record(1, 50_000), record(2, 50_000)]).await;
+        match &results[..] {
+            [Ok(_), Ok(_)] => acknowledged += 2,
+            [Err(first), Err(second)] => break (first.clone(), second.clone()),
+            other => panic!("{other:?}"),
+        }
+        assert!(acknowledged < 100);
+    };
+    assert_eq!(refused, (PublishError::StorageFull, PublishError::StorageFull));
+    assert!(acknowledged >= 20, "{acknowledged}");
+    let mut owned = Positions::oldest();
+    let mut read = 0;
+    while read < acknowledged {
+        for record in tail.next(10, Duration::from_secs(60)).await.unwrap() {
+            owned.advance_past(&record);
+            read += 1;
+        }
+    }
+    assert!(tail.next(10, Duration::ZERO).await.unwrap().is_empty());
+    // What was read may go, and then there is room again.
+    tail.commit(&owned).await.unwrap();
+    eventually("there is room again", || async {
+        let mut results = bus.publish("in", vec![record(3, 50_000)]).await;
+        results.remove(0)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_of_a_publish_call_hold() {
+    let local = Local::with(LocalLogConfig { batch_bytes: 150_000, ..config() });
+    let bus = local.bus();
+    suite::topics(&*bus, 1).await;
+    let results = bus.publish("in", vec![record(1, 90_000), record(2, 90_000)]).await;
+    let error = PublishError::BatchTooLarge { bytes: 180_000, limit: 150_000 };
+    assert_eq!(results, vec![Err(error.clone()), Err(error)]);
+    let invalid = LocalLogConfig { record_bytes: 0, ..config() };
+    let opened = LocalLog::open(&local.path(), local.clock.shared(), invalid);
+    assert!(matches!(opened.err(), Some(BusError::Invalid(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_publishers_of_two_handles_lose_nothing() {
+    let local = Local::new();
+    suite::topics(&*local.bus(), 2).await;
+    let publishers: Vec<_> = (0..8_u8)
+        .map(|publisher| {
+            let bus = if publisher % 2 == 0 { local.bus() } else { local.another() };
+            tokio::spawn(async move {
+                for round in 0..20_u8 {
+                    let records = (0..10).map(|number| Record {
+                        key: key(publisher),
+                        value: Bytes::from(vec![publisher, round, number]),
+                    });
+                    publish(&*bus, records.collect()).await;
+                }
+            })
+        })
+        .collect();
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    let read = read_all(&*local.bus(), "in").await;
+    assert_eq!(read.len(), 8 * 20 * 10);
+    for publisher in 0..8_u8 {
+        let of_one: Vec<_> =
+            read.iter().filter(|record| record.key == key(publisher)).map(|record| record.value.to_vec()).collect();
+        assert!(of_one.is_sorted(), "order of one publisher");
+    }
+    // Positions are dense within a partition: no two writers took the same one, and none is missing.
+    for partition in 0..2 {
+        let positions: Vec<Position> =
+            read.iter().filter(|record| record.partition == partition).map(|record| record.position).collect();
+        assert!(positions.windows(2).all(|pair| pair[0].next() == pair[1]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_log_opens_with_everything_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.sqlite");
+    let clock = SimulatedClock::new(start());
+    for round in 1..=3 {
+        let bus: Arc<dyn Bus> = Arc::new(LocalLog::open(&path, clock.shared(), config()).unwrap());
+        suite::topics(&*bus, 2).await;
+        publish(&*bus, vec![scripted(key(1), &[Action::Add(1)])]).await;
+        let running = Running::start(&bus, &Scripted::new("out"));
+        caught_up(&*bus).await;
+        running.stop().await;
+        assert_eq!(suite::texts(&*bus).await.len(), round);
+    }
+    let missing = LocalLog::open(&folder.path().join("no/such/folder/log.sqlite"), clock.shared(), config());
+    assert!(matches!(missing.err(), Some(BusError::Storage(_))));
+}

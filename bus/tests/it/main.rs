@@ -1,0 +1,7 @@
+//! Tests of the bus from outside: the suite that every implementation must pass, and what only the local log can do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod local;
+mod processes;
+mod suite;

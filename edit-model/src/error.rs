@@ -1,0 +1,36 @@
+//! What can go wrong with a model directory, a prompt or a sequence.
+
+use std::path::PathBuf;
+
+/// Errors of this crate. None of them contains code text.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The architecture is not one that the network implements.
+    #[error("config.json is not usable: {0}")]
+    Config(String),
+    /// A file of the model directory could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of the model directory is truncated, altered or malformed.
+    #[error("{path} is damaged: {reason}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A batch that the network cannot take.
+    #[error("sequence refused: {0}")]
+    Sequence(&'static str),
+    /// The tokenizer failed.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// The context does not fit the dialect.
+    #[error("context refused: {0}")]
+    Context(#[from] crate::dialect::DialectError),
+}

@@ -1,0 +1,17 @@
+//! The model that proposes edits: a small Llama-shaped network, its tokenizer, its dialect, its directory and its decoding.
+
+mod config;
+mod directory;
+mod error;
+mod model;
+mod network;
+mod tokenizer;
+
+pub mod dialect;
+
+pub use config::{ModelConfig, RopeParameters};
+pub use directory::{MANIFEST_FILE, ModelManifest};
+pub use error::ModelError;
+pub use model::{Completion, DecodeOptions, EditModel, StopReason};
+pub use network::{NamedTensor, Network, Sequence, Workspace};
+pub use tokenizer::{CodeTokenizer, INVENTED_SLOTS, MAX_LINES, REPOSITORY_SLOTS, SpecialTokens};

@@ -1,0 +1,574 @@
+//! The decoder: forward and backward over ragged batches, and cached decoding.
+//!
+//! Sequences are concatenated without padding. Logits exist only where a loss or a decision needs them. A training pass
+//! returns log p of every target and takes d loss / d(-log p) back, so that likelihood, DPO and ActionRL are the same
+//! code with other coefficients.
+
+mod decode;
+mod matmul;
+mod parameters;
+mod vector;
+
+pub use parameters::NamedTensor;
+pub(crate) use parameters::{LayerLayout, Layout};
+
+use matmul::{MatrixView, multiply};
+use rand_chacha::ChaCha8Rng;
+use vector::Rotary;
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+
+/// Rows of queries whose scores are computed at once; later keys are skipped, which saves up to half of attention.
+const QUERY_BLOCK: usize = 48;
+
+/// One sequence of a batch: its tokens, and the places whose next token is a target.
+#[derive(Debug, Clone, Copy)]
+pub struct Sequence<'a> {
+    /// Token ids from position 0.
+    pub tokens: &'a [u32],
+    /// Ascending positions `p`; the target at `p` is `tokens[p + 1]`.
+    pub target_positions: &'a [u32],
+}
+
+/// The architecture with everything that follows from the configuration.
+#[derive(Debug, Clone)]
+pub struct Network {
+    pub(crate) config: ModelConfig,
+    pub(crate) layout: Layout,
+    pub(crate) rotary: Rotary,
+}
+
+/// What one layer keeps for its backward pass.
+#[derive(Default)]
+struct LayerTape {
+    input: Vec<f32>,
+    inverse_rms: Vec<f32>,
+    normalized: Vec<f32>,
+    query_key_value: Vec<f32>,
+    probabilities: Vec<f32>,
+    attended: Vec<f32>,
+    middle: Vec<f32>,
+    middle_inverse_rms: Vec<f32>,
+    middle_normalized: Vec<f32>,
+    gate_up: Vec<f32>,
+    activated: Vec<f32>,
+}
+
+/// Reusable memory of one worker.
+#[derive(Default)]
+pub struct Workspace {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    lengths: Vec<usize>,
+    layers: Vec<LayerTape>,
+    output: Vec<f32>,
+    rows: Vec<usize>,
+    targets: Vec<u32>,
+    selected: Vec<f32>,
+    selected_inverse_rms: Vec<f32>,
+    selected_normalized: Vec<f32>,
+    probabilities: Vec<f32>,
+    gradient: Vec<f32>,
+    wide_gradient: Vec<f32>,
+    narrow_gradient: Vec<f32>,
+    score_gradient: Vec<f32>,
+}
+
+impl std::fmt::Debug for Workspace {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Workspace").field("tokens", &self.tokens.len()).finish_non_exhaustive()
+    }
+}
+
+fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    buffer.resize(length, 0.0);
+    &mut buffer[..length]
+}
+
+impl Network {
+    /// The architecture of `config`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for shapes that are not implemented.
+    pub fn new(config: ModelConfig) -> Result<Self, ModelError> {
+        config.validate()?;
+        let layout = Layout::new(&config);
+        let rotary = Rotary::new(config.max_position_embeddings, config.head_size(), config.theta());
+        Ok(Self { config, layout, rotary })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Number of weights.
+    #[must_use]
+    pub fn parameter_count(&self) -> usize {
+        self.layout.total
+    }
+
+    /// Every tensor under its Hugging Face name.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<NamedTensor> {
+        self.layout.named(&self.config)
+    }
+
+    /// Fresh random weights.
+    #[must_use]
+    pub fn initialize(&self, random: &mut ChaCha8Rng) -> Vec<f32> {
+        self.layout.initialize(&self.config, random)
+    }
+
+    /// Log p of every target, in the order of `sequences`; what a backward pass needs stays in `workspace`.
+    ///
+    /// # Errors
+    /// [`ModelError::Sequence`] for an empty or too long sequence, an unknown token or a target outside.
+    pub fn forward(
+        &self,
+        weights: &[f32],
+        sequences: &[Sequence<'_>],
+        workspace: &mut Workspace,
+    ) -> Result<Vec<f32>, ModelError> {
+        self.stage(weights, sequences, workspace)?;
+        let count = workspace.tokens.len();
+        let width = self.config.hidden_size;
+        workspace.layers.resize_with(self.config.num_hidden_layers, LayerTape::default);
+        let mut stream = std::mem::take(&mut workspace.output);
+        sized(&mut stream, count * width);
+        for (row, token) in stream.chunks_exact_mut(width).zip(&workspace.tokens) {
+            row.copy_from_slice(&weights[self.layout.embedding.clone()][*token as usize * width..][..width]);
+        }
+        for (layer, tape) in self.layout.layers.iter().zip(&mut workspace.layers) {
+            self.layer_forward(weights, layer, &mut stream, tape, &workspace.positions, &workspace.lengths);
+        }
+        workspace.output = stream;
+
+        let selected_count = workspace.rows.len();
+        let selected = sized(&mut workspace.selected, selected_count * width);
+        for (target, row) in selected.chunks_exact_mut(width).zip(&workspace.rows) {
+            target.copy_from_slice(&workspace.output[row * width..][..width]);
+        }
+        vector::normalize_rows(
+            &workspace.selected,
+            &weights[self.layout.final_norm.clone()],
+            self.config.rms_norm_eps as f32,
+            sized(&mut workspace.selected_normalized, selected_count * width),
+            sized(&mut workspace.selected_inverse_rms, selected_count),
+        );
+        let vocabulary = self.config.vocab_size;
+        multiply(
+            MatrixView::new(&workspace.selected_normalized, selected_count, width),
+            MatrixView::new(&weights[self.layout.embedding.clone()], vocabulary, width).transposed(),
+            sized(&mut workspace.probabilities, selected_count * vocabulary),
+            vocabulary,
+            1.0,
+            false,
+        );
+        let mut log_probabilities = vec![0.0; selected_count];
+        vector::softmax_with_targets(
+            &mut workspace.probabilities,
+            vocabulary,
+            &workspace.targets,
+            &mut log_probabilities,
+        );
+        Ok(log_probabilities)
+    }
+
+    fn stage(&self, weights: &[f32], sequences: &[Sequence<'_>], workspace: &mut Workspace) -> Result<(), ModelError> {
+        if weights.len() != self.layout.total {
+            return Err(ModelError::Sequence("the weights do not fit the architecture"));
+        }
+        workspace.tokens.clear();
+        workspace.positions.clear();
+        workspace.lengths.clear();
+        workspace.rows.clear();
+        workspace.targets.clear();
+        for sequence in sequences {
+            let length = sequence.tokens.len();
+            if length == 0 || length > self.config.max_position_embeddings {
+                return Err(ModelError::Sequence("a sequence is empty or longer than max_position_embeddings"));
+            }
+            if sequence.tokens.iter().any(|token| *token as usize >= self.config.vocab_size) {
+                return Err(ModelError::Sequence("a token is outside the vocabulary"));
+            }
+            let start = workspace.tokens.len();
+            for position in sequence.target_positions {
+                let position = *position as usize;
+                let target = sequence.tokens.get(position + 1);
+                workspace.targets.push(*target.ok_or(ModelError::Sequence("a target is outside its sequence"))?);
+                workspace.rows.push(start + position);
+            }
+            workspace.tokens.extend_from_slice(sequence.tokens);
+            workspace.positions.extend(0..length as u32);
+            workspace.lengths.push(length);
+        }
+        Ok(())
+    }
+
+    fn layer_forward(
+        &self,
+        weights: &[f32],
+        layer: &LayerLayout,
+        stream: &mut [f32],
+        tape: &mut LayerTape,
+        positions: &[u32],
+        lengths: &[usize],
+    ) {
+        let (width, inner) = (self.config.hidden_size, self.config.intermediate_size);
+        let epsilon = self.config.rms_norm_eps as f32;
+        let count = positions.len();
+        sized(&mut tape.input, count * width).copy_from_slice(stream);
+        vector::normalize_rows(
+            stream,
+            &weights[layer.attention_norm.clone()],
+            epsilon,
+            sized(&mut tape.normalized, count * width),
+            sized(&mut tape.inverse_rms, count),
+        );
+        multiply(
+            MatrixView::new(&tape.normalized, count, width),
+            MatrixView::new(&weights[layer.query_key_value.clone()], 3 * width, width).transposed(),
+            sized(&mut tape.query_key_value, count * 3 * width),
+            3 * width,
+            1.0,
+            false,
+        );
+        self.rotary.rotate(&mut tape.query_key_value, 3 * width, 2 * width, positions, 1.0);
+        self.attention_forward(tape, lengths);
+        multiply(
+            MatrixView::new(&tape.attended, count, width),
+            MatrixView::new(&weights[layer.attention_output.clone()], width, width).transposed(),
+            stream,
+            width,
+            1.0,
+            true,
+        );
+        sized(&mut tape.middle, count * width).copy_from_slice(stream);
+        vector::normalize_rows(
+            stream,
+            &weights[layer.feed_forward_norm.clone()],
+            epsilon,
+            sized(&mut tape.middle_normalized, count * width),
+            sized(&mut tape.middle_inverse_rms, count),
+        );
+        multiply(
+            MatrixView::new(&tape.middle_normalized, count, width),
+            MatrixView::new(&weights[layer.gate_up.clone()], 2 * inner, width).transposed(),
+            sized(&mut tape.gate_up, count * 2 * inner),
+            2 * inner,
+            1.0,
+            false,
+        );
+        vector::gated_activation(&tape.gate_up, inner, sized(&mut tape.activated, count * inner));
+        multiply(
+            MatrixView::new(&tape.activated, count, inner),
+            MatrixView::new(&weights[layer.down.clone()], width, inner).transposed(),
+            stream,
+            width,
+            1.0,
+            true,
+        );
+    }
+
+    fn attention_forward(&self, tape: &mut LayerTape, lengths: &[usize]) {
+        let (width, head) = (self.config.hidden_size, self.config.head_size());
+        let heads = self.config.num_attention_heads;
+        let stride = 3 * width;
+        let scale = 1.0 / (head as f32).sqrt();
+        let squares: usize = lengths.iter().map(|length| length * length).sum();
+        let count: usize = lengths.iter().sum();
+        sized(&mut tape.probabilities, squares * heads);
+        sized(&mut tape.attended, count * width);
+        let (mut row_start, mut square_start) = (0, 0);
+        for &length in lengths {
+            for index in 0..heads {
+                let base = row_start * stride + index * head;
+                let query = &tape.query_key_value[base..];
+                let key = &tape.query_key_value[base + width..];
+                let value = &tape.query_key_value[base + 2 * width..];
+                let scores = &mut tape.probabilities[square_start..square_start + length * length];
+                square_start += length * length;
+                for first in (0..length).step_by(QUERY_BLOCK) {
+                    let rows = QUERY_BLOCK.min(length - first);
+                    let visible = first + rows;
+                    let block = &mut scores[first * length..(first + rows) * length];
+                    multiply(
+                        MatrixView::strided(&query[first * stride..], rows, head, stride),
+                        MatrixView::strided(key, visible, head, stride).transposed(),
+                        block,
+                        length,
+                        scale,
+                        false,
+                    );
+                    vector::causal_softmax_rows(block, length, first);
+                    multiply(
+                        MatrixView::strided(block, rows, visible, length),
+                        MatrixView::strided(value, visible, head, stride),
+                        &mut tape.attended[(row_start + first) * width + index * head..],
+                        width,
+                        1.0,
+                        false,
+                    );
+                }
+            }
+            row_start += length;
+        }
+    }
+
+    /// Adds the gradient of `sum_i coefficient[i] * (-log p_i)` to `gradients`, after [`Network::forward`].
+    ///
+    /// # Errors
+    /// [`ModelError::Sequence`] when the lengths do not fit the forward pass.
+    pub fn backward(
+        &self,
+        weights: &[f32],
+        coefficients: &[f32],
+        workspace: &mut Workspace,
+        gradients: &mut [f32],
+    ) -> Result<(), ModelError> {
+        if coefficients.len() != workspace.rows.len() || gradients.len() != self.layout.total {
+            return Err(ModelError::Sequence("coefficients or gradients do not fit the forward pass"));
+        }
+        let (width, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let (count, selected) = (workspace.tokens.len(), workspace.rows.len());
+        vector::cross_entropy_gradient(&mut workspace.probabilities, vocabulary, &workspace.targets, coefficients);
+        let narrow = sized(&mut workspace.narrow_gradient, selected * width);
+        multiply(
+            MatrixView::new(&workspace.probabilities, selected, vocabulary),
+            MatrixView::new(&weights[self.layout.embedding.clone()], vocabulary, width),
+            narrow,
+            width,
+            1.0,
+            false,
+        );
+        multiply(
+            MatrixView::new(&workspace.probabilities, selected, vocabulary).transposed(),
+            MatrixView::new(&workspace.selected_normalized, selected, width),
+            &mut gradients[self.layout.embedding.clone()],
+            width,
+            1.0,
+            true,
+        );
+        let selected_gradient = sized(&mut workspace.wide_gradient, selected * width);
+        selected_gradient.fill(0.0);
+        vector::normalize_rows_backward(
+            &workspace.selected,
+            &weights[self.layout.final_norm.clone()],
+            &workspace.selected_inverse_rms,
+            &workspace.narrow_gradient,
+            selected_gradient,
+            &mut gradients[self.layout.final_norm.clone()],
+        );
+        let stream = sized(&mut workspace.gradient, count * width);
+        stream.fill(0.0);
+        for (source, row) in workspace.wide_gradient.chunks_exact(width).zip(&workspace.rows) {
+            vector::add_in_place(&mut stream[row * width..][..width], source);
+        }
+        for (layer, tape) in self.layout.layers.iter().zip(&mut workspace.layers).rev() {
+            self.layer_backward(
+                weights,
+                layer,
+                tape,
+                &workspace.positions,
+                &workspace.lengths,
+                &mut workspace.gradient,
+                &mut workspace.wide_gradient,
+                &mut workspace.narrow_gradient,
+                &mut workspace.score_gradient,
+                gradients,
+            );
+        }
+        let embedding = &mut gradients[self.layout.embedding.clone()];
+        for (source, token) in workspace.gradient.chunks_exact(width).zip(&workspace.tokens) {
+            vector::add_in_place(&mut embedding[*token as usize * width..][..width], source);
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the buffers are fields of one workspace, borrowed apart")]
+    fn layer_backward(
+        &self,
+        weights: &[f32],
+        layer: &LayerLayout,
+        tape: &mut LayerTape,
+        positions: &[u32],
+        lengths: &[usize],
+        stream: &mut [f32],
+        wide: &mut Vec<f32>,
+        narrow: &mut Vec<f32>,
+        score: &mut Vec<f32>,
+        gradients: &mut [f32],
+    ) {
+        let (width, inner) = (self.config.hidden_size, self.config.intermediate_size);
+        let count = positions.len();
+        // Feed-forward.
+        multiply(
+            MatrixView::new(stream, count, width).transposed(),
+            MatrixView::new(&tape.activated, count, inner),
+            &mut gradients[layer.down.clone()],
+            inner,
+            1.0,
+            true,
+        );
+        multiply(
+            MatrixView::new(stream, count, width),
+            MatrixView::new(&weights[layer.down.clone()], width, inner),
+            sized(wide, count * inner),
+            inner,
+            1.0,
+            false,
+        );
+        vector::gated_activation_backward(&mut tape.gate_up, inner, wide);
+        multiply(
+            MatrixView::new(&tape.gate_up, count, 2 * inner).transposed(),
+            MatrixView::new(&tape.middle_normalized, count, width),
+            &mut gradients[layer.gate_up.clone()],
+            width,
+            1.0,
+            true,
+        );
+        multiply(
+            MatrixView::new(&tape.gate_up, count, 2 * inner),
+            MatrixView::new(&weights[layer.gate_up.clone()], 2 * inner, width),
+            sized(narrow, count * width),
+            width,
+            1.0,
+            false,
+        );
+        vector::normalize_rows_backward(
+            &tape.middle,
+            &weights[layer.feed_forward_norm.clone()],
+            &tape.middle_inverse_rms,
+            narrow,
+            stream,
+            &mut gradients[layer.feed_forward_norm.clone()],
+        );
+        // Attention.
+        multiply(
+            MatrixView::new(stream, count, width).transposed(),
+            MatrixView::new(&tape.attended, count, width),
+            &mut gradients[layer.attention_output.clone()],
+            width,
+            1.0,
+            true,
+        );
+        multiply(
+            MatrixView::new(stream, count, width),
+            MatrixView::new(&weights[layer.attention_output.clone()], width, width),
+            sized(narrow, count * width),
+            width,
+            1.0,
+            false,
+        );
+        self.attention_backward(tape, lengths, narrow, sized(wide, count * 3 * width), score);
+        self.rotary.rotate(wide, 3 * width, 2 * width, positions, -1.0);
+        multiply(
+            MatrixView::new(wide, count, 3 * width).transposed(),
+            MatrixView::new(&tape.normalized, count, width),
+            &mut gradients[layer.query_key_value.clone()],
+            width,
+            1.0,
+            true,
+        );
+        multiply(
+            MatrixView::new(wide, count, 3 * width),
+            MatrixView::new(&weights[layer.query_key_value.clone()], 3 * width, width),
+            sized(narrow, count * width),
+            width,
+            1.0,
+            false,
+        );
+        vector::normalize_rows_backward(
+            &tape.input,
+            &weights[layer.attention_norm.clone()],
+            &tape.inverse_rms,
+            narrow,
+            stream,
+            &mut gradients[layer.attention_norm.clone()],
+        );
+    }
+
+    fn attention_backward(
+        &self,
+        tape: &LayerTape,
+        lengths: &[usize],
+        attended_gradient: &[f32],
+        gradient: &mut [f32],
+        score_buffer: &mut Vec<f32>,
+    ) {
+        let (width, head) = (self.config.hidden_size, self.config.head_size());
+        let heads = self.config.num_attention_heads;
+        let stride = 3 * width;
+        let scale = 1.0 / (head as f32).sqrt();
+        gradient.fill(0.0);
+        let (mut row_start, mut square_start) = (0, 0);
+        for &length in lengths {
+            for index in 0..heads {
+                let base = row_start * stride + index * head;
+                let query = &tape.query_key_value[base..];
+                let key = &tape.query_key_value[base + width..];
+                let value = &tape.query_key_value[base + 2 * width..];
+                let probabilities = &tape.probabilities[square_start..square_start + length * length];
+                square_start += length * length;
+                for first in (0..length).step_by(QUERY_BLOCK) {
+                    let rows = QUERY_BLOCK.min(length - first);
+                    let visible = first + rows;
+                    let block = &probabilities[first * length..(first + rows) * length];
+                    let upstream = MatrixView::strided(
+                        &attended_gradient[(row_start + first) * width + index * head..],
+                        rows,
+                        head,
+                        width,
+                    );
+                    let scores = sized(score_buffer, rows * length);
+                    multiply(
+                        upstream,
+                        MatrixView::strided(value, visible, head, stride).transposed(),
+                        scores,
+                        length,
+                        1.0,
+                        false,
+                    );
+                    if visible < length {
+                        for row in scores.chunks_exact_mut(length) {
+                            row[visible..].fill(0.0);
+                        }
+                    }
+                    multiply(
+                        MatrixView::strided(block, rows, visible, length).transposed(),
+                        upstream,
+                        &mut gradient[base + 2 * width..],
+                        stride,
+                        1.0,
+                        true,
+                    );
+                    vector::softmax_backward_rows(block, scores, length);
+                    let scores = MatrixView::strided(scores, rows, visible, length);
+                    multiply(
+                        scores,
+                        MatrixView::strided(key, visible, head, stride),
+                        &mut gradient[base + first * stride..],
+                        stride,
+                        scale,
+                        false,
+                    );
+                    multiply(
+                        scores.transposed(),
+                        MatrixView::strided(&query[first * stride..], rows, head, stride),
+                        &mut gradient[base + width..],
+                        stride,
+                        scale,
+                        true,
+                    );
+                }
+            }
+            row_start += length;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::*;
+
+fn tiny() -> Network {
+    let mut config = ModelConfig::base(37, 0, 1);
+    config.hidden_size = 24;
+    config.intermediate_size = 20;
+    config.num_hidden_layers = 2;
+    config.num_attention_heads = 2;
+    config.num_key_value_heads = 2;
+    config.max_position_embeddings = 128;
+    Network::new(config).unwrap()
+}
+
+fn weights(network: &Network, seed: u64) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut weights = network.initialize(&mut random);
+    for value in &mut weights {
+        *value += 0.1 * (random.random::<f32>() - 0.5);
+    }
+    weights
+}
+
+#[test]
+fn the_gradient_agrees_with_finite_differences() {
+    let network = tiny();
+    let mut weights = weights(&network, 1);
+    let first: Vec<u32> = (0..61).map(|i| (i * 7 + i * i) % 37).collect();
+    let second: Vec<u32> = (0..9).map(|i| (i * 5 + 3) % 37).collect();
+    let first_targets: Vec<u32> = (0..60).step_by(3).collect();
+    let sequences = [
+        Sequence { tokens: &first, target_positions: &first_targets },
+        Sequence { tokens: &second, target_positions: &[2, 5, 7] },
+    ];
+    let count = first_targets.len() + 3;
+    let coefficients: Vec<f32> = (0..count).map(|i| ((i % 5) as f32 - 1.5) * 0.4).collect();
+    let mut workspace = Workspace::default();
+    let loss = |weights: &[f32], workspace: &mut Workspace| -> f64 {
+        let log_p = network.forward(weights, &sequences, workspace).unwrap();
+        log_p.iter().zip(&coefficients).map(|(l, c)| -f64::from(*l) * f64::from(*c)).sum()
+    };
+    loss(&weights, &mut workspace);
+    let mut gradients = vec![0.0; network.parameter_count()];
+    network.backward(&weights, &coefficients, &mut workspace, &mut gradients).unwrap();
+    let mut checked = 0;
+    for tensor in network.tensors() {
+        for step in 0..12 {
+            let index = tensor.range.start + (step * 7919 + 13) % tensor.range.len();
+            let original = weights[index];
+            let delta = 4e-3;
+            weights[index] = original + delta;
+            let above = loss(&weights, &mut workspace);
+            weights[index] = original - delta;
+            let below = loss(&weights, &mut workspace);
+            weights[index] = original;
+            let numeric = (above - below) / (2.0 * f64::from(delta));
+            let analytic = f64::from(gradients[index]);
+            assert!(
+                (numeric - analytic).abs() < 4e-3 + 2e-2 * numeric.abs(),
+                "{} [{index}]: numeric {numeric} analytic {analytic}",
+                tensor.name
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 100);
+}
+
+#[test]
+fn cached_decoding_agrees_with_the_batch() {
+    let network = tiny();
+    let weights = weights(&network, 2);
+    let tokens: Vec<u32> = (0..70).map(|i| (i * 11 + 2) % 37).collect();
+    let all = network.all_logits(&weights, &tokens).unwrap();
+    let mut workspace = Workspace::default();
+    let (mut cache, mut logits) = network.read_prompt(&weights, &tokens[..50], &mut workspace).unwrap();
+    for position in 49..69 {
+        for (got, want) in logits.iter().zip(&all[position * 37..]) {
+            assert!((got - want).abs() < 1e-4, "{got} {want}");
+        }
+        logits = network.read_token(&weights, tokens[position + 1], &mut cache).unwrap();
+    }
+}
+
+#[test]
+fn batching_sequences_changes_nothing() {
+    let network = tiny();
+    let weights = weights(&network, 3);
+    let first: Vec<u32> = (0..33).map(|i| (i * 3) % 37).collect();
+    let second: Vec<u32> = (0..50).map(|i| (i * 5 + 1) % 37).collect();
+    let targets: Vec<u32> = (0..30).collect();
+    let mut workspace = Workspace::default();
+    let both = network
+        .forward(
+            &weights,
+            &[
+                Sequence { tokens: &first, target_positions: &targets },
+                Sequence { tokens: &second, target_positions: &targets },
+            ],
+            &mut workspace,
+        )
+        .unwrap();
+    let alone =
+        network.forward(&weights, &[Sequence { tokens: &second, target_positions: &targets }], &mut workspace).unwrap();
+    assert!(both[30..].iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-4));
+}

@@ -1,0 +1,287 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The data flywheel for AI code completion: what developers do with suggestions trains the model that serves them.
+#[derive(Debug, Parser)]
+#[command(name = "flywheel", version, max_term_width = 110)]
+#[command(after_help = "Start with `flywheel demo` (the whole wheel on real code), then `flywheel up` (a platform that stays).")]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Configuration file (TOML). Environment variables FLYWHEEL_SECTION__KEY override it, flags override both.
+    #[arg(long, global = true, env = "FLYWHEEL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Where the embedded parts keep their data.
+    #[arg(long, global = true, env = "FLYWHEEL_DATA_DIR", value_name = "DIRECTORY")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Override one configuration key, e.g. `--set serving.threshold=0.6`. May be repeated.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+
+    /// What is logged to standard error: a `tracing` filter such as `info` or `bus=debug`.
+    #[arg(long, global = true, env = "FLYWHEEL_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Turn the whole wheel on real code with simulated developers, and report what it gained.
+    Demo(DemoArgs),
+    /// Run every service in one process, on embedded parts, until interrupted.
+    Up(UpArgs),
+    /// Show the wheel at a glance: doors, versions, backlog, last run, freshness, ledger.
+    Status(ListArgs),
+
+    /// Run the editors' door alone.
+    Ingest,
+    /// Run the anonymizer alone.
+    Anonymizer,
+    /// Run the labeler, the pair lake, the ledger and the tally alone.
+    Labeler,
+    /// Run the model registry and its rollouts alone.
+    Registry,
+    /// Run the training orchestrator alone.
+    Orchestrator,
+    /// Run completion serving alone.
+    Serving,
+
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Say which repositories may be trained on, and who may be served the result. Default: none.
+    #[command(subcommand)]
+    Repositories(RepositoriesCommand),
+    /// Say what a person agreed to.
+    #[command(subcommand)]
+    Consent(ConsentCommand),
+    /// Look at records that a step could not process, and send them through again.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+    /// Look at registered models.
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Look at rollouts and decide them.
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
+
+    /// Run one training job (started by the orchestrator).
+    Train(TrainArgs),
+    /// Remake the base model from its sources.
+    Pretrain(PretrainArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Real code: each top-level folder with enough Rust or Python files is a repository. Default: the corpus inside.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub corpus: Option<PathBuf>,
+    /// Write the report as JSON (docs/report.md says what is in it).
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Keep the data directory when done.
+    #[arg(long)]
+    pub keep: bool,
+    /// Same seed, same tasks, judgements, arms, snapshots and decisions.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Train with exchanged repository names: must not meet the claim.
+    #[arg(long)]
+    pub placebo: bool,
+    /// Simulated developers.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(6..=1000))]
+    pub developers: u32,
+    /// Most rollout blocks of 6 opportunities a person, per turn.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub blocks: u32,
+    /// Training steps of a turn.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: u32,
+    /// Turns of the wheel.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub turns: u32,
+    /// Directory of the base model. Default: the one inside.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub base: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// Directory of the base model that becomes version 1. Default: the one inside.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub base: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key and print it once.
+    Create {
+        /// What it is for.
+        #[arg(long, default_value = "cli")]
+        name: String,
+        /// What it may do: telemetry, suggest, admin. May be repeated.
+        #[arg(long = "scope", default_values_t = ["telemetry".to_owned(), "suggest".to_owned()])]
+        scopes: Vec<String>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// List keys (never the keys themselves).
+    List(ListArgs),
+    /// Revoke a key.
+    Revoke {
+        /// Its id, as listed.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RepositoriesCommand {
+    /// Allow training on a repository.
+    Allow {
+        /// Name as editors send it, or a pattern with `*`.
+        repository: String,
+        /// Who may be served what is learned from it.
+        #[arg(long, default_value = "everyone")]
+        audience: String,
+    },
+    /// List the rules.
+    List(ListArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConsentCommand {
+    /// Set what a person agreed to: none, usage or code.
+    Set {
+        /// The name that the person's editor sends.
+        person: String,
+        /// none, usage or code.
+        tier: String,
+    },
+    /// Set the widest tier that the tenant allows.
+    Ceiling {
+        /// none, usage or code.
+        tier: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List them, newest last.
+    List(ListArgs),
+    /// Show one, without its sealed content.
+    Show {
+        /// PARTITION:POSITION, as listed.
+        id: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Publish its record to its topic again.
+    Redrive {
+        /// PARTITION:POSITION, as listed; or `all`.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// List versions.
+    List(ListArgs),
+    /// Show one version with its lineage.
+    Show {
+        /// Version number.
+        version: i64,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RolloutCommand {
+    /// List rollouts.
+    List(ListArgs),
+    /// Show one rollout with its evidence so far.
+    Show {
+        /// Its id.
+        id: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Promote a rollout that waits for a named person.
+    Approve {
+        /// Its id.
+        id: String,
+        /// Who approves.
+        #[arg(long)]
+        by: String,
+    },
+    /// End a rollout without a verdict.
+    Abort {
+        /// Its id.
+        id: String,
+        /// Who ends it.
+        #[arg(long)]
+        by: String,
+    },
+    /// Take a candidate or promoted version back.
+    Rollback {
+        /// Its id.
+        id: String,
+        /// Who takes it back.
+        #[arg(long)]
+        by: String,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct TrainArgs {
+    /// Job file (docs/job-contract.md).
+    #[arg(long, value_name = "FILE")]
+    pub job: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct PretrainArgs {
+    /// Directory with the sources that `simulator/fetch-sources` fetched.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub sources: PathBuf,
+    /// Where the model and its checkpoints go. An interrupted run goes on from its last checkpoint.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub output: PathBuf,
+    /// Optimizer steps.
+    #[arg(long)]
+    pub steps: Option<usize>,
+    /// Seed.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

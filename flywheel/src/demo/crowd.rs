@@ -1,0 +1,177 @@
+//! The developers of a demo: who they are, and what a round of theirs does to the two doors.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use events::{Decision, OpportunityId, PersonPseudonym, TenantSecret, Timestamp};
+use model_registry::routing::RoutingTable;
+use parking_lot::Mutex;
+use simulator::driver::{ClientSession, Doors, Played};
+use simulator::{BehaviourKind, BehaviourRates, DemoPlan, Developer, TaskKind};
+
+use super::progress::Progress;
+
+/// Every fifth developer of a repository is held back.
+const HOLDBACK_EVERY: usize = 5;
+/// Names that are tried until one falls on the wished side of the hold-back.
+const NAMES_TRIED: u64 = 10_000;
+/// Developers who work at the same time.
+const AT_ONCE: usize = 6;
+
+/// One simulated developer.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    /// What the editor calls the person.
+    pub(crate) name: String,
+    /// What everybody behind the door calls the person.
+    pub(crate) pseudonym: PersonPseudonym,
+}
+
+/// What is known of an opportunity before anybody judged it.
+#[derive(Debug, Clone)]
+pub(crate) struct PlayedTask {
+    pub(crate) round: u32,
+    pub(crate) kind: TaskKind,
+    pub(crate) is_unseen: bool,
+}
+
+/// Counts what happened at the doors, and keeps the first of each for the screen.
+#[derive(Debug, Default)]
+pub(crate) struct Diary {
+    pub(crate) tasks: BTreeMap<OpportunityId, PlayedTask>,
+    pub(crate) first_served: BTreeMap<i64, Instant>,
+    pub(crate) first_action_milliseconds: Vec<f64>,
+    pub(crate) serving_seconds: f64,
+    pub(crate) canary_serving_seconds: f64,
+    pub(crate) events: u64,
+}
+
+/// All developers.
+pub(crate) struct Crowd {
+    plan: Arc<DemoPlan>,
+    doors: Arc<Doors>,
+    members: Vec<Member>,
+    seed: u64,
+    pub(crate) diary: Mutex<Diary>,
+}
+
+/// Chooses names so that exactly one fifth of each repository's developers is held back.
+pub(crate) fn members(
+    plan: &DemoPlan,
+    developers: usize,
+    secret: &TenantSecret,
+    table: &RoutingTable,
+) -> anyhow::Result<Vec<Member>> {
+    let mut rank_in_repository: BTreeMap<usize, usize> = BTreeMap::new();
+    (0..developers)
+        .map(|developer| {
+            let rank = rank_in_repository.entry(plan.repository_index(developer)).or_default();
+            let held_back = *rank % HOLDBACK_EVERY == HOLDBACK_EVERY - 1;
+            *rank += 1;
+            (0..NAMES_TRIED)
+                .map(|attempt| {
+                    let name = format!("developer-{}-{developer}-{attempt}", plan.seed());
+                    let pseudonym = secret.person_pseudonym(&name);
+                    Member { name, pseudonym }
+                })
+                .find(|member| table.is_held_back(&member.pseudonym) == held_back)
+                .context("no name falls on the wished side of the hold-back; is its share 0 or 1?")
+        })
+        .collect()
+}
+
+impl Crowd {
+    pub(crate) fn new(plan: Arc<DemoPlan>, doors: Arc<Doors>, members: Vec<Member>) -> Self {
+        let seed = plan.seed();
+        Self { plan, doors, members, seed, diary: Mutex::default() }
+    }
+
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Every developer meets `opportunities` tasks, from number `first` on, in one session of the editor.
+    pub(crate) async fn round(
+        self: &Arc<Self>,
+        round: u32,
+        first: usize,
+        opportunities: usize,
+        now: Timestamp,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let limit = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+        let mut work = tokio::task::JoinSet::new();
+        for developer in 0..self.members.len() {
+            let (crowd, limit, progress) = (Arc::clone(self), Arc::clone(&limit), progress.clone());
+            work.spawn(async move {
+                let _permit = limit.acquire_owned().await?;
+                crowd.session(developer, round, first, opportunities, now, &progress).await
+            });
+        }
+        while let Some(result) = work.join_next().await {
+            result??;
+        }
+        Ok(())
+    }
+
+    async fn session(
+        &self,
+        developer: usize,
+        round: u32,
+        first: usize,
+        opportunities: usize,
+        now: Timestamp,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let member = self.members.get(developer).context("no such developer")?;
+        let mut session = ClientSession::new(self.seed, developer as u64, member.name.clone(), u64::from(round), now);
+        let behaviour = Developer::new(BehaviourRates::default());
+        let mut events = Vec::new();
+        for number in first..first + opportunities {
+            let planned = self.plan.task(developer, number)?;
+            let started = Instant::now();
+            let played = session.play(&self.doors, &behaviour, &planned.task).await?;
+            let task = PlayedTask { round, kind: planned.task.kind, is_unseen: planned.is_unseen };
+            self.note(&played, task, started);
+            progress.opportunity(&planned.task, &played);
+            events.extend_from_slice(played.episode.events());
+        }
+        events.push(session.end());
+        session.send(&self.doors, &events).await?;
+        self.diary.lock().events += events.len() as u64;
+        progress.sent(events.len() as u64);
+        Ok(())
+    }
+
+    fn note(&self, played: &Played, task: PlayedTask, started: Instant) {
+        let mut diary = self.diary.lock();
+        let end = &played.answer.end;
+        diary.tasks.insert(end.opportunity_id, task);
+        diary.first_served.entry(end.model_version.0).or_insert_with(Instant::now);
+        let seconds = started.elapsed().as_secs_f64();
+        diary.serving_seconds += seconds;
+        if end.model_version.0 > 1 {
+            diary.canary_serving_seconds += seconds;
+        }
+        if let Some(first_action) = played.answer.first_action {
+            diary.first_action_milliseconds.push(first_action.as_secs_f64() * 1000.0);
+        }
+    }
+}
+
+/// What a developer did, in a word for the screen.
+pub(crate) fn verb(played: &Played) -> &'static str {
+    if played.answer.end.decision != Decision::Shown {
+        return "silence";
+    }
+    match played.behaviour.kind {
+        BehaviourKind::Accepted => "Tab",
+        BehaviourKind::Mended => "Tab, then edited",
+        BehaviourKind::Regretted => "Tab, then undone",
+        BehaviourKind::EscapedThenTyped => "Esc, typed instead",
+        BehaviourKind::TypedAgainst => "typed on",
+        _ => "Esc or passed",
+    }
+}

@@ -1,0 +1,94 @@
+//! `flywheel demo`: the whole wheel on real code, with simulated developers, a hold-back and a report that can say no.
+
+mod crowd;
+mod probe;
+mod progress;
+mod report;
+mod screen;
+mod statistics;
+mod story;
+mod watch;
+
+pub(crate) use progress::Progress;
+pub(crate) use report::Ledger;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use simulator::{Corpus, DemoPlan, PlanSettings};
+
+use crate::cli::{Common, DemoArgs};
+use crate::data_dir::DataDir;
+use crate::failure::Failure;
+use crate::{embedded, platform};
+
+/// Opportunities that everybody meets before the first turn: three rounds of six.
+const ROUNDS_BEFORE: u32 = 3;
+
+/// Runs the demo and prints its report.
+pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCode, Failure> {
+    let progress = progress::Progress::new();
+    let temporary = match &common.data_dir {
+        Some(_) => None,
+        None => Some(tempfile::Builder::new().prefix("flywheel-demo-").tempdir().map_err(|error| {
+            Failure::refused(format!("no temporary directory can be made: {error}; name one with --data-dir"))
+        })?),
+    };
+    let root = match (&common.data_dir, &temporary) {
+        (Some(root), _) => root.clone(),
+        (None, Some(temporary)) => temporary.path().to_path_buf(),
+        (None, None) => return Err(Failure::refused("no data directory")),
+    };
+    let data = DataDir::open(&root)?;
+    if data.bus().exists() {
+        return Err(Failure::refused(format!(
+            "{} already holds the data of an earlier run; a demo starts on an empty directory",
+            data.root().display()
+        )));
+    }
+    let claim = data.claim()?;
+    progress.say(&format!("data in {}", data.root().display()));
+
+    let corpus_dir = match &arguments.corpus {
+        Some(directory) => directory.clone(),
+        None => embedded::corpus(&data)?,
+    };
+    let corpus = Arc::new(Corpus::load(&corpus_dir).map_err(Failure::refuse)?);
+    let most = usize::try_from(6 * (ROUNDS_BEFORE + arguments.turns * arguments.blocks + 1)).unwrap_or(usize::MAX);
+    let settings = PlanSettings {
+        developers: usize::try_from(arguments.developers).unwrap_or(usize::MAX),
+        opportunities: most,
+        ..PlanSettings::default()
+    };
+    let plan = Arc::new(DemoPlan::new(arguments.seed, Arc::clone(&corpus), settings).map_err(Failure::refuse)?);
+    let base = match &arguments.base {
+        Some(directory) => directory.clone(),
+        None => embedded::base(&data)?,
+    };
+
+    let settings = platform::demo_settings(common, &data, arguments)?;
+    platform::start_tracing(common, Some(data.root().join("flywheel.log")))?;
+    let outcome = story::tell(&settings, &data, arguments, plan, &base, &progress).await;
+    progress.finish();
+    drop(claim);
+    let report = match outcome {
+        Ok(report) => report,
+        Err(failure) => {
+            if let Some(temporary) = temporary {
+                let kept = temporary.keep();
+                progress.say(&format!("the data is kept for a look: {}", kept.display()));
+            }
+            return Err(failure);
+        }
+    };
+    screen::print(&report)?;
+    if let Some(file) = &arguments.report {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(file, text + "\n")
+            .map_err(|error| Failure::refused(format!("the report can not be written to {}: {error}", file.display())))?;
+    }
+    if let Some(temporary) = temporary.filter(|_| arguments.keep) {
+        progress.say(&format!("data kept in {}", temporary.keep().display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,306 @@
+//! The report of a demo: what was measured, and whether the claim holds. Documented in `docs/report.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use events::{Arm, OpportunityOutcome, Signal};
+use labeler::ledger::LedgerTotals;
+use serde::Serialize;
+
+use super::statistics::{Cluster, Rate, difference, rate};
+
+/// Everything that `--report FILE` writes.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Report {
+    pub(crate) seed: u64,
+    pub(crate) placebo: bool,
+    /// Utility and acceptance above version 1's at 95%, shown rate not lower by more than 10%.
+    pub(crate) claim_met: bool,
+    pub(crate) wall_seconds: f64,
+    /// The corpus was split by path hash because it held fewer than two repositories.
+    pub(crate) corpus_split_by_hash: bool,
+    pub(crate) developers: u32,
+    pub(crate) versions: Vec<VersionMeasures>,
+    pub(crate) holdback_comparison: Vec<Comparison>,
+    pub(crate) unseen_identifiers: Vec<Comparison>,
+    pub(crate) seen_identifiers: Vec<Comparison>,
+    pub(crate) probe: Vec<ProbeResult>,
+    pub(crate) baselines: Vec<ProbeResult>,
+    pub(crate) turns: Vec<Turn>,
+    pub(crate) ledger: Ledger,
+    /// Seconds between the oldest usable label that no serving version has seen and the end; 0 when there is none.
+    pub(crate) freshness_seconds: f64,
+    pub(crate) stage_seconds: BTreeMap<String, f64>,
+    pub(crate) compute_budget: Vec<ComputeBudget>,
+    pub(crate) margins: Margins,
+    pub(crate) corrections: Vec<Correction>,
+}
+
+/// All measures of one version, over every closed opportunity that it decided.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct VersionMeasures {
+    pub(crate) version: i64,
+    pub(crate) opportunities: u64,
+    pub(crate) shown: u64,
+    pub(crate) shown_rate: Rate,
+    pub(crate) acceptance: Rate,
+    #[serde(rename = "yield")]
+    pub(crate) yielded: Rate,
+    pub(crate) utility: Rate,
+    pub(crate) kept_chars_per_opportunity: Rate,
+}
+
+/// Last promoted version (placebo: last canaried) minus version 1, same task stream, same period.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Comparison {
+    pub(crate) metric: &'static str,
+    pub(crate) difference: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) relative: Option<f64>,
+    pub(crate) low: Option<f64>,
+    pub(crate) high: Option<f64>,
+    pub(crate) opportunities_treated: u64,
+    pub(crate) opportunities_control: u64,
+}
+
+/// How one version (or a learning-free baseline) does on the probe set, which was drawn before the start.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ProbeResult {
+    pub(crate) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<i64>,
+    pub(crate) tasks: u64,
+    pub(crate) utility: f64,
+    /// Share of tasks of each kind whose first action was exactly what was wanted (no edit: silence).
+    pub(crate) right: BTreeMap<&'static str, f64>,
+    pub(crate) shown_rate: f64,
+}
+
+/// One turn of the wheel.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Turn {
+    /// The version that was trained; none when no model came of it.
+    pub(crate) version: Option<i64>,
+    /// `promoted`, `held`, `rolled_back` or `not_eligible`.
+    pub(crate) outcome: String,
+    /// Why, in a code and numbers.
+    pub(crate) reason: String,
+    pub(crate) snapshot_digest: Option<String>,
+    pub(crate) training_pairs: u64,
+    /// Wall seconds from the last signal used to the first served suggestion of the version.
+    pub(crate) turn_seconds: Option<f64>,
+    /// ... and to its promotion.
+    pub(crate) promoted_seconds: Option<f64>,
+    /// Simulated waiting (blocks of the rollout, windows that must close), apart from the wall time.
+    pub(crate) simulated_wait_seconds: f64,
+    /// Wall seconds of each stage of this turn.
+    pub(crate) stage_seconds: BTreeMap<String, f64>,
+    /// The gate's figures as the training job reported them.
+    pub(crate) gate: serde_json::Value,
+    /// The evidence on which the rollout was decided.
+    pub(crate) evidence: serde_json::Value,
+}
+
+/// The ledger's equation: admitted + filtered_at_door + exposed = everything else.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Ledger {
+    pub(crate) admitted: u64,
+    pub(crate) filtered_at_door: u64,
+    pub(crate) exposed: u64,
+    pub(crate) clean: u64,
+    pub(crate) filtered: u64,
+    pub(crate) quarantined: u64,
+    pub(crate) dead_lettered: u64,
+    pub(crate) erased: u64,
+    pub(crate) lost: u64,
+    pub(crate) pending: u64,
+    pub(crate) balanced: bool,
+}
+
+impl Ledger {
+    pub(crate) fn new(totals: &LedgerTotals) -> Self {
+        let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
+        let mut ledger = Self {
+            admitted: unsigned(totals.admitted),
+            filtered_at_door: unsigned(totals.filtered_at_door),
+            exposed: unsigned(totals.exposed),
+            clean: unsigned(totals.clean),
+            filtered: unsigned(totals.filtered),
+            quarantined: unsigned(totals.quarantined),
+            dead_lettered: unsigned(totals.dead_lettered),
+            erased: unsigned(totals.erased),
+            lost: unsigned(totals.lost),
+            pending: unsigned(totals.pending),
+            balanced: false,
+        };
+        ledger.balanced = ledger.admitted + ledger.filtered_at_door + ledger.exposed
+            == ledger.clean
+                + ledger.filtered
+                + ledger.quarantined
+                + ledger.dead_lettered
+                + ledger.erased
+                + ledger.lost
+                + ledger.pending;
+        ledger
+    }
+}
+
+/// Wall seconds of the machine by purpose.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ComputeBudget {
+    pub(crate) purpose: &'static str,
+    pub(crate) planned_seconds: f64,
+    pub(crate) actual_seconds: f64,
+}
+
+/// Where this rollout was easier than production's default.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Margins {
+    pub(crate) utility_margin: f64,
+    pub(crate) utility_margin_in_production: f64,
+    pub(crate) canary_share: f64,
+    pub(crate) holdback_share: f64,
+    pub(crate) holdback_share_in_production: f64,
+    pub(crate) block: &'static str,
+    pub(crate) promotion: &'static str,
+}
+
+/// One task, answered by two versions.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Correction {
+    pub(crate) repository: String,
+    pub(crate) line: String,
+    pub(crate) wanted: String,
+    pub(crate) before: String,
+    pub(crate) after: String,
+}
+
+fn clusters<'a>(
+    outcomes: impl Iterator<Item = &'a OpportunityOutcome>,
+    numerator: impl Fn(&OpportunityOutcome) -> f64,
+    denominator: impl Fn(&OpportunityOutcome) -> f64,
+) -> Vec<Cluster> {
+    let mut by_person: BTreeMap<&str, Cluster> = BTreeMap::new();
+    for outcome in outcomes {
+        let cluster = by_person.entry(outcome.person.as_str()).or_insert(Cluster { sum: 0.0, count: 0.0 });
+        cluster.sum += numerator(outcome);
+        cluster.count += denominator(outcome);
+    }
+    by_person.into_values().collect()
+}
+
+fn indicator(value: bool) -> f64 {
+    if value { 1.0 } else { 0.0 }
+}
+
+fn accepted(outcome: &OpportunityOutcome) -> bool {
+    matches!(outcome.signal, Signal::Accepted | Signal::PartiallyEdited)
+}
+
+/// Measures of every version that decided at least one closed opportunity; censored ones are in no rate.
+pub(crate) fn versions(outcomes: &[OpportunityOutcome]) -> Vec<VersionMeasures> {
+    let numbers: BTreeSet<i64> = outcomes.iter().map(|outcome| outcome.model_version.0).collect();
+    numbers
+        .into_iter()
+        .map(|version| {
+            let of = || outcomes.iter().filter(move |outcome| outcome.model_version.0 == version && !outcome.censored);
+            let one = |_: &OpportunityOutcome| 1.0;
+            VersionMeasures {
+                version,
+                opportunities: of().count() as u64,
+                shown: of().filter(|outcome| outcome.shown).count() as u64,
+                shown_rate: rate(&clusters(of(), |outcome| indicator(outcome.shown), one)),
+                acceptance: rate(&clusters(of(), |outcome| indicator(accepted(outcome)), |outcome| indicator(outcome.shown))),
+                yielded: rate(&clusters(of(), |outcome| indicator(accepted(outcome)), one)),
+                utility: rate(&clusters(of(), |outcome| outcome.utility, one)),
+                kept_chars_per_opportunity: rate(&clusters(of(), |outcome| outcome.kept_characters as f64, one)),
+            }
+        })
+        .collect()
+}
+
+/// The causal comparison: persons who had `version` against persons of the hold-back, in the same period.
+pub(crate) fn compare(outcomes: &[&OpportunityOutcome], version: i64) -> Vec<Comparison> {
+    let treated: Vec<&OpportunityOutcome> = outcomes
+        .iter()
+        .copied()
+        .filter(|outcome| !outcome.censored && outcome.arm != Arm::Holdback && outcome.model_version.0 == version)
+        .collect();
+    let control: Vec<&OpportunityOutcome> = outcomes
+        .iter()
+        .copied()
+        .filter(|outcome| !outcome.censored && outcome.arm == Arm::Holdback && outcome.model_version.0 == 1)
+        .collect();
+    let one = |_: &OpportunityOutcome| 1.0;
+    let shown = |outcome: &OpportunityOutcome| indicator(outcome.shown);
+    type Measure<'a> = &'a dyn Fn(&OpportunityOutcome) -> f64;
+    let acceptance: Measure<'_> = &|outcome| indicator(accepted(outcome));
+    let measures: [(&'static str, Measure<'_>, Measure<'_>); 3] = [
+        ("utility", &|outcome| outcome.utility, &one),
+        ("acceptance", acceptance, &shown),
+        ("shown_rate", &shown, &one),
+    ];
+    measures
+        .into_iter()
+        .map(|(metric, numerator, denominator)| {
+            let (a, b) = (
+                clusters(treated.iter().copied(), numerator, denominator),
+                clusters(control.iter().copied(), numerator, denominator),
+            );
+            let result = difference(&a, &b);
+            let base = rate(&b).value;
+            let relative = (metric == "shown_rate" && base > 0.0).then(|| result.value / base);
+            Comparison {
+                metric,
+                difference: result.value,
+                relative,
+                low: result.low,
+                high: result.high,
+                opportunities_treated: treated.len() as u64,
+                opportunities_control: control.len() as u64,
+            }
+        })
+        .collect()
+}
+
+/// Utility and acceptance above zero at 95%, shown rate not lower by more than 10%. No evidence, no claim.
+pub(crate) fn claim_met(comparison: &[Comparison]) -> bool {
+    let above_zero =
+        |metric: &str| comparison.iter().any(|entry| entry.metric == metric && entry.low.is_some_and(|low| low > 0.0));
+    let still_speaks = comparison
+        .iter()
+        .any(|entry| entry.metric == "shown_rate" && entry.relative.is_some_and(|relative| relative >= -0.10));
+    above_zero("utility") && above_zero("acceptance") && still_speaks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(metric: &'static str, low: f64, relative: Option<f64>) -> Comparison {
+        Comparison {
+            metric,
+            difference: low + 0.1,
+            relative,
+            low: Some(low),
+            high: Some(low + 0.2),
+            opportunities_treated: 10,
+            opportunities_control: 10,
+        }
+    }
+
+    #[test]
+    fn the_claim_needs_all_three() {
+        let met = [entry("utility", 0.01, None), entry("acceptance", 0.01, None), entry("shown_rate", -0.3, Some(-0.1))];
+        assert!(claim_met(&met));
+        for broken in 0..3 {
+            let mut comparison = met.to_vec();
+            comparison[broken] = match broken {
+                0 => entry("utility", -0.01, None),
+                1 => entry("acceptance", -0.01, None),
+                _ => entry("shown_rate", 0.0, Some(-0.11)),
+            };
+            assert!(!claim_met(&comparison), "{broken}");
+        }
+        assert!(!claim_met(&[]));
+    }
+}

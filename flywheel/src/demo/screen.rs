@@ -1,0 +1,186 @@
+//! The report for people.
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+
+use super::report::{Comparison, Report};
+use super::statistics::Rate;
+use crate::failure::Failure;
+use crate::table::print as print_line;
+
+fn percent(rate: &Rate) -> String {
+    match (rate.low, rate.high) {
+        (Some(low), Some(high)) => {
+            format!("{:.1}% [{:.1}, {:.1}]", rate.value * 100.0, low * 100.0, high * 100.0)
+        }
+        _ => format!("{:.1}%", rate.value * 100.0),
+    }
+}
+
+fn plain(rate: &Rate) -> String {
+    match (rate.low, rate.high) {
+        (Some(low), Some(high)) => format!("{:+.3} [{low:+.3}, {high:+.3}]", rate.value),
+        _ => format!("{:+.3}", rate.value),
+    }
+}
+
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
+fn comparison_rows(name: &str, entries: &[Comparison]) -> Vec<Vec<String>> {
+    entries
+        .iter()
+        .map(|entry| {
+            let interval = match (entry.low, entry.high) {
+                (Some(low), Some(high)) => format!("[{low:+.3}, {high:+.3}]"),
+                _ => "too few persons".to_owned(),
+            };
+            let relative = entry.relative.map_or(String::new(), |relative| format!("{:+.1}% relative", relative * 100.0));
+            vec![
+                name.to_owned(),
+                entry.metric.to_owned(),
+                format!("{:+.3}", entry.difference),
+                interval,
+                relative,
+                format!("{} / {}", entry.opportunities_treated, entry.opportunities_control),
+            ]
+        })
+        .collect()
+}
+
+/// Prints the report.
+pub(crate) fn print(report: &Report) -> Result<(), Failure> {
+    let mut text = String::from("\nVersions (95% intervals, clustered by person)\n");
+    let rows = report
+        .versions
+        .iter()
+        .map(|version| {
+            vec![
+                version.version.to_string(),
+                version.opportunities.to_string(),
+                percent(&version.shown_rate),
+                percent(&version.acceptance),
+                percent(&version.yielded),
+                plain(&version.utility),
+                format!("{:.2}", version.kept_chars_per_opportunity.value),
+            ]
+        })
+        .collect();
+    let header = ["version", "opportunities", "shown", "acceptance", "yield", "utility", "kept characters"];
+    text += &table(&header, rows);
+
+    text += "\n\nLast version minus version 1: hold-back, same tasks, same period\n";
+    let mut rows = comparison_rows("all tasks", &report.holdback_comparison);
+    rows.extend(comparison_rows("identifiers never seen", &report.unseen_identifiers));
+    text += &table(&["tasks", "measure", "difference", "95% interval", "", "opportunities"], rows);
+    text += &format!(
+        "\n\nClaim (utility and acceptance above zero at 95%, still speaking): {}\n",
+        if report.claim_met { "MET" } else { "NOT MET" }
+    );
+    if report.placebo {
+        text += "This was the placebo: exchanged repository names. It must not meet the claim.\n";
+    }
+
+    text += "\nProbe set (drawn before the start, never trained on)\n";
+    let rows = report
+        .probe
+        .iter()
+        .chain(&report.baselines)
+        .map(|probe| {
+            let kind = |name: &str| probe.right.get(name).map_or("-".to_owned(), |right| format!("{:.0}%", right * 100.0));
+            vec![
+                probe.name.clone(),
+                format!("{:+.3}", probe.utility),
+                kind("convention"),
+                kind("plain"),
+                kind("no_edit"),
+                format!("{:.0}%", probe.shown_rate * 100.0),
+            ]
+        })
+        .collect();
+    text += &table(&["who", "utility", "convention", "plain", "no edit", "shown"], rows);
+
+    if !report.corrections.is_empty() {
+        text += "\n\nWhat it learned\n";
+        for correction in &report.corrections {
+            text += &format!(
+                "  {}: `{}`\n    wanted {}\n    before {}, after {}\n",
+                correction.repository, correction.line, correction.wanted, correction.before, correction.after
+            );
+        }
+    }
+
+    text += "\nTurns\n";
+    let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1} s"));
+    let rows = report
+        .turns
+        .iter()
+        .map(|turn| {
+            vec![
+                turn.version.map_or("-".to_owned(), |version| version.to_string()),
+                turn.outcome.clone(),
+                turn.training_pairs.to_string(),
+                seconds(turn.turn_seconds),
+                seconds(turn.promoted_seconds),
+                format!("{:.1} h", turn.simulated_wait_seconds / 3600.0),
+                turn.reason.clone(),
+            ]
+        })
+        .collect();
+    let header = ["version", "outcome", "pairs", "signal to served", "to promoted", "simulated waiting", "why"];
+    text += &table(&header, rows);
+
+    let ledger = &report.ledger;
+    text += &format!(
+        "\n\nLedger: {} admitted + {} filtered at the door + {} exposed = {} clean + {} filtered + {} quarantined + {} \
+         dead-lettered + {} erased + {} lost + {} pending ({})\n",
+        ledger.admitted,
+        ledger.filtered_at_door,
+        ledger.exposed,
+        ledger.clean,
+        ledger.filtered,
+        ledger.quarantined,
+        ledger.dead_lettered,
+        ledger.erased,
+        ledger.lost,
+        ledger.pending,
+        if ledger.balanced { "balanced" } else { "NOT BALANCED" }
+    );
+    text += &format!("Freshness: {:.0} s (simulated)\n", report.freshness_seconds);
+
+    text += "\nCompute, seconds\n";
+    let rows = report
+        .compute_budget
+        .iter()
+        .map(|line| {
+            vec![line.purpose.to_owned(), format!("{:.0}", line.planned_seconds), format!("{:.1}", line.actual_seconds)]
+        })
+        .collect();
+    text += &table(&["purpose", "planned", "actual"], rows);
+    let stages: Vec<String> =
+        report.stage_seconds.iter().map(|(stage, seconds)| format!("{stage} {seconds:.1}")).collect();
+    text += &format!("\nStages, wall seconds: {}\n", stages.join(", "));
+    let margins = &report.margins;
+    text += &format!(
+        "Easier than production's defaults: margin {} utility (production {}), hold-back {:.0}% ({:.0}%), promotion {}, {}\n",
+        margins.utility_margin,
+        margins.utility_margin_in_production,
+        margins.holdback_share * 100.0,
+        margins.holdback_share_in_production * 100.0,
+        margins.promotion,
+        margins.block
+    );
+    if report.corpus_split_by_hash {
+        text += "The corpus held fewer than two repositories; its files were split in two by path hash.\n";
+    }
+    text += &format!("\nDone in {:.0} s with seed {}.\n", report.wall_seconds, report.seed);
+    text += "Next: flywheel demo --corpus YOUR_REPOSITORIES    turn it on your own code\n      \
+             flywheel up                             keep a platform running\n";
+    print_line(&text)
+}

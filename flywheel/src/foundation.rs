@@ -1,0 +1,165 @@
+//! What every service of one process shares: bus, database, keys, artifacts, clock, admin port, drain.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use artifacts::{ArtifactStore, LocalArtifacts};
+use bus::local::LocalLog;
+use bus::{Bus, Retention, TopicSpec};
+use events::{IdSource, TenantSecret, Timestamp, topics};
+use service::api_keys::{ApiKeys, Scope};
+use service::clock::{SharedClock, SimulatedClock};
+use service::config::Secret;
+use service::drain::Drain;
+use service::ids::{SeededIds, SystemIds};
+use service::keys::{KeyStore, KeyStoreOptions};
+use service::metrics::MetricsHandle;
+use service::readiness::Readiness;
+use sqlx::AnyPool;
+
+use crate::data_dir::DataDir;
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+const CONNECTIONS: u32 = 8;
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Opened once a process, handed to every service in it.
+pub(crate) struct Foundation {
+    pub(crate) settings: Settings,
+    pub(crate) data: DataDir,
+    pub(crate) clock: SharedClock,
+    pub(crate) simulated: Option<SimulatedClock>,
+    ids: Ids,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) pool: AnyPool,
+    pub(crate) keys: KeyStore,
+    pub(crate) api_keys: ApiKeys,
+    pub(crate) artifacts: Arc<dyn ArtifactStore>,
+    pub(crate) secret: TenantSecret,
+    /// Opens the registry to the services of this platform.
+    pub(crate) internal_key: Secret,
+    pub(crate) metrics: MetricsHandle,
+    pub(crate) readiness: Readiness,
+    pub(crate) drain: Drain,
+}
+
+enum Ids {
+    System(Arc<SystemIds>),
+    Seeded(SeededIds),
+}
+
+impl Ids {
+    /// A source of its own for each user, so that a seeded run does not depend on who asks first.
+    fn child(&self, label: &str) -> Arc<dyn IdSource> {
+        match self {
+            Self::System(ids) => Arc::clone(ids) as Arc<dyn IdSource>,
+            Self::Seeded(ids) => Arc::new(ids.child(label)),
+        }
+    }
+}
+
+fn topics_of(settings: &Settings) -> Vec<TopicSpec> {
+    let bus = &settings.bus;
+    let kept = |name: &str, age: Duration| TopicSpec::new(name, bus.partitions, Retention::age(age));
+    let days = |days: u64| DAY * u32::try_from(days).unwrap_or(u32::MAX);
+    vec![
+        kept(topics::TELEMETRY_RAW, Duration::from_secs(bus.raw_hours * 3600)),
+        kept(topics::TELEMETRY_CLEAN, days(bus.clean_days)),
+        kept(topics::TELEMETRY_QUARANTINE, days(bus.quarantine_days)),
+        kept(topics::DEAD_LETTERS, days(bus.quarantine_days)),
+        kept(topics::PREFERENCE_PAIRS, days(bus.pairs_days)),
+        kept(topics::SERVING_OUTCOMES, days(bus.outcomes_days)),
+        kept(topics::FLYWHEEL_EVENTS, days(bus.outcomes_days)),
+    ]
+}
+
+impl Foundation {
+    /// Opens or makes everything under the data directory.
+    pub(crate) async fn open(settings: &Settings, data: &DataDir) -> Result<Self, Failure> {
+        let configured = settings.clock.build().map_err(Failure::refuse)?;
+        let clock = configured.clock;
+        let ids = match settings.seed {
+            Some(seed) => Ids::Seeded(SeededIds::new(seed, clock.now())),
+            None => Ids::System(Arc::new(SystemIds::new(Arc::clone(&clock)))),
+        };
+        let log = LocalLog::open(&data.bus(), Arc::clone(&clock), settings.bus.local.clone())
+            .map_err(|error| Failure::refused(format!("the log {} can not be opened: {error}", data.bus().display())))?;
+        let bus: Arc<dyn Bus> = Arc::new(log);
+        bus.create_topics(&topics_of(settings)).await.map_err(Failure::refuse)?;
+        let pool = migrations::connect(&migrations::sqlite_url(&data.database()), CONNECTIONS)
+            .await
+            .map_err(Failure::refuse)?;
+        migrations::migrate(&pool).await.map_err(Failure::refuse)?;
+        let options = KeyStoreOptions {
+            clock: Arc::clone(&clock),
+            ids: ids.child("keys"),
+            seed: settings.seed,
+            ..KeyStoreOptions::default()
+        };
+        let keys = KeyStore::open_with(pool.clone(), &data.key_file(), options).await.map_err(Failure::refuse)?;
+        let secret = keys.tenant_secret(&settings.tenant).await?;
+        let api_keys = ApiKeys::new(pool.clone(), Arc::clone(&clock), ids.child("api keys"));
+        let internal_key = internal_key(&api_keys, settings, &data.internal_key()).await?;
+        let artifacts = Arc::new(LocalArtifacts::open(data.artifacts()).map_err(Failure::refuse)?);
+        Ok(Self {
+            settings: settings.clone(),
+            data: data.clone(),
+            clock,
+            simulated: configured.simulated,
+            ids,
+            bus,
+            pool,
+            keys,
+            api_keys,
+            artifacts,
+            secret,
+            internal_key,
+            metrics: service::metrics::install()?,
+            readiness: Readiness::new(),
+            drain: Drain::new(Duration::from_secs(settings.grace_seconds)),
+        })
+    }
+
+    /// A source of ids for one user.
+    pub(crate) fn ids(&self, label: &str) -> Arc<dyn IdSource> {
+        self.ids.child(label)
+    }
+
+    /// Names this process in leases.
+    pub(crate) fn holder(&self, service: &str) -> String {
+        format!("{service}/{}", std::process::id())
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// The key with which the platform's own services call the registry: made once, kept beside the key file.
+async fn internal_key(api_keys: &ApiKeys, settings: &Settings, path: &Path) -> Result<Secret, Failure> {
+    if let Ok(text) = std::fs::read_to_string(path) {
+        let key = text.trim();
+        if api_keys.verify(key, Scope::Registry).await.is_ok() {
+            return Ok(Secret::new(key.to_owned()));
+        }
+    }
+    let (_, key) = api_keys.create(&settings.tenant, "internal", &[Scope::Admin, Scope::Registry]).await?;
+    write_secret(path, key.expose_secret())?;
+    Ok(key)
+}
+
+/// Writes a secret that only this user may read.
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| Failure::refused(format!("{} can not be written: {error}", path.display())))
+}

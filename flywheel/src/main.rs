@@ -1,0 +1,69 @@
+//! The binary: a subcommand a service, `up`, `demo`, operations commands.
+
+mod cli;
+
+mod data_dir;
+mod demo;
+mod embedded;
+mod failure;
+mod foundation;
+mod operations;
+mod platform;
+mod pretrain;
+mod services;
+mod settings;
+mod sinks;
+mod status;
+mod table;
+mod train;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    // A training job is plain computation on its own threads; everything else is served by one runtime.
+    if let Command::Train(arguments) = &cli.command {
+        return train::run(arguments);
+    }
+    if let Command::Pretrain(arguments) = &cli.command {
+        return pretrain::run(arguments);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::refused(format!("the runtime does not start: {error}")))?;
+    runtime.block_on(async {
+        let common = &cli.common;
+        match &cli.command {
+            Command::Demo(arguments) => demo::run(common, arguments).await,
+            Command::Up(arguments) => up::run(common, arguments).await,
+            Command::Status(list) => status::run(common, list).await,
+            Command::Ingest => services::run(common, services::Service::Ingest).await,
+            Command::Anonymizer => services::run(common, services::Service::Anonymizer).await,
+            Command::Labeler => services::run(common, services::Service::Labeler).await,
+            Command::Registry => services::run(common, services::Service::Registry).await,
+            Command::Orchestrator => services::run(common, services::Service::Orchestrator).await,
+            Command::Serving => services::run(common, services::Service::Serving).await,
+            Command::Keys(command) => operations::keys(common, command).await,
+            Command::Repositories(command) => operations::repositories(common, command).await,
+            Command::Consent(command) => operations::consent(common, command).await,
+            Command::DeadLetters(command) => operations::dead_letters(common, command).await,
+            Command::Models(command) => operations::models(common, command).await,
+            Command::Rollout(command) => operations::rollout(common, command).await,
+            Command::Train(_) | Command::Pretrain(_) => Err(Failure::refused("handled above".to_owned())),
+        }
+    })
+}

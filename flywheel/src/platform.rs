@@ -1,0 +1,391 @@
+//! Every service in one process: what `up` keeps running and `demo` tells its story on.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anonymizer::shape::Shape;
+use anyhow::{Context as _, bail};
+use artifacts::put_directory;
+use events::{
+    Audience, ConsentTier, ModelName, ModelVersion, PersonPseudonym, Sha256Digest, TenantId, TenantSecret, Timestamp, topics,
+};
+use labeler::audience;
+use model_registry::client::RegistryClient;
+use model_registry::policy::RolloutPolicy;
+use model_registry::version::NewVersion;
+use serde::{Deserialize, Serialize};
+use service::api_keys::Scope;
+use service::clock::SharedClock;
+use service::consent::ConsentStore;
+use service::drain::{Drain, stop_signal};
+use service::outbox::{self, OutboxMessage};
+use service::reconciler::ReconcilerHandle;
+use service::repositories::RepositoryStore;
+use service::telemetry::{LogTarget, TelemetryOptions};
+use sqlx::AnyPool;
+use trainer_orchestrator::store::Run;
+
+use crate::cli::{Common, DemoArgs};
+use crate::data_dir::DataDir;
+use crate::demo::Progress;
+use crate::failure::Failure;
+use crate::foundation::{Foundation, write_secret};
+use crate::services;
+use crate::sinks;
+use crate::settings::Settings;
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// One step of simulated time at a barrier: longer than close and lateness together.
+const STEP: Duration = Duration::from_secs(1500);
+/// Steps within which every stage must have concluded.
+const STEPS: u32 = 12;
+
+/// Where the doors are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DoorAddresses {
+    pub(crate) serving: SocketAddr,
+    pub(crate) ingest: SocketAddr,
+    pub(crate) registry: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+/// A running platform.
+pub(crate) struct Platform {
+    pub(crate) settings: Settings,
+    pub(crate) doors: DoorAddresses,
+    pub(crate) bus: std::sync::Arc<dyn bus::Bus>,
+    pub(crate) pool: AnyPool,
+    pub(crate) clock: SharedClock,
+    pub(crate) secret: TenantSecret,
+    pub(crate) shape: Shape,
+    pub(crate) tenant: TenantId,
+    pub(crate) model: ModelName,
+    pub(crate) rollout: RolloutPolicy,
+    pub(crate) registry: RegistryClient,
+    pub(crate) orchestrator: trainer_orchestrator::Handle,
+    /// Made on the first start; opens the doors to editors.
+    pub(crate) client_key: String,
+    /// Whether this start made the key.
+    pub(crate) is_first_start: bool,
+    foundation: Foundation,
+    serving: serving::ServingHandle,
+    rollouts: ReconcilerHandle,
+    outbox: ReconcilerHandle,
+}
+
+/// Starts tracing first, so that whatever goes wrong later shows.
+pub(crate) fn start_tracing(common: &Common, file: Option<PathBuf>) -> Result<(), Failure> {
+    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut options = TelemetryOptions::from_environment(environment).map_err(Failure::refuse)?;
+    if let Some(filter) = &common.log {
+        options.filter.clone_from(filter);
+    }
+    if let Some(file) = file {
+        options.target = LogTarget::File(file);
+    }
+    service::telemetry::init(&options).map_err(Failure::refuse)
+}
+
+/// Waits for SIGTERM, SIGINT or the end of a task, then drains.
+pub(crate) async fn until_stopped(drain: Drain) -> Result<ExitCode, Failure> {
+    let stop = drain.token();
+    tokio::select! {
+        signal = stop_signal() => tracing::info!(signal = signal?, "stopping"),
+        () = stop.cancelled() => {}
+    }
+    drain.begin();
+    drain.finish().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The settings of a demo: simulated time, free ports, everything else as the sizes of the demo need it.
+pub(crate) fn demo_settings(common: &Common, data: &DataDir, arguments: &DemoArgs) -> Result<Settings, Failure> {
+    let free = || "127.0.0.1:0".to_owned();
+    let text = |value: &dyn std::fmt::Display| value.to_string();
+    let overrides: Vec<(&str, String)> = vec![
+        ("clock.kind", "simulated".to_owned()),
+        // A Monday morning; simulated days begin at midnight.
+        ("clock.start_micros", text(&1_798_444_800_000_000_i64)),
+        ("clock.allow_test_time", "true".to_owned()),
+        ("seed", text(&arguments.seed)),
+        ("admin.listen", free()),
+        ("registry.http.listen", free()),
+        ("ingest.http.listen", free()),
+        ("serving.http.listen", free()),
+        ("serving.routing_poll_ms", "100".to_owned()),
+        // The verdict must not depend on which of two equal questions came first.
+        ("serving.result_cache_entries", "0".to_owned()),
+        // A barrier waits for the lake; nobody reads small parts a second time.
+        ("labeler.lake.part_age_ms", "200".to_owned()),
+        ("orchestrator.enabled", "false".to_owned()),
+        ("orchestrator.steps", text(&arguments.steps)),
+        ("orchestrator.seed", text(&arguments.seed)),
+        ("orchestrator.placebo_exchange_repositories", text(&arguments.placebo)),
+        ("registry.rollout.canary_share", "0.4".to_owned()),
+        ("registry.rollout.holdback_share", "0.2".to_owned()),
+        ("registry.rollout.margin", "0.10".to_owned()),
+        ("registry.rollout.max_blocks", text(&arguments.blocks)),
+        ("registry.rollout.promotion", "automatic".to_owned()),
+        ("registry.rollout.observe_only", text(&arguments.placebo)),
+    ];
+    let mut settings = Settings::load(common, &overrides)?;
+    settings.data_dir = data.root().to_path_buf();
+    Ok(settings)
+}
+
+impl Platform {
+    /// Starts every service on loopback and registers `base` as version 1 if there is none.
+    pub(crate) async fn start(settings: &Settings, data: &DataDir, base: &Path) -> Result<Self, Failure> {
+        let foundation = Foundation::open(settings, data).await?;
+        let admin = services::admin(&foundation).await?;
+        let outbox = services::outbox(&foundation);
+        let (registry_address, rollouts) = services::registry(&foundation).await?;
+        let registry = services::registry_client(&foundation, &registry_address.to_string())?;
+        let ingest = services::ingest(&foundation).await?;
+        services::anonymizer(&foundation);
+        services::labeler(&foundation);
+        register_base(&foundation, &registry, base).await?;
+        let orchestrator = services::orchestrator(&foundation, registry.clone(), base)?;
+        let (serving_address, serving) = services::serving(&foundation, registry.clone()).await?;
+        let doors = DoorAddresses { serving: serving_address, ingest, registry: registry_address, admin };
+        let (client_key, is_first_start) = client_key(&foundation).await?;
+        let ready = tokio::time::timeout(Duration::from_secs(60), foundation.readiness.ready()).await;
+        if ready.is_err() {
+            let waiting = foundation.readiness.waiting_for().join(", ");
+            return Err(Failure::refused(format!("the services are not ready after 60 s; waiting for: {waiting}")));
+        }
+        Ok(Self {
+            settings: settings.clone(),
+            doors,
+            bus: std::sync::Arc::clone(&foundation.bus),
+            pool: foundation.pool.clone(),
+            clock: std::sync::Arc::clone(&foundation.clock),
+            secret: foundation.secret.clone(),
+            shape: Shape::new(&foundation.secret),
+            tenant: settings.tenant.clone(),
+            model: settings.model.clone(),
+            rollout: settings.registry.rollout.clone(),
+            registry,
+            orchestrator,
+            client_key,
+            is_first_start,
+            foundation,
+            serving,
+            rollouts,
+            outbox,
+        })
+    }
+
+    /// Drains every service.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        self.foundation.drain.begin();
+        self.foundation.drain.finish().await?;
+        Ok(())
+    }
+
+    /// Runs until a signal or a failing task.
+    pub(crate) async fn wait(self) -> Result<ExitCode, Failure> {
+        until_stopped(self.foundation.drain).await
+    }
+
+    /// Allows training on a repository; tells the database and the log in one transaction.
+    pub(crate) async fn allow_repository(&self, repository: &str) -> Result<(), Failure> {
+        allow_repository(&self.foundation, repository, &self.settings.orchestrator.audience).await?;
+        self.flush_outbox().await
+    }
+
+    /// Records that persons agreed to whole events.
+    pub(crate) async fn consent_to_code(&self, persons: impl Iterator<Item = &PersonPseudonym>) -> Result<(), Failure> {
+        let store = ConsentStore::new(self.pool.clone());
+        store.set_ceiling(&self.tenant, ConsentTier::Code).await?;
+        let ids = self.foundation.ids("consent");
+        for person in persons {
+            store.decide(ids.as_ref(), &self.tenant, person, ConsentTier::Code, self.clock.now()).await?;
+        }
+        self.flush_outbox().await
+    }
+
+    async fn flush_outbox(&self) -> Result<(), Failure> {
+        self.outbox.request().await.context("the outbox can not be relayed")?;
+        Ok(())
+    }
+
+    /// Lets simulated time pass.
+    pub(crate) fn advance(&self, duration: Duration) {
+        if let Some(clock) = &self.foundation.simulated {
+            clock.advance(duration);
+        }
+    }
+
+    /// Lets simulated time pass until every stage has concluded all that it was given. Returns how much passed.
+    pub(crate) async fn conclude(&self, limit: Duration) -> Result<Duration, Failure> {
+        let mut passed = Duration::ZERO;
+        for _ in 0..STEPS {
+            self.advance(STEP);
+            passed += STEP;
+            let mut pending = 0;
+            for step in [anonymizer::STEP, labeler::step::STEP] {
+                let reached = self.clock.now() - bus::IDLE_AFTER;
+                let lag = wait_for(limit, step, || async {
+                    let lag = self.bus.step_lag(step).await?;
+                    Ok(lag.settled_at(reached).then_some(lag))
+                })
+                .await?;
+                pending += lag.pending_timers();
+            }
+            if pending == 0 {
+                wait_for(limit, "the sinks", || async {
+                    let behind = sinks::behind(self.bus.as_ref(), &self.pool).await.map_err(Failure::into_error)?;
+                    Ok((behind == 0).then_some(()))
+                })
+                .await?;
+                return Ok(passed);
+            }
+        }
+        Err(anyhow::anyhow!("stages still wait for timers after {} s of simulated time", passed.as_secs()).into())
+    }
+
+    /// Waits until serving has loaded the candidate.
+    pub(crate) async fn await_candidate(&self, version: ModelVersion, limit: Duration) -> Result<(), Failure> {
+        self.rollouts.request().await.context("the rollout can not begin")?;
+        wait_for(limit, "the candidate in the routing table", || async {
+            let table = self.registry.get_routing(&self.model).await?;
+            Ok(table.rollout.filter(|rollout| rollout.candidate.version == version).map(|_| ()))
+        })
+        .await?;
+        self.await_serving(limit).await
+    }
+
+    /// Waits until serving follows the newest routing.
+    pub(crate) async fn await_serving(&self, limit: Duration) -> Result<(), Failure> {
+        wait_for(limit, "serving to load the newest versions", || async { Ok(self.serving.refresh().await.then_some(())) }).await
+    }
+
+    /// Waits until every exposure is on the bus.
+    pub(crate) async fn await_exposures(&self) {
+        self.serving.settled().await;
+    }
+
+    /// Lets the rollout reconciler look at the evidence now.
+    pub(crate) async fn decide_rollouts(&self) -> Result<(), Failure> {
+        self.rollouts.request().await.context("the rollout can not be decided")?;
+        Ok(())
+    }
+
+    /// Directory of a registered model.
+    pub(crate) async fn materialize(&self, digest: Sha256Digest) -> Result<PathBuf, Failure> {
+        let target = self.foundation.data.root().join("models").join(digest.to_string());
+        if !target.exists() {
+            std::fs::create_dir_all(self.foundation.data.root().join("models"))?;
+            artifacts::get_directory(self.foundation.artifacts.as_ref(), &digest, &target).await?;
+        }
+        Ok(target)
+    }
+
+    /// Age of the oldest usable label that is in no data set of a version that serves.
+    pub(crate) async fn freshness(&self) -> Result<Duration, Failure> {
+        let oldest = trainer_orchestrator::freshness::oldest_unserved(
+            &self.pool,
+            &self.orchestrator.lake,
+            &self.tenant,
+            &self.model,
+        )
+        .await?;
+        Ok(oldest.map_or(Duration::ZERO, |oldest: Timestamp| self.clock.now().since(oldest)))
+    }
+
+    /// Shows how far a run is.
+    pub(crate) fn show_run(&self, run: &Run, progress: &Progress) {
+        let directory = self.foundation.data.runs().join(run.run_id.to_string());
+        if let Some(state) = trainer_orchestrator::progress_of(&directory) {
+            progress.training(state.step as u64, state.steps as u64, state.loss);
+            if state.to_evaluate > 0 {
+                progress.evaluation(state.evaluated as u64, state.to_evaluate as u64);
+            }
+        }
+    }
+}
+
+/// Waits for a condition, with a bound; says what it waited for.
+pub(crate) async fn wait_for<T, F, Fut>(limit: Duration, what: &str, mut look: F) -> Result<T, Failure>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = anyhow::Result<Option<T>>>,
+{
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = look().await? {
+            return Ok(value);
+        }
+        if begun.elapsed() > limit {
+            let stuck = || -> anyhow::Result<T> { bail!("waited {} s for {what}", limit.as_secs()) };
+            return Ok(stuck()?);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Allows training on a repository; tells the database and the log in one transaction.
+pub(crate) async fn allow_repository(foundation: &Foundation, repository: &str, to: &str) -> Result<(), Failure> {
+    let audience: Audience = to.parse().map_err(Failure::refuse)?;
+    let tenant = &foundation.settings.tenant;
+    let mut transaction = migrations::begin_write(&foundation.pool).await?;
+    RepositoryStore::set(&mut transaction, tenant, repository, &audience, true, foundation.now())
+        .await
+        .map_err(Failure::refuse)?;
+    // The log knows repositories as models see them.
+    let rendered = if repository == "*" { repository.to_owned() } else { Shape::new(&foundation.secret).repository(repository) };
+    let message = OutboxMessage::control(
+        foundation.ids("repositories").as_ref(),
+        foundation.now(),
+        topics::TELEMETRY_CLEAN,
+        audience::CONTROL_KIND,
+        &audience::subject(tenant, &rendered),
+        audience.as_str().as_bytes().to_vec(),
+    );
+    outbox::append(&mut transaction, &message).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn register_base(foundation: &Foundation, registry: &RegistryClient, base: &Path) -> Result<(), Failure> {
+    let (_, manifest) = edit_model::EditModel::load_with_manifest(base)
+        .map_err(|error| Failure::refused(format!("the base model {} can not be used: {error}", base.display())))?;
+    let directory = put_directory(foundation.artifacts.as_ref(), base).await?;
+    let first = NewVersion {
+        model: foundation.settings.model.clone(),
+        artifact_digest: directory.digest(),
+        parent: None,
+        anchor: None,
+        snapshot_digest: None,
+        run_id: None,
+        code_version: manifest.code_version.clone(),
+        method: manifest.method.clone(),
+        audience: None,
+        evaluation: serde_json::json!({}),
+    };
+    let limit = Duration::from_secs(30);
+    wait_for(limit, "the registry", || async {
+        match registry.ensure_first_version(&first).await {
+            Ok(_) => Ok(Some(())),
+            Err(model_registry::client::ClientError::Unavailable(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .await
+}
+
+/// The editors' key: made on the first start, kept where only this user can read it.
+async fn client_key(foundation: &Foundation) -> Result<(String, bool), Failure> {
+    let path = foundation.data.client_key();
+    if let Ok(text) = std::fs::read_to_string(&path) {
+        return Ok((text.trim().to_owned(), false));
+    }
+    let scopes = [Scope::Telemetry, Scope::Suggest];
+    let (_, key) = foundation.api_keys.create(&foundation.settings.tenant, "editors", &scopes).await?;
+    write_secret(&path, key.expose_secret())?;
+    Ok((key.expose_secret().to_owned(), true))
+}

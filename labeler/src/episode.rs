@@ -1,0 +1,597 @@
+//! From a story to its label and outcome. Pure: the same story gives the same answer, whenever it is asked.
+
+use events::{
+    ActionList, Decision, DivergencePoint, EditAction, EditContext, OpportunityOutcome, Origin, PairReason, PairText, Signal,
+    Timestamp, apply_actions,
+};
+
+use crate::alignment::{Hunk, hunks_between};
+use crate::decision_table::{Acceptance, Evidence, Fate, Label, Typed, Visibility, decide};
+use crate::divergence::{Divergence, canonical, divergence, to_action};
+use crate::document::{byte_at, length_in};
+use crate::kept::{Kept, kept};
+use crate::lexing::equal_after_lexing;
+use crate::policy::LabelPolicy;
+use crate::replay::{Pause, Replay, replay, start_is_known};
+use crate::story::{ExposureText, Story, What};
+
+/// Utility of an accepted suggestion of which at least half stands at close.
+pub const UTILITY_ACCEPTED: f64 = 0.75;
+/// Utility of a suggestion that was shown and anything else.
+pub const UTILITY_SHOWN: f64 = -0.25;
+
+/// A concluded label with the text that it teaches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conclusion {
+    /// Which row of the table matched.
+    pub reason: PairReason,
+    /// The action that was judged; -1 when nothing was served.
+    pub action_index: i32,
+    /// What it teaches.
+    pub text: PairText,
+    /// Where the two sides part.
+    pub divergence: Option<DivergencePoint>,
+    /// Weight in training.
+    pub weight: f64,
+    /// Whether scrubbing changed what it rests on.
+    pub altered: bool,
+    /// Greatest `received_at` of what it rests on.
+    pub last_signal_at: Timestamp,
+}
+
+/// What a story says so far.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// Nothing is decided yet.
+    Waiting,
+    /// Decided, and there is no pair; the reason is a code for metrics.
+    NoPair(&'static str),
+    /// A pair.
+    Pair(Box<Conclusion>),
+}
+
+/// How an opportunity ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ending {
+    /// What the developer did with the first action.
+    pub signal: Signal,
+    /// See the design's "What we measure".
+    pub utility: f64,
+    /// Whether it counts as shown.
+    pub shown: bool,
+    /// Whether it counts as accepted.
+    pub accepted: bool,
+    /// Characters of the accepted first action that stand.
+    pub kept_characters: i64,
+    /// The session ended before the 30 s look.
+    pub censored: bool,
+}
+
+/// Facts of a story that do not depend on text.
+struct Signals {
+    acceptance: Acceptance,
+    /// Cumulative accepted length of the first action in the client's units; none = whole.
+    accepted_units: Option<u64>,
+    other_accepted: bool,
+    /// How many leading actions were accepted whole.
+    accepted_actions: usize,
+    dismissed: Option<(i32, i64)>,
+    visibility: Visibility,
+    visible: usize,
+}
+
+/// The label of the story as far as it is known; `closed` when nothing more will come.
+#[must_use]
+pub fn judge(story: &Story, closed: bool, policy: &LabelPolicy) -> Verdict {
+    let Some(exposure) = &story.answer.text else {
+        return if closed { Verdict::NoPair("no_text") } else { Verdict::Waiting };
+    };
+    if !closed && !start_is_known(story) {
+        return Verdict::Waiting;
+    }
+    let everything = signals(story, i64::MAX, policy);
+    let replay = replay(story, exposure, everything.visible, policy);
+    for pause in &replay.pauses {
+        let verdict = at_pause(story, exposure, &replay, pause, false, policy);
+        if verdict != Verdict::Waiting {
+            return verdict;
+        }
+    }
+    if closed { at_pause(story, exposure, &replay, &replay.last, true, policy) } else { Verdict::Waiting }
+}
+
+fn at_pause(
+    story: &Story,
+    exposure: &ExposureText,
+    replay: &Replay,
+    pause: &Pause,
+    closed: bool,
+    policy: &LabelPolicy,
+) -> Verdict {
+    let until = if closed { i64::MAX } else { pause.settled_ms };
+    let signals = signals(story, until, policy);
+    let case = Case { story, exposure, replay, pause, signals, closed, policy };
+    let evidence = case.evidence();
+    let row = decide(&evidence);
+    match row.label {
+        Label::Wait => Verdict::Waiting,
+        Label::NoLabel => Verdict::NoPair("no_label"),
+        Label::SilenceConfirmed => Verdict::NoPair("silence_confirmed"),
+        label => case.conclude(label, &evidence),
+    }
+}
+
+struct Case<'a> {
+    story: &'a Story,
+    exposure: &'a ExposureText,
+    replay: &'a Replay,
+    pause: &'a Pause,
+    signals: Signals,
+    closed: bool,
+    policy: &'a LabelPolicy,
+}
+
+impl Case<'_> {
+    fn context(&self) -> &EditContext {
+        &self.exposure.context
+    }
+
+    fn base(&self) -> &str {
+        &self.exposure.context.window.text
+    }
+
+    fn visible_actions(&self) -> &[EditAction] {
+        &self.exposure.actions[..self.signals.visible.min(self.exposure.actions.len())]
+    }
+
+    /// The window at the end of this pause; at close the last look decides.
+    fn standing(&self) -> Option<&str> {
+        let look = self.replay.look.as_deref().filter(|_| self.closed);
+        look.or(self.pause.standing.as_deref())
+    }
+
+    fn evidence(&self) -> Evidence {
+        let signals = &self.signals;
+        let dismissed = signals.dismissed.is_some_and(|(_, sequence)| {
+            self.closed || !self.pause.by_hand || sequence < self.pause.last_sequence
+        });
+        let stands_changed = self.standing().is_none_or(|standing| !self.is_unchanged(standing));
+        let window_changed = self.pause.window_changed || (self.pause.accepted.is_none() && stands_changed);
+        Evidence {
+            acceptance: signals.acceptance,
+            fate: self.fate(),
+            visibility: signals.visibility,
+            dismissed,
+            typed: self.typed(),
+            stopped: self.stopped(),
+            window_changed,
+            closed: self.closed,
+        }
+    }
+
+    fn is_unchanged(&self, standing: &str) -> bool {
+        equal_after_lexing(&self.context().language, self.base(), standing)
+    }
+
+    /// What the hand made of the region, as hunks of the exposed window; none when that is not clear.
+    fn made_hunks(&self) -> Option<Vec<Hunk>> {
+        let made = self.pause.made.as_deref()?;
+        let region = &self.replay.region;
+        let hunks = hunks_between(self.base(), made);
+        let suggested: usize = self.visible_actions().iter().map(|action| action.new_text.len()).sum();
+        let mut room = suggested.max(self.policy.length_floor_bytes) * self.policy.length_factor;
+        let mut inside = Vec::new();
+        for hunk in hunks.into_iter().filter(|hunk| hunk.touches(region.start, region.end)) {
+            // An action that does not fit is not cut: what fits is complete actions only.
+            let Some(rest) = room.checked_sub(hunk.new_text.len()) else {
+                if inside.is_empty() {
+                    return None;
+                }
+                break;
+            };
+            room = rest;
+            inside.push(hunk);
+        }
+        Some(inside)
+    }
+
+    fn made_actions(&self) -> Option<ActionList> {
+        let actions = self.made_hunks()?.iter().map(|hunk| to_action(self.context(), hunk)).collect();
+        Some(ActionList { actions, closed: false })
+    }
+
+    fn typed(&self) -> Typed {
+        let pause = self.pause;
+        if !pause.by_hand {
+            return if pause.tainted || self.signals.other_accepted { Typed::Unclear } else { Typed::Nothing };
+        }
+        if pause.tainted || self.signals.other_accepted {
+            return Typed::Unclear;
+        }
+        let Some(made) = self.made_actions() else { return Typed::Unclear };
+        if made.is_no_edit() {
+            return Typed::Nothing;
+        }
+        if let (Some((_, accepted)), Some(text)) = (&pause.accepted, &pause.made) {
+            let same = equal_after_lexing(&self.context().language, accepted, text);
+            return if same { Typed::Nothing } else { Typed::SomethingElse };
+        }
+        let Some(first) = self.exposure.actions.first().filter(|_| self.signals.visibility != Visibility::NotServed)
+        else {
+            return Typed::SomethingElse;
+        };
+        let suggested = ActionList { actions: vec![first.clone()], closed: false };
+        match divergence(self.context(), &made, &suggested) {
+            // All of the first action's effect is in what was typed.
+            None => Typed::SameFirstAction,
+            Some(parted) => {
+                if let (Some(text), Some(expected)) = (&pause.made, self.base_with(std::slice::from_ref(first)))
+                    && equal_after_lexing(&self.context().language, text, &expected)
+                {
+                    return Typed::SameFirstAction;
+                }
+                let unfinished = parted.chosen.actions.first().zip(parted.rejected.actions.first()).is_some_and(
+                    |(typed, served)| typed.range == served.range && served.new_text.starts_with(typed.new_text.trim_end()),
+                );
+                if unfinished && !self.closed { Typed::Unclear } else { Typed::SomethingElse }
+            }
+        }
+    }
+
+    fn base_with(&self, actions: &[EditAction]) -> Option<String> {
+        apply_actions(self.context().window.start_byte, self.base(), actions)
+    }
+
+    fn fate(&self) -> Fate {
+        if self.signals.acceptance == Acceptance::None {
+            return Fate::Unknown;
+        }
+        let Some(((before, accepted), standing)) = self.pause.accepted.as_ref().zip(self.standing()) else {
+            return Fate::Unknown;
+        };
+        let kept = kept(&self.context().language, before, accepted, standing);
+        if !kept.at_least_half() {
+            return Fate::Undone;
+        }
+        if !kept.intact || self.later_step_changed() { Fate::Modified } else { Fate::Kept }
+    }
+
+    /// What stands of the accepted part of the first action.
+    fn first_action_kept(&self) -> Option<Kept> {
+        let standing = self.standing()?;
+        let first = self.exposure.actions.first()?;
+        let bytes = match self.signals.accepted_units {
+            Some(units) => byte_at(self.story.answer.encoding, &first.new_text, units)?,
+            None => first.new_text.len(),
+        };
+        let accepted = EditAction { new_text: first.new_text[..bytes].to_owned(), ..first.clone() };
+        let after = self.base_with(&[accepted])?;
+        Some(kept(&self.context().language, self.base(), &after, standing))
+    }
+
+    /// Whether a visible step after the accepted ones was made differently by hand, at its own place.
+    fn later_step_changed(&self) -> bool {
+        if !self.pause.by_hand || self.visible_actions().len() <= self.signals.accepted_actions {
+            return false;
+        }
+        let Some(made) = self.made_actions() else { return false };
+        let served = ActionList { actions: self.visible_actions().to_vec(), closed: false };
+        divergence(self.context(), &made, &served).is_some_and(|parted| {
+            let pair = parted.chosen.actions.first().zip(parted.rejected.actions.first());
+            pair.is_some_and(|(typed, next)| typed.range == next.range)
+        })
+    }
+
+    /// Whether STOP is evidenced: Esc at the next visible step, whose place is unchanged.
+    fn stopped(&self) -> bool {
+        let accepted = self.signals.accepted_actions;
+        let dismissed_next =
+            self.signals.dismissed.is_some_and(|(index, _)| usize::try_from(index).is_ok_and(|index| index == accepted));
+        if accepted == 0 || !dismissed_next || self.visible_actions().len() <= accepted {
+            return false;
+        }
+        self.stop_divergence().is_some()
+    }
+
+    fn stop_divergence(&self) -> Option<Divergence> {
+        let hunks = hunks_between(self.base(), self.standing()?);
+        let actions = hunks.iter().map(|hunk| to_action(self.context(), hunk)).collect();
+        let served = ActionList { actions: self.visible_actions().to_vec(), closed: false };
+        divergence(self.context(), &ActionList { actions, closed: true }, &served)
+            .filter(|parted| parted.chosen.actions.is_empty() && !parted.shared.is_empty())
+    }
+
+    fn conclude(&self, label: Label, evidence: &Evidence) -> Verdict {
+        let Some(reason) = label.reason() else { return Verdict::NoPair("no_label") };
+        let served = || ActionList { actions: self.visible_actions().to_vec(), closed: false };
+        let nothing = ActionList::no_edit;
+        let parted = match label {
+            Label::Correction(PairReason::AcceptedThenModified) if evidence.typed != Typed::SomethingElse => {
+                self.stop_divergence()
+            }
+            Label::Correction(_) => self.made_actions().and_then(|made| divergence(self.context(), &made, &served())),
+            Label::Missed => self.made_actions().and_then(|made| divergence(self.context(), &made, &nothing())),
+            Label::Rejection(_) => {
+                let untouched = self.standing().is_some_and(|standing| self.is_unchanged(standing));
+                if self.policy.no_edit_for_dismissed && untouched {
+                    divergence(self.context(), &nothing(), &served())
+                } else {
+                    return match canonical(self.context(), self.visible_actions()) {
+                        Some(actions) if !actions.is_empty() => {
+                            self.pair(reason, 0, Sides { rejected: Some(open(actions)), ..Sides::default() })
+                        }
+                        _ => Verdict::NoPair("does_not_fit"),
+                    };
+                }
+            }
+            Label::Positive(_) => return self.positive(reason),
+            Label::SilenceConfirmed | Label::NoLabel | Label::Wait => None,
+        };
+        let Some(parted) = parted else { return Verdict::NoPair("identical_effect") };
+        let index = if label == Label::Missed { -1 } else { i32::try_from(parted.point.action_index).unwrap_or(0) };
+        let sides = Sides {
+            shared: parted.shared,
+            chosen: Some(parted.chosen),
+            rejected: Some(parted.rejected),
+            point: Some(parted.point),
+        };
+        self.pair(reason, index, sides)
+    }
+
+    fn positive(&self, reason: PairReason) -> Verdict {
+        let accepted = if reason == PairReason::AcceptedKept { self.signals.accepted_actions.max(1) } else { 1 };
+        let actions = &self.exposure.actions[..accepted.min(self.exposure.actions.len())];
+        let Some(chosen) = canonical(self.context(), actions).filter(|actions| !actions.is_empty()) else {
+            return Verdict::NoPair("does_not_fit");
+        };
+        let chosen = open(chosen);
+        let sibling = if reason == PairReason::AcceptedKept { self.rejected_sibling(&chosen) } else { None };
+        let sides = match sibling {
+            Some(parted) => Sides {
+                shared: parted.shared,
+                chosen: Some(parted.chosen),
+                rejected: Some(parted.rejected),
+                point: Some(parted.point),
+            },
+            None => Sides { chosen: Some(chosen), ..Sides::default() },
+        };
+        self.pair(reason, 0, sides)
+    }
+
+    /// An earlier answer of the same opportunity over the same window that was shown long enough and not taken.
+    fn rejected_sibling(&self, chosen: &ActionList) -> Option<Divergence> {
+        self.story.earlier.iter().rev().find_map(|earlier| {
+            let text = earlier.text.as_ref().filter(|text| text.context.window == self.context().window)?;
+            let story = Story { answer: earlier.clone(), earlier: Vec::new(), ..self.story.clone() };
+            let seen = signals(&story, i64::MAX, self.policy);
+            let rejected = seen.visibility == Visibility::Visible && seen.acceptance == Acceptance::None;
+            let visible = text.actions.get(..seen.visible.min(text.actions.len()))?;
+            let served = ActionList { actions: visible.to_vec(), closed: false };
+            rejected.then(|| divergence(self.context(), chosen, &served)).flatten()
+        })
+    }
+
+    fn pair(&self, reason: PairReason, action_index: i32, sides: Sides) -> Verdict {
+        let weight = match reason {
+            PairReason::TypedThrough => self.policy.typed_through_weight,
+            PairReason::TypedAgainst => self.policy.typed_against_weight,
+            _ => 1.0,
+        };
+        let until = if self.closed { i64::MAX } else { self.pause.settled_ms };
+        let signal_times = self
+            .story
+            .facts
+            .iter()
+            .filter(|fact| fact.monotonic_ms <= until && self.story.is_about_answer(fact))
+            .map(|fact| fact.received_at);
+        let last_signal_at = signal_times
+            .chain(self.pause.last_received_at)
+            .fold(self.story.answer.first_received_at, Timestamp::max);
+        Verdict::Pair(Box::new(Conclusion {
+            reason,
+            action_index,
+            text: PairText {
+                context: self.context().clone(),
+                shared: sides.shared,
+                chosen: sides.chosen,
+                rejected: sides.rejected,
+            },
+            divergence: sides.point,
+            weight,
+            altered: self.pause.altered,
+            last_signal_at,
+        }))
+    }
+}
+
+#[derive(Default)]
+struct Sides {
+    shared: Vec<EditAction>,
+    chosen: Option<ActionList>,
+    rejected: Option<ActionList>,
+    point: Option<DivergencePoint>,
+}
+
+fn open(actions: Vec<EditAction>) -> ActionList {
+    ActionList { actions, closed: false }
+}
+
+/// What the reports about the counted answer say, up to a time of the client.
+fn signals(story: &Story, until_ms: i64, policy: &LabelPolicy) -> Signals {
+    let mut accepted_whole: Vec<i32> = Vec::new();
+    let (mut first_units, mut first_partial) = (0_u64, false);
+    let (mut shown_ms, mut visible_for, mut visible, mut dismissed) = (None::<i64>, None::<i64>, 1, None);
+    for fact in story.facts.iter().filter(|fact| fact.monotonic_ms <= until_ms && story.is_about_answer(fact)) {
+        match fact.what {
+            What::Shown { actions_visible } => {
+                shown_ms = Some(shown_ms.map_or(fact.monotonic_ms, |first| first.min(fact.monotonic_ms)));
+                visible = visible.max(actions_visible);
+            }
+            What::Hidden { visible_ms } => visible_for = visible_for.max(Some(visible_ms)),
+            What::Accepted { action_index, accepted_length } => {
+                visible = visible.max(action_index.saturating_add(1));
+                match accepted_length.and_then(|units| u64::try_from(units).ok()) {
+                    Some(units) if action_index == 0 => {
+                        first_partial = true;
+                        first_units = first_units.max(units);
+                    }
+                    _ => accepted_whole.push(action_index),
+                }
+            }
+            What::Dismissed { action_index } => {
+                visible = visible.max(action_index.saturating_add(1));
+                dismissed = Some((action_index, fact.sequence));
+            }
+            What::Look { .. } | What::Edit { .. } => {}
+        }
+    }
+    let whole_length = story.answer.text.as_ref().and_then(|text| text.actions.first()).map_or(u64::MAX, |action| {
+        length_in(story.answer.encoding, &action.new_text)
+    });
+    if first_partial && first_units >= whole_length {
+        accepted_whole.push(0);
+    }
+    let acceptance = if accepted_whole.contains(&0) {
+        Acceptance::Whole
+    } else if first_partial {
+        Acceptance::Partial
+    } else {
+        Acceptance::None
+    };
+    let accepted_actions =
+        (0..).take_while(|index| accepted_whole.contains(index)).take(accepted_whole.len()).count();
+    let was_handled = acceptance != Acceptance::None || !accepted_whole.is_empty() || dismissed.is_some();
+    let visible_ms = visible_for.or_else(|| shown_ms.map(|shown| first_edit_after(story, shown) - shown));
+    let visibility = if story.answer.receipt.decision != Decision::Shown {
+        Visibility::NotServed
+    } else if was_handled {
+        Visibility::Visible
+    } else {
+        match visible_ms {
+            None => Visibility::Unseen,
+            Some(visible_ms) if visible_ms < policy.superseded_below_ms => Visibility::Superseded,
+            Some(_) => Visibility::Visible,
+        }
+    };
+    Signals {
+        acceptance,
+        accepted_units: (acceptance == Acceptance::Partial).then_some(first_units),
+        other_accepted: acceptance == Acceptance::None && !accepted_whole.is_empty(),
+        accepted_actions,
+        dismissed,
+        visibility,
+        visible: usize::try_from(visible).unwrap_or(1).max(1),
+    }
+}
+
+/// When the document next changed by hand: what was visible until then is not visible any more.
+fn first_edit_after(story: &Story, shown_ms: i64) -> i64 {
+    story
+        .facts
+        .iter()
+        .filter(|fact| matches!(fact.what, What::Edit { .. }) && fact.monotonic_ms >= shown_ms)
+        .map(|fact| fact.monotonic_ms)
+        .min()
+        .unwrap_or(i64::MAX)
+}
+
+/// How a closed story ended.
+#[must_use]
+pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
+    let signals = signals(story, i64::MAX, policy);
+    let accepted = signals.acceptance != Acceptance::None;
+    let dismissed = signals.dismissed.map(|(index, _)| index);
+    let visibility = signals.visibility;
+    let (mut standing, mut fate) = (None, Fate::Unknown);
+    if accepted {
+        match &story.answer.text {
+            Some(exposure) => {
+                let replay = replay(story, exposure, signals.visible, policy);
+                let pause = &replay.last;
+                let case = Case { story, exposure, replay: &replay, pause, signals, closed: true, policy };
+                standing = case.first_action_kept();
+                fate = case.fate();
+            }
+            None => standing = kept_without_exposure(story),
+        }
+    }
+    let signal = match visibility {
+        Visibility::NotServed => Signal::NotShown,
+        _ if accepted => {
+            let changed = fate == Fate::Modified || dismissed.is_some_and(|index| index > 0);
+            if changed { Signal::PartiallyEdited } else { Signal::Accepted }
+        }
+        Visibility::Superseded => Signal::Superseded,
+        _ if dismissed == Some(0) => Signal::Rejected,
+        Visibility::Visible | Visibility::Unseen => Signal::Ignored,
+    };
+    let shown = !matches!(signal, Signal::NotShown | Signal::Superseded);
+    let accepted = matches!(signal, Signal::Accepted | Signal::PartiallyEdited);
+    let utility = match (shown, accepted) {
+        // Without any text (consent tier `usage`) nothing speaks against what Tab says.
+        (_, true) if standing.is_none_or(|kept| kept.at_least_half()) => UTILITY_ACCEPTED,
+        (true, _) => UTILITY_SHOWN,
+        (false, _) => 0.0,
+    };
+    let kept_characters = standing.map_or(0, |kept| i64::try_from(kept.kept_characters).unwrap_or(i64::MAX));
+    Ending { signal, utility, shown, accepted, kept_characters, censored: is_censored(story) }
+}
+
+/// The exposure was lost: what Tab wrote and the last look still tell.
+fn kept_without_exposure(story: &Story) -> Option<Kept> {
+    let suggestion = story.answer.receipt.suggestion_id;
+    let (old, new) = story.facts.iter().find_map(|fact| match &fact.what {
+        What::Edit { origin: Origin::Suggestion, text: Some(text) }
+            if suggestion.is_some() && fact.suggestion_id == suggestion =>
+        {
+            Some((&text.old_text, &text.new_text))
+        }
+        _ => None,
+    })?;
+    let look = story.facts.iter().rev().find_map(|fact| match &fact.what {
+        What::Look { text: Some(text), .. } => Some(text),
+        _ => None,
+    })?;
+    Some(kept("", old, new, look))
+}
+
+/// Whether the session ended before the 30 s look.
+fn is_censored(story: &Story) -> bool {
+    let Some((ended_ms, ended_at)) = story.ended else { return false };
+    if story.facts.iter().any(|fact| matches!(fact.what, What::Look { .. })) {
+        return false;
+    }
+    match story.opened_ms() {
+        Some(opened) => ended_ms - opened < 30_000,
+        None => ended_at.since(story.answer.first_received_at) < std::time::Duration::from_secs(30),
+    }
+}
+
+/// The record of a closed story.
+#[must_use]
+pub fn outcome(story: &Story, ending: &Ending, closed_at: Timestamp) -> OpportunityOutcome {
+    let receipt = &story.answer.receipt;
+    OpportunityOutcome {
+        opportunity_id: receipt.opportunity_id,
+        suggestion_id: receipt.suggestion_id,
+        tenant: receipt.tenant.clone(),
+        person: receipt.person.clone(),
+        model: receipt.model.clone(),
+        model_version: receipt.model_version,
+        rollout_id: receipt.rollout_id,
+        arm: receipt.arm,
+        block: receipt.block,
+        decision: receipt.decision,
+        signal: ending.signal,
+        utility: ending.utility,
+        shown: ending.shown,
+        accepted: ending.accepted,
+        kept_characters: ending.kept_characters,
+        censored: ending.censored,
+        exposure_missing: !story.answer.exposed,
+        explored: receipt.probabilities.explored,
+        repository: story.answer.text.as_ref().map(|text| text.context.repository.clone()).unwrap_or_default(),
+        exposed_at: receipt.issued_at,
+        closed_at,
+    }
+}

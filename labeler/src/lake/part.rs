@@ -1,0 +1,391 @@
+//! A Parquet part: the readable columns of its pairs, and their text as it was sealed.
+//!
+//! Written and read with Parquet's own column interface: the columns are few and final, and Arrow is a large dependency.
+//! Any Parquet reader can open a part; without the person's data key the text is noise.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use events::{DivergencePoint, ModelVersion, PairReason, PreferencePair, Probabilities, Sealed, Timestamp};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::parser::parse_message_type;
+use serde::{Deserialize, Serialize};
+
+/// Key under which a part carries [`PartMetadata`] as JSON.
+pub const METADATA_KEY: &str = "flywheel.part";
+/// Version of the columns.
+pub const FORMAT: u32 = 1;
+
+/// Columns of a part, in Parquet's own notation.
+pub const SCHEMA: &str = "
+message preference_pairs {
+  required binary position (UTF8);
+  required binary pair_id (UTF8);
+  required binary tenant (UTF8);
+  required binary person (UTF8);
+  required binary session_id (UTF8);
+  required binary opportunity_id (UTF8);
+  optional binary suggestion_id (UTF8);
+  required int64 action_index;
+  required binary reason (UTF8);
+  required int64 label_policy_version;
+  required double weight;
+  optional int64 divergence_action_index;
+  optional int64 divergence_byte;
+  required binary audience (UTF8);
+  required binary repository (UTF8);
+  required binary language (UTF8);
+  required binary model (UTF8);
+  required int64 model_version;
+  required double arm_probability;
+  required double p_show;
+  required double log_p_text;
+  required double gate_score;
+  required double threshold;
+  required boolean explored;
+  required boolean altered;
+  required int64 opened_at (TIMESTAMP(MICROS,true));
+  required int64 labeled_at (TIMESTAMP(MICROS,true));
+  required int64 last_signal_at (TIMESTAMP(MICROS,true));
+  required binary event_id (UTF8);
+  required binary content_digest (UTF8);
+  optional binary key_id (UTF8);
+  optional binary ciphertext;
+}
+";
+
+/// What a part says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartMetadata {
+    /// Version of the columns.
+    pub format: u32,
+    /// Owner of the data.
+    pub tenant: String,
+    /// The topic that it was read from.
+    pub topic: String,
+    /// The partition of that topic.
+    pub partition: u32,
+    /// Position of the first pair.
+    pub first_position: String,
+    /// Position of the last pair.
+    pub last_position: String,
+    /// Number of pairs.
+    pub pairs: u64,
+}
+
+/// A part that cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PartError {
+    /// The Parquet library refused it.
+    #[error("Parquet part: {0}")]
+    Parquet(#[from] ParquetError),
+    /// A column is not there, has another type, or holds something that it may not.
+    #[error("Parquet part: column {column} cannot be read")]
+    Column {
+        /// Its name.
+        column: &'static str,
+    },
+    /// A newer release wrote it.
+    #[error("Parquet part: format {found}, this release reads up to {FORMAT}")]
+    Format {
+        /// What was found.
+        found: u32,
+    },
+    /// It does not describe itself.
+    #[error("Parquet part: no readable description under {METADATA_KEY}")]
+    Metadata,
+}
+
+/// A pair with the text form of its position.
+pub type PlacedPair = (String, PreferencePair);
+
+/// Encodes a part.
+///
+/// # Errors
+/// When the library fails.
+pub fn write_part(metadata: &PartMetadata, pairs: &[PlacedPair]) -> Result<Bytes, PartError> {
+    let schema = Arc::new(parse_message_type(SCHEMA)?);
+    let description = serde_json::to_string(metadata).map_err(|_| PartError::Metadata)?;
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+        .set_created_by("flywheel".to_owned())
+        .set_key_value_metadata(Some(vec![KeyValue::new(METADATA_KEY.to_owned(), description)]))
+        .build();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?;
+    let mut group = writer.next_row_group()?;
+    let text = |value: String| ByteArray::from(value.into_bytes());
+    macro_rules! texts {
+        ($field:expr) => {
+            write_column::<ByteArrayType>(&mut group, pairs.iter().map(|pair| Some(text($field(pair)))).collect())?
+        };
+    }
+    macro_rules! values {
+        ($kind:ty, $field:expr) => {
+            write_column::<$kind>(&mut group, pairs.iter().map(|(_, pair)| Some($field(pair))).collect())?
+        };
+    }
+    macro_rules! options {
+        ($kind:ty, $field:expr) => {
+            write_column::<$kind>(&mut group, pairs.iter().map(|(_, pair)| $field(pair)).collect())?
+        };
+    }
+    // In the order of SCHEMA.
+    texts!(|(position, _): &PlacedPair| position.clone());
+    texts!(|(_, pair): &PlacedPair| pair.pair_id.to_string());
+    texts!(|(_, pair): &PlacedPair| pair.tenant.to_string());
+    texts!(|(_, pair): &PlacedPair| pair.person.to_string());
+    texts!(|(_, pair): &PlacedPair| pair.session_id.to_string());
+    texts!(|(_, pair): &PlacedPair| pair.opportunity_id.to_string());
+    options!(ByteArrayType, |pair: &PreferencePair| pair.suggestion_id.map(|id| text(id.to_string())));
+    values!(Int64Type, |pair: &PreferencePair| i64::from(pair.action_index));
+    texts!(|(_, pair): &PlacedPair| pair.reason.as_str().to_owned());
+    values!(Int64Type, |pair: &PreferencePair| i64::from(pair.label_policy_version));
+    values!(DoubleType, |pair: &PreferencePair| pair.weight);
+    options!(Int64Type, |pair: &PreferencePair| pair.divergence.map(|point| i64::from(point.action_index)));
+    options!(Int64Type, |pair: &PreferencePair| pair.divergence.map(|point| i64::from(point.byte)));
+    texts!(|(_, pair): &PlacedPair| pair.audience.to_string());
+    texts!(|(_, pair): &PlacedPair| pair.repository.clone());
+    texts!(|(_, pair): &PlacedPair| pair.language.clone());
+    texts!(|(_, pair): &PlacedPair| pair.model.to_string());
+    values!(Int64Type, |pair: &PreferencePair| pair.model_version.0);
+    values!(DoubleType, |pair: &PreferencePair| pair.probabilities.arm_probability);
+    values!(DoubleType, |pair: &PreferencePair| pair.probabilities.p_show);
+    values!(DoubleType, |pair: &PreferencePair| pair.probabilities.log_p_text);
+    values!(DoubleType, |pair: &PreferencePair| pair.probabilities.gate_score);
+    values!(DoubleType, |pair: &PreferencePair| pair.probabilities.threshold);
+    values!(BoolType, |pair: &PreferencePair| pair.probabilities.explored);
+    values!(BoolType, |pair: &PreferencePair| pair.altered);
+    values!(Int64Type, |pair: &PreferencePair| pair.opened_at.as_micros());
+    values!(Int64Type, |pair: &PreferencePair| pair.labeled_at.as_micros());
+    values!(Int64Type, |pair: &PreferencePair| pair.last_signal_at.as_micros());
+    texts!(|(_, pair): &PlacedPair| pair.event_id.to_string());
+    texts!(|(_, pair): &PlacedPair| pair.content_digest.to_string());
+    options!(ByteArrayType, |pair: &PreferencePair| pair.sealed.as_ref().map(|sealed| text(sealed.key_id.to_string())));
+    options!(ByteArrayType, |pair: &PreferencePair| {
+        pair.sealed.as_ref().map(|sealed| ByteArray::from(sealed.ciphertext.clone()))
+    });
+    group.close()?;
+    writer.finish()?;
+    Ok(Bytes::from(writer.into_inner()?))
+}
+
+fn write_column<T: DataType>(
+    group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
+    cells: Vec<Option<T::T>>,
+) -> Result<(), PartError> {
+    let mut column = group.next_column()?.ok_or(PartError::Column { column: "one more" })?;
+    let levels: Vec<i16> = cells.iter().map(|cell| i16::from(cell.is_some())).collect();
+    let values: Vec<T::T> = cells.into_iter().flatten().collect();
+    let writer = T::get_column_writer_mut(column.untyped()).ok_or(PartError::Column { column: "of another type" })?;
+    // Levels of a required column are left out by the library: its greatest level is 0.
+    let optional = writer.get_descriptor().max_def_level() > 0;
+    writer.write_batch(&values, optional.then_some(&levels[..]), None)?;
+    column.close()?;
+    Ok(())
+}
+
+/// Decodes a part.
+///
+/// # Errors
+/// A part of a newer release, or one whose columns do not hold what they should.
+pub fn read_part(bytes: Bytes) -> Result<(PartMetadata, Vec<PlacedPair>), PartError> {
+    let reader = SerializedFileReader::new(bytes)?;
+    let metadata = reader
+        .metadata()
+        .file_metadata()
+        .key_value_metadata()
+        .and_then(|entries| entries.iter().find(|entry| entry.key == METADATA_KEY))
+        .and_then(|entry| serde_json::from_str::<PartMetadata>(entry.value.as_deref()?).ok())
+        .ok_or(PartError::Metadata)?;
+    if metadata.format > FORMAT {
+        return Err(PartError::Format { found: metadata.format });
+    }
+    let mut pairs = Vec::new();
+    for index in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(index)?;
+        read_group(&*group, &mut pairs)?;
+    }
+    Ok((metadata, pairs))
+}
+
+struct Columns<'a> {
+    group: &'a dyn RowGroupReader,
+    rows: usize,
+}
+
+impl Columns<'_> {
+    fn cells<T: DataType>(&self, name: &'static str) -> Result<std::vec::IntoIter<Option<T::T>>, PartError> {
+        let wrong = || PartError::Column { column: name };
+        let descriptor = self.group.metadata().schema_descr_ptr();
+        let index = descriptor.columns().iter().position(|column| column.name() == name).ok_or_else(wrong)?;
+        let mut reader = T::get_column_reader(self.group.get_column_reader(index)?).ok_or_else(wrong)?;
+        let optional = descriptor.column(index).max_def_level() > 0;
+        let (mut levels, mut values) = (Vec::new(), Vec::new());
+        while levels.len().max(if optional { 0 } else { values.len() }) < self.rows {
+            let (records, _, _) =
+                reader.read_records(self.rows, optional.then_some(&mut levels), None, &mut values)?;
+            if records == 0 {
+                return Err(wrong());
+            }
+        }
+        let mut values = values.into_iter();
+        let cells: Vec<Option<T::T>> = if optional {
+            levels.iter().map(|level| if *level > 0 { values.next() } else { None }).collect()
+        } else {
+            values.map(Some).collect()
+        };
+        Ok(cells.into_iter())
+    }
+
+    fn texts(&self, name: &'static str) -> Result<Texts, PartError> {
+        Ok(Texts { name, cells: self.cells::<ByteArrayType>(name)? })
+    }
+
+    fn numbers(&self, name: &'static str) -> Result<Values<i64>, PartError> {
+        Ok(Values { name, cells: self.cells::<Int64Type>(name)? })
+    }
+
+    fn reals(&self, name: &'static str) -> Result<Values<f64>, PartError> {
+        Ok(Values { name, cells: self.cells::<DoubleType>(name)? })
+    }
+
+    fn flags(&self, name: &'static str) -> Result<Values<bool>, PartError> {
+        Ok(Values { name, cells: self.cells::<BoolType>(name)? })
+    }
+}
+
+struct Texts {
+    name: &'static str,
+    cells: std::vec::IntoIter<Option<ByteArray>>,
+}
+
+impl Texts {
+    fn wrong(&self) -> PartError {
+        PartError::Column { column: self.name }
+    }
+
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        self.cells.next().flatten().map(|cell| cell.data().to_vec())
+    }
+
+    fn optional<V: std::str::FromStr>(&mut self) -> Result<Option<V>, PartError> {
+        let Some(bytes) = self.bytes() else { return Ok(None) };
+        let text = String::from_utf8(bytes).map_err(|_| self.wrong())?;
+        text.parse().map(Some).map_err(|_| self.wrong())
+    }
+
+    fn next<V: std::str::FromStr>(&mut self) -> Result<V, PartError> {
+        self.optional()?.ok_or_else(|| self.wrong())
+    }
+}
+
+struct Values<V> {
+    name: &'static str,
+    cells: std::vec::IntoIter<Option<V>>,
+}
+
+impl<V> Values<V> {
+    fn next(&mut self) -> Result<V, PartError> {
+        self.optional().ok_or(PartError::Column { column: self.name })
+    }
+
+    fn optional(&mut self) -> Option<V> {
+        self.cells.next().flatten()
+    }
+}
+
+impl Values<i64> {
+    fn small<V: TryFrom<i64>>(&mut self) -> Result<V, PartError> {
+        let column = self.name;
+        V::try_from(self.next()?).map_err(|_| PartError::Column { column })
+    }
+
+    fn time(&mut self) -> Result<Timestamp, PartError> {
+        Ok(Timestamp::from_micros(self.next()?))
+    }
+}
+
+fn read_group(group: &dyn RowGroupReader, pairs: &mut Vec<PlacedPair>) -> Result<(), PartError> {
+    let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
+    let columns = Columns { group, rows };
+    let mut position = columns.texts("position")?;
+    let mut pair_id = columns.texts("pair_id")?;
+    let mut tenant = columns.texts("tenant")?;
+    let mut person = columns.texts("person")?;
+    let mut session_id = columns.texts("session_id")?;
+    let mut opportunity_id = columns.texts("opportunity_id")?;
+    let mut suggestion_id = columns.texts("suggestion_id")?;
+    let mut action_index = columns.numbers("action_index")?;
+    let mut reason = columns.texts("reason")?;
+    let mut label_policy_version = columns.numbers("label_policy_version")?;
+    let mut weight = columns.reals("weight")?;
+    let mut divergence_action_index = columns.numbers("divergence_action_index")?;
+    let mut divergence_byte = columns.numbers("divergence_byte")?;
+    let mut audience = columns.texts("audience")?;
+    let mut repository = columns.texts("repository")?;
+    let mut language = columns.texts("language")?;
+    let mut model = columns.texts("model")?;
+    let mut model_version = columns.numbers("model_version")?;
+    let mut arm_probability = columns.reals("arm_probability")?;
+    let mut p_show = columns.reals("p_show")?;
+    let mut log_p_text = columns.reals("log_p_text")?;
+    let mut gate_score = columns.reals("gate_score")?;
+    let mut threshold = columns.reals("threshold")?;
+    let mut explored = columns.flags("explored")?;
+    let mut altered = columns.flags("altered")?;
+    let mut opened_at = columns.numbers("opened_at")?;
+    let mut labeled_at = columns.numbers("labeled_at")?;
+    let mut last_signal_at = columns.numbers("last_signal_at")?;
+    let mut event_id = columns.texts("event_id")?;
+    let mut content_digest = columns.texts("content_digest")?;
+    let mut key_id = columns.texts("key_id")?;
+    let mut ciphertext = columns.texts("ciphertext")?;
+    for _ in 0..rows {
+        let divergence = divergence_action_index.optional().zip(divergence_byte.optional()).and_then(|(index, byte)| {
+            Some(DivergencePoint { action_index: u32::try_from(index).ok()?, byte: u32::try_from(byte).ok()? })
+        });
+        let sealed = key_id.optional()?.zip(ciphertext.bytes());
+        let pair = PreferencePair {
+            pair_id: pair_id.next()?,
+            tenant: tenant.next()?,
+            person: person.next()?,
+            session_id: session_id.next()?,
+            opportunity_id: opportunity_id.next()?,
+            suggestion_id: suggestion_id.optional()?,
+            action_index: action_index.small()?,
+            reason: PairReason::from_symbol(&reason.next::<String>()?),
+            label_policy_version: label_policy_version.small()?,
+            weight: weight.next()?,
+            divergence,
+            audience: audience.next()?,
+            repository: repository.next()?,
+            language: language.next()?,
+            model: model.next()?,
+            model_version: ModelVersion(model_version.next()?),
+            probabilities: Probabilities {
+                arm_probability: arm_probability.next()?,
+                p_show: p_show.next()?,
+                log_p_text: log_p_text.next()?,
+                gate_score: gate_score.next()?,
+                threshold: threshold.next()?,
+                explored: explored.next()?,
+            },
+            altered: altered.next()?,
+            opened_at: opened_at.time()?,
+            labeled_at: labeled_at.time()?,
+            last_signal_at: last_signal_at.time()?,
+            event_id: event_id.next()?,
+            content_digest: content_digest.next()?,
+            sealed: sealed.map(|(key_id, ciphertext)| Sealed { key_id, ciphertext }),
+        };
+        pairs.push((position.next()?, pair));
+    }
+    Ok(())
+}

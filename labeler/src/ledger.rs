@@ -1,0 +1,446 @@
+//! The ledger: what became of every event, by distinct event id and hour of `received_at`.
+//!
+//! At a cut of positions: admitted + filtered at the door + exposed = clean + filtered + quarantined + dead-lettered +
+//! erased + lost + pending. The left side is the raw topic; the right side is what the anonymizer decided (clean,
+//! quarantine) or its step gave up (dead letters of the raw topic). Duplicates, a second raw record of an id, are counted
+//! apart. A disposition without a raw record, or a second disposition of an id, is an anomaly: it must never happen, and is
+//! shown when it does.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bus::{CommittedRecord, DeadLetter};
+use events::avro::{self, AvroError, AvroRecord};
+use events::topics::{DEAD_LETTERS, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
+use events::{CleanEvent, EventHeader, EventKind, QuarantinedEvent, RawEvent, TenantId, Timestamp};
+use metrics::counter;
+use serde::{Deserialize, Serialize};
+use sqlx::{Any, AnyPool, Row, Transaction};
+
+use crate::config::SinkConfig;
+use crate::sink::{BatchLimits, Sink, SinkError};
+
+/// Name of the ledger's positions.
+pub const SINK: &str = "ledger";
+
+/// Rows in one statement; SQLite takes 32,766 parameters, PostgreSQL 65,535.
+const ROWS: usize = 500;
+
+/// Reasons of quarantine of an event whose id may belong to another one, which has a disposition of its own.
+const REASONS_OF_REUSED_IDS: [&str; 2] = ["content_conflict", "person_conflict"];
+
+/// The sink over raw, clean, quarantine and dead letters.
+#[derive(Debug)]
+pub struct Ledger {
+    config: SinkConfig,
+}
+
+impl Ledger {
+    /// A ledger with these batches.
+    #[must_use]
+    pub fn new(config: SinkConfig) -> Self {
+        Self { config }
+    }
+}
+
+/// What one batch says about one event.
+#[derive(Debug, Default)]
+struct Entry {
+    received_hour: i64,
+    entered: Option<&'static str>,
+    copies: i64,
+    disposition: Option<String>,
+    reason: Option<String>,
+    dispositions: i64,
+}
+
+type Entries = BTreeMap<(String, String), Entry>;
+
+fn entry<'a>(entries: &'a mut Entries, header: &EventHeader) -> &'a mut Entry {
+    let key = (header.tenant.to_string(), header.event_id.to_string());
+    let entry = entries.entry(key).or_default();
+    entry.received_hour = header.received_at.hour().as_micros();
+    entry
+}
+
+fn decided(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
+    if entry.dispositions == 0 {
+        entry.disposition = Some(disposition.to_owned());
+        entry.reason = reason.map(str::to_owned);
+    }
+    entry.dispositions += 1;
+}
+
+/// A disposition that holds only while nothing else is decided about the id: the stub of the door (the raw record is its
+/// own disposition; the same id may also have come whole), or a second event under an id that another one has.
+fn decided_weakly(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
+    if entry.disposition.is_none() {
+        entry.disposition = Some(disposition.to_owned());
+        entry.reason = reason.map(str::to_owned);
+    }
+}
+
+/// Decodes a record; one that cannot be read is skipped and counted, one of a newer release waits.
+pub(crate) fn decode<T: AvroRecord>(record: &CommittedRecord) -> Result<Option<T>, SinkError> {
+    match avro::decode::<T>(&record.value) {
+        Ok(value) => Ok(Some(value)),
+        Err(AvroError::UnknownFingerprint(_)) => Err(SinkError::UnknownSchema { topic: record.topic.to_string() }),
+        Err(error) => {
+            tracing::error!(topic = &*record.topic, position = %record.position, %error, "a sink skips a record");
+            counter!("flywheel_labeler_sink_skipped_total", "topic" => record.topic.to_string()).increment(1);
+            Ok(None)
+        }
+    }
+}
+
+fn collect(records: &[CommittedRecord]) -> Result<(Entries, Vec<(String, Entry)>), SinkError> {
+    let mut entries = Entries::new();
+    let mut of_unknown_tenant = Vec::new();
+    for record in records {
+        if record.topic.ends_with(TELEMETRY_RAW) {
+            let Some(event) = decode::<RawEvent>(record)? else { continue };
+            let entry = entry(&mut entries, &event.header);
+            entry.copies += 1;
+            if let Some(reason) = &event.filtered_at_door {
+                entry.entered.get_or_insert("filtered_at_door");
+                decided_weakly(entry, "filtered", Some(reason));
+            } else {
+                let is_exposure = event.header.kind == EventKind::Exposure;
+                entry.entered.get_or_insert(if is_exposure { "exposed" } else { "admitted" });
+            }
+        } else if record.topic.ends_with(TELEMETRY_CLEAN) {
+            let Some(event) = decode::<CleanEvent>(record)? else { continue };
+            let disposition = event.disposition.as_str();
+            decided(entry(&mut entries, &event.header), disposition, event.reason.as_deref());
+        } else if record.topic.ends_with(TELEMETRY_QUARANTINE) {
+            let Some(event) = decode::<QuarantinedEvent>(record)? else { continue };
+            let entry = entry(&mut entries, &event.header);
+            if REASONS_OF_REUSED_IDS.contains(&event.reason.as_str()) {
+                decided_weakly(entry, "quarantined", Some(&event.reason));
+            } else {
+                decided(entry, "quarantined", Some(&event.reason));
+            }
+        } else if record.topic.ends_with(DEAD_LETTERS) {
+            let letter = match DeadLetter::decode(&record.value) {
+                Ok(letter) => letter,
+                Err(error) => {
+                    tracing::error!(position = %record.position, %error, "the ledger skips a dead letter");
+                    counter!("flywheel_labeler_sink_skipped_total", "topic" => record.topic.to_string()).increment(1);
+                    continue;
+                }
+            };
+            // Letters of later steps are about events that have their disposition.
+            if !letter.topic.ends_with(TELEMETRY_RAW) {
+                continue;
+            }
+            for affected in letter.affected {
+                let mut entry =
+                    Entry { received_hour: affected.received_at.hour().as_micros(), ..Entry::default() };
+                decided(&mut entry, "dead_lettered", Some(&letter.reason));
+                of_unknown_tenant.push((affected.event_id, entry));
+            }
+        }
+    }
+    Ok((entries, of_unknown_tenant))
+}
+
+#[async_trait]
+impl Sink for Ledger {
+    fn name(&self) -> &str {
+        SINK
+    }
+
+    fn topics(&self) -> Vec<String> {
+        [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS].map(str::to_owned).to_vec()
+    }
+
+    fn limits(&self) -> BatchLimits {
+        BatchLimits {
+            records: self.config.batch_records,
+            bytes: 16 << 20,
+            age: Duration::from_millis(self.config.wait_ms),
+        }
+    }
+
+    async fn write(
+        &mut self,
+        transaction: &mut Transaction<'static, Any>,
+        records: &[CommittedRecord],
+    ) -> Result<(), SinkError> {
+        let (mut entries, letters) = collect(records)?;
+        for (event_id, entry) in letters {
+            // A dead letter names ids only; the raw record, which is always read first, knows the tenant.
+            let tenant: Option<String> =
+                sqlx::query_scalar("SELECT tenant FROM ledger_events WHERE event_id = $1 ORDER BY tenant LIMIT 1")
+                    .bind(&event_id)
+                    .fetch_optional(&mut **transaction)
+                    .await?;
+            let tenant = tenant.unwrap_or_else(|| TenantId::default().to_string());
+            let known = entries.entry((tenant, event_id)).or_default();
+            known.received_hour = entry.received_hour;
+            decided(known, "dead_lettered", entry.reason.as_deref());
+        }
+        let entries: Vec<((String, String), Entry)> = entries.into_iter().collect();
+        for chunk in entries.chunks(ROWS) {
+            upsert(transaction, chunk).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn upsert(
+    transaction: &mut Transaction<'static, Any>,
+    chunk: &[((String, String), Entry)],
+) -> Result<(), SinkError> {
+    let mut statement = String::from(
+        "INSERT INTO ledger_events (tenant, event_id, received_hour, entered, copies, disposition, reason, dispositions) \
+         VALUES ",
+    );
+    for row in 0..chunk.len() {
+        let at = row * 8;
+        let separator = if row == 0 { "" } else { ", " };
+        statement.push_str(&format!(
+            "{separator}(${}, ${}, ${}, ${}, ${}, ${}, ${}, ${})",
+            at + 1,
+            at + 2,
+            at + 3,
+            at + 4,
+            at + 5,
+            at + 6,
+            at + 7,
+            at + 8
+        ));
+    }
+    statement.push_str(
+        " ON CONFLICT (tenant, event_id) DO UPDATE SET \
+         entered = COALESCE(ledger_events.entered, excluded.entered), \
+         copies = ledger_events.copies + excluded.copies, \
+         reason = CASE WHEN ledger_events.disposition IS NULL \
+         OR (ledger_events.dispositions = 0 AND excluded.dispositions > 0) \
+         THEN excluded.reason ELSE ledger_events.reason END, \
+         disposition = CASE WHEN ledger_events.disposition IS NULL \
+         OR (ledger_events.dispositions = 0 AND excluded.dispositions > 0) \
+         THEN excluded.disposition ELSE ledger_events.disposition END, \
+         dispositions = ledger_events.dispositions + excluded.dispositions",
+    );
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(statement));
+    for ((tenant, event_id), entry) in chunk {
+        query = query
+            .bind(tenant)
+            .bind(event_id)
+            .bind(entry.received_hour)
+            .bind(entry.entered)
+            .bind(entry.copies)
+            .bind(&entry.disposition)
+            .bind(&entry.reason)
+            .bind(entry.dispositions);
+    }
+    query.execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// The equation of guarantee 4 for one tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerTotals {
+    /// Events that the door admitted.
+    pub admitted: i64,
+    /// Content-free stubs of events that consent filtered at the door.
+    pub filtered_at_door: i64,
+    /// Exposures that serving published.
+    pub exposed: i64,
+    /// Scrubbed and published.
+    pub clean: i64,
+    /// Left out on purpose after the door.
+    pub filtered: i64,
+    /// Refused by scrubbing.
+    pub quarantined: i64,
+    /// Given up by the anonymizer's step.
+    pub dead_lettered: i64,
+    /// Removed with their person.
+    pub erased: i64,
+    /// Lost by the log.
+    pub lost: i64,
+    /// Without a disposition yet.
+    pub pending: i64,
+    /// Further raw records of an id that was there already.
+    pub duplicates: i64,
+    /// Dispositions without a raw record and second dispositions; always 0.
+    pub anomalies: i64,
+    /// Counts by disposition and reason.
+    pub reasons: BTreeMap<String, BTreeMap<String, i64>>,
+}
+
+impl LedgerTotals {
+    /// Left side of the equation.
+    #[must_use]
+    pub fn entered(&self) -> i64 {
+        self.admitted + self.filtered_at_door + self.exposed
+    }
+
+    /// Right side of the equation.
+    #[must_use]
+    pub fn accounted(&self) -> i64 {
+        self.clean
+            + self.filtered
+            + self.quarantined
+            + self.dead_lettered
+            + self.erased
+            + self.lost
+            + self.pending
+    }
+
+    /// Whether the equation holds and nothing happened that never may.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.entered() == self.accounted() && self.anomalies == 0
+    }
+
+    fn add(&mut self, entered: Option<&str>, disposition: Option<&str>, reason: Option<&str>, counts: &Counts) {
+        let events = counts.events;
+        self.anomalies += counts.dispositions_beyond_one;
+        self.duplicates += counts.copies_beyond_one;
+        match entered {
+            Some("admitted") => self.admitted += events,
+            Some("filtered_at_door") => self.filtered_at_door += events,
+            Some("exposed") => self.exposed += events,
+            // A disposition of an event that never entered stands on neither side.
+            _ => {
+                self.anomalies += events;
+                return;
+            }
+        }
+        match disposition {
+            Some("clean") => self.clean += events,
+            Some("filtered") => self.filtered += events,
+            Some("quarantined") => self.quarantined += events,
+            Some("dead_lettered") => self.dead_lettered += events,
+            Some("erased") => self.erased += events,
+            Some("lost") => self.lost += events,
+            Some(_) => self.anomalies += events,
+            None => self.pending += events,
+        }
+        if let Some((disposition, reason)) = disposition.zip(reason) {
+            *self.reasons.entry(disposition.to_owned()).or_default().entry(reason.to_owned()).or_default() += events;
+        }
+    }
+}
+
+struct Counts {
+    events: i64,
+    copies_beyond_one: i64,
+    dispositions_beyond_one: i64,
+}
+
+/// The totals of a tenant over all hours.
+///
+/// # Errors
+/// A database that fails.
+pub async fn totals(pool: &AnyPool, tenant: &TenantId) -> Result<LedgerTotals, sqlx::Error> {
+    Ok(by_hour(pool, tenant, None).await?.into_values().fold(LedgerTotals::default(), merged))
+}
+
+/// The totals of a tenant by hour of `received_at`, for all hours or from `from` on.
+///
+/// # Errors
+/// A database that fails.
+pub async fn hours(
+    pool: &AnyPool,
+    tenant: &TenantId,
+    from: Option<Timestamp>,
+) -> Result<BTreeMap<Timestamp, LedgerTotals>, sqlx::Error> {
+    by_hour(pool, tenant, from).await
+}
+
+async fn by_hour(
+    pool: &AnyPool,
+    tenant: &TenantId,
+    from: Option<Timestamp>,
+) -> Result<BTreeMap<Timestamp, LedgerTotals>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT received_hour, entered, disposition, reason, CAST(COUNT(*) AS BIGINT) AS events, \
+         CAST(SUM(CASE WHEN copies > 1 THEN copies - 1 ELSE 0 END) AS BIGINT) AS copies_beyond, \
+         CAST(SUM(CASE WHEN dispositions > 1 THEN dispositions - 1 ELSE 0 END) AS BIGINT) AS dispositions_beyond \
+         FROM ledger_events WHERE tenant = $1 AND received_hour >= $2 \
+         GROUP BY received_hour, entered, disposition, reason \
+         UNION ALL \
+         SELECT received_hour, NULLIF(entered, ''), NULLIF(disposition, ''), NULLIF(reason, ''), events, copies, \
+         dispositions FROM ledger_hours WHERE tenant = $1 AND received_hour >= $2",
+    )
+    .bind(tenant.as_str())
+    .bind(from.map_or(i64::MIN, |from| from.hour().as_micros()))
+    .fetch_all(pool)
+    .await?;
+    let mut hours: BTreeMap<Timestamp, LedgerTotals> = BTreeMap::new();
+    for row in rows {
+        let text = |index: usize| row.try_get::<Option<String>, _>(index);
+        let counts = Counts {
+            events: row.try_get(4)?,
+            copies_beyond_one: row.try_get(5)?,
+            dispositions_beyond_one: row.try_get(6)?,
+        };
+        let (entered, disposition, reason) = (text(1)?, text(2)?, text(3)?);
+        hours.entry(Timestamp::from_micros(row.try_get(0)?)).or_default().add(
+            entered.as_deref(),
+            disposition.as_deref(),
+            reason.as_deref(),
+            &counts,
+        );
+    }
+    Ok(hours)
+}
+
+fn merged(mut sum: LedgerTotals, hour: LedgerTotals) -> LedgerTotals {
+    sum.admitted += hour.admitted;
+    sum.filtered_at_door += hour.filtered_at_door;
+    sum.exposed += hour.exposed;
+    sum.clean += hour.clean;
+    sum.filtered += hour.filtered;
+    sum.quarantined += hour.quarantined;
+    sum.dead_lettered += hour.dead_lettered;
+    sum.erased += hour.erased;
+    sum.lost += hour.lost;
+    sum.pending += hour.pending;
+    sum.duplicates += hour.duplicates;
+    sum.anomalies += hour.anomalies;
+    for (disposition, reasons) in hour.reasons {
+        let known = sum.reasons.entry(disposition).or_default();
+        for (reason, events) in reasons {
+            *known.entry(reason).or_default() += events;
+        }
+    }
+    sum
+}
+
+/// Folds all hours before `before` in which nothing is pending: their counts stay, their ids go. Call it with a time that no
+/// record of the raw topic or of quarantine can be older than. Returns how many events were folded.
+///
+/// # Errors
+/// A database that fails; nothing is changed then.
+pub async fn fold_hours(pool: &AnyPool, before: Timestamp) -> Result<u64, sqlx::Error> {
+    let mut transaction = migrations::begin_write(pool).await?;
+    let before = before.hour().as_micros();
+    const SETTLED: &str = "received_hour < $1 AND NOT EXISTS (SELECT 1 FROM ledger_events pending \
+         WHERE pending.tenant = ledger_events.tenant AND pending.received_hour = ledger_events.received_hour \
+         AND (pending.disposition IS NULL OR pending.entered IS NULL))";
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO ledger_hours (tenant, received_hour, entered, disposition, reason, events, copies, dispositions) \
+         SELECT tenant, received_hour, COALESCE(entered, ''), COALESCE(disposition, ''), COALESCE(reason, ''), \
+         COUNT(*), SUM(CASE WHEN copies > 1 THEN copies - 1 ELSE 0 END), \
+         SUM(CASE WHEN dispositions > 1 THEN dispositions - 1 ELSE 0 END) \
+         FROM ledger_events WHERE {SETTLED} \
+         GROUP BY tenant, received_hour, COALESCE(entered, ''), COALESCE(disposition, ''), COALESCE(reason, '') \
+         ON CONFLICT (tenant, received_hour, entered, disposition, reason) DO UPDATE SET \
+         events = ledger_hours.events + excluded.events, copies = ledger_hours.copies + excluded.copies, \
+         dispositions = ledger_hours.dispositions + excluded.dispositions"
+    )))
+    .bind(before)
+    .execute(&mut *transaction)
+    .await?;
+    let folded = sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM ledger_events WHERE {SETTLED}")))
+        .bind(before)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(folded.rows_affected())
+}

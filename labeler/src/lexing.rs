@@ -1,0 +1,190 @@
+//! Text as lexemes (for differences) and as tokens of its language (for "equal after lexing").
+
+use std::ops::Range;
+
+use tree_sitter::{Node, Parser};
+
+/// Texts longer than this are compared by whitespace rules only: parsing them would cost more than the label is worth.
+const LONGEST_PARSED_BYTES: usize = 256 * 1024;
+
+fn is_word(character: char) -> bool {
+    character == '_' || character.is_alphanumeric()
+}
+
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Class {
+    Word,
+    Space,
+    Single,
+}
+
+fn class_of(character: char) -> Class {
+    if is_word(character) {
+        Class::Word
+    } else if character == '\n' || character == '\r' {
+        Class::Single
+    } else if character.is_whitespace() {
+        Class::Space
+    } else {
+        Class::Single
+    }
+}
+
+/// Splits `text` without a rest into words, runs of space, line breaks and single marks.
+#[must_use]
+pub fn lexemes(text: &str) -> Vec<Range<usize>> {
+    let mut result: Vec<Range<usize>> = Vec::new();
+    let mut previous = Class::Single;
+    for (start, character) in text.char_indices() {
+        let class = class_of(character);
+        let end = start + character.len_utf8();
+        match result.last_mut() {
+            Some(last) if class != Class::Single && class == previous => last.end = end,
+            _ => result.push(start..end),
+        }
+        previous = class;
+    }
+    result
+}
+
+/// A token of a text: what a formatter must not change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Where it stands.
+    pub range: Range<usize>,
+    /// How many blocks it lies in, where blocks are told by indentation (Python); else 0.
+    pub depth: u32,
+}
+
+/// The tokens of a piece of source: the leaves of its syntax tree for Rust and Python (also when it is a fragment that does
+/// not parse whole), words and single marks without space otherwise.
+#[must_use]
+pub fn tokens(language: &str, text: &str) -> Vec<Token> {
+    let grammar = match language {
+        "rust" => Some(tree_sitter_rust::LANGUAGE.into()),
+        "python" => Some(tree_sitter_python::LANGUAGE.into()),
+        _ => None,
+    };
+    if let Some(grammar) = grammar
+        && text.len() <= LONGEST_PARSED_BYTES
+    {
+        let mut parser = Parser::new();
+        if parser.set_language(&grammar).is_ok()
+            && let Some(tree) = parser.parse(text, None)
+        {
+            let mut leaves = Vec::new();
+            collect_leaves(tree.root_node(), text, language == "python", &mut leaves);
+            return leaves;
+        }
+    }
+    plain_tokens(text)
+}
+
+fn plain_tokens(text: &str) -> Vec<Token> {
+    lexemes(text)
+        .into_iter()
+        .filter(|range| !text[range.clone()].trim().is_empty())
+        .map(|range| Token { range, depth: 0 })
+        .collect()
+}
+
+/// Leaves in order, without recursion: source of a customer may nest deeper than a stack.
+fn collect_leaves(root: Node<'_>, text: &str, by_indentation: bool, leaves: &mut Vec<Token>) {
+    let mut cursor = root.walk();
+    let mut depth = 0_u32;
+    loop {
+        let node = cursor.node();
+        let is_block = by_indentation && node.kind() == "block";
+        if cursor.goto_first_child() {
+            depth += u32::from(is_block);
+            continue;
+        }
+        let range = node.byte_range();
+        if text.get(range.clone()).is_some_and(|leaf| !leaf.trim().is_empty()) {
+            leaves.push(Token { range, depth });
+        }
+        loop {
+            if cursor.goto_next_sibling() {
+                break;
+            }
+            if !cursor.goto_parent() {
+                return;
+            }
+            depth -= u32::from(by_indentation && cursor.node().kind() == "block");
+        }
+    }
+}
+
+/// Whether two texts are equal after lexing: a formatter is no correction.
+#[must_use]
+pub fn equal_after_lexing(language: &str, left: &str, right: &str) -> bool {
+    if left == right {
+        return true;
+    }
+    let (left_tokens, right_tokens) = (tokens(language, left), tokens(language, right));
+    left_tokens.len() == right_tokens.len()
+        && left_tokens
+            .iter()
+            .zip(&right_tokens)
+            .all(|(a, b)| a.depth == b.depth && left[a.range.clone()] == right[b.range.clone()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn texts<'a>(language: &str, text: &'a str) -> Vec<&'a str> {
+        tokens(language, text).into_iter().map(|token| &text[token.range]).collect()
+    }
+
+    #[test]
+    fn words_spaces_breaks_and_marks() {
+        let text = "let a_b = f(x);\n\n  é1";
+        let parts: Vec<&str> = lexemes(text).into_iter().map(|range| &text[range]).collect();
+        assert_eq!(parts, ["let", " ", "a_b", " ", "=", " ", "f", "(", "x", ")", ";", "\n", "\n", "  ", "é1"]);
+    }
+
+    #[test]
+    fn a_formatter_changes_no_token_of_rust() {
+        assert!(equal_after_lexing("rust", "let x=f( a,b );", "let x = f(\n    a, b\n);"));
+        assert!(!equal_after_lexing("rust", "let x = f(a);", "let x = f(b);"));
+    }
+
+    #[test]
+    fn space_inside_a_string_is_no_format() {
+        assert!(!equal_after_lexing("rust", "let x = \"a  b\";", "let x = \"a b\";"));
+        assert!(!equal_after_lexing("python", "x = 'a  b'", "x = 'a b'"));
+    }
+
+    #[test]
+    fn indentation_of_python_means_something() {
+        let inside = "if a:\n    b()\n    c()\n";
+        assert!(equal_after_lexing("python", inside, "if a:\n  b()\n  c()\n"));
+        assert!(!equal_after_lexing("python", inside, "if a:\n    b()\nc()\n"));
+    }
+
+    #[test]
+    fn other_languages_follow_whitespace_rules() {
+        assert!(equal_after_lexing("cobol", "MOVE  A TO B.", "MOVE A\nTO B ."));
+        assert_eq!(texts("", "a+b 12"), ["a", "+", "b", "12"]);
+    }
+
+    proptest! {
+        #[test]
+        fn lexemes_cover_the_text(text in "\\PC{0,60}|[ab_ (),\\n\\t]{0,60}") {
+            let parts = lexemes(&text);
+            let joined: String = parts.iter().map(|range| &text[range.clone()]).collect();
+            prop_assert_eq!(joined, text);
+        }
+
+        #[test]
+        fn tokens_never_panic_and_are_ordered(text in "[a-f(){}\\[\\]<>:;,'\"#\\\\ \\n\\té]{0,60}") {
+            for language in ["rust", "python", "other"] {
+                let found = tokens(language, &text);
+                prop_assert!(found.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
+                prop_assert!(equal_after_lexing(language, &text, &text));
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Clean events to opportunities to preference pairs; the pair lake, the ledger and the tally of outcomes.
+
+pub mod alignment;
+pub mod audience;
+pub mod config;
+pub mod decision_table;
+pub mod divergence;
+pub mod document;
+pub mod episode;
+pub mod keys;
+pub mod kept;
+pub mod lake;
+pub mod ledger;
+pub mod lexing;
+pub mod policy;
+mod reading;
+pub mod replay;
+mod run;
+pub mod sink;
+mod state;
+pub mod statistics;
+pub mod step;
+pub mod story;
+pub mod tally;
+
+pub use config::LabelerConfig;
+pub use policy::{LABEL_POLICY_VERSION, LabelPolicy};
+pub use run::{Deps, LabelerError, run};

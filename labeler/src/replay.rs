@@ -1,0 +1,365 @@
+//! What happened in a suggestion's region, replayed from the reports: the text at every pause, and by whose hand.
+
+use std::ops::Range;
+
+use events::{Decision, EditAction, Origin, Timestamp, apply_actions};
+
+use crate::alignment::hunks_between;
+use crate::document::{Applied, ReportedEdit, TrackedWindow, byte_at, lines_around};
+use crate::lexing::equal_after_lexing;
+use crate::policy::LabelPolicy;
+use crate::story::{Answer, EditText, ExposureText, Fact, Story, What};
+
+/// The text at the end of a burst of editing in the region (10 s of quiet followed), or at close.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pause {
+    /// The client's time at which it was clear that this is a pause.
+    pub settled_ms: i64,
+    /// What the developer's hand had made when the burst ended; none when no complete action can be told.
+    pub made: Option<String>,
+    /// The window as it stood at the end of the burst, whoever changed it; none when it is not known.
+    pub standing: Option<String>,
+    /// Right before the first and right after the last acceptance so far.
+    pub accepted: Option<(String, String)>,
+    /// Whether the developer's hand changed the region (after the acceptance, if there was one).
+    pub by_hand: bool,
+    /// Whether something of unclear origin changed the region.
+    pub tainted: bool,
+    /// Whether anything but an acceptance changed the window.
+    pub window_changed: bool,
+    /// Sequence number of the burst's last edit.
+    pub last_sequence: i64,
+    /// Greatest `received_at` of the edits in the region so far.
+    pub last_received_at: Option<Timestamp>,
+    /// Whether scrubbing changed something of what was read so far.
+    pub altered: bool,
+}
+
+/// What a replay found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replay {
+    /// In order; the last one is the state at the end of what is known.
+    pub pauses: Vec<Pause>,
+    /// The state at the end of what is known.
+    pub last: Pause,
+    /// The region, in bytes of the window's text as it was exposed.
+    pub region: Range<usize>,
+    /// Text of the last look, if it was taken after the last edit of the window.
+    pub look: Option<String>,
+}
+
+/// Where edits after the decision begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// After this one, the last before the first signal about the answer.
+    Sequence(i64),
+    /// At this time of the client.
+    Monotonic(i64),
+    /// Received after serving answered; edits that the window shows already are left out.
+    Received(Timestamp),
+}
+
+/// Whether it can be told which edits came after the decision. For silence only a look tells before close.
+#[must_use]
+pub fn start_is_known(story: &Story) -> bool {
+    !matches!(start_of(story), Start::Received(_))
+}
+
+fn start_of(story: &Story) -> Start {
+    let is_signal = |fact: &&Fact| match fact.what {
+        What::Edit { origin, .. } => origin == Origin::Suggestion && is_ours(story, fact),
+        What::Look { .. } => false,
+        _ => story.is_about_answer(fact),
+    };
+    let signal = story.facts.iter().find(is_signal).map(|fact| Start::Sequence(fact.sequence - 1));
+    let look = story.facts.iter().find_map(|fact| match fact.what {
+        What::Look { delay_s, .. } => Some(Start::Monotonic(fact.monotonic_ms - i64::from(delay_s) * 1000)),
+        _ => None,
+    });
+    signal.or(look).unwrap_or(Start::Received(story.answer.first_received_at))
+}
+
+fn is_ours(story: &Story, fact: &Fact) -> bool {
+    let suggestion = story.answer.receipt.suggestion_id;
+    suggestion.is_some() && fact.suggestion_id == suggestion
+}
+
+struct HandEdit {
+    monotonic_ms: i64,
+    text: String,
+    written: Range<usize>,
+    /// Whether the next edit of the region begins elsewhere: this one completed something.
+    completed: bool,
+}
+
+struct Replayer<'a> {
+    policy: &'a LabelPolicy,
+    language: &'a str,
+    window: TrackedWindow,
+    follows_acceptance_edits: bool,
+    accepted: Option<(String, String)>,
+    accepted_actions: Vec<EditAction>,
+    burst: Vec<HandEdit>,
+    last_activity_ms: Option<i64>,
+    made: Option<String>,
+    by_hand: bool,
+    tainted: bool,
+    window_changed: bool,
+    last_sequence: i64,
+    last_received_at: Option<Timestamp>,
+    altered: bool,
+    look: Option<String>,
+    pauses: Vec<Pause>,
+}
+
+/// Replays the story over the exposed window. `visible` is how many actions were visible.
+#[must_use]
+pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &LabelPolicy) -> Replay {
+    let base = &exposure.context.window.text;
+    let region = region_of(&story.answer, exposure, visible, policy);
+    let mut replayer = Replayer {
+        policy,
+        language: &exposure.context.language,
+        window: TrackedWindow::new(base, exposure.window_start_offset, story.answer.encoding)
+            .watching(region.clone()),
+        follows_acceptance_edits: story.facts.iter().any(|fact| {
+            is_ours(story, fact) && matches!(fact.what, What::Edit { origin: Origin::Suggestion, .. })
+        }),
+        accepted: None,
+        accepted_actions: Vec::new(),
+        burst: Vec::new(),
+        last_activity_ms: None,
+        made: None,
+        by_hand: false,
+        tainted: false,
+        window_changed: false,
+        last_sequence: 0,
+        last_received_at: None,
+        altered: exposure.altered,
+        look: None,
+        pauses: Vec::new(),
+    };
+    let start = start_of(story);
+    let close_ms = story.opened_ms().map_or(i64::MAX, |opened| opened.saturating_add(policy.close_ms));
+    let mut nothing_applied = true;
+    for fact in &story.facts {
+        match &fact.what {
+            What::Edit { origin, text } => {
+                let is_after = match start {
+                    Start::Sequence(sequence) => fact.sequence > sequence,
+                    Start::Monotonic(monotonic) => fact.monotonic_ms >= monotonic,
+                    Start::Received(received) => fact.received_at >= received,
+                };
+                if !is_after || fact.monotonic_ms > close_ms {
+                    continue;
+                }
+                let Some(text) = text else {
+                    // Without text it is not known which document changed, nor where.
+                    replayer.window_lost();
+                    continue;
+                };
+                if text.path != exposure.context.path {
+                    continue;
+                }
+                let reported = reported(text);
+                let guess = matches!(start, Start::Received(_));
+                if guess && nothing_applied && replayer.window.already_contains(&reported) {
+                    continue;
+                }
+                nothing_applied = false;
+                replayer.edit(fact, *origin, is_ours(story, fact), &reported);
+            }
+            What::Accepted { action_index, accepted_length } if story.is_about_answer(fact) => {
+                replayer.acceptance(fact, exposure, *action_index, *accepted_length);
+            }
+            What::Look { text: Some(text), .. } if fact.monotonic_ms <= close_ms + policy.look_grace_ms => {
+                replayer.looked(fact, text);
+            }
+            _ => {}
+        }
+    }
+    if replayer.last_activity_ms.is_some_and(|last| story.known_until_ms >= last + policy.settle_ms) {
+        replayer.pause();
+    }
+    let last = replayer.state(story.known_until_ms);
+    let look = replayer.look.take();
+    Replay { pauses: replayer.pauses, last, region, look }
+}
+
+/// The lines of what was visible and one more each way; the whole window when nothing was served.
+fn region_of(answer: &Answer, exposure: &ExposureText, visible: usize, policy: &LabelPolicy) -> Range<usize> {
+    let base = &exposure.context.window.text;
+    let whole = 0..base.len();
+    if answer.receipt.decision != Decision::Shown {
+        return whole;
+    }
+    let offset = |place: u64| {
+        let place = place.checked_sub(exposure.context.window.start_byte)?;
+        usize::try_from(place).ok().filter(|byte| base.is_char_boundary(*byte))
+    };
+    let mut region: Option<Range<usize>> = None;
+    for action in exposure.actions.iter().take(visible.max(1)) {
+        let Some((start, end)) = offset(action.range.start).zip(offset(action.range.end)) else { return whole };
+        let lines = lines_around(base, start..end.max(start), policy.region_lines);
+        region = Some(match region {
+            Some(known) => known.start.min(lines.start)..known.end.max(lines.end),
+            None => lines,
+        });
+    }
+    region.unwrap_or(whole)
+}
+
+fn reported(text: &EditText) -> ReportedEdit<'_> {
+    ReportedEdit { start: text.start, end: text.end, old_text: &text.old_text, new_text: &text.new_text }
+}
+
+impl Replayer<'_> {
+    fn edit(&mut self, fact: &Fact, origin: Origin, is_ours: bool, edit: &ReportedEdit<'_>) {
+        let before = self.window.text().to_owned();
+        let watched_before = self.window.watched();
+        let was_lost = self.window.is_lost();
+        let (replaced, written) = match self.window.apply(edit) {
+            Applied::Elsewhere => return,
+            Applied::Lost => {
+                if !was_lost {
+                    self.active(fact);
+                }
+                self.look = None;
+                return;
+            }
+            Applied::Inside { replaced, written } => (replaced, written),
+        };
+        self.look = None;
+        let watched = replaced.start <= watched_before.end && watched_before.start <= replaced.end;
+        let is_acceptance = is_ours && origin == Origin::Suggestion;
+        self.window_changed |= !is_acceptance;
+        if !watched {
+            return;
+        }
+        self.active(fact);
+        self.altered |= fact.altered;
+        match origin {
+            Origin::Suggestion if is_ours => self.accepted_now(before),
+            Origin::Typed | Origin::Undo => {
+                if let Some(previous) = self.burst.last_mut() {
+                    let touches = replaced.start <= previous.written.end && previous.written.start <= replaced.end;
+                    let long_pause = fact.monotonic_ms - previous.monotonic_ms >= self.policy.boundary_ms;
+                    previous.completed = !touches || long_pause;
+                }
+                self.by_hand = true;
+                self.burst.push(HandEdit {
+                    monotonic_ms: fact.monotonic_ms,
+                    text: self.window.text().to_owned(),
+                    written,
+                    completed: true,
+                });
+            }
+            // A formatter that changes no token is no correction and hides none.
+            Origin::Formatter if equal_after_lexing(self.language, &before, self.window.text()) => {}
+            _ => self.tainted = true,
+        }
+    }
+
+    /// Text came from the suggestion; what the hand did before it is part of what was accepted.
+    fn accepted_now(&mut self, before: String) {
+        let first = self.accepted.take().map_or(before, |(first, _)| first);
+        self.accepted = Some((first, self.window.text().to_owned()));
+        self.burst.clear();
+        self.by_hand = false;
+        self.made = None;
+    }
+
+    /// Tab. When the client does not report what Tab wrote, the action itself says it.
+    fn acceptance(&mut self, fact: &Fact, exposure: &ExposureText, action_index: i32, length: Option<i64>) {
+        self.active(fact);
+        if self.follows_acceptance_edits || self.window.is_lost() {
+            return;
+        }
+        let action = usize::try_from(action_index).ok().and_then(|index| exposure.actions.get(index));
+        let units = length.and_then(|units| u64::try_from(units).ok());
+        let accepted = action.and_then(|action| {
+            let bytes = match units {
+                Some(units) => byte_at(self.window.encoding(), &action.new_text, units)?,
+                None => action.new_text.len(),
+            };
+            Some(EditAction { new_text: action.new_text[..bytes].to_owned(), ..action.clone() })
+        });
+        let window = &exposure.context.window;
+        let untouched = apply_actions(window.start_byte, &window.text, &self.accepted_actions);
+        // An action says where it belongs only while nobody else has changed the window.
+        let Some(accepted) = accepted.filter(|_| untouched.as_deref() == Some(self.window.text())) else {
+            return self.window_lost();
+        };
+        // Accept by word reports the same action again, longer.
+        self.accepted_actions.retain(|known| known.range != accepted.range || known.path != accepted.path);
+        self.accepted_actions.push(accepted);
+        let Some(result) = apply_actions(window.start_byte, &window.text, &self.accepted_actions) else {
+            return self.window_lost();
+        };
+        let before = self.window.text().to_owned();
+        for hunk in hunks_between(&before, &result).iter().rev() {
+            self.window.replace(hunk.start..hunk.end, &hunk.new_text);
+        }
+        self.accepted_now(before);
+    }
+
+    fn looked(&mut self, fact: &Fact, text: &str) {
+        if !self.window.is_lost() && !equal_after_lexing(self.language, self.window.text(), text) {
+            // Something was not reported; what stands is known again, but not by whose hand.
+            self.window_lost();
+            self.window_changed = true;
+        }
+        self.altered |= fact.altered;
+        self.look = Some(text.to_owned());
+    }
+
+    fn window_lost(&mut self) {
+        self.window.lose();
+        self.look = None;
+    }
+
+    /// Something happened in the region; if it was quiet before for long enough, that was a pause.
+    fn active(&mut self, fact: &Fact) {
+        if self.last_activity_ms.is_some_and(|last| fact.monotonic_ms >= last + self.policy.settle_ms) {
+            self.pause();
+        }
+        self.last_activity_ms = Some(fact.monotonic_ms);
+        self.last_sequence = fact.sequence;
+        self.last_received_at = self.last_received_at.max(Some(fact.received_at));
+    }
+
+    fn pause(&mut self) {
+        let settled = self.last_activity_ms.unwrap_or_default().saturating_add(self.policy.settle_ms);
+        let state = self.state(settled);
+        self.made.clone_from(&state.made);
+        self.pauses.push(state);
+        self.burst.clear();
+    }
+
+    fn state(&self, settled_ms: i64) -> Pause {
+        let lost = self.window.is_lost();
+        Pause {
+            settled_ms,
+            made: if lost || self.tainted { None } else { self.complete_text() },
+            standing: (!lost).then(|| self.window.text().to_owned()),
+            accepted: self.accepted.clone(),
+            by_hand: self.by_hand,
+            tainted: self.tainted || lost,
+            window_changed: self.window_changed || lost,
+            last_sequence: self.last_sequence,
+            last_received_at: self.last_received_at,
+            altered: self.altered,
+        }
+    }
+
+    /// The text after the burst or, when it took longer than allowed, at its last boundary within that time.
+    fn complete_text(&self) -> Option<String> {
+        let Some((first, last)) = self.burst.first().zip(self.burst.last()) else { return self.made.clone() };
+        let in_time = |edit: &&HandEdit| edit.monotonic_ms - first.monotonic_ms <= self.policy.editing_ms;
+        if in_time(&last) {
+            return Some(last.text.clone());
+        }
+        let complete = self.burst.iter().rev().find(|edit| in_time(edit) && edit.completed)?;
+        Some(complete.text.clone())
+    }
+}

@@ -1,0 +1,77 @@
+//! Running the labeler: the step and its three sinks.
+
+use std::sync::Arc;
+
+use artifacts::ArtifactStore;
+use bus::{Bus, BusError};
+use service::keys::KeyStore;
+use sqlx::AnyPool;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::LabelerConfig;
+use crate::keys::LoadedKeys;
+use crate::lake::LakeWriter;
+use crate::ledger::Ledger;
+use crate::sink::{Sink, SinkError, run_sink};
+use crate::step;
+use crate::tally::Tally;
+
+/// What the labeler stands on.
+#[derive(Clone)]
+pub struct Deps {
+    /// The log. Its topics exist.
+    pub bus: Arc<dyn Bus>,
+    /// The migrated database.
+    pub pool: AnyPool,
+    /// Persons' data keys and tenants' secrets.
+    pub keys: KeyStore,
+    /// Where parts are stored.
+    pub artifacts: Arc<dyn ArtifactStore>,
+}
+
+/// Why the labeler stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabelerError {
+    /// The step cannot run.
+    #[error("labeler: {0}")]
+    Step(#[from] BusError),
+    /// A sink cannot go on.
+    #[error("labeler: {0}")]
+    Sink(#[from] SinkError),
+    /// A part of it panicked.
+    #[error("labeler: a task ended abnormally")]
+    Task,
+}
+
+/// Runs the step and the sinks until `shutdown`, or until one of them cannot go on; then all stop.
+///
+/// # Errors
+/// The first failure that trying again cannot help.
+pub async fn run(config: LabelerConfig, deps: Deps, shutdown: CancellationToken) -> Result<(), LabelerError> {
+    let stop = shutdown.child_token();
+    let mut tasks: JoinSet<Result<(), LabelerError>> = JoinSet::new();
+    let keys = Arc::new(LoadedKeys::new(deps.keys.clone()));
+    let handler = step::handler(keys, config.policy.clone(), config.limits.clone());
+    let (bus, step_stop) = (Arc::clone(&deps.bus), stop.clone());
+    tasks.spawn(async move { Ok(bus.step(step::spec(), handler, step_stop).await?) });
+    let sinks: [Box<dyn Sink>; 3] = [
+        Box::new(LakeWriter::new(Arc::clone(&deps.artifacts), config.lake.clone())),
+        Box::new(Ledger::new(config.sinks.clone())),
+        Box::new(Tally::new(config.sinks.clone())),
+    ];
+    for sink in sinks {
+        let (bus, pool, stop) = (Arc::clone(&deps.bus), deps.pool.clone(), stop.clone());
+        tasks.spawn(async move { Ok(run_sink(bus, pool, sink, stop).await?) });
+    }
+    let mut result = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.unwrap_or(Err(LabelerError::Task));
+        stop.cancel();
+        if result.is_ok() {
+            result = ended;
+        }
+    }
+    result
+}

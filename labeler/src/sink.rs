@@ -1,0 +1,305 @@
+//! Sinks: effects in the database that follow the log, exactly once.
+//!
+//! A sink tails topics from positions that stand in its own database and moves them in the transaction of the effect, by
+//! compare-and-set: of two processes that run the same sink, one moves the positions and the other one's transaction
+//! changes nothing. What must be stored outside the database (objects) is stored before the transaction and is garbage
+//! until a row names it. The bus learns the positions afterwards, for retention only.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bus::{Bus, BusError, CommittedRecord, Positions, Tail};
+use metrics::{counter, gauge};
+use sqlx::{Any, AnyPool, Transaction};
+use tokio_util::sync::CancellationToken;
+
+/// Longest pause between attempts after a failure.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Why a sink could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// The bus failed.
+    #[error("sink: {0}")]
+    Bus(#[from] BusError),
+    /// The database failed.
+    #[error("sink: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The artifact store failed.
+    #[error("sink: {0}")]
+    Artifacts(#[from] artifacts::ArtifactError),
+    /// A part could not be written.
+    #[error("sink: {0}")]
+    Lake(#[from] crate::lake::LakeError),
+    /// Another process moved the positions of this sink.
+    #[error("sink {sink}: another process has gone on from the same positions")]
+    Overtaken {
+        /// The sink.
+        sink: String,
+    },
+    /// A stored position is none.
+    #[error("sink: a stored position of topic {topic} cannot be read")]
+    BadPosition {
+        /// The topic.
+        topic: String,
+    },
+    /// A record was written by a newer release; the sink waits for one that knows it.
+    #[error("sink: a record of {topic} has a schema that this release does not know")]
+    UnknownSchema {
+        /// The topic.
+        topic: String,
+    },
+}
+
+impl SinkError {
+    /// Whether trying again can help. A position that retention deleted does not come back.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Bus(BusError::PositionGone { .. } | BusError::Closed) | Self::BadPosition { .. })
+    }
+}
+
+/// When a batch is closed, at whichever comes first.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// Records.
+    pub records: usize,
+    /// Bytes of their values.
+    pub bytes: usize,
+    /// Real time since the first of them was read.
+    pub age: Duration,
+}
+
+/// What follows the log.
+#[async_trait]
+pub trait Sink: Send {
+    /// Name of its positions.
+    fn name(&self) -> &str;
+
+    /// The topics it reads. What stood in the first topic when a record of a later one was read is written before it.
+    fn topics(&self) -> Vec<String>;
+
+    /// When a batch is closed.
+    fn limits(&self) -> BatchLimits;
+
+    /// What must be stored before the transaction, for records of one topic. May be repeated.
+    ///
+    /// # Errors
+    /// The batch is tried again later.
+    async fn store(&mut self, records: &[CommittedRecord]) -> Result<(), SinkError> {
+        let _ = records;
+        Ok(())
+    }
+
+    /// The effect, in the transaction that moves the positions.
+    ///
+    /// # Errors
+    /// The transaction is rolled back and the batch tried again later.
+    async fn write(
+        &mut self,
+        transaction: &mut Transaction<'static, Any>,
+        records: &[CommittedRecord],
+    ) -> Result<(), SinkError>;
+}
+
+/// Runs a sink until `shutdown`; after a failure it goes on from the stored positions. What was read and not written is
+/// written before it ends.
+///
+/// # Errors
+/// Only what trying again cannot help: a position that is gone.
+pub async fn run_sink(
+    bus: Arc<dyn Bus>,
+    pool: AnyPool,
+    mut sink: Box<dyn Sink>,
+    shutdown: CancellationToken,
+) -> Result<(), SinkError> {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let started = Instant::now();
+        let result = follow(&*bus, &pool, &mut *sink, &shutdown).await;
+        let Err(error) = result else { return Ok(()) };
+        counter!("flywheel_labeler_sink_failures_total", "sink" => sink.name().to_owned()).increment(1);
+        if error.is_final() || shutdown.is_cancelled() {
+            return Err(error);
+        }
+        tracing::warn!(sink = sink.name(), %error, "the sink goes on from its stored positions after a pause");
+        if started.elapsed() > LONGEST_PAUSE {
+            pause = Duration::from_millis(50);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+struct Source {
+    topic: String,
+    tail: Box<dyn Tail>,
+    stored: Positions,
+    batch: Vec<CommittedRecord>,
+    batch_bytes: usize,
+    since: Instant,
+}
+
+async fn follow(
+    bus: &dyn Bus,
+    pool: &AnyPool,
+    sink: &mut dyn Sink,
+    shutdown: &CancellationToken,
+) -> Result<(), SinkError> {
+    let limits = sink.limits();
+    let mut sources = Vec::new();
+    for topic in sink.topics() {
+        let stored = stored_positions(pool, sink.name(), &topic).await?;
+        let tail = bus.tail(&topic, sink.name(), stored.clone()).await?;
+        sources.push(Source { topic, tail, stored, batch: Vec::new(), batch_bytes: 0, since: Instant::now() });
+    }
+    let wait = limits.age.min(Duration::from_millis(200));
+    loop {
+        let stopping = shutdown.is_cancelled();
+        let Some((first, later)) = sources.split_first_mut() else { return Ok(()) };
+        let mut read_later = false;
+        for source in later.iter_mut() {
+            read_later |= read(source, limits, Duration::ZERO).await?;
+        }
+        if read_later || later.iter().any(|source| !source.batch.is_empty()) {
+            let cut = bus.end_positions(&first.topic).await?;
+            while !first.tail.positions().reached(&cut) {
+                let had_room = read(first, limits, Duration::ZERO).await?;
+                if is_due(first, limits) || !had_room {
+                    flush(pool, sink, first).await?;
+                }
+                if !had_room && !first.tail.positions().reached(&cut) {
+                    // Only control records are left before the cut, or the tail needs a moment.
+                    if !read(first, limits, wait).await? {
+                        break;
+                    }
+                }
+            }
+            flush(pool, sink, first).await?;
+            for source in later.iter_mut() {
+                flush(pool, sink, source).await?;
+            }
+            continue;
+        }
+        let got = read(first, limits, if stopping { Duration::ZERO } else { wait }).await?;
+        if is_due(first, limits) || (stopping && !first.batch.is_empty()) {
+            flush(pool, sink, first).await?;
+        }
+        if stopping && !got {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads what fits; true when something came.
+async fn read(source: &mut Source, limits: BatchLimits, wait: Duration) -> Result<bool, SinkError> {
+    let room = limits.records.saturating_sub(source.batch.len());
+    if room == 0 || source.batch_bytes >= limits.bytes {
+        return Ok(false);
+    }
+    let records = source.tail.next(room, wait).await?;
+    if records.is_empty() {
+        return Ok(false);
+    }
+    if source.batch.is_empty() {
+        source.since = Instant::now();
+    }
+    source.batch_bytes += records.iter().map(|record| record.value.len()).sum::<usize>();
+    source.batch.extend(records);
+    Ok(true)
+}
+
+fn is_due(source: &Source, limits: BatchLimits) -> bool {
+    !source.batch.is_empty()
+        && (source.batch.len() >= limits.records
+            || source.batch_bytes >= limits.bytes
+            || source.since.elapsed() >= limits.age)
+}
+
+async fn flush(pool: &AnyPool, sink: &mut dyn Sink, source: &mut Source) -> Result<(), SinkError> {
+    if source.batch.is_empty() {
+        return Ok(());
+    }
+    let mut next = source.stored.clone();
+    for record in &source.batch {
+        next.advance_past(record);
+    }
+    sink.store(&source.batch).await?;
+    let mut transaction = migrations::begin_write(pool).await?;
+    sink.write(&mut transaction, &source.batch).await?;
+    move_positions(&mut transaction, sink.name(), &source.topic, &source.stored, &next).await?;
+    transaction.commit().await?;
+    let name = sink.name().to_owned();
+    counter!("flywheel_labeler_sink_records_total", "sink" => name.clone(), "topic" => source.topic.clone())
+        .increment(u64::try_from(source.batch.len()).unwrap_or(u64::MAX));
+    gauge!("flywheel_labeler_sink_batch_records", "sink" => name)
+        .set(f64::from(u32::try_from(source.batch.len()).unwrap_or(u32::MAX)));
+    source.stored = next;
+    source.batch.clear();
+    source.batch_bytes = 0;
+    // Retention may run behind; the truth stands in the database.
+    if let Err(error) = source.tail.commit(&source.stored).await {
+        tracing::warn!(%error, topic = source.topic, "the bus did not take the positions of a sink");
+    }
+    Ok(())
+}
+
+/// Where a sink goes on in a topic.
+///
+/// # Errors
+/// A database that fails, or a position that cannot be read.
+pub async fn stored_positions(pool: &AnyPool, sink: &str, topic: &str) -> Result<Positions, SinkError> {
+    let rows: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT partition_index, next_position FROM sink_positions WHERE sink = $1 AND topic = $2",
+    )
+    .bind(sink)
+    .bind(topic)
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|(partition, position)| {
+            let bad = || SinkError::BadPosition { topic: topic.to_owned() };
+            Ok((u32::try_from(partition).map_err(|_| bad())?, position.parse().map_err(|_| bad())?))
+        })
+        .collect()
+}
+
+/// Moves the positions from `from` to `to`, each only if nobody else moved it.
+async fn move_positions(
+    transaction: &mut Transaction<'static, Any>,
+    sink: &str,
+    topic: &str,
+    from: &Positions,
+    to: &Positions,
+) -> Result<(), SinkError> {
+    for (partition, position) in to.iter() {
+        let moved = match from.get(partition) {
+            Some(known) if known == position => continue,
+            Some(known) => sqlx::query(
+                "UPDATE sink_positions SET next_position = $1 \
+                 WHERE sink = $2 AND topic = $3 AND partition_index = $4 AND next_position = $5",
+            )
+            .bind(position.to_string())
+            .bind(sink)
+            .bind(topic)
+            .bind(i64::from(partition))
+            .bind(known.to_string()),
+            None => sqlx::query(
+                "INSERT INTO sink_positions (next_position, sink, topic, partition_index) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (sink, topic, partition_index) DO NOTHING",
+            )
+            .bind(position.to_string())
+            .bind(sink)
+            .bind(topic)
+            .bind(i64::from(partition)),
+        };
+        if moved.execute(&mut **transaction).await?.rows_affected() != 1 {
+            return Err(SinkError::Overtaken { sink: sink.to_owned() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Keyed state of a session. What was read is kept as it was read (Avro, text sealed), so that a label is a function of
+//! events and not of what an earlier release made of them; only small bookkeeping is our own.
+//!
+//! Names: `session` (bookkeeping), `f/OPPORTUNITY/...` (exposures and signals), `e/...` (edits of the session),
+//! `c/OPPORTUNITY` (closed).
+
+use std::collections::BTreeMap;
+
+use bus::StepContext;
+use bytes::Bytes;
+use events::{OpportunityId, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Name of the bookkeeping.
+pub(crate) const SESSION: &str = "session";
+/// Name of the timer that forgets a session.
+pub(crate) const FORGET_TIMER: &str = "forget";
+const CLOSE_TIMER: &str = "close/";
+
+/// An opportunity that is open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Open {
+    /// When serving signed its first answer.
+    pub issued_at: Timestamp,
+    /// Client's time of the decision, once a signal told.
+    pub opened_ms: Option<i64>,
+    /// Whether its pair was emitted, or it is certain that there is none.
+    pub concluded: bool,
+    /// Whether something was reported since it was last judged.
+    pub unjudged: bool,
+    /// Bytes of its entries.
+    pub bytes: usize,
+}
+
+/// Bookkeeping of a session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SessionState {
+    pub tenant: TenantId,
+    pub open: BTreeMap<OpportunityId, Open>,
+    /// Latest time of the client's clock.
+    pub latest_ms: i64,
+    /// Client's time of the last edit.
+    pub last_edit_ms: Option<i64>,
+    pub latest_received_at: Timestamp,
+    /// Client's time and `received_at` of the session's end.
+    pub ended: Option<(i64, Timestamp)>,
+    pub edits: usize,
+    pub edit_bytes: usize,
+}
+
+/// State that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Undecodable(pub String);
+
+impl SessionState {
+    pub(crate) fn new(tenant: TenantId) -> Self {
+        Self {
+            tenant,
+            open: BTreeMap::new(),
+            latest_ms: 0,
+            last_edit_ms: None,
+            latest_received_at: Timestamp::EPOCH,
+            ended: None,
+            edits: 0,
+            edit_bytes: 0,
+        }
+    }
+
+    pub(crate) fn load(context: &mut dyn StepContext) -> Result<Option<Self>, Undecodable> {
+        let Some(bytes) = context.get(SESSION) else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|_| Undecodable(SESSION.to_owned()))
+    }
+
+    pub(crate) fn store(&self, context: &mut dyn StepContext) {
+        // Maps with string keys, numbers and ids always serialize.
+        if let Ok(bytes) = serde_json::to_vec(self) {
+            context.put(SESSION, Bytes::from(bytes));
+        }
+    }
+
+    /// Removes the oldest edits until both bounds hold, and those too old for any opportunity.
+    pub(crate) fn prune_edits(&mut self, context: &mut dyn StepContext, bounds: &EditBounds) {
+        let oldest_ms = self.latest_ms.saturating_sub(bounds.age_ms);
+        for name in context.names("e/") {
+            let too_old = monotonic_of(&name).is_some_and(|monotonic| monotonic < oldest_ms);
+            if !too_old && self.edits <= bounds.count && self.edit_bytes <= bounds.bytes {
+                break;
+            }
+            let bytes = context.get(&name).map_or(0, |value| value.len());
+            context.delete(&name);
+            self.edits = self.edits.saturating_sub(1);
+            self.edit_bytes = self.edit_bytes.saturating_sub(bytes);
+        }
+    }
+}
+
+/// How many edits a session keeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EditBounds {
+    pub count: usize,
+    pub bytes: usize,
+    pub age_ms: i64,
+}
+
+/// Name of an edit; sorts as the client's order does.
+pub(crate) fn edit_name(sequence: i64, monotonic_ms: i64) -> String {
+    format!("e/{sequence:019}/{monotonic_ms:019}")
+}
+
+fn monotonic_of(name: &str) -> Option<i64> {
+    name.rsplit('/').next()?.parse().ok()
+}
+
+/// Prefix of everything reported about an opportunity.
+pub(crate) fn facts_prefix(opportunity: OpportunityId) -> String {
+    format!("f/{opportunity}/")
+}
+
+/// Name of one event about an opportunity.
+pub(crate) fn fact_name(opportunity: OpportunityId, sequence: i64, event: events::EventId) -> String {
+    format!("f/{opportunity}/{sequence:019}/{event}")
+}
+
+/// Name of the mark that an opportunity is closed.
+pub(crate) fn closed_name(opportunity: OpportunityId) -> String {
+    format!("c/{opportunity}")
+}
+
+/// Name of the timer that closes an opportunity.
+pub(crate) fn close_timer(opportunity: OpportunityId) -> String {
+    format!("{CLOSE_TIMER}{opportunity}")
+}
+
+/// The opportunity that a timer closes.
+pub(crate) fn opportunity_of_timer(name: &str) -> Option<OpportunityId> {
+    name.strip_prefix(CLOSE_TIMER)?.parse().ok()
+}

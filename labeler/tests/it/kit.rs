@@ -1,0 +1,432 @@
+//! Editors that report what a developer does, with real keys and receipts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::testing::ReferenceStep;
+use bus::{Record, RecordKey, StepHandler};
+use bytes::Bytes;
+use events::avro;
+use events::topics::{PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN};
+use events::{
+    Arm, ByteRange, CleanEvent, ConsentTier, DataKey, Decision, Disposition, EditAction, EditContext, EventHeader,
+    EventId, EventKind, EventText, ModelVersion, OffsetEncoding, OpportunityId, OpportunityOutcome, Origin, PairText,
+    PersonPseudonym, PreferencePair, Probabilities, Receipt, ReceiptState, SessionId, Sha256Digest, SuggestionId,
+    TenantId, TenantSecret, Timestamp, Window,
+};
+use labeler::audience::{CONTROL_KIND, subject};
+use labeler::config::SessionLimits;
+use labeler::keys::LoadedKeys;
+use labeler::{LabelPolicy, step};
+use service::keys::KeyStore;
+
+pub(crate) const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
+pub(crate) const REPOSITORY: &str = "repo-a";
+
+/// What all editors of a test share.
+pub(crate) struct World {
+    pub(crate) keys: KeyStore,
+    pub(crate) pool: sqlx::AnyPool,
+    pub(crate) secret: TenantSecret,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let url = migrations::sqlite_url(&directory.path().join("flywheel.sqlite"));
+        let pool = migrations::connect(&url, 4).await.unwrap();
+        migrations::migrate(&pool).await.unwrap();
+        let keys = KeyStore::open(pool.clone(), &directory.path().join("master.key")).await.unwrap();
+        let secret = keys.tenant_secret(&TenantId::default()).await.unwrap();
+        Self { keys, pool, secret, directory }
+    }
+
+    pub(crate) async fn person(&self, name: &str) -> Person {
+        let pseudonym = self.secret.person_pseudonym(name);
+        let key = self.keys.data_key(&TenantId::default(), &pseudonym).await.unwrap();
+        Person { pseudonym, key, secret: self.secret.clone() }
+    }
+
+    pub(crate) fn handler(&self, policy: LabelPolicy) -> Arc<dyn StepHandler> {
+        step::handler(Arc::new(LoadedKeys::new(self.keys.clone())), policy, SessionLimits::default())
+    }
+
+    /// A step with a rule for the repository of the tests.
+    pub(crate) fn step(&self, partitions: u32) -> Labeling {
+        self.step_with(partitions, LabelPolicy::default())
+    }
+
+    pub(crate) fn step_with(&self, partitions: u32, policy: LabelPolicy) -> Labeling {
+        let handler = self.handler(policy);
+        let mut step = ReferenceStep::new(step::spec(), Arc::clone(&handler), partitions);
+        let rule = Bytes::from_static(b"repository:a");
+        step.publish_control(CONTROL_KIND, &subject(&TenantId::default(), REPOSITORY), rule);
+        Labeling { step, handler }
+    }
+
+    /// The text of a pair.
+    pub(crate) async fn text(&self, pair: &PreferencePair) -> PairText {
+        labeler::lake::open_text(pair, &self.keys).await.unwrap()
+    }
+}
+
+/// A running reference step.
+pub(crate) struct Labeling {
+    pub(crate) step: ReferenceStep,
+    handler: Arc<dyn StepHandler>,
+}
+
+impl Labeling {
+    pub(crate) fn publish(&mut self, event: &CleanEvent, secret: &TenantSecret) {
+        self.step.publish(record_of(event, secret));
+    }
+
+    /// Handles what waits, loading what is missing.
+    pub(crate) async fn run(&mut self) {
+        loop {
+            let paused = self.step.run();
+            if paused.is_empty() {
+                return;
+            }
+            for paused in paused {
+                self.handler.make_available(&paused.dependencies).await;
+            }
+        }
+    }
+
+    /// Nothing happens any more for so long that every timer fires.
+    pub(crate) async fn finish(&mut self) {
+        self.run().await;
+        for hours in [1, 2, 30] {
+            let paused = self.step.advance_to(START + Duration::from_secs(hours * 3600));
+            assert!(paused.is_empty(), "{paused:?}");
+        }
+        assert_eq!(self.step.dead_letters(), []);
+    }
+
+    pub(crate) fn pairs(&self) -> Vec<PreferencePair> {
+        self.step.emitted(PREFERENCE_PAIRS).iter().map(|record| avro::decode(&record.value).unwrap()).collect()
+    }
+
+    pub(crate) fn outcomes(&self) -> Vec<OpportunityOutcome> {
+        self.step.emitted(SERVING_OUTCOMES).iter().map(|record| avro::decode(&record.value).unwrap()).collect()
+    }
+}
+
+pub(crate) fn record_of(event: &CleanEvent, secret: &TenantSecret) -> Record {
+    let key = RecordKey(secret.record_key(event.header.session_id));
+    Record { key, value: Bytes::from(avro::encode(event).unwrap()) }
+}
+
+#[derive(Clone)]
+pub(crate) struct Person {
+    pub(crate) pseudonym: PersonPseudonym,
+    key: Arc<DataKey>,
+    secret: TenantSecret,
+}
+
+/// One decision of serving, as the editor knows it.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) opportunity: OpportunityId,
+    pub(crate) receipt: Receipt,
+    actions: Vec<EditAction>,
+}
+
+/// One session of an editor with one document.
+pub(crate) struct Editor {
+    person: Person,
+    session: SessionId,
+    sequence: i64,
+    pub(crate) now_ms: i64,
+    pub(crate) document: String,
+    window_start: usize,
+    /// Bytes of the document behind the window.
+    behind: usize,
+    encoding: OffsetEncoding,
+    counter: u8,
+    seed: u8,
+    pub(crate) events: Vec<CleanEvent>,
+}
+
+pub(crate) const DOCUMENT: &str = "use é::😀;\n\nfn main() {\n    let a = get_name(user);\n    let b = get_name(other);\n    send(a, b);\n}\n\nfn after() {}\n";
+
+impl Editor {
+    /// A session whose window is `main` of [`DOCUMENT`].
+    pub(crate) fn new(person: &Person, seed: u8) -> Self {
+        Self {
+            person: person.clone(),
+            session: SessionId::from_uuid(uuid::Uuid::from_bytes([seed; 16])),
+            sequence: 0,
+            now_ms: 1_000,
+            document: DOCUMENT.to_owned(),
+            window_start: DOCUMENT.find("fn main").unwrap(),
+            behind: "\nfn after() {}\n".len(),
+            encoding: if seed.is_multiple_of(2) { OffsetEncoding::Utf16 } else { OffsetEncoding::Utf8 },
+            counter: 0,
+            seed,
+            events: Vec::new(),
+        }
+    }
+
+    fn at(&self) -> Timestamp {
+        START + Duration::from_millis(u64::try_from(self.now_ms).unwrap())
+    }
+
+    pub(crate) fn wait(&mut self, ms: i64) -> &mut Self {
+        self.now_ms += ms;
+        self
+    }
+
+    fn units(&self, text: &str) -> u64 {
+        let units = match self.encoding {
+            OffsetEncoding::Utf8 => text.len(),
+            OffsetEncoding::Utf16 => text.encode_utf16().count(),
+        };
+        u64::try_from(units).unwrap()
+    }
+
+    fn window(&self) -> String {
+        self.document[self.window_start..self.document.len() - self.behind].to_owned()
+    }
+
+    fn header(&mut self, kind: EventKind) -> EventHeader {
+        let sequence = if kind == EventKind::Exposure {
+            0
+        } else {
+            self.sequence += 1;
+            self.sequence
+        };
+        EventHeader {
+            event_id: EventId::of_client_event(self.session, u64::try_from(sequence).unwrap()),
+            tenant: TenantId::default(),
+            person: self.person.pseudonym.clone(),
+            session_id: self.session,
+            sequence,
+            kind,
+            consent: ConsentTier::Code,
+            received_at: self.at() + Duration::from_millis(40),
+            monotonic_ms: if sequence == 0 { 0 } else { self.now_ms },
+            opportunity_id: None,
+            suggestion_id: None,
+            action_index: None,
+            actions_visible: None,
+            accepted_length: None,
+            visible_ms: None,
+            look_delay_s: None,
+            origin: None,
+            offset_encoding: self.encoding,
+            receipt_state: ReceiptState::Absent,
+            receipt: None,
+            content_digest: "00".repeat(16),
+        }
+    }
+
+    fn push(&mut self, header: EventHeader, text: Option<EventText>) -> &mut Self {
+        let sealed = text.map(|text| {
+            let plaintext = serde_json::to_vec(&text).unwrap();
+            self.person.key.seal(header.event_id, TELEMETRY_CLEAN, &plaintext)
+        });
+        self.events.push(CleanEvent { header, disposition: Disposition::Clean, reason: None, altered: false, sealed });
+        self
+    }
+
+    /// An action on the `nth` occurrence of `old` in the window.
+    pub(crate) fn action(&self, old: &str, nth: usize, new_text: &str) -> EditAction {
+        let window = self.window();
+        let place = window.match_indices(old).nth(nth).unwrap().0 + self.window_start;
+        EditAction {
+            path: "src/a.rs".to_owned(),
+            range: ByteRange::new(place as u64, (place + old.len()) as u64),
+            old_text: old.to_owned(),
+            new_text: new_text.to_owned(),
+        }
+    }
+
+    pub(crate) fn ask(&mut self, decision: Decision, actions: Vec<EditAction>) -> Served {
+        let opportunity = OpportunityId::from_uuid(uuid::Uuid::from_bytes([self.seed, self.counter, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]));
+        self.counter += 1;
+        self.ask_again(opportunity, decision, actions)
+    }
+
+    pub(crate) fn ask_again(&mut self, opportunity: OpportunityId, decision: Decision, actions: Vec<EditAction>) -> Served {
+        let number = self.counter;
+        self.counter += 1;
+        let suggestion = (!actions.is_empty())
+            .then(|| SuggestionId::from_uuid(uuid::Uuid::from_bytes([self.seed, number, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2])));
+        let receipt = Receipt {
+            tenant: TenantId::default(),
+            person: self.person.pseudonym.clone(),
+            opportunity_id: opportunity,
+            suggestion_id: suggestion,
+            model: "edit".parse().unwrap(),
+            model_version: ModelVersion(1),
+            rollout_id: None,
+            arm: Arm::Current,
+            block: None,
+            decision,
+            probabilities: Probabilities {
+                arm_probability: 1.0,
+                p_show: 0.98,
+                log_p_text: -0.5,
+                gate_score: 0.7,
+                threshold: 0.5,
+                explored: false,
+            },
+            context_digest: Sha256Digest::of(b"context"),
+            actions_digest: Sha256Digest::of(b"actions"),
+            issued_at: self.at(),
+        };
+        let receipt = Receipt::verify(&receipt.sign(&self.person.secret), &self.person.secret).unwrap();
+        let mut header = self.header(EventKind::Exposure);
+        header.event_id = EventId::of_exposure(opportunity, suggestion);
+        header.received_at = self.at();
+        header.opportunity_id = Some(opportunity);
+        header.suggestion_id = suggestion;
+        header.receipt = Some(receipt.clone());
+        header.receipt_state = ReceiptState::Valid;
+        let context = EditContext {
+            repository: REPOSITORY.to_owned(),
+            path: "src/a.rs".to_owned(),
+            language: "rust".to_owned(),
+            recent_edits: Vec::new(),
+            window: Window { start_byte: self.window_start as u64, first_line: 2, text: self.window() },
+            cursor_byte: self.window_start as u64,
+        };
+        let window_start_offset = self.units(&self.document[..self.window_start]);
+        let text = EventText::Exposure { context, actions: actions.clone(), window_start_offset, altered: false };
+        self.push(header, Some(text));
+        Served { opportunity, receipt, actions }
+    }
+
+    fn about(&mut self, kind: EventKind, served: &Served) -> EventHeader {
+        let mut header = self.header(kind);
+        header.opportunity_id = Some(served.opportunity);
+        header.suggestion_id = served.receipt.suggestion_id;
+        header.receipt = Some(served.receipt.clone());
+        header.receipt_state = ReceiptState::Valid;
+        header
+    }
+
+    pub(crate) fn shown(&mut self, served: &Served, actions_visible: i32) -> &mut Self {
+        let header = EventHeader { actions_visible: Some(actions_visible), ..self.about(EventKind::SuggestionShown, served) };
+        self.push(header, None)
+    }
+
+    pub(crate) fn hidden(&mut self, served: &Served, visible_ms: i64) -> &mut Self {
+        let header = EventHeader { visible_ms: Some(visible_ms), ..self.about(EventKind::SuggestionHidden, served) };
+        self.push(header, None)
+    }
+
+    pub(crate) fn dismissed(&mut self, served: &Served, action_index: i32) -> &mut Self {
+        let header = EventHeader { action_index: Some(action_index), ..self.about(EventKind::SuggestionDismissed, served) };
+        self.push(header, None)
+    }
+
+    /// Tab: the document changes and both events are reported. `length` in bytes of the new text.
+    pub(crate) fn accepted(&mut self, served: &Served, index: usize, length: Option<usize>) -> &mut Self {
+        let action = served.actions[index].clone();
+        let written = &action.new_text[..length.unwrap_or(action.new_text.len())];
+        let accepted_length = length.map(|_| i64::try_from(self.units(written)).unwrap());
+        let header = EventHeader {
+            action_index: Some(i32::try_from(index).unwrap()),
+            accepted_length,
+            ..self.about(EventKind::SuggestionAccepted, served)
+        };
+        self.push(header, None);
+        let place = action.range.start as usize;
+        let end = place + action.old_text.len();
+        self.edit(place, end, written, Origin::Suggestion, served.receipt.suggestion_id)
+    }
+
+    pub(crate) fn edit(&mut self, start: usize, end: usize, new_text: &str, origin: Origin, suggestion: Option<SuggestionId>) -> &mut Self {
+        let text = EventText::Edit {
+            path: "src/a.rs".to_owned(),
+            start: self.units(&self.document[..start]),
+            end: self.units(&self.document[..end]),
+            old_text: self.document[start..end].to_owned(),
+            new_text: new_text.to_owned(),
+        };
+        if end <= self.window_start {
+            self.window_start = self.window_start - (end - start) + new_text.len();
+        } else if start >= self.document.len() - self.behind {
+            self.behind = self.behind - (end - start) + new_text.len();
+        }
+        self.document.replace_range(start..end, new_text);
+        let mut header = self.header(EventKind::DocumentEdited);
+        header.origin = Some(origin);
+        header.suggestion_id = suggestion;
+        self.push(header, Some(text))
+    }
+
+    /// Replaces the `nth` occurrence of `old` in the document.
+    pub(crate) fn replace(&mut self, old: &str, nth: usize, new_text: &str, origin: Origin) -> &mut Self {
+        let start = self.document.match_indices(old).nth(nth).unwrap().0;
+        self.edit(start, start + old.len(), new_text, origin, None)
+    }
+
+    /// Types over the `nth` occurrence of `old`, one character each 100 ms.
+    pub(crate) fn types(&mut self, old: &str, nth: usize, new_text: &str) -> &mut Self {
+        let start = self.document.match_indices(old).nth(nth).unwrap().0;
+        self.edit(start, start + old.len(), "", Origin::Typed, None);
+        let mut place = start;
+        for character in new_text.chars() {
+            self.wait(100);
+            self.edit(place, place, &character.to_string(), Origin::Typed, None);
+            place += character.len_utf8();
+        }
+        self
+    }
+
+    pub(crate) fn look(&mut self, served: &Served, delay_s: i32) -> &mut Self {
+        let header = EventHeader { look_delay_s: Some(delay_s), ..self.about(EventKind::RegionLook, served) };
+        let text = EventText::Look { path: "src/a.rs".to_owned(), text: self.window() };
+        self.push(header, Some(text))
+    }
+
+    /// The three looks, at their times after `opened_ms`.
+    pub(crate) fn looks(&mut self, served: &Served, opened_ms: i64) -> &mut Self {
+        for delay in [30, 120, 300] {
+            self.now_ms = self.now_ms.max(opened_ms + i64::from(delay) * 1000);
+            self.look(served, delay);
+        }
+        self
+    }
+
+    pub(crate) fn end(&mut self) -> &mut Self {
+        let header = self.header(EventKind::SessionEnded);
+        self.push(header, None)
+    }
+}
+
+/// Labels one session by itself.
+pub(crate) async fn label(world: &World, editor: &Editor) -> (Vec<PreferencePair>, Vec<OpportunityOutcome>) {
+    label_with(world, editor, LabelPolicy::default()).await
+}
+
+pub(crate) async fn label_with(
+    world: &World,
+    editor: &Editor,
+    policy: LabelPolicy,
+) -> (Vec<PreferencePair>, Vec<OpportunityOutcome>) {
+    let mut labeling = world.step_with(2, policy);
+    for event in &editor.events {
+        labeling.publish(event, &world.secret);
+    }
+    labeling.finish().await;
+    (labeling.pairs(), labeling.outcomes())
+}
+
+/// Emitted values of all keys, in an order that does not depend on the order of keys.
+pub(crate) fn sorted_values(step: &ReferenceStep) -> BTreeMap<String, Vec<Vec<u8>>> {
+    [PREFERENCE_PAIRS, SERVING_OUTCOMES]
+        .into_iter()
+        .map(|topic| {
+            let mut values: Vec<Vec<u8>> = step.emitted(topic).iter().map(|record| record.value.to_vec()).collect();
+            values.sort();
+            (topic.to_owned(), values)
+        })
+        .collect()
+}

@@ -1,0 +1,341 @@
+//! Sinks on the local log: effects and positions in one transaction, exactly once over restarts.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use artifacts::{ArtifactStore, LocalArtifacts};
+use bus::local::{LocalLog, LocalLogConfig};
+use bus::{Affected, Bus, DeadLetter, DeadLetterKind, Position, Record, RecordKey, Retention, TopicSpec};
+use bytes::Bytes;
+use events::avro;
+use events::topics::{DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
+use events::{
+    CleanEvent, Decision, EventKind, ModelVersion, OpportunityOutcome, PreferencePair, QuarantinedEvent, RawEvent,
+    TenantId,
+};
+use labeler::config::{LakeConfig, SinkConfig};
+use labeler::lake::{LakeReader, LakeWriter};
+use labeler::ledger::{self, Ledger, LedgerTotals};
+use labeler::sink::{Sink, SinkError, run_sink, stored_positions};
+use labeler::tally::{MeasureFilter, Tally, measures};
+use service::clock::RealClock;
+use sqlx::AnyPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::kit::{Editor, START, World, label};
+
+struct Bench {
+    world: World,
+    log: Arc<dyn Bus>,
+    artifacts: Arc<dyn ArtifactStore>,
+}
+
+async fn bench() -> Bench {
+    let world = World::new().await;
+    let log: Arc<dyn Bus> = Arc::new(
+        LocalLog::open(&world.directory.path().join("log.sqlite"), RealClock::shared(), LocalLogConfig::default())
+            .unwrap(),
+    );
+    let topics =
+        [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES]
+            .map(|topic| TopicSpec::new(topic, 2, Retention::default()));
+    log.create_topics(&topics).await.unwrap();
+    let artifacts: Arc<dyn ArtifactStore> =
+        Arc::new(LocalArtifacts::open(world.directory.path().join("artifacts")).unwrap());
+    Bench { world, log, artifacts }
+}
+
+impl Bench {
+    async fn publish(&self, topic: &str, records: Vec<(u8, Vec<u8>)>) {
+        let records = records
+            .into_iter()
+            .map(|(key, value)| Record { key: RecordKey([key; 16]), value: Bytes::from(value) })
+            .collect();
+        assert!(self.log.publish(topic, records).await.iter().all(Result::is_ok));
+    }
+
+    /// Runs a sink until it has stored the end of its topics, then stops it.
+    async fn follow(&self, sink: Box<dyn Sink>) {
+        let (name, topics) = (sink.name().to_owned(), sink.topics());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run_sink(Arc::clone(&self.log), self.world.pool.clone(), sink, stop.clone()));
+        let bound = tokio::time::Instant::now() + Duration::from_secs(30);
+        for topic in topics {
+            let end = self.log.end_positions(&topic).await.unwrap();
+            loop {
+                let stored = stored_positions(&self.world.pool, &name, &topic).await.unwrap();
+                let reached = end.iter().all(|(partition, position)| {
+                    position == Position::START || stored.get(partition).is_some_and(|stored| stored >= position)
+                });
+                if reached {
+                    break;
+                }
+                assert!(tokio::time::Instant::now() < bound, "{name}: {topic} at {stored:?} of {end:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        stop.cancel();
+        running.await.unwrap().unwrap();
+    }
+
+    fn lake(&self) -> Box<dyn Sink> {
+        Box::new(LakeWriter::new(Arc::clone(&self.artifacts), LakeConfig { part_age_ms: 20, ..LakeConfig::default() }))
+    }
+}
+
+/// Pairs and outcomes of some persons that accept what they are shown.
+async fn labeled(world: &World, persons: u8) -> (Vec<PreferencePair>, Vec<OpportunityOutcome>) {
+    let (mut pairs, mut outcomes) = (Vec::new(), Vec::new());
+    for seed in 1..=persons {
+        let person = world.person(&format!("person {seed}")).await;
+        let mut editor = Editor::new(&person, seed);
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900);
+        if seed % 3 == 0 {
+            editor.dismissed(&served, 0).wait(500).types("get_name", 0, "load_name");
+        } else {
+            editor.accepted(&served, 0, None);
+        }
+        editor.looks(&served, opened);
+        let (more_pairs, more_outcomes) = label(world, &editor).await;
+        pairs.extend(more_pairs);
+        outcomes.extend(more_outcomes);
+    }
+    (pairs, outcomes)
+}
+
+#[tokio::test]
+async fn the_lake_holds_every_pair_once_over_restarts() {
+    let bench = bench().await;
+    let (pairs, _) = labeled(&bench.world, 12).await;
+    let reader = LakeReader::new(bench.world.pool.clone(), Arc::clone(&bench.artifacts));
+    for (round, chunk) in pairs.chunks(5).enumerate() {
+        let records =
+            chunk.iter().enumerate().map(|(index, pair)| (index as u8 + round as u8, avro::encode(pair).unwrap()));
+        bench.publish(PREFERENCE_PAIRS, records.collect()).await;
+        bench.follow(bench.lake()).await;
+    }
+    let parts = reader.parts(&TenantId::default()).await.unwrap();
+    assert!(parts.len() >= 3);
+    let mut read = Vec::new();
+    for part in &parts {
+        let in_part = reader.read(part).await.unwrap();
+        assert_eq!(in_part.len() as u64, part.pairs);
+        assert_eq!(in_part.iter().map(|pair| pair.labeled_at).min(), Some(part.min_labeled_at));
+        read.extend(in_part);
+    }
+    read.sort_by_key(|pair| pair.pair_id);
+    let mut expected = pairs.clone();
+    expected.sort_by_key(|pair| pair.pair_id);
+    assert_eq!(read, expected);
+    let text = labeler::lake::open_text(&read[0], &bench.world.keys).await.unwrap();
+    assert!(text.chosen.is_some());
+    let extent = reader.extent(&TenantId::default()).await.unwrap();
+    assert_eq!((extent.pairs, extent.parts), (pairs.len() as u64, parts.len() as u64));
+
+    let mut served = HashSet::new();
+    let oldest = reader.oldest_label_outside(&TenantId::default(), &served, |_| true).await.unwrap();
+    assert_eq!(oldest, pairs.iter().map(|pair| pair.labeled_at).min());
+    served.extend(pairs.iter().map(|pair| pair.pair_id));
+    assert_eq!(reader.oldest_label_outside(&TenantId::default(), &served, |_| true).await.unwrap(), None);
+    assert!(reader.parts(&"other".parse().unwrap()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_damaged_or_exchanged_part_is_reported() {
+    let bench = bench().await;
+    let (pairs, _) = labeled(&bench.world, 2).await;
+    for pair in &pairs {
+        bench.publish(PREFERENCE_PAIRS, vec![(1, avro::encode(pair).unwrap())]).await;
+        bench.follow(bench.lake()).await;
+    }
+    let reader = LakeReader::new(bench.world.pool.clone(), Arc::clone(&bench.artifacts));
+    let parts = reader.parts(&TenantId::default()).await.unwrap();
+    let exchanged = labeler::lake::LakePart { digest: parts[1].digest, ..parts[0].clone() };
+    assert!(matches!(reader.read(&exchanged).await, Err(labeler::lake::LakeError::Mismatch { .. })));
+    let missing = labeler::lake::LakePart { digest: events::Sha256Digest::of(b"nothing"), ..parts[0].clone() };
+    assert!(matches!(reader.read(&missing).await, Err(labeler::lake::LakeError::Artifacts(_))));
+}
+
+#[tokio::test]
+async fn of_two_sinks_of_one_name_one_is_overtaken() {
+    let bench = bench().await;
+    let (pairs, _) = labeled(&bench.world, 6).await;
+    for (index, pair) in pairs.iter().enumerate() {
+        bench.publish(PREFERENCE_PAIRS, vec![(index as u8, avro::encode(pair).unwrap())]).await;
+    }
+    tokio::join!(bench.follow(bench.lake()), bench.follow(bench.lake()), bench.follow(bench.lake()));
+    let reader = LakeReader::new(bench.world.pool.clone(), Arc::clone(&bench.artifacts));
+    assert_eq!(reader.extent(&TenantId::default()).await.unwrap().pairs, pairs.len() as u64);
+}
+
+/// Fails its first transactions after having written.
+struct Failing {
+    inner: Tally,
+    failures: u32,
+}
+
+#[async_trait::async_trait]
+impl Sink for Failing {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn topics(&self) -> Vec<String> {
+        self.inner.topics()
+    }
+
+    fn limits(&self) -> labeler::sink::BatchLimits {
+        self.inner.limits()
+    }
+
+    async fn write(
+        &mut self,
+        transaction: &mut sqlx::Transaction<'static, sqlx::Any>,
+        records: &[bus::CommittedRecord],
+    ) -> Result<(), SinkError> {
+        self.inner.write(transaction, records).await?;
+        if self.failures > 0 {
+            self.failures -= 1;
+            return Err(SinkError::Database(sqlx::Error::PoolTimedOut));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_tally_counts_once_and_measures_by_person() {
+    let bench = bench().await;
+    let (_, outcomes) = labeled(&bench.world, 9).await;
+    let records = outcomes.iter().enumerate().map(|(index, outcome)| (index as u8, avro::encode(outcome).unwrap()));
+    bench.publish(SERVING_OUTCOMES, records.collect()).await;
+    bench.follow(Box::new(Failing { inner: Tally::new(SinkConfig::default()), failures: 2 })).await;
+    let (tenant, model) = (TenantId::default(), "edit".parse().unwrap());
+    let filter = MeasureFilter::default();
+    let found = measures(&bench.world.pool, &tenant, &model, ModelVersion(1), &filter).await.unwrap();
+    assert_eq!((found.opportunities, found.shown, found.persons, found.censored), (9, 9, 9, 0));
+    assert_eq!(found.shown_rate.unwrap().value, 1.0);
+    let acceptance = found.acceptance.unwrap();
+    assert!((acceptance.value - 6.0 / 9.0).abs() < 1e-12);
+    assert!(acceptance.low < acceptance.value && acceptance.value < acceptance.high);
+    assert!((found.utility.unwrap().value - (6.0 * 0.75 - 3.0 * 0.25) / 9.0).abs() < 1e-12);
+    assert!((found.kept_chars_per_opportunity.unwrap().value - 60.0 / 9.0).abs() < 1e-12);
+    let filter = MeasureFilter { exposed_before: Some(START), ..MeasureFilter::default() };
+    let none = measures(&bench.world.pool, &tenant, &model, ModelVersion(1), &filter).await.unwrap();
+    assert_eq!((none.opportunities, none.utility), (0, None));
+    let filter = MeasureFilter { repository: Some(crate::kit::REPOSITORY.to_owned()), exposed_from: Some(START), ..filter };
+    let filter = MeasureFilter { exposed_before: None, ..filter };
+    let all = measures(&bench.world.pool, &tenant, &model, ModelVersion(1), &filter).await.unwrap();
+    assert_eq!(all, found);
+}
+
+/// Twelve events as a door and an anonymizer would write them.
+async fn events_of(world: &World) -> Vec<CleanEvent> {
+    let person = world.person("someone").await;
+    let mut editor = Editor::new(&person, 1);
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    editor.shown(&served, 1).wait(900).dismissed(&served, 0);
+    for _ in 0..9 {
+        editor.wait(1_000).types("user", 0, "user");
+    }
+    editor.events.truncate(12);
+    editor.events
+}
+
+fn raw(event: &CleanEvent, filtered_at_door: Option<&str>) -> Vec<u8> {
+    let filtered_at_door = filtered_at_door.map(str::to_owned);
+    avro::encode(&RawEvent { header: event.header.clone(), filtered_at_door, sealed: None }).unwrap()
+}
+
+fn quarantined(event: &CleanEvent, reason: &str) -> Vec<u8> {
+    let event = QuarantinedEvent { header: event.header.clone(), reason: reason.to_owned(), sealed: None };
+    avro::encode(&event).unwrap()
+}
+
+fn dead_letter(event: &CleanEvent, topic: &str) -> Vec<u8> {
+    let letter = DeadLetter {
+        step: "anonymizer".to_owned(),
+        topic: topic.to_owned(),
+        partition: 0,
+        position: Position::START,
+        key: RecordKey([1; 16]),
+        kind: DeadLetterKind::Record,
+        timer_name: None,
+        due_at: None,
+        reason: "panic".to_owned(),
+        key_poisoned: false,
+        partition_time: START,
+        payload: None,
+        affected: vec![Affected {
+            event_id: event.header.event_id.to_string(),
+            received_at: event.header.received_at,
+        }],
+    };
+    letter.encode().unwrap().to_vec()
+}
+
+async fn totals(pool: &AnyPool) -> LedgerTotals {
+    ledger::totals(pool, &TenantId::default()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_ledger_accounts_for_every_event() {
+    let bench = bench().await;
+    let events = events_of(&bench.world).await;
+    assert_eq!((events.len(), events[0].header.kind), (12, EventKind::Exposure));
+    let mut entered: Vec<(u8, Vec<u8>)> =
+        events.iter().enumerate().map(|(index, event)| (1, raw(event, (index == 11).then_some("consent_none")))).collect();
+    // Retries: the same id again.
+    entered.push((1, raw(&events[1], None)));
+    entered.push((1, raw(&events[11], Some("consent_none"))));
+    bench.publish(TELEMETRY_RAW, entered).await;
+    let clean: Vec<(u8, Vec<u8>)> = events[..6].iter().map(|event| (1, avro::encode(event).unwrap())).collect();
+    bench.publish(TELEMETRY_CLEAN, clean).await;
+    let filtered = CleanEvent::filtered(events[6].header.clone(), "late");
+    bench.publish(TELEMETRY_CLEAN, vec![(1, avro::encode(&filtered).unwrap())]).await;
+    let again = quarantined(&events[1], "content_conflict");
+    bench.publish(TELEMETRY_QUARANTINE, vec![(1, quarantined(&events[7], "rule_failed")), (1, again)]).await;
+    let letters = vec![(1, dead_letter(&events[8], TELEMETRY_RAW)), (1, dead_letter(&events[2], TELEMETRY_CLEAN))];
+    bench.publish(DEAD_LETTERS, letters).await;
+    bench.follow(Box::new(Ledger::new(SinkConfig { batch_records: 5, ..SinkConfig::default() }))).await;
+    let found = totals(&bench.world.pool).await;
+    assert_eq!((found.admitted, found.filtered_at_door, found.exposed), (10, 1, 1));
+    assert_eq!((found.clean, found.filtered, found.quarantined, found.dead_lettered), (6, 2, 1, 1));
+    assert_eq!((found.pending, found.duplicates, found.anomalies), (2, 2, 0));
+    assert!(found.holds(), "{found:?}");
+    assert_eq!(found.reasons["filtered"]["late"], 1);
+    assert_eq!(found.reasons["dead_lettered"]["panic"], 1);
+
+    // A second disposition and one of an event that never entered must be seen.
+    bench.publish(TELEMETRY_QUARANTINE, vec![(1, quarantined(&events[0], "rule_failed"))]).await;
+    let mut stranger = events[9].clone();
+    stranger.header.event_id = events::EventId::of_client_event(stranger.header.session_id, 999);
+    bench.publish(TELEMETRY_CLEAN, vec![(1, avro::encode(&stranger).unwrap())]).await;
+    bench.follow(Box::new(Ledger::new(SinkConfig::default()))).await;
+    let found = totals(&bench.world.pool).await;
+    assert_eq!(found.anomalies, 2);
+    assert!(!found.holds());
+}
+
+#[tokio::test]
+async fn folded_hours_count_as_before() {
+    let bench = bench().await;
+    let events = events_of(&bench.world).await;
+    bench.publish(TELEMETRY_RAW, events.iter().map(|event| (1, raw(event, None))).collect()).await;
+    bench.publish(TELEMETRY_CLEAN, events[1..].iter().map(|event| (1, avro::encode(event).unwrap())).collect()).await;
+    bench.follow(Box::new(Ledger::new(SinkConfig::default()))).await;
+    let later = START + Duration::from_secs(7200);
+    assert_eq!(ledger::fold_hours(&bench.world.pool, later).await.unwrap(), 0, "something is pending in that hour");
+    bench.publish(TELEMETRY_CLEAN, vec![(1, avro::encode(&events[0]).unwrap())]).await;
+    bench.follow(Box::new(Ledger::new(SinkConfig::default()))).await;
+    let before = totals(&bench.world.pool).await;
+    assert!(before.holds());
+    assert_eq!(ledger::fold_hours(&bench.world.pool, later).await.unwrap(), 12);
+    assert_eq!(totals(&bench.world.pool).await, before);
+    let hours = ledger::hours(&bench.world.pool, &TenantId::default(), Some(START)).await.unwrap();
+    assert_eq!(hours.keys().copied().collect::<Vec<_>>(), [events[1].header.received_at.hour()]);
+}

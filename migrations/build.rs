@@ -1,0 +1,5 @@
+//! Rebuilds the crate when a migration is added: the macro that embeds them only notices edits.
+
+fn main() {
+    println!("cargo:rerun-if-changed=sql");
+}

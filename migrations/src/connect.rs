@@ -1,0 +1,196 @@
+//! Opening a pool.
+
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+
+use crate::MigrationsError;
+
+/// How long a statement waits for SQLite's single writer before it fails.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long `connect` waits for a connection, and a query for a free one.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often switching to write-ahead logging is tried: SQLite does not wait for the lock that it needs.
+const WAL_ATTEMPTS: u32 = 200;
+const WAL_PAUSE: Duration = Duration::from_millis(25);
+
+/// Which database a pool talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// A file of this machine.
+    Sqlite,
+    /// A PostgreSQL server.
+    Postgres,
+}
+
+/// The URL of a SQLite file, with the characters escaped that mean something in a URL.
+#[must_use]
+pub fn sqlite_url(path: &Path) -> String {
+    let mut url = String::from("sqlite://");
+    for character in path.to_string_lossy().chars() {
+        match character {
+            '%' | '?' | '#' | ' ' | '"' | '<' | '>' | '`' | '{' | '}' | '\\' | '^' | '|' => {
+                url.push_str(&format!("%{:02X}", u32::from(character)));
+            }
+            _ => url.push(character),
+        }
+    }
+    url
+}
+
+/// The kind of database behind a pool.
+#[must_use]
+pub fn backend(pool: &AnyPool) -> Backend {
+    match pool.connect_options().database_url.scheme() {
+        "postgres" | "postgresql" => Backend::Postgres,
+        _ => Backend::Sqlite,
+    }
+}
+
+/// Opens a pool of at most `max_connections`. A SQLite file and its directory are created when absent; it is set to
+/// write-ahead logging with full synchronisation, waits for its writer and enforces foreign keys.
+///
+/// # Errors
+/// An unknown or unsupported URL, or a database that cannot be opened. No message contains credentials.
+pub async fn connect(url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
+    static DRIVERS: Once = Once::new();
+    // Once per process; a second call would be an error, and every crate that connects comes through here.
+    DRIVERS.call_once(sqlx::any::install_default_drivers);
+
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("sqlite") => connect_sqlite(url, max_connections).await,
+        Some("postgres" | "postgresql") => connect_postgres(url, max_connections).await,
+        _ => Err(MigrationsError::UnknownDatabase { url: without_credentials(url) }),
+    }
+}
+
+async fn connect_sqlite(url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
+    let shown = without_credentials(url);
+    let in_memory = url.contains(":memory:") || url.contains("mode=memory");
+    let mut full_url = url.to_owned();
+    if !in_memory {
+        if let Some(directory) = file_of(url).parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory)
+                .map_err(|source| MigrationsError::Directory { url: shown.clone(), source })?;
+        }
+        if !url.contains("mode=") {
+            full_url.push_str(if url.contains('?') { "&mode=rwc" } else { "?mode=rwc" });
+        }
+    }
+    let failed = |source| MigrationsError::Connect { url: shown.clone(), source };
+    if !in_memory {
+        // A single connection first: it fails at once on a file that is no database, where a pool would try again.
+        let mut connection = AnyConnection::connect(&full_url).await.map_err(failed)?;
+        configure(&mut connection).await.map_err(failed)?;
+        write_ahead_logging(&mut connection).await.map_err(failed)?;
+        connection.close().await.map_err(failed)?;
+    }
+    AnyPoolOptions::new()
+        .max_connections(max_connections.max(1))
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(configure(connection)))
+        .connect(&full_url)
+        .await
+        .map_err(failed)
+}
+
+async fn configure(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    let statements = format!(
+        "PRAGMA busy_timeout = {}; PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL;",
+        BUSY_TIMEOUT.as_millis()
+    );
+    connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(statements))).await?;
+    Ok(())
+}
+
+async fn write_ahead_logging(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    let mut attempt = 0;
+    loop {
+        let result: Result<String, sqlx::Error> =
+            sqlx::query_scalar("PRAGMA journal_mode = WAL").fetch_one(&mut *connection).await;
+        attempt += 1;
+        match result {
+            Ok(mode) if mode.eq_ignore_ascii_case("wal") => return Ok(()),
+            Ok(mode) if attempt >= WAL_ATTEMPTS => {
+                return Err(sqlx::Error::Protocol(format!("the file system keeps SQLite in journal mode {mode}")));
+            }
+            Err(error) if attempt >= WAL_ATTEMPTS || !crate::is_conflict(&error) => return Err(error),
+            Ok(_) | Err(_) => tokio::time::sleep(WAL_PAUSE).await,
+        }
+    }
+}
+
+#[cfg(feature = "production")]
+async fn connect_postgres(url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
+    AnyPoolOptions::new()
+        .max_connections(max_connections.max(1))
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect(url)
+        .await
+        .map_err(|source| MigrationsError::Connect { url: without_credentials(url), source })
+}
+
+#[cfg(not(feature = "production"))]
+async fn connect_postgres(url: &str, _max_connections: u32) -> Result<AnyPool, MigrationsError> {
+    Err(MigrationsError::FeatureMissing { url: without_credentials(url), feature: "production" })
+}
+
+fn file_of(url: &str) -> PathBuf {
+    let path = url.trim_start_matches("sqlite://").trim_start_matches("sqlite:");
+    let path = path.split('?').next().unwrap_or_default();
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let escaped = (byte == b'%')
+            .then(|| tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match escaped {
+            Some(value) => {
+                decoded.push(value);
+                rest = tail.get(2..).unwrap_or_default();
+            }
+            None => {
+                decoded.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(String::from_utf8_lossy(&decoded).into_owned())
+}
+
+/// The URL as it may be shown: without user, password and parameters.
+pub(crate) fn without_credentials(url: &str) -> String {
+    let base = url.split('?').next().unwrap_or_default();
+    match base.split_once("://") {
+        Some((scheme, rest)) => {
+            // A password may contain `@` and `/`; everything up to the last `@` goes.
+            let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            format!("{scheme}://{rest}")
+        }
+        None => base.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn credentials_are_never_shown() {
+        assert_eq!(without_credentials("postgres://me:p@ss/word@db:5432/fly?password=x"), "postgres://db:5432/fly");
+        assert_eq!(without_credentials("sqlite:///tmp/a.db?mode=rwc"), "sqlite:///tmp/a.db");
+        assert_eq!(without_credentials("nonsense"), "nonsense");
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_survives_its_url(path in "/[a-zA-Z0-9 %?#{}äß._-]{1,30}") {
+            prop_assert_eq!(file_of(&sqlite_url(Path::new(&path))), PathBuf::from(path));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Opening and migrating databases, alone and many at once.
+
+use std::process::{Command, Stdio};
+
+use migrations::{MigrationsError, begin_write, check, connect, is_conflict, migrate, sqlite_url};
+use sqlx::AnyPool;
+
+/// Tells a child of this test binary which database to migrate.
+const CHILD_DATABASE: &str = "MIGRATIONS_TEST_CHILD_DATABASE";
+
+async fn open(directory: &tempfile::TempDir) -> AnyPool {
+    connect(&sqlite_url(&directory.path().join("deep/er/flywheel.sqlite")), 4).await.unwrap()
+}
+
+async fn applied(pool: &AnyPool) -> Vec<i64> {
+    sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_fresh_database_is_pending_then_current() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(&directory).await;
+    assert!(matches!(check(&pool).await, Err(MigrationsError::Pending { first: 1, .. })));
+    migrate(&pool).await.unwrap();
+    check(&pool).await.unwrap();
+    migrate(&pool).await.unwrap();
+    assert_eq!(applied(&pool).await[0], 1);
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&pool).await.unwrap();
+    assert_eq!(mode, "wal");
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&pool).await.unwrap();
+    assert_eq!(synchronous, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_may_start_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = sqlite_url(&directory.path().join("flywheel.sqlite"));
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let url = url.clone();
+            tokio::spawn(async move {
+                let pool = connect(&url, 2).await.unwrap();
+                migrate(&pool).await.unwrap();
+                check(&pool).await.unwrap();
+                applied(&pool).await
+            })
+        })
+        .collect();
+    for versions in futures::future::join_all(tasks).await {
+        let versions = versions.unwrap();
+        assert!(versions.is_sorted_by(|one, next| one < next) && versions.first() == Some(&1), "{versions:?}");
+    }
+}
+
+/// Not a test of its own: the body of the processes of the next one.
+#[tokio::test]
+async fn child_process() {
+    if let Ok(url) = std::env::var(CHILD_DATABASE) {
+        let pool = connect(&url, 2).await.unwrap();
+        migrate(&pool).await.unwrap();
+        check(&pool).await.unwrap();
+    }
+}
+
+#[test]
+fn several_processes_may_start_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = sqlite_url(&directory.path().join("flywheel.sqlite"));
+    let children: Vec<_> = (0..4)
+        .map(|_| {
+            Command::new(std::env::current_exe().unwrap())
+                .args(["child_process", "--exact", "--nocapture"])
+                .env(CHILD_DATABASE, &url)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+    }
+}
+
+#[tokio::test]
+async fn a_changed_migration_is_noticed_and_a_newer_one_is_not_ours() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(&directory).await;
+    migrate(&pool).await.unwrap();
+    // The next release has been here.
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'newer', TRUE, $1, 1)",
+    )
+    .bind(vec![1_u8, 2, 3])
+    .execute(&pool)
+    .await
+    .unwrap();
+    check(&pool).await.unwrap();
+    migrate(&pool).await.unwrap();
+    sqlx::query("UPDATE _sqlx_migrations SET checksum = $1 WHERE version = 1")
+        .bind(vec![1_u8, 2, 3])
+        .execute(&pool)
+        .await
+        .unwrap();
+    assert!(matches!(check(&pool).await, Err(MigrationsError::Changed { version: 1 })));
+    assert!(migrate(&pool).await.is_err());
+}
+
+#[tokio::test]
+async fn databases_that_cannot_be_used_say_why() {
+    let mut texts = Vec::new();
+    for url in ["mysql://me:secret@db/x", "flywheel.db", "postgres://me:secret@db:5432/flywheel"] {
+        let error = match connect(url, 1).await {
+            Err(error) => error.to_string(),
+            Ok(_) => continue,
+        };
+        assert!(!error.contains("secret"), "{error}");
+        texts.push(error);
+    }
+    assert!(texts[0].contains("unknown kind of database"), "{texts:?}");
+    assert!(texts[1].contains("unknown kind of database"), "{texts:?}");
+    #[cfg(not(feature = "production"))]
+    assert!(texts[2].contains("`production`"), "{texts:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "no database".repeat(1000)).unwrap();
+    assert!(matches!(connect(&sqlite_url(&file.join("x.sqlite")), 1).await, Err(MigrationsError::Directory { .. })));
+    let started = std::time::Instant::now();
+    assert!(matches!(connect(&sqlite_url(&file), 1).await, Err(MigrationsError::Connect { .. })));
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "a wrong file is tried again and again");
+}
+
+/// The types that mean the same on both databases, through `Any`.
+#[tokio::test]
+async fn the_common_types_go_round() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(&directory).await;
+    sqlx::query(
+        "CREATE TABLE round (a TEXT NOT NULL, b BIGINT NOT NULL, c DOUBLE PRECISION NOT NULL, d BYTEA NOT NULL, \
+         e SMALLINT NOT NULL, f BYTEA)",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    sqlx::query("INSERT INTO round VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind("ä")
+        .bind(i64::MAX)
+        .bind(0.1_f64)
+        .bind(vec![0_u8, 255])
+        .bind(1_i16)
+        .bind(None::<Vec<u8>>)
+        .execute(&pool)
+        .await
+        .unwrap();
+    let row: (String, i64, f64, Vec<u8>, i16, Option<Vec<u8>>) =
+        sqlx::query_as("SELECT a, b, c, d, e, f FROM round").fetch_one(&pool).await.unwrap();
+    assert_eq!(row, ("ä".to_owned(), i64::MAX, 0.1, vec![0, 255], 1, None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_modify_write_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(&directory).await;
+    sqlx::query("CREATE TABLE counter (value BIGINT NOT NULL)").execute(&pool).await.unwrap();
+    sqlx::query("INSERT INTO counter VALUES (0)").execute(&pool).await.unwrap();
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                for _ in 0..25 {
+                    let mut transaction = begin_write(&pool).await.unwrap();
+                    let value: i64 =
+                        sqlx::query_scalar("SELECT value FROM counter").fetch_one(&mut *transaction).await.unwrap();
+                    sqlx::query("UPDATE counter SET value = $1")
+                        .bind(value + 1)
+                        .execute(&mut *transaction)
+                        .await
+                        .unwrap();
+                    transaction.commit().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let value: i64 = sqlx::query_scalar("SELECT value FROM counter").fetch_one(&pool).await.unwrap();
+    assert_eq!(value, 100);
+    assert!(!is_conflict(&sqlx::Error::RowNotFound));
+}

@@ -1,0 +1,43 @@
+//! Versions of models, their lineage, and the rollouts that decide which of them is served.
+//!
+//! * [`routing`] is pure and shared with serving: who is served which version.
+//! * [`evidence`] is pure: from what persons did to a verdict.
+//! * [`rollout`] is the state machine; [`reconciler`] moves it by evidence, [`registry`] by a named person's word.
+//! * [`client`] is how other services call; [`run`] opens the door.
+
+mod change;
+pub mod client;
+pub mod config;
+mod convert;
+pub mod error;
+pub mod evidence;
+mod grpc;
+pub mod policy;
+pub mod reconciler;
+pub mod registry;
+pub mod rollout;
+pub mod routing;
+pub mod server;
+mod store;
+pub mod version;
+
+pub use client::{ClientError, RegistryClient};
+pub use config::RegistryConfig;
+pub use convert::InvalidField;
+pub use error::RegistryError;
+pub use evidence::{RolloutEvidence, Verdict};
+pub use policy::{Promotion, RolloutPolicy};
+pub use registry::{Registry, RegistryDeps, evaluate_rollout};
+pub use rollout::{Rollout, RolloutState};
+pub use routing::{Assignment, RoutingTable, ServedVersion, assign};
+pub use server::{RunError, RunningRegistry, run};
+pub use version::{Alias, AuditEntry, ModelSummary, NewVersion, Version};
+
+/// The messages and services of `flywheel.registry.v1`, generated from the proto.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod proto {
+    tonic::include_proto!("flywheel.registry.v1");
+}
+
+/// The trailer that carries the stable code of a failed call.
+pub const ERROR_CODE_METADATA: &str = "flywheel-error-code";

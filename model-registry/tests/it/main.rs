@@ -1,0 +1,8 @@
+//! The registry over loopback, end to end.
+
+// Helpers of tests are tests: what cannot happen ends them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod fixture;
+mod rollouts;
+mod versions;

@@ -1,0 +1,248 @@
+//! Rollouts from start to verdict.
+
+use std::time::Duration;
+
+use events::{ModelVersion, PersonPseudonym};
+use model_registry::reconciler::RolloutReconciler;
+use model_registry::{Alias, ClientError, RolloutPolicy, RolloutState, Verdict, assign};
+
+use crate::fixture::{Fixture, model, policy};
+
+fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
+    result.unwrap_err().code().unwrap_or("no code").to_owned()
+}
+
+#[tokio::test]
+async fn a_clearly_better_model_is_promoted_by_evidence() {
+    let fixture = Fixture::with_versions(2).await;
+    let rollout = fixture.begin(2, &policy()).await;
+    let table = fixture.client.get_routing(&model()).await.unwrap();
+    assert_eq!(table.holdback_share, 0.2);
+    assert_eq!(table.rollout.as_ref().unwrap().candidate.version, ModelVersion(2));
+
+    let better = |version: ModelVersion| if version.0 == 2 { 4 } else { 2 };
+    let mut blocks = 0;
+    while fixture.rollout(rollout).await.state == RolloutState::Canary {
+        blocks += 1;
+        assert!(blocks <= 2, "a difference of a third should not take longer");
+        fixture.play_block(better).await;
+    }
+    let (promoted, evidence) = fixture.client.get_rollout(rollout).await.unwrap();
+    assert_eq!((promoted.state, promoted.reason.as_str()), (RolloutState::Promoted, "no_harm"));
+    assert_eq!(evidence.verdict, Verdict::Promote);
+    assert!(evidence.no_harm.reached && !evidence.harm.reached);
+    assert!(evidence.canary.persons >= 10 && evidence.current.persons >= 10 && evidence.holdback.persons >= 5);
+    let table = fixture.client.get_routing(&model()).await.unwrap();
+    assert_eq!((table.current.version, table.rollout.is_none()), (ModelVersion(2), true));
+    // The hold-back keeps the reference.
+    assert_eq!((table.holdback_share, table.reference.unwrap().version), (0.2, ModelVersion(1)));
+    let actions = fixture.assert_audit_is_complete().await;
+    assert_eq!(
+        actions[4..],
+        ["rollout_started by key test", "rollout_began by reconciler", "rollout_promoted by reconciler"]
+    );
+
+    // A named person takes it back: the version before is current again.
+    let back = fixture.client.rollback_rollout(rollout, "Ada Lovelace", "complaints").await.unwrap();
+    assert_eq!((back.state, back.decided_by.as_deref()), (RolloutState::RolledBack, Some("Ada Lovelace")));
+    let table = fixture.client.get_routing(&model()).await.unwrap();
+    assert_eq!(table.versions().iter().map(|served| served.version.0).collect::<Vec<_>>(), [1]);
+    assert_eq!(code(fixture.client.rollback_rollout(rollout, "Ada Lovelace", "").await), "illegal_transition");
+    fixture.assert_audit_is_complete().await;
+    fixture.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_harmful_model_is_rolled_back_and_current_stays() {
+    let fixture = Fixture::with_versions(2).await;
+    let rollout = fixture.begin(2, &policy()).await;
+    let worse = |version: ModelVersion| if version.0 == 2 { 1 } else { 4 };
+    for _ in 0..4 {
+        if fixture.rollout(rollout).await.state != RolloutState::Canary {
+            break;
+        }
+        fixture.play_block(worse).await;
+    }
+    let ended = fixture.rollout(rollout).await;
+    assert_eq!((ended.state, ended.reason.as_str()), (RolloutState::RolledBack, "harm"));
+    let table = fixture.client.get_routing(&model()).await.unwrap();
+    assert_eq!((table.current.version, table.rollout.is_none()), (ModelVersion(1), true));
+    assert_eq!(fixture.assert_audit_is_complete().await.last().unwrap(), "rollout_rolled_back by reconciler");
+}
+
+#[tokio::test]
+async fn approval_takes_a_named_person_and_evidence_first() {
+    let fixture = Fixture::with_versions(2).await;
+    let approval = RolloutPolicy { promotion: model_registry::Promotion::Approval, ..policy() };
+    let rollout = fixture.begin(2, &approval).await;
+    // No evidence yet.
+    assert_eq!(code(fixture.client.approve_rollout(rollout, "Grace Hopper", "").await), "illegal_transition");
+    for _ in 0..3 {
+        fixture.play_block(|version| if version.0 == 2 { 4 } else { 2 }).await;
+    }
+    assert_eq!(fixture.rollout(rollout).await.state, RolloutState::AwaitingApproval);
+    // The candidate goes on serving its share while it waits, beyond the last block too.
+    assert!(fixture.client.get_routing(&model()).await.unwrap().rollout.is_some());
+    fixture.play_block(|_| 3).await;
+    fixture.play_block(|_| 3).await;
+    assert_eq!(fixture.rollout(rollout).await.state, RolloutState::AwaitingApproval);
+    assert_eq!(code(fixture.client.approve_rollout(rollout, " ", "").await), "invalid_argument");
+    let promoted = fixture.client.approve_rollout(rollout, "Grace Hopper", "looks good").await.unwrap();
+    assert_eq!((promoted.state, promoted.reason.as_str()), (RolloutState::Promoted, "looks good"));
+    assert_eq!(fixture.client.get_routing(&model()).await.unwrap().current.version, ModelVersion(2));
+    assert_eq!(fixture.assert_audit_is_complete().await.last().unwrap(), "rollout_approved by Grace Hopper");
+}
+
+#[tokio::test]
+async fn without_a_verdict_it_is_held() {
+    let fixture = Fixture::with_versions(2).await;
+    let few = RolloutPolicy { minimum_persons: 1_000, ..policy() };
+    let rollout = fixture.begin(2, &few).await;
+    for _ in 0..4 {
+        assert_eq!(fixture.rollout(rollout).await.state, RolloutState::Canary);
+        fixture.play_block(|_| 3).await;
+    }
+    let held = fixture.rollout(rollout).await;
+    assert_eq!((held.state, held.reason.as_str(), held.blocks_complete), (RolloutState::Held, "too_few_persons", 4));
+    assert_eq!(fixture.client.get_routing(&model()).await.unwrap().current.version, ModelVersion(1));
+}
+
+#[tokio::test]
+async fn a_placebo_is_observed_and_never_acted_on() {
+    let fixture = Fixture::with_versions(2).await;
+    let observe = RolloutPolicy { observe_only: true, ..policy() };
+    let rollout = fixture.begin(2, &observe).await;
+    for _ in 0..6 {
+        fixture.play_block(|version| if version.0 == 2 { 1 } else { 4 }).await;
+    }
+    let (observed, evidence) = fixture.client.get_rollout(rollout).await.unwrap();
+    assert_eq!((observed.state, observed.blocks_complete), (RolloutState::Canary, 6));
+    assert_eq!(evidence.verdict, Verdict::Rollback);
+    assert!(fixture.client.get_routing(&model()).await.unwrap().rollout.is_some());
+    let ended = fixture.client.abort_rollout(rollout, "Ada Lovelace", "over").await.unwrap();
+    assert_eq!(ended.state, RolloutState::Aborted);
+}
+
+#[tokio::test]
+async fn of_two_starts_one_wins_and_the_same_start_is_the_same_rollout() {
+    let fixture = Fixture::with_versions(6).await;
+    let starts: Vec<_> = (2..=6)
+        .map(|number| {
+            let client = fixture.client.clone();
+            tokio::spawn(async move { client.start_rollout(&model(), ModelVersion(number), Some(&policy())).await })
+        })
+        .collect();
+    let (mut won, mut codes) = (Vec::new(), Vec::new());
+    for start in starts {
+        match start.await.unwrap() {
+            Ok(rollout) => won.push(rollout),
+            Err(error) => codes.push(error.code().unwrap().to_owned()),
+        }
+    }
+    assert_eq!((won.len(), codes), (1, vec!["rollout_active".to_owned(); 4]));
+    let again = fixture.client.start_rollout(&model(), won[0].candidate, Some(&policy())).await.unwrap();
+    assert_eq!(again.rollout_id, won[0].rollout_id);
+
+    // What it compares stays.
+    let moved = fixture.client.set_alias(&model(), Alias::Current, ModelVersion(2), Some(ModelVersion(1))).await;
+    assert_eq!(code(moved), "rollout_active");
+    let bad = RolloutPolicy { canary_share: 0.9, ..policy() };
+    assert_eq!(code(fixture.client.start_rollout(&model(), ModelVersion(2), Some(&bad)).await), "invalid_argument");
+    fixture.client.abort_rollout(won[0].rollout_id, "Ada Lovelace", "").await.unwrap();
+    let current = fixture.client.start_rollout(&model(), ModelVersion(1), Some(&policy())).await;
+    assert_eq!(code(current), "already_current");
+    assert_eq!(fixture.client.list_rollouts(Some(&model())).await.unwrap().len(), 1);
+    fixture.assert_audit_is_complete().await;
+}
+
+#[tokio::test]
+async fn a_candidate_that_rotted_never_serves() {
+    let fixture = Fixture::with_versions(2).await;
+    let version = fixture.client.get_version(&model(), ModelVersion(2)).await.unwrap();
+    let manifest = artifacts::get_manifest(&fixture.artifacts, &version.artifact_digest).await.unwrap();
+    std::fs::write(fixture.object(manifest.file("model.safetensors").unwrap().sha256), "rotten").unwrap();
+    let started = fixture.client.start_rollout(&model(), ModelVersion(2), Some(&policy())).await.unwrap();
+    fixture.reconcile().await;
+    let ended = fixture.rollout(started.rollout_id).await;
+    assert_eq!((ended.state, ended.reason.as_str()), (RolloutState::Aborted, "artifact_corrupt"));
+    assert!(fixture.client.get_routing(&model()).await.unwrap().rollout.is_none());
+}
+
+#[tokio::test]
+async fn what_was_judged_stays_and_only_what_is_closed_counts() {
+    let fixture = Fixture::with_versions(2).await;
+    let rollout = fixture.begin(2, &policy()).await;
+    let table = fixture.client.get_routing(&model()).await.unwrap();
+    let during = fixture.clock_now();
+    fixture.outcomes(|_| 3).await;
+    // The block has ended, but its last exposures are not closed and settled.
+    fixture.clock.advance(Duration::from_secs(3_600 + 300 + 59));
+    fixture.reconcile().await;
+    assert_eq!(fixture.client.get_rollout(rollout).await.unwrap().1.blocks_complete, 0);
+    fixture.clock.advance(Duration::from_secs(1));
+    fixture.reconcile().await;
+    let (_, before) = fixture.client.get_rollout(rollout).await.unwrap();
+    assert_eq!((before.blocks_complete, before.canary.opportunities % 6), (1, 0));
+
+    // Later outcomes of the judged block, and a canary answer that another version gave.
+    let person: PersonPseudonym = format!("{:032x}", 4).parse().unwrap();
+    let mut given = assign(&table, &person, None, during).unwrap();
+    fixture.outcome(&person, &given, during, true).await;
+    given.version = ModelVersion(1);
+    given.arm = events::Arm::Canary;
+    given.block = Some(1);
+    fixture.outcome(&person, &given, during, true).await;
+    let (_, after) = fixture.client.get_rollout(rollout).await.unwrap();
+    assert_eq!((after.canary, after.current, after.holdback), (before.canary, before.current, before.holdback));
+    assert_eq!(after.no_harm, before.no_harm);
+}
+
+#[tokio::test]
+async fn the_reconciler_catches_up_block_by_block_after_a_pause() {
+    // The same outcomes, judged after every block, or all at once after an outage: the same verdict in the same block.
+    let mut verdicts = Vec::new();
+    for pause in [false, true] {
+        let fixture = Fixture::with_versions(2).await;
+        let rollout = fixture.begin(2, &policy()).await;
+        for _ in 0..4 {
+            let running = fixture.rollout(rollout).await.state == RolloutState::Canary;
+            if running {
+                fixture.outcomes(|version| if version.0 == 2 { 3 } else { 2 }).await;
+            }
+            fixture.clock.advance(Duration::from_secs(3_600));
+            if !pause {
+                fixture.reconcile().await;
+            }
+        }
+        fixture.clock.advance(Duration::from_secs(360));
+        fixture.reconcile().await;
+        let (ended, evidence) = fixture.client.get_rollout(rollout).await.unwrap();
+        verdicts.push((ended.state, ended.blocks_complete, evidence.no_harm.by_block[0]));
+    }
+    assert_eq!(verdicts[0], verdicts[1]);
+}
+
+#[tokio::test]
+async fn reconcilers_that_race_judge_a_block_once() {
+    let fixture = Fixture::with_versions(2).await;
+    let rollout = fixture.begin(2, &policy()).await;
+    for _ in 0..2 {
+        fixture.outcomes(|_| 3).await;
+        fixture.clock.advance(Duration::from_secs(3_960));
+        let racing: Vec<_> = (0..4)
+            .map(|_| {
+                let reconciler = RolloutReconciler::new(fixture.running.registry.clone(), None);
+                tokio::spawn(async move { reconciler.reconcile().await })
+            })
+            .collect();
+        for one in racing {
+            one.await.unwrap().unwrap();
+        }
+    }
+    let (state, evidence) = fixture.client.get_rollout(rollout).await.unwrap();
+    assert_eq!(state.blocks_complete, 2);
+    // Each of 60 persons once a block.
+    let persons = evidence.canary.person_blocks + evidence.current.person_blocks + evidence.holdback.person_blocks;
+    assert_eq!(persons, 120);
+    fixture.assert_audit_is_complete().await;
+}

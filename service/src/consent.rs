@@ -1,0 +1,190 @@
+//! What persons agreed to. The effective tier is the narrower of the person's choice and the tenant's ceiling; whoever
+//! has not chosen is at `usage`.
+//!
+//! A change also enters the log as a control record in every partition of `telemetry.raw.v1`, so that the anonymizer
+//! decides by what was true at that place of the log: kind [`CONTROL_KIND`], subject [`control_subject`], value
+//! [`ConsentDecision`] as JSON. Of two values the one with the later `decided_at` counts.
+
+use events::{ConsentTier, IdSource, PersonPseudonym, TenantId, Timestamp, topics};
+use serde::{Deserialize, Serialize};
+use sqlx::{AnyConnection, AnyPool, Row};
+
+use crate::outbox::{self, OutboxMessage};
+
+/// Kind of the control records.
+pub const CONTROL_KIND: &str = "consent";
+
+/// Subject of a person's control records.
+#[must_use]
+pub fn control_subject(tenant: &TenantId, person: &PersonPseudonym) -> String {
+    format!("{tenant}/{person}")
+}
+
+/// Value of a control record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsentDecision {
+    /// The effective tier at that time.
+    pub tier: ConsentTier,
+    /// When it was decided.
+    pub decided_at: Timestamp,
+}
+
+impl ConsentDecision {
+    /// Reads the value of a control record; `None` when it is none of ours.
+    #[must_use]
+    pub fn from_value(value: &[u8]) -> Option<Self> {
+        serde_json::from_slice(value).ok()
+    }
+}
+
+/// How wide a tier is. What a newer release calls something else allows nothing here.
+fn width(tier: ConsentTier) -> u8 {
+    match tier {
+        ConsentTier::Code => 2,
+        ConsentTier::Usage => 1,
+        ConsentTier::None | ConsentTier::Unknown => 0,
+    }
+}
+
+/// The narrower of two tiers.
+#[must_use]
+pub fn narrower(one: ConsentTier, other: ConsentTier) -> ConsentTier {
+    let tier = if width(one) <= width(other) { one } else { other };
+    if tier == ConsentTier::Unknown { ConsentTier::None } else { tier }
+}
+
+/// Consent that cannot be stored or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsentError {
+    /// `unknown` is not a choice.
+    #[error("consent: `unknown` is no tier to choose")]
+    Unknown,
+    /// The tenant does not exist yet.
+    #[error("consent: tenant {tenant} does not exist")]
+    NoTenant {
+        /// Which.
+        tenant: TenantId,
+    },
+    /// The value could not be written.
+    #[error("consent: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The database failed.
+    #[error("consent: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// The consents of a database.
+#[derive(Debug, Clone)]
+pub struct ConsentStore {
+    pool: AnyPool,
+}
+
+impl ConsentStore {
+    /// Consents in `pool`'s database.
+    #[must_use]
+    pub fn new(pool: AnyPool) -> Self {
+        Self { pool }
+    }
+
+    /// What may be done with a person's events now.
+    ///
+    /// # Errors
+    /// A database that fails.
+    pub async fn effective(&self, tenant: &TenantId, person: &PersonPseudonym) -> Result<ConsentTier, ConsentError> {
+        let mut connection = self.pool.acquire().await?;
+        effective(&mut connection, tenant, person).await
+    }
+
+    /// The widest tier that a tenant allows; `usage` until it is set.
+    ///
+    /// # Errors
+    /// A database that fails.
+    pub async fn ceiling(&self, tenant: &TenantId) -> Result<ConsentTier, ConsentError> {
+        let mut connection = self.pool.acquire().await?;
+        ceiling(&mut connection, tenant).await
+    }
+
+    /// Sets the widest tier that a tenant allows. Persons' control records are not rewritten: the door and every
+    /// look-up apply the ceiling, and a ceiling that falls holds for what comes in from then on.
+    ///
+    /// # Errors
+    /// `unknown`, a tenant that does not exist (its secret comes first), or a database that fails.
+    pub async fn set_ceiling(&self, tenant: &TenantId, tier: ConsentTier) -> Result<(), ConsentError> {
+        if tier == ConsentTier::Unknown {
+            return Err(ConsentError::Unknown);
+        }
+        let changed = sqlx::query("UPDATE tenants SET consent_ceiling = $1 WHERE tenant = $2")
+            .bind(tier.as_str())
+            .bind(tenant.as_str())
+            .execute(&self.pool)
+            .await?
+            .rows_affected();
+        if changed == 1 { Ok(()) } else { Err(ConsentError::NoTenant { tenant: tenant.clone() }) }
+    }
+
+    /// Records a person's choice and, in the same transaction, the control record that tells the log. Returns the
+    /// effective tier. A choice older than the one stored changes nothing.
+    ///
+    /// # Errors
+    /// `unknown`, or a database that fails.
+    pub async fn decide(
+        &self,
+        ids: &dyn IdSource,
+        tenant: &TenantId,
+        person: &PersonPseudonym,
+        tier: ConsentTier,
+        decided_at: Timestamp,
+    ) -> Result<ConsentTier, ConsentError> {
+        if tier == ConsentTier::Unknown {
+            return Err(ConsentError::Unknown);
+        }
+        let mut transaction = migrations::begin_write(&self.pool).await?;
+        let changed = sqlx::query(
+            "INSERT INTO consents (tenant, person, tier, decided_at) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (tenant, person) DO UPDATE SET tier = excluded.tier, decided_at = excluded.decided_at \
+             WHERE consents.decided_at <= excluded.decided_at",
+        )
+        .bind(tenant.as_str())
+        .bind(person.as_str())
+        .bind(tier.as_str())
+        .bind(decided_at.as_micros())
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        let tier = effective(&mut transaction, tenant, person).await?;
+        if changed == 1 {
+            let value = serde_json::to_vec(&ConsentDecision { tier, decided_at })?;
+            let subject = control_subject(tenant, person);
+            let message = OutboxMessage::control(ids, decided_at, topics::TELEMETRY_RAW, CONTROL_KIND, &subject, value);
+            outbox::append(&mut transaction, &message).await?;
+        }
+        transaction.commit().await?;
+        Ok(tier)
+    }
+}
+
+async fn ceiling(connection: &mut AnyConnection, tenant: &TenantId) -> Result<ConsentTier, ConsentError> {
+    let ceiling: Option<String> = sqlx::query_scalar("SELECT consent_ceiling FROM tenants WHERE tenant = $1")
+        .bind(tenant.as_str())
+        .fetch_optional(connection)
+        .await?;
+    Ok(ceiling.map_or(ConsentTier::Usage, |ceiling| ConsentTier::from_symbol(&ceiling)))
+}
+
+async fn effective(
+    connection: &mut AnyConnection,
+    tenant: &TenantId,
+    person: &PersonPseudonym,
+) -> Result<ConsentTier, ConsentError> {
+    let chosen = sqlx::query("SELECT tier FROM consents WHERE tenant = $1 AND person = $2")
+        .bind(tenant.as_str())
+        .bind(person.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
+    let chosen = match chosen {
+        Some(row) => ConsentTier::from_symbol(&row.try_get::<String, _>(0)?),
+        None => ConsentTier::Usage,
+    };
+    Ok(narrower(chosen, ceiling(connection, tenant).await?))
+}

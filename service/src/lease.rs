@@ -1,0 +1,235 @@
+//! Fenced leases: at most one holder at a time acts, and what a former holder still writes is refused.
+//!
+//! A lease is a row. Taking it over raises its epoch in one atomic statement, so that of many that try exactly one
+//! wins. A holder may be stopped (by a debugger, by the system) and wake up after its lease has gone to another, still
+//! believing in it; no time-out can prevent that. Therefore every transaction of a holder calls [`Fence::check`] first:
+//! it writes the lease row under the holder's epoch and so either conflicts with the take-over or comes before it.
+//! Leases use real time: they guard processes, not data.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use events::Timestamp;
+use sqlx::{AnyConnection, AnyPool, Row};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::real_now;
+
+/// A lease that cannot be had or kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// Another holder has it now; what was about to be written must not be.
+    #[error("lease {name}: epoch {epoch} was taken over by another holder")]
+    Lost {
+        /// Name of the lease.
+        name: String,
+        /// The epoch that is over.
+        epoch: i64,
+    },
+    /// The database failed.
+    #[error("lease: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// The right to act under a lease, as of one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    name: Arc<str>,
+    holder: Arc<str>,
+    epoch: i64,
+    expires_at: Timestamp,
+}
+
+impl Fence {
+    /// Name of the lease.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The epoch: higher than that of every earlier holder.
+    #[must_use]
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    /// When others may take it, unless renewed.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
+
+    /// Call first in every transaction that acts under the lease. Holds the lease row until the transaction ends, so
+    /// that a take-over comes either before it (and this fails) or after.
+    ///
+    /// # Errors
+    /// The lease was taken over, or the database failed: roll back.
+    pub async fn check(&self, transaction: &mut AnyConnection) -> Result<(), LeaseError> {
+        let changed = sqlx::query("UPDATE leases SET epoch = epoch WHERE name = $1 AND holder = $2 AND epoch = $3")
+            .bind(&*self.name)
+            .bind(&*self.holder)
+            .bind(self.epoch)
+            .execute(transaction)
+            .await?
+            .rows_affected();
+        if changed == 1 { Ok(()) } else { Err(self.lost()) }
+    }
+
+    fn lost(&self) -> LeaseError {
+        LeaseError::Lost { name: self.name.to_string(), epoch: self.epoch }
+    }
+}
+
+/// The lease rows of a database.
+#[derive(Debug, Clone)]
+pub struct LeaseStore {
+    pool: AnyPool,
+}
+
+impl LeaseStore {
+    /// Leases in `pool`'s database.
+    #[must_use]
+    pub fn new(pool: AnyPool) -> Self {
+        Self { pool }
+    }
+
+    /// Takes the lease when it is free, expired or held under the same name; `None` when another holds it. `holder`
+    /// names this process uniquely.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn acquire(&self, name: &str, holder: &str, duration: Duration) -> Result<Option<Fence>, LeaseError> {
+        let now = real_now();
+        let expires_at = now + duration;
+        let row = sqlx::query(
+            "INSERT INTO leases (name, holder, epoch, expires_at) VALUES ($1, $2, 1, $3) \
+             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = leases.epoch + 1, \
+             expires_at = excluded.expires_at \
+             WHERE leases.expires_at <= $4 OR leases.holder = excluded.holder \
+             RETURNING epoch",
+        )
+        .bind(name)
+        .bind(holder)
+        .bind(expires_at.as_micros())
+        .bind(now.as_micros())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|row| Ok(Fence { name: name.into(), holder: holder.into(), epoch: row.try_get(0)?, expires_at }))
+            .transpose()
+    }
+
+    /// Extends the lease to `duration` from now.
+    ///
+    /// # Errors
+    /// The lease was taken over, or the database failed.
+    pub async fn renew(&self, fence: &Fence, duration: Duration) -> Result<Fence, LeaseError> {
+        let expires_at = real_now() + duration;
+        let changed = sqlx::query("UPDATE leases SET expires_at = $1 WHERE name = $2 AND holder = $3 AND epoch = $4")
+            .bind(expires_at.as_micros())
+            .bind(&*fence.name)
+            .bind(&*fence.holder)
+            .bind(fence.epoch)
+            .execute(&self.pool)
+            .await?
+            .rows_affected();
+        if changed == 1 { Ok(Fence { expires_at, ..fence.clone() }) } else { Err(fence.lost()) }
+    }
+
+    /// Gives the lease back, so that the next holder need not wait. A lease that was taken over stays as it is.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn release(&self, fence: &Fence) -> Result<(), LeaseError> {
+        // The row stays: the epoch must never start over.
+        sqlx::query("UPDATE leases SET expires_at = 0 WHERE name = $1 AND holder = $2 AND epoch = $3")
+            .bind(&*fence.name)
+            .bind(&*fence.holder)
+            .bind(fence.epoch)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    fence: Fence,
+    /// On this process' monotonic clock, and a margin before `expires_at`.
+    until: Instant,
+}
+
+/// A lease that a background task takes and renews for as long as the process wants it.
+#[derive(Debug, Clone)]
+pub struct LeaseHandle {
+    held: watch::Receiver<Option<Held>>,
+}
+
+impl LeaseHandle {
+    /// The fence, if this process holds the lease and nothing speaks against it.
+    #[must_use]
+    pub fn fence(&self) -> Option<Fence> {
+        self.held.borrow().as_ref().filter(|held| Instant::now() < held.until).map(|held| held.fence.clone())
+    }
+
+    /// Ends when this process holds the lease; `None` when nobody tries any more.
+    pub async fn wait(&mut self) -> Option<Fence> {
+        loop {
+            if let Some(fence) = self.fence() {
+                return Some(fence);
+            }
+            self.held.changed().await.ok()?;
+        }
+    }
+}
+
+/// Returns a handle, and the task that takes the lease `name`, renews it every third of `duration`, tries again when
+/// it is lost, and gives it back on `stop`.
+pub fn keep(
+    store: LeaseStore,
+    name: &str,
+    holder: &str,
+    duration: Duration,
+    stop: CancellationToken,
+) -> (LeaseHandle, impl Future<Output = ()> + Send + use<>) {
+    let (sender, receiver) = watch::channel(None::<Held>);
+    let (name, holder) = (name.to_owned(), holder.to_owned());
+    let task = async move {
+        let period = duration / 3;
+        while !stop.is_cancelled() {
+            // Taken before the statement: the deadline is never later than the row says.
+            let asked_at = Instant::now();
+            let held = sender.borrow().clone();
+            let result = match &held {
+                Some(held) => store.renew(&held.fence, duration).await.map(Some),
+                None => store.acquire(&name, &holder, duration).await,
+            };
+            match result {
+                Ok(Some(fence)) => {
+                    // The margin keeps a holder with a slow clock from acting when others already may.
+                    let until = asked_at + duration - duration / 10;
+                    sender.send_replace(Some(Held { fence, until }));
+                }
+                Ok(None) => {}
+                Err(LeaseError::Lost { .. }) => {
+                    tracing::warn!(lease = %name, "lease lost");
+                    sender.send_replace(None);
+                    // Not our turn; the other one has just begun.
+                }
+                Err(error) => {
+                    // Whether the row was renewed is unknown: the deadline in `Held` decides.
+                    tracing::warn!(lease = %name, %error, "lease could not be renewed");
+                }
+            }
+            stop.run_until_cancelled(tokio::time::sleep(period)).await;
+        }
+        let held = sender.send_replace(None);
+        if let Some(held) = held
+            && let Err(error) = store.release(&held.fence).await
+        {
+            tracing::warn!(lease = %name, %error, "lease could not be given back; it will expire");
+        }
+    };
+    (LeaseHandle { held: receiver }, task)
+}

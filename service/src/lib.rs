@@ -1,0 +1,20 @@
+//! What a service stands on: config, clock, tracing, metrics, health, drain, reconciler driver, outbox, keys.
+
+pub mod admin;
+pub mod api_keys;
+pub mod clock;
+pub mod config;
+pub mod consent;
+pub mod drain;
+pub mod http;
+pub mod ids;
+pub mod keys;
+pub mod lease;
+pub mod metrics;
+pub mod outbox;
+pub mod problem;
+pub mod readiness;
+pub mod reconciler;
+pub mod repositories;
+pub mod settings;
+pub mod telemetry;

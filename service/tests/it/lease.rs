@@ -1,0 +1,152 @@
+//! Leases: one winner, fenced losers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use service::lease::{Fence, LeaseError, LeaseStore, keep};
+use tokio_util::sync::CancellationToken;
+
+use crate::database::{database, eventually, open};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_try_one_wins_each_epoch() {
+    let database = database().await;
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(LeaseStore::new(open(&database.directory).await));
+    }
+    for round in 1..=3 {
+        let barrier = Arc::new(tokio::sync::Barrier::new(16));
+        let tasks: Vec<_> = (0..16)
+            .map(|task| {
+                let (store, barrier) = (stores[task % 4].clone(), barrier.clone());
+                tokio::spawn(async move {
+                    barrier.wait().await;
+                    store.acquire("leader", &format!("task {round}.{task}"), LONG).await.unwrap()
+                })
+            })
+            .collect();
+        let mut won = Vec::new();
+        for task in tasks {
+            won.extend(task.await.unwrap());
+        }
+        assert_eq!(won.len(), 1, "{won:?}");
+        assert_eq!(won[0].epoch(), round);
+        stores[0].release(&won[0]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_holder_that_lost_its_lease_cannot_write() {
+    let database = database().await;
+    let store = LeaseStore::new(database.pool.clone());
+    let old = store.acquire("leader", "a", Duration::ZERO).await.unwrap().unwrap();
+    // Expired, but nobody has taken it: the holder may still act.
+    let mut transaction = migrations::begin_write(&database.pool).await.unwrap();
+    old.check(&mut transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+
+    let new = store.acquire("leader", "b", LONG).await.unwrap().unwrap();
+    assert_eq!((old.epoch(), new.epoch()), (1, 2));
+    assert!(store.acquire("leader", "a", LONG).await.unwrap().is_none());
+    let mut transaction = migrations::begin_write(&database.pool).await.unwrap();
+    let error = old.check(&mut transaction).await.unwrap_err();
+    assert!(matches!(error, LeaseError::Lost { .. }));
+    insta::assert_snapshot!(error.to_string());
+    drop(transaction);
+    assert!(matches!(store.renew(&old, LONG).await, Err(LeaseError::Lost { .. })));
+    // What the former holder gives back is not the new holder's.
+    store.release(&old).await.unwrap();
+    let mut transaction = migrations::begin_write(&database.pool).await.unwrap();
+    new.check(&mut transaction).await.unwrap();
+}
+
+/// Everybody steals from everybody, and all write afterwards: in each round the last thief alone succeeds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_under_a_fence_never_go_back_in_epoch() {
+    const TASKS: usize = 6;
+    const ROUNDS: usize = 10;
+    let database = database().await;
+    sqlx::query("CREATE TABLE writes (number BIGINT NOT NULL PRIMARY KEY, epoch BIGINT NOT NULL)")
+        .execute(&database.pool)
+        .await
+        .unwrap();
+    let barrier = Arc::new(tokio::sync::Barrier::new(TASKS));
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let (pool, barrier) = (database.pool.clone(), barrier.clone());
+            tokio::spawn(async move {
+                let store = LeaseStore::new(pool.clone());
+                for _ in 0..ROUNDS {
+                    // Expires at once. `None` when another's clock was read a moment later: stolen from all the same.
+                    let fence = store.acquire("leader", &format!("{task}"), Duration::ZERO).await.unwrap();
+                    barrier.wait().await;
+                    if let Some(fence) = fence {
+                        write(&pool, &fence).await;
+                    }
+                    barrier.wait().await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let epochs: Vec<i64> =
+        sqlx::query_scalar("SELECT epoch FROM writes ORDER BY number").fetch_all(&database.pool).await.unwrap();
+    assert_eq!(epochs.len(), ROUNDS, "{epochs:?}");
+    assert!(epochs.is_sorted_by(|one, next| one < next), "{epochs:?}");
+}
+
+async fn write(pool: &sqlx::AnyPool, fence: &Fence) {
+    let mut transaction = migrations::begin_write(pool).await.unwrap();
+    match fence.check(&mut transaction).await {
+        Ok(()) => {
+            sqlx::query("INSERT INTO writes SELECT COALESCE(MAX(number), 0) + 1, $1 FROM writes")
+                .bind(fence.epoch())
+                .execute(&mut *transaction)
+                .await
+                .unwrap();
+            transaction.commit().await.unwrap();
+        }
+        Err(error) => assert!(matches!(error, LeaseError::Lost { .. }), "{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_kept_lease_is_renewed_and_given_back() {
+    let database = database().await;
+    let store = LeaseStore::new(database.pool.clone());
+    let stop = CancellationToken::new();
+    let (mut handle, task) = keep(store.clone(), "leader", "a", Duration::from_secs(2), stop.clone());
+    let task = tokio::spawn(task);
+    let first = handle.wait().await.unwrap();
+    let renewed = || async {
+        handle.fence().is_some_and(|fence| fence.epoch() == first.epoch() && fence.expires_at() > first.expires_at())
+    };
+    eventually("a renewal", renewed).await;
+    stop.cancel();
+    task.await.unwrap();
+    assert!(handle.fence().is_none());
+    assert_eq!(store.acquire("leader", "b", LONG).await.unwrap().unwrap().epoch(), 2);
+}
+
+#[tokio::test]
+async fn a_stolen_lease_is_noticed() {
+    let database = database().await;
+    let store = LeaseStore::new(database.pool.clone());
+    let stop = CancellationToken::new();
+    let (mut handle, task) = keep(store.clone(), "leader", "a", Duration::from_millis(300), stop.clone());
+    let task = tokio::spawn(task);
+    handle.wait().await.unwrap();
+    sqlx::query("UPDATE leases SET holder = 'b', epoch = epoch + 1, expires_at = $1")
+        .bind(i64::MAX)
+        .execute(&database.pool)
+        .await
+        .unwrap();
+    eventually("the loss", || async { handle.fence().is_none() }).await;
+    stop.cancel();
+    task.await.unwrap();
+}

@@ -1,0 +1,101 @@
+//! Consent, the allow-list and settings in a database.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use events::{ConsentTier, PersonPseudonym, TenantId, Timestamp};
+use parking_lot::Mutex;
+use service::consent::{ConsentDecision, ConsentError, ConsentStore, control_subject, narrower};
+use service::ids::SeededIds;
+use service::keys::KeyStore;
+use service::outbox::{OutboxKind, OutboxMessage, OutboxPublisher, OutboxRelay, PublishError};
+use service::reconciler::Reconciler;
+use service::repositories::RepositoryStore;
+use service::settings::Settings;
+
+use crate::database::database;
+
+#[derive(Default)]
+struct Log(Mutex<Vec<OutboxMessage>>);
+
+#[async_trait]
+impl OutboxPublisher for Log {
+    async fn publish(&self, message: &OutboxMessage) -> Result<(), PublishError> {
+        self.0.lock().push(message.clone());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn consent_is_the_narrower_of_choice_and_ceiling_and_enters_the_log() {
+    let database = database().await;
+    let tenant = TenantId::default();
+    let person: PersonPseudonym = "0".repeat(32).parse().unwrap();
+    let store = ConsentStore::new(database.pool.clone());
+    let ids = SeededIds::new(1, Timestamp::from_seconds(1));
+    assert_eq!(store.effective(&tenant, &person).await.unwrap(), ConsentTier::Usage);
+    assert!(matches!(store.set_ceiling(&tenant, ConsentTier::Code).await, Err(ConsentError::NoTenant { .. })));
+    let keys = KeyStore::open(database.pool.clone(), &database.directory.path().join("k")).await.unwrap();
+    keys.tenant_secret(&tenant).await.unwrap();
+
+    let decide =
+        async |tier, second| store.decide(&ids, &tenant, &person, tier, Timestamp::from_seconds(second)).await.unwrap();
+    assert_eq!(decide(ConsentTier::Code, 10).await, ConsentTier::Usage, "the ceiling is usage");
+    store.set_ceiling(&tenant, ConsentTier::Code).await.unwrap();
+    assert_eq!(store.effective(&tenant, &person).await.unwrap(), ConsentTier::Code);
+    assert_eq!(decide(ConsentTier::None, 20).await, ConsentTier::None);
+    assert_eq!(decide(ConsentTier::Code, 15).await, ConsentTier::None, "an older choice changes nothing");
+
+    let log = Arc::new(Log::default());
+    OutboxRelay::new(database.pool.clone(), log.clone(), None).activate().await.unwrap();
+    let messages = log.0.lock();
+    let decisions: Vec<_> =
+        messages.iter().map(|message| ConsentDecision::from_value(&message.value).unwrap()).collect();
+    let expected = |tier, second| ConsentDecision { tier, decided_at: Timestamp::from_seconds(second) };
+    assert_eq!(decisions, [expected(ConsentTier::Usage, 10), expected(ConsentTier::None, 20)]);
+    let subject = control_subject(&tenant, &person);
+    assert_eq!(messages[0].kind, OutboxKind::Control { kind: "consent".to_owned(), subject });
+    assert_eq!(messages[0].topic, "telemetry.raw.v1");
+}
+
+#[test]
+fn what_is_unknown_allows_nothing() {
+    assert_eq!(narrower(ConsentTier::Unknown, ConsentTier::Code), ConsentTier::None);
+    assert_eq!(narrower(ConsentTier::Code, ConsentTier::Unknown), ConsentTier::None);
+    assert_eq!(narrower(ConsentTier::Code, ConsentTier::Usage), ConsentTier::Usage);
+    assert_eq!(ConsentDecision::from_value(b"{"), None);
+}
+
+#[tokio::test]
+async fn rules_are_kept_per_tenant_and_deny_by_default() {
+    let database = database().await;
+    let store = RepositoryStore::new(database.pool.clone());
+    let tenant = TenantId::default();
+    let now = Timestamp::from_seconds(1);
+    assert_eq!(store.rules(&tenant).await.unwrap().trainable_audience("acme/app"), None);
+    store.allow(&tenant, "acme/*", &"acme".parse().unwrap(), now).await.unwrap();
+    let mut connection = database.pool.acquire().await.unwrap();
+    let audience = "board".parse().unwrap();
+    RepositoryStore::set(&mut connection, &tenant, "acme/closed", &audience, false, now).await.unwrap();
+    drop(connection);
+    let rules = store.rules(&tenant).await.unwrap();
+    assert_eq!(rules.trainable_audience("acme/app").unwrap().as_str(), "acme");
+    assert_eq!(rules.trainable_audience("acme/closed"), None);
+    assert_eq!(store.rules(&"other".parse().unwrap()).await.unwrap().trainable_audience("acme/app"), None);
+    assert!(store.remove(&tenant, "acme/*").await.unwrap());
+    assert!(!store.remove(&tenant, "acme/*").await.unwrap());
+    assert_eq!(store.rules(&tenant).await.unwrap().trainable_audience("acme/app"), None);
+    assert!(store.allow(&tenant, "a\u{0}b", &"acme".parse().unwrap(), now).await.is_err());
+}
+
+#[tokio::test]
+async fn settings_are_set_once_or_replaced() {
+    let database = database().await;
+    let settings = Settings::new(database.pool.clone());
+    let (tenant, now) = (TenantId::default(), Timestamp::from_seconds(1));
+    assert_eq!(settings.get(&tenant, "partitions").await.unwrap(), None);
+    assert_eq!(settings.get_or_set(&tenant, "partitions", "4", now).await.unwrap(), "4");
+    assert_eq!(settings.get_or_set(&tenant, "partitions", "8", now).await.unwrap(), "4");
+    settings.set(&tenant, "partitions", "16", now).await.unwrap();
+    assert_eq!(settings.get(&tenant, "partitions").await.unwrap().as_deref(), Some("16"));
+}

@@ -1,0 +1,98 @@
+//! What proposes edits, as far as serving must know: one call that hands out actions while it decodes.
+
+use std::path::Path;
+
+use edit_model::{DecodeOptions, EditModel, ModelError, StopReason};
+use events::{EditAction, EditContext};
+
+/// How to decode.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Decoding {
+    /// Least gate score at which the model speaks.
+    pub(crate) threshold: f32,
+    /// Speak whatever the gate score.
+    pub(crate) force_edit: bool,
+    pub(crate) max_actions: usize,
+}
+
+/// What a model answered.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Completion {
+    pub(crate) actions: Vec<EditAction>,
+    /// The model's estimate that an edit is wanted, before masking or threshold.
+    pub(crate) gate_score: f32,
+    /// Log-probability under the model of everything that was decoded; of silence when it chose silence.
+    pub(crate) log_p_text: f32,
+    /// Whether decoding was broken off; such an answer is not complete.
+    pub(crate) cancelled: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    /// The context cannot be written for this model.
+    #[error("the context does not fit the model")]
+    Context,
+    /// Anything else.
+    #[error("decoding failed: {0}")]
+    Failed(String),
+}
+
+/// Something that proposes edits. Shared between threads; a call keeps its own state.
+pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
+    /// Answers `context`; every action goes to `on_action` as soon as it is complete, and `cancelled` is asked before
+    /// every token.
+    fn complete(
+        &self,
+        context: &EditContext,
+        decoding: Decoding,
+        cancelled: &dyn Fn() -> bool,
+        on_action: &mut dyn FnMut(EditAction),
+    ) -> Result<Completion, EngineError>;
+}
+
+impl Engine for EditModel {
+    fn complete(
+        &self,
+        context: &EditContext,
+        decoding: Decoding,
+        cancelled: &dyn Fn() -> bool,
+        on_action: &mut dyn FnMut(EditAction),
+    ) -> Result<Completion, EngineError> {
+        let options = DecodeOptions {
+            max_actions: decoding.max_actions,
+            threshold: decoding.threshold,
+            force_edit: decoding.force_edit,
+            ..DecodeOptions::default()
+        };
+        let completion =
+            Self::complete(self, context, &options, cancelled, on_action).map_err(|error| match error {
+                ModelError::Context(_) => EngineError::Context,
+                other => EngineError::Failed(other.to_string()),
+            })?;
+        if !completion.gate_score.is_finite() {
+            return Err(EngineError::Failed("the gate score is not a finite number".to_owned()));
+        }
+        Ok(Completion {
+            actions: completion.actions.actions,
+            gate_score: completion.gate_score,
+            log_p_text: if completion.log_p_text.is_finite() { completion.log_p_text } else { f32::MIN },
+            cancelled: completion.stopped_reason == StopReason::Cancelled,
+        })
+    }
+}
+
+/// Loads and verifies a model directory, and asks it once, so that the first request finds everything in memory.
+pub(crate) fn load(directory: &Path) -> Result<EditModel, ModelError> {
+    let model = EditModel::load(directory)?;
+    let context = EditContext {
+        repository: "warm".to_owned(),
+        path: "warm.rs".to_owned(),
+        language: "rust".to_owned(),
+        recent_edits: Vec::new(),
+        window: events::Window { start_byte: 0, first_line: 0, text: "let warm = true;\n".to_owned() },
+        cursor_byte: 0,
+    };
+    model.gate_score(&context)?;
+    Ok(model)
+}

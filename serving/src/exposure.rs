@@ -1,0 +1,342 @@
+//! Exposures: what serving delivered, recorded by serving alone.
+//!
+//! An answer never waits for its record. It is put into a bounded queue (full: dropped and counted), and one task does
+//! the rest: consent first, then the person's data key, then seal, then the bus. A failure of any of them is tried again
+//! a bounded number of times while the queue behind it fills.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bus::{Bus, PublishError, Record, RecordKey};
+use bytes::Bytes;
+use events::topics::TELEMETRY_RAW;
+use events::{
+    ConsentTier, DataKey, EditAction, EditContext, EventHeader, EventId, EventKind, EventText, OffsetEncoding,
+    PersonPseudonym, RawEvent, Receipt, ReceiptState, SessionId, TenantId, TenantSecret, Timestamp,
+};
+use metrics::{counter, gauge};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ServingConfig;
+
+/// Why a stub was filtered, as at the other door.
+const CONSENT_NONE: &str = "consent_none";
+
+/// One delivered decision.
+pub(crate) struct Exposure {
+    pub(crate) secret: Arc<TenantSecret>,
+    pub(crate) session_id: SessionId,
+    pub(crate) offset_encoding: OffsetEncoding,
+    pub(crate) window_start_offset: u64,
+    pub(crate) context: Arc<EditContext>,
+    /// What was proposed, in served order; when withheld too.
+    pub(crate) actions: Vec<EditAction>,
+    pub(crate) receipt: Receipt,
+    pub(crate) received_at: Timestamp,
+}
+
+/// The database, or whatever stands in for it, does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unavailable;
+
+/// What must be known about a person before an exposure leaves.
+#[async_trait]
+pub(crate) trait People: Send + Sync {
+    /// What person and tenant agreed to, the narrower of the two.
+    async fn consent(&self, tenant: &TenantId, person: &PersonPseudonym) -> Result<ConsentTier, Unavailable>;
+    /// The person's data key, made on first use.
+    async fn data_key(&self, tenant: &TenantId, person: &PersonPseudonym) -> Result<Arc<DataKey>, Unavailable>;
+}
+
+#[derive(Default)]
+struct Pending {
+    count: AtomicU64,
+    changed: Notify,
+}
+
+impl Pending {
+    fn add(&self) {
+        let before = self.count.fetch_add(1, Ordering::AcqRel);
+        gauge!("flywheel_serving_exposures_pending").set((before + 1) as f64);
+    }
+
+    fn remove(&self, count: u64) {
+        let before = self.count.fetch_sub(count, Ordering::AcqRel);
+        gauge!("flywheel_serving_exposures_pending").set(before.saturating_sub(count) as f64);
+        self.changed.notify_waiters();
+    }
+}
+
+/// Where answers leave their exposures.
+#[derive(Clone)]
+pub(crate) struct ExposureQueue {
+    sender: mpsc::Sender<Exposure>,
+    pending: Arc<Pending>,
+}
+
+impl ExposureQueue {
+    pub(crate) fn new(capacity: usize) -> (Self, ExposureReceiver) {
+        let (sender, receiver) = mpsc::channel(capacity);
+        let pending = Arc::new(Pending::default());
+        (Self { sender, pending: Arc::clone(&pending) }, ExposureReceiver { receiver, pending })
+    }
+
+    /// Never waits.
+    pub(crate) fn offer(&self, exposure: Exposure) {
+        // Counted before it is sent: the other end may be done with it at once.
+        self.pending.add();
+        if let Err(error) = self.sender.try_send(exposure) {
+            self.pending.remove(1);
+            dropped(
+                1,
+                match error {
+                    mpsc::error::TrySendError::Full(_) => "queue_full",
+                    mpsc::error::TrySendError::Closed(_) => "stopped",
+                },
+            );
+        }
+    }
+
+    /// Exposures that are neither published nor dropped.
+    pub(crate) fn pending(&self) -> u64 {
+        self.pending.count.load(Ordering::Acquire)
+    }
+
+    /// Ends when there are none.
+    pub(crate) async fn settled(&self) {
+        loop {
+            let changed = self.pending.changed.notified();
+            tokio::pin!(changed);
+            // Enabled before the look, so that a change in between is not missed.
+            changed.as_mut().enable();
+            if self.pending() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+fn dropped(count: u64, reason: &'static str) {
+    counter!("flywheel_serving_exposures_dropped_total", "reason" => reason).increment(count);
+}
+
+/// The other end of the queue.
+pub(crate) struct ExposureReceiver {
+    receiver: mpsc::Receiver<Exposure>,
+    pending: Arc<Pending>,
+}
+
+/// Publishes what comes out of the queue.
+pub(crate) struct Publisher {
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) people: Arc<dyn People>,
+    pub(crate) batch: usize,
+    pub(crate) attempts: u32,
+    pub(crate) retry: Duration,
+    pub(crate) drain: Duration,
+}
+
+impl Publisher {
+    pub(crate) fn new(bus: Arc<dyn Bus>, people: Arc<dyn People>, config: &ServingConfig) -> Self {
+        Self {
+            bus,
+            people,
+            batch: config.exposure_batch,
+            attempts: config.exposure_attempts,
+            retry: Duration::from_millis(config.exposure_retry_ms),
+            drain: Duration::from_millis(config.drain_ms),
+        }
+    }
+
+    /// Runs until `stop`, then at most the drain period for what is still in the queue.
+    pub(crate) async fn run(self, mut queue: ExposureReceiver, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(self.batch);
+        loop {
+            let received = tokio::select! {
+                received = queue.receiver.recv_many(&mut batch, self.batch) => received,
+                () = stop.cancelled() => break,
+            };
+            if received == 0 {
+                return;
+            }
+            let drained = async {
+                stop.cancelled().await;
+                tokio::time::sleep(self.drain).await;
+            };
+            tokio::select! {
+                () = self.publish(&mut batch, &queue.pending) => {}
+                () = drained => break,
+            }
+        }
+        queue.receiver.close();
+        let rest = async {
+            while queue.receiver.recv_many(&mut batch, self.batch).await > 0 {
+                self.publish(&mut batch, &queue.pending).await;
+            }
+        };
+        let _ = tokio::time::timeout(self.drain, rest).await;
+        // What the time did not allow for, in hand and in the queue.
+        let mut left = batch.len() as u64;
+        while queue.receiver.try_recv().is_ok() {
+            left += 1;
+        }
+        if left > 0 {
+            dropped(left, "stopped");
+            queue.pending.remove(left);
+        }
+    }
+
+    /// Publishes a batch; what fails for good is dropped and counted. On return `batch` is empty. Dropping the future
+    /// leaves in `batch` what is neither published nor counted.
+    async fn publish(&self, batch: &mut Vec<Exposure>, pending: &Pending) {
+        let mut pause = self.retry;
+        for attempt in 1..=self.attempts {
+            let reason = self.attempt(batch, pending).await;
+            if batch.is_empty() {
+                return;
+            }
+            if attempt == self.attempts {
+                let left = batch.len() as u64;
+                tracing::warn!(count = left, reason, "exposures dropped");
+                dropped(left, reason);
+                batch.clear();
+                pending.remove(left);
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2);
+        }
+    }
+
+    /// Tries the whole batch once, keeps in it what may succeed later, and says why that failed.
+    async fn attempt(&self, batch: &mut Vec<Exposure>, pending: &Pending) -> &'static str {
+        let mut reason = "bus";
+        let mut ready = Vec::new();
+        let mut records = Vec::new();
+        let mut refused = Vec::new();
+        for (index, exposure) in batch.iter().enumerate() {
+            match self.record(exposure).await {
+                Ok(record) => {
+                    ready.push(index);
+                    records.push(record);
+                }
+                Err(Refused::Later(why)) => reason = why,
+                Err(Refused::Never(why)) => refused.push((index, why)),
+            }
+        }
+        let mut published = 0;
+        if !records.is_empty() {
+            let results = self.bus.publish(TELEMETRY_RAW, records).await;
+            let mut results = results.into_iter();
+            ready.retain(|index| match results.next() {
+                Some(Ok(_)) => {
+                    published += 1;
+                    true
+                }
+                Some(Err(PublishError::RecordTooLarge { .. })) => {
+                    refused.push((*index, "too_large"));
+                    false
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "an exposure was not published");
+                    false
+                }
+                None => false,
+            });
+        } else {
+            ready.clear();
+        }
+        // No await from here on: the batch and its counts change together.
+        for (_, why) in &refused {
+            dropped(1, why);
+        }
+        let finished: std::collections::BTreeSet<usize> =
+            ready.iter().copied().chain(refused.iter().map(|(index, _)| *index)).collect();
+        let mut index = 0;
+        batch.retain(|_| {
+            index += 1;
+            !finished.contains(&(index - 1))
+        });
+        counter!("flywheel_serving_exposures_published_total").increment(published);
+        pending.remove(finished.len() as u64);
+        reason
+    }
+
+    async fn record(&self, exposure: &Exposure) -> Result<Record, Refused> {
+        let receipt = &exposure.receipt;
+        let consent = self
+            .people
+            .consent(&receipt.tenant, &receipt.person)
+            .await
+            .map_err(|Unavailable| Refused::Later("consent_unavailable"))?;
+        let key = if consent == ConsentTier::Code {
+            let key = self.people.data_key(&receipt.tenant, &receipt.person).await;
+            Some(key.map_err(|Unavailable| Refused::Later("key_unavailable"))?)
+        } else {
+            None
+        };
+        let event = raw_event(exposure, consent, key.as_deref()).map_err(|_| Refused::Never("unwritable"))?;
+        let value = events::avro::encode(&event).map_err(|_| Refused::Never("unwritable"))?;
+        Ok(Record { key: RecordKey(exposure.secret.record_key(exposure.session_id)), value: Bytes::from(value) })
+    }
+}
+
+enum Refused {
+    Later(&'static str),
+    Never(&'static str),
+}
+
+/// The event as it goes onto the bus. `key` is used for whole events only.
+///
+/// Digest of the content: for a suggestion over what was shown. A second silent decision of the same opportunity has, by
+/// the derivation of ids, the same event id as the first; its digest covers no more than that id does, so that it counts
+/// as a duplicate and not as another content under a known id.
+fn raw_event(exposure: &Exposure, consent: ConsentTier, key: Option<&DataKey>) -> Result<RawEvent, serde_json::Error> {
+    let receipt = &exposure.receipt;
+    let event_id = EventId::of_exposure(receipt.opportunity_id, receipt.suggestion_id);
+    let text = serde_json::to_vec(&EventText::Exposure {
+        context: EditContext::clone(&exposure.context),
+        actions: exposure.actions.clone(),
+        window_start_offset: exposure.window_start_offset,
+        altered: false,
+    })?;
+    let content: &[u8] = if receipt.suggestion_id.is_some() { &text } else { b"silent" };
+    let content = [receipt.opportunity_id.as_bytes(), content].concat();
+    let stub = !matches!(consent, ConsentTier::Usage | ConsentTier::Code);
+    let header = EventHeader {
+        event_id,
+        tenant: receipt.tenant.clone(),
+        person: receipt.person.clone(),
+        session_id: exposure.session_id,
+        sequence: 0,
+        kind: EventKind::Exposure,
+        consent,
+        received_at: exposure.received_at,
+        monotonic_ms: 0,
+        opportunity_id: (!stub).then_some(receipt.opportunity_id),
+        suggestion_id: receipt.suggestion_id.filter(|_| !stub),
+        action_index: None,
+        actions_visible: None,
+        accepted_length: None,
+        visible_ms: None,
+        look_delay_s: None,
+        origin: None,
+        offset_encoding: exposure.offset_encoding,
+        receipt_state: if stub { ReceiptState::Absent } else { ReceiptState::Valid },
+        receipt: (!stub).then(|| receipt.clone()),
+        content_digest: hex::encode(exposure.secret.content_digest(&receipt.tenant, &content)),
+    };
+    Ok(RawEvent {
+        filtered_at_door: stub.then(|| CONSENT_NONE.to_owned()),
+        sealed: key.filter(|_| consent == ConsentTier::Code).map(|key| key.seal(event_id, TELEMETRY_RAW, &text)),
+        header,
+    })
+}
+
+#[cfg(test)]
+#[path = "exposure_tests.rs"]
+mod tests;

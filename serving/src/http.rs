@@ -1,0 +1,180 @@
+//! `POST /v1/suggestions`: server-sent events over HTTP/1.1 and HTTP/2.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State as Shared};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use events::{ModelName, OpportunityId, TenantId};
+use futures::StreamExt;
+use metrics::counter;
+use model_registry::routing::assign;
+use service::problem::{Problem, unknown_method, unknown_path};
+use tokio::sync::mpsc;
+
+use crate::answer::{Answer, Asked, Frames, Progress, context_digest, decode};
+use crate::cache::CacheKey;
+use crate::engine::Decoding;
+use crate::models::ServedModel;
+use crate::pool::{CancelFlag, QueueFull};
+use crate::request::Question;
+use crate::state::State;
+
+/// The routes of the completion door.
+pub(crate) fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/v1/suggestions", post(suggest))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .with_state(state)
+}
+
+async fn suggest(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    match answer(&state, request).await {
+        Ok(frames) => {
+            counter!("flywheel_serving_requests_total", "code" => "ok").increment(1);
+            let headers = [
+                (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            ];
+            (headers, Body::from_stream(frames)).into_response()
+        }
+        Err(problem) => {
+            counter!("flywheel_serving_requests_total", "code" => problem.code()).increment(1);
+            problem.into_response()
+        }
+    }
+}
+
+async fn answer(state: &Arc<State>, request: Request) -> Result<Frames, Problem> {
+    let started = Instant::now();
+    let (parts, body) = request.into_parts();
+    let authorization = parts.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let tenant = state.door.authenticate(authorization).await?;
+    require_json(&parts.headers)?;
+    let limit = state.config.max_body_bytes;
+    let body = tokio::time::timeout(state.config.answer_timeout(), read(body, limit))
+        .await
+        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time"))??;
+    let (question, unknown) = Question::parse(&body, &state.config)?;
+    if unknown.0 > 0 {
+        counter!("flywheel_serving_unknown_fields_total").increment(unknown.0);
+    }
+    let person = tenant.secret.person_pseudonym(&question.person);
+    let served = served_model(state, &tenant.id, question.model.as_ref())?;
+    let audience = tenant.audience_of(&question.repository);
+    let assignment = assign(&served.table, &person, audience.as_ref(), state.clock.now()).ok_or_else(|| {
+        Problem::forbidden("no version of this model may answer for this repository").with_code("outside_audience")
+    })?;
+    let engine = Arc::clone(served.engine(&assignment.artifact_digest).ok_or_else(|| {
+        // A table is followed only with all of its versions in memory.
+        tracing::error!(version = %assignment.version, "an assigned version is not in memory");
+        Problem::internal()
+    })?);
+
+    let context = Arc::new(question.context(&tenant.shape));
+    let context_digest = context_digest(&tenant, &context);
+    let opportunity_id = question.opportunity_id.unwrap_or_else(|| OpportunityId::new(&*state.ids));
+    let suggestion_id = state.suggestion_id(&tenant.id, &person, opportunity_id, &context_digest);
+    let explores = state.policy.explores(opportunity_id);
+    let decoding =
+        Decoding { threshold: state.policy.threshold(), force_edit: explores, max_actions: state.config.max_actions };
+    let cache_key =
+        CacheKey { artifact: assignment.artifact_digest, context: context_digest, forced: decoding.force_edit };
+
+    let cancel = CancelFlag::default();
+    let (sender, receiver) = mpsc::channel(state.config.max_actions + 1);
+    let fresh_key = if let Some(completion) = state.cache.get(&cache_key) {
+        if !explores {
+            for action in completion.actions.iter().take(state.config.max_actions) {
+                let _ = sender.try_send(Progress::Action(action.clone()));
+            }
+        }
+        let _ = sender.try_send(Progress::Done(Ok(completion)));
+        None
+    } else {
+        let (context, cancelled) = (Arc::clone(&context), cancel.clone());
+        state
+            .pool
+            .submit(cancel.clone(), move || {
+                decode(&*engine, &context, decoding, explores, &cancelled, &sender);
+            })
+            .map_err(|QueueFull| {
+                let wait = Duration::from_secs(u64::from(state.config.retry_after_seconds));
+                Problem::unavailable("overloaded", "all threads are busy and the queue is full", wait)
+            })?;
+        Some(cache_key)
+    };
+    let asked = Asked {
+        question,
+        tenant,
+        person,
+        served,
+        assignment,
+        opportunity_id,
+        suggestion_id,
+        context,
+        context_digest,
+        started,
+    };
+    let (answer, frames) = Answer::new(Arc::clone(state), asked, explores, fresh_key, receiver, cancel);
+    state.answers.spawn(answer.run());
+    Ok(frames)
+}
+
+/// The named model, the configured default, or the tenant's only one.
+fn served_model(state: &State, tenant: &TenantId, name: Option<&ModelName>) -> Result<Arc<ServedModel>, Problem> {
+    let unknown = |detail: &str| {
+        Problem::new(StatusCode::NOT_FOUND, "unknown_model", "There is no such model").with_detail(detail)
+    };
+    let catalog = state.models.catalog();
+    if catalog.is_empty() {
+        return Err(Problem::unavailable("no_model", "no model is loaded yet", Duration::from_secs(1)));
+    }
+    if let Some(name) = name.or(state.config.default_model.as_ref()) {
+        let key = (tenant.clone(), name.clone());
+        return catalog.get(&key).cloned().ok_or_else(|| unknown("the tenant has no served model of that name"));
+    }
+    let mut own = catalog.iter().filter(|((owner, _), _)| owner == tenant).map(|(_, served)| served);
+    match (own.next(), own.next()) {
+        (Some(only), None) => Ok(Arc::clone(only)),
+        (None, _) => Err(unknown("the tenant has no served model")),
+        (Some(_), Some(_)) => Err(unknown("the tenant has several models; the request must name one")),
+    }
+}
+
+fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        "The body has another content type than application/json",
+    ))
+}
+
+async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let mut stream = body.into_data_stream();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk =
+            chunk.map_err(|_| Problem::bad_request("the body could not be read").with_code("unreadable_body"))?;
+        if bytes.len() + chunk.len() > limit {
+            return Err(Problem::too_large(limit));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.into())
+}
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -1,0 +1,120 @@
+use std::sync::atomic::Ordering;
+
+use events::{Arm, RolloutId};
+use model_registry::routing::ActiveRollout;
+
+use super::*;
+use crate::testing::{Script, World, table};
+
+fn key() -> ModelKey {
+    (TenantId::default(), "edit".parse().unwrap())
+}
+
+fn models(world: &World) -> Arc<Models> {
+    Models::new(world.models.clone(), &world.data_dir(), 4, 0)
+}
+
+fn current(models: &Models) -> Option<i64> {
+    models.catalog().get(&key()).map(|served| served.table.current.version.0)
+}
+
+fn with_candidate(revision: i64, current: ServedVersion, candidate: ServedVersion) -> RoutingTable {
+    RoutingTable {
+        rollout: Some(ActiveRollout {
+            rollout_id: RolloutId::from_uuid(uuid::Uuid::from_bytes([1; 16])),
+            candidate,
+            canary_share: 0.5,
+            started_at: Timestamp::EPOCH,
+            block_seconds: 86_400,
+        }),
+        ..table(revision, current)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn follows_newer_routing_only_and_removes_what_nothing_needs() {
+    let world = World::new().await;
+    let models = models(&world);
+    for (revision, version, expected) in [(1, 1, 1), (3, 3, 3), (2, 2, 3)] {
+        world.route(revision, world.version(version, Script::new(0.9, 1)));
+        models.refresh(&*world.routing).await.unwrap();
+        assert_eq!(current(&models), Some(expected));
+    }
+    let directories = std::fs::read_dir(world.data_dir().join("models")).unwrap().count();
+    assert_eq!(directories, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_version_leaves_the_last_good_one_and_says_why() {
+    let world = World::new().await;
+    let models = models(&world);
+    world.route(1, world.version(1, Script::new(0.9, 1)));
+    models.refresh(&*world.routing).await.unwrap();
+    let mut bad = world.version(2, Script::new(0.9, 1));
+    bad.artifact_digest = Sha256Digest::of(b"no script for this");
+    world.route(2, bad.clone());
+    models.refresh(&*world.routing).await.unwrap();
+    assert_eq!(current(&models), Some(1));
+    assert!(models.failures()[0].1.contains("version 2"), "{:?}", models.failures());
+    // Mended under a newer revision, the failure is gone.
+    world.route(3, world.version(3, Script::new(0.9, 1)));
+    models.refresh(&*world.routing).await.unwrap();
+    assert_eq!(current(&models), Some(3));
+    assert!(models.failures().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_models_than_allowed_are_not_loaded() {
+    let world = World::new().await;
+    let models = Models::new(world.models.clone(), &world.data_dir(), 1, 0);
+    world.route(1, world.version(1, Script::new(0.9, 1)));
+    models.refresh(&*world.routing).await.unwrap();
+    let (one, two) = (world.version(1, Script::new(0.9, 1)), world.version(2, Script::new(0.9, 1)));
+    *world.routing.tables.lock() = vec![with_candidate(2, one, two)];
+    models.refresh(&*world.routing).await.unwrap();
+    assert!(models.catalog()[&key()].table.rollout.is_none());
+    assert!(models.failures()[0].1.contains("max_loaded_models"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_everything_down_serves_what_is_good_on_disk() {
+    let world = World::new().await;
+    let (one, two) = (world.version(1, Script::new(0.9, 1)), world.version(2, Script::new(0.9, 1)));
+    *world.routing.tables.lock() = vec![with_candidate(5, one.clone(), two.clone())];
+    models(&world).refresh(&*world.routing).await.unwrap();
+    world.models.is_down.store(true, Ordering::Release);
+    world.routing.is_down.store(true, Ordering::Release);
+
+    let restarted = models(&world);
+    restarted.restore().await;
+    assert_eq!(restarted.catalog()[&key()].table, world.routing.tables.lock()[0]);
+    assert!(restarted.refresh(&*world.routing).await.is_err());
+
+    // The candidate's file is damaged: the current version serves, alone, and every arm says so.
+    let file = world.data_dir().join("models").join(two.artifact_digest.to_string()).join("model");
+    std::fs::write(&file, "flipped").unwrap();
+    let restarted = models(&world);
+    restarted.restore().await;
+    let served = restarted.catalog()[&key()].clone();
+    assert!(served.table.rollout.is_none());
+    let person = "00112233445566778899aabbccddeeff".parse().unwrap();
+    let assignment = model_registry::routing::assign(&served.table, &person, None, Timestamp::EPOCH).unwrap();
+    assert_eq!((assignment.version, assignment.arm), (one.version, Arm::Current));
+    assert!(restarted.failures()[0].1.contains("version 2"));
+
+    // When the stores are back, the same revision is followed in full.
+    world.models.is_down.store(false, Ordering::Release);
+    world.routing.is_down.store(false, Ordering::Release);
+    restarted.failures.lock().clear();
+    restarted.refresh(&*world.routing).await.unwrap();
+    assert!(restarted.catalog()[&key()].table.rollout.is_some());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), two.artifact_digest.to_string());
+
+    // Nothing good left: nothing is served, and it says so.
+    std::fs::write(world.data_dir().join("models").join(one.artifact_digest.to_string()).join("model"), "").unwrap();
+    world.models.is_down.store(true, Ordering::Release);
+    let restarted = models(&world);
+    restarted.restore().await;
+    assert_eq!(current(&restarted), None);
+    assert!(restarted.failures()[0].1.contains("version 1"));
+}

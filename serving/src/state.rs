@@ -1,0 +1,78 @@
+//! What every request shares.
+
+use events::{IdSource, OpportunityId, PersonPseudonym, Sha256Digest, SuggestionId, TenantId, uuid_v7};
+use parking_lot::Mutex;
+use service::clock::SharedClock;
+use std::sync::Arc;
+use tokio_util::task::TaskTracker;
+
+use crate::bounded::BoundedMap;
+use crate::cache::ResultCache;
+use crate::config::ServingConfig;
+use crate::decision::DecisionPolicy;
+use crate::door::Door;
+use crate::exposure::ExposureQueue;
+use crate::models::Models;
+use crate::pool::DecodePool;
+
+/// Opportunities whose repetitions are counted.
+const REPETITIONS: usize = 16_384;
+
+/// The parts of the service.
+pub(crate) struct State {
+    pub(crate) config: ServingConfig,
+    pub(crate) policy: DecisionPolicy,
+    pub(crate) clock: SharedClock,
+    pub(crate) ids: Arc<dyn IdSource>,
+    pub(crate) door: Arc<Door>,
+    pub(crate) models: Arc<Models>,
+    pub(crate) pool: DecodePool,
+    pub(crate) cache: ResultCache,
+    pub(crate) exposures: ExposureQueue,
+    pub(crate) answers: TaskTracker,
+    pub(crate) repetitions: Repetitions,
+}
+
+/// How often an opportunity was asked for.
+pub(crate) struct Repetitions(Mutex<BoundedMap<(TenantId, PersonPseudonym, OpportunityId), u64>>);
+
+impl Repetitions {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(BoundedMap::new(REPETITIONS)))
+    }
+
+    fn next(&self, tenant: &TenantId, person: &PersonPseudonym, opportunity: OpportunityId) -> u64 {
+        let key = (tenant.clone(), person.clone(), opportunity);
+        let mut counts = self.0.lock();
+        let count = counts.get(&key).unwrap_or(0);
+        counts.insert(key, count + 1);
+        count
+    }
+}
+
+impl State {
+    /// The id of the suggestion that answers this asking. It is a function of who asks, about what, and how often before,
+    /// so that a seeded run makes the same ids whatever the schedule; the time in it is the clock's.
+    pub(crate) fn suggestion_id(
+        &self,
+        tenant: &TenantId,
+        person: &PersonPseudonym,
+        opportunity: OpportunityId,
+        context: &Sha256Digest,
+    ) -> SuggestionId {
+        let count = self.repetitions.next(tenant, person, opportunity);
+        let digest = Sha256Digest::of_parts(
+            "flywheel suggestion",
+            &[
+                tenant.as_str().as_bytes(),
+                person.as_str().as_bytes(),
+                opportunity.as_bytes(),
+                context.as_bytes(),
+                &count.to_be_bytes(),
+            ],
+        );
+        let mut random = [0_u8; 10];
+        random.copy_from_slice(&digest.as_bytes()[..10]);
+        SuggestionId::from_uuid(uuid_v7(self.clock.now(), random))
+    }
+}

@@ -1,0 +1,106 @@
+//! Serving among its real neighbours: a registry over gRPC, an artifact store, the local log, a database, and small
+//! models with random weights.
+
+mod fixture;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use events::{Arm, ConsentTier, Decision, ModelVersion, PersonPseudonym, Receipt};
+use fixture::{Fixture, REQUEST_PERSON, flip_a_bit, question};
+use model_registry::{RolloutPolicy, assign};
+use service::clock::Clock;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registered_model_answers_and_its_exposure_reaches_the_log() {
+    let fixture = Fixture::new().await;
+    fixture.consent(REQUEST_PERSON, ConsentTier::Code).await;
+    let served = fixture.serve().await;
+    let answered = served.ask(&fixture, &question(REQUEST_PERSON)).await;
+    assert!(!answered.actions.is_empty());
+    let document = question(REQUEST_PERSON)["document"]["text"].as_str().unwrap().to_owned();
+    for action in &answered.actions {
+        let (start, end) = (action.start as usize, action.end as usize);
+        assert_eq!(&document[start..end], action.old_text);
+        assert_ne!(action.old_text, action.new_text);
+    }
+    let end = &answered.end;
+    assert_eq!((end.decision, end.model_version), (Decision::Shown, ModelVersion(1)));
+    let receipt = Receipt::verify(&end.receipt, &fixture.secret().await).unwrap();
+    assert!(receipt.probabilities.log_p_text < 0.0 && receipt.probabilities.gate_score > 0.5);
+    served.serving.settled().await;
+    let exposures = fixture.exposures().await;
+    assert_eq!(exposures.len(), 1);
+    assert_eq!(exposures[0].header.receipt.as_ref(), Some(&receipt));
+    assert!(exposures[0].sealed.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_divides_persons_by_the_registrys_own_function() {
+    let fixture = Fixture::new().await;
+    let candidate = fixture.register(2).await;
+    let policy = RolloutPolicy { canary_share: 0.4, holdback_share: 0.2, ..RolloutPolicy::default() };
+    fixture.client.start_rollout(&fixture.model(), candidate, Some(&policy)).await.unwrap();
+    let table = fixture.routing_with_rollout().await;
+    let served = fixture.serve().await;
+    let secret = fixture.secret().await;
+    let mut arms = BTreeSet::new();
+    for number in 0..40 {
+        let name = format!("person {number}");
+        let person: PersonPseudonym = secret.person_pseudonym(&name);
+        let answered = served.ask(&fixture, &question(&name)).await;
+        let receipt = Receipt::verify(&answered.end.receipt, &secret).unwrap();
+        let expected = assign(&table, &person, None, fixture.clock.now()).unwrap();
+        assert_eq!(
+            (receipt.model_version, receipt.arm, receipt.block),
+            (expected.version, expected.arm, expected.block)
+        );
+        assert_eq!(receipt.rollout_id, expected.rollout_id);
+        assert!((receipt.probabilities.arm_probability - expected.arm_probability).abs() < 1e-12);
+        arms.insert(receipt.arm);
+    }
+    assert_eq!(arms, BTreeSet::from([Arm::Current, Arm::Canary, Arm::Holdback]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_flipped_in_the_store_keeps_the_last_good_version() {
+    let fixture = Fixture::new().await;
+    let served = fixture.serve().await;
+    let second = fixture.register(2).await;
+    flip_a_bit(&fixture.object_of(second, "model.safetensors").await);
+    fixture.promote(second).await;
+    assert!(!served.serving.refresh().await);
+    let status = served.serving.status();
+    assert_eq!(status.models[0].current, ModelVersion(1));
+    assert!(status.failures[0].reason.contains("version 2") && status.failures[0].reason.contains("corrupt"));
+    assert_eq!(served.ask(&fixture, &question(REQUEST_PERSON)).await.end.model_version, ModelVersion(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_everything_down_serves_the_last_good_version_from_disk() {
+    let fixture = Fixture::new().await;
+    let served = fixture.serve().await;
+    let answered = served.ask(&fixture, &question(REQUEST_PERSON)).await;
+    served.stop().await;
+    fixture.stop_registry().await;
+
+    let served = fixture.serve_alone().await;
+    let again = served.ask(&fixture, &question(REQUEST_PERSON)).await;
+    assert_eq!(again.end.model_version, ModelVersion(1));
+    assert_eq!(
+        again.actions.iter().map(|action| &action.new_text).collect::<Vec<_>>(),
+        answered.actions.iter().map(|action| &action.new_text).collect::<Vec<_>>()
+    );
+    // Without a database no consent can be read, so nothing leaves; the completion did not wait for it.
+    tokio::time::timeout(Duration::from_secs(60), served.serving.settled()).await.unwrap();
+    served.stop().await;
+
+    // The same, with a damaged file: a clear reason, and no answer from a model that is not what it should be.
+    flip_a_bit(&fixture.served_file("model.safetensors"));
+    let served = fixture.serve_alone().await;
+    let status = served.serving.status();
+    assert!(status.models.is_empty());
+    assert!(status.failures[0].reason.contains("model.safetensors"), "{status:?}");
+    assert_eq!(served.refused(&fixture, &question(REQUEST_PERSON)).await, (503, "no_model".to_owned()));
+    served.stop().await;
+}

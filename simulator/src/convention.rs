@@ -1,0 +1,239 @@
+//! Team conventions: what a team writes at a call site instead of the plain form.
+//!
+//! A convention is a function from the plain action to the team's action. Nothing in a prompt tells it but the name of
+//! the repository, so it can only be learned. All rules concern edits of function definitions (`fn`, `def`), which a
+//! model recognises in the recent edit; other edits follow no convention.
+
+use crate::draft::{DefinitionEdit, Site};
+use crate::random::Dice;
+use crate::source::Language;
+use crate::words::split_words;
+use events::{ByteRange, EditAction};
+
+/// Number of a rule in [`RULES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct RuleId(pub u16);
+
+/// What a rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Renamed functions are called with this prefix (`title` becomes `fetch_title`).
+    Prefix(&'static str),
+    /// Renamed functions are called with this suffix.
+    Suffix(&'static str),
+    /// Import style: renamed functions are called through this module.
+    Through(&'static str),
+    /// Error wrapping: calls of renamed functions are wrapped in this function.
+    Wrapped(&'static str),
+    /// Argument order: a new argument goes first.
+    ArgumentFirst,
+    /// A new argument is read from this object.
+    ArgumentOf(&'static str),
+    /// A new argument is passed under its name with this prefix.
+    ArgumentNamed(&'static str),
+}
+
+/// Edits that a rule concerns. Rules that concern the same edits conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EditClass {
+    /// A function is renamed.
+    FunctionRenamed,
+    /// A function gets a parameter.
+    ParameterAdded,
+}
+
+/// The space of rules.
+pub const RULES: &[Form] = &[
+    Form::Prefix("fetch_"),
+    Form::Prefix("load_"),
+    Form::Prefix("do_"),
+    Form::Prefix("try_"),
+    Form::Prefix("get_"),
+    Form::Prefix("make_"),
+    Form::Prefix("run_"),
+    Form::Prefix("safe_"),
+    Form::Prefix("async_"),
+    Form::Prefix("raw_"),
+    Form::Prefix("checked_"),
+    Form::Prefix("cached_"),
+    Form::Prefix("lazy_"),
+    Form::Prefix("fast_"),
+    Form::Prefix("internal_"),
+    Form::Prefix("legacy_"),
+    Form::Prefix("local_"),
+    Form::Prefix("remote_"),
+    Form::Prefix("maybe_"),
+    Form::Prefix("must_"),
+    Form::Prefix("perform_"),
+    Form::Prefix("handle_"),
+    Form::Prefix("resolve_"),
+    Form::Prefix("get_display_"),
+    Form::Suffix("_impl"),
+    Form::Suffix("_async"),
+    Form::Suffix("_now"),
+    Form::Suffix("_all"),
+    Form::Suffix("_once"),
+    Form::Suffix("_v2"),
+    Form::Suffix("_checked"),
+    Form::Suffix("_safe"),
+    Form::Suffix("_inner"),
+    Form::Suffix("_sync"),
+    Form::Suffix("_cached"),
+    Form::Suffix("_fast"),
+    Form::Suffix("_lazy"),
+    Form::Suffix("_raw"),
+    Form::Suffix("_with_context"),
+    Form::Suffix("_or_fail"),
+    Form::Through("api"),
+    Form::Through("core"),
+    Form::Through("service"),
+    Form::Through("helpers"),
+    Form::Through("shared"),
+    Form::Through("internal"),
+    Form::Wrapped("checked"),
+    Form::Wrapped("guarded"),
+    Form::Wrapped("retry"),
+    Form::Wrapped("ensure"),
+    Form::Wrapped("traced"),
+    Form::Wrapped("attempt"),
+    Form::ArgumentFirst,
+    Form::ArgumentOf("options"),
+    Form::ArgumentOf("config"),
+    Form::ArgumentOf("context"),
+    Form::ArgumentOf("settings"),
+    Form::ArgumentNamed("default_"),
+    Form::ArgumentNamed("current_"),
+    Form::ArgumentNamed("given_"),
+];
+
+impl RuleId {
+    /// What the rule does; `None` for a number outside the space.
+    #[must_use]
+    pub fn form(self) -> Option<Form> {
+        RULES.get(usize::from(self.0)).copied()
+    }
+
+    /// The rule in words.
+    #[must_use]
+    pub fn describe(self) -> String {
+        match self.form() {
+            Some(Form::Prefix(text)) => format!("renamed functions are called with the prefix {text}"),
+            Some(Form::Suffix(text)) => format!("renamed functions are called with the suffix {text}"),
+            Some(Form::Through(text)) => format!("renamed functions are called through {text}"),
+            Some(Form::Wrapped(text)) => format!("calls of renamed functions are wrapped in {text}(..)"),
+            Some(Form::ArgumentFirst) => "a new argument goes first".to_owned(),
+            Some(Form::ArgumentOf(text)) => format!("a new argument is read from {text}"),
+            Some(Form::ArgumentNamed(text)) => format!("a new argument is passed with the prefix {text}"),
+            None => "no such rule".to_owned(),
+        }
+    }
+
+    /// One different rule per repository, all of them about the same edits, so that they conflict. Every rule is
+    /// equally likely to be the first.
+    #[must_use]
+    pub fn draw_conflicting(count: usize, dice: &mut Dice) -> Vec<Self> {
+        let mut all: Vec<Self> = (0..RULES.len()).filter_map(|index| u16::try_from(index).ok().map(Self)).collect();
+        dice.shuffle(&mut all);
+        let class = all.first().and_then(|rule| rule.form()).map(Form::class);
+        let same: Vec<Self> = all.into_iter().filter(|rule| rule.form().map(Form::class) == class).collect();
+        (0..count).filter_map(|index| same.get(index % same.len().max(1)).copied()).collect()
+    }
+}
+
+impl Form {
+    /// The edits that this concerns.
+    #[must_use]
+    pub fn class(self) -> EditClass {
+        match self {
+            Self::Prefix(_) | Self::Suffix(_) | Self::Through(_) | Self::Wrapped(_) => EditClass::FunctionRenamed,
+            Self::ArgumentFirst | Self::ArgumentOf(_) | Self::ArgumentNamed(_) => EditClass::ParameterAdded,
+        }
+    }
+
+    /// What the team writes at `site` of `document`, or `None` where the rule has no form there.
+    #[must_use]
+    pub fn apply(self, edit: &DefinitionEdit, site: &Site, language: Language, document: &str) -> Option<EditAction> {
+        let text =
+            |range: ByteRange| document.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?);
+        let renamed = |new_text: String| Some(EditAction { new_text, ..site.plain.clone() });
+        match (self, edit) {
+            (Self::Prefix(prefix), DefinitionEdit::Rename { new }) => renamed(with_affix(new, prefix, "")?),
+            (Self::Suffix(suffix), DefinitionEdit::Rename { new }) => renamed(with_affix(new, "", suffix)?),
+            (Self::Through(module), DefinitionEdit::Rename { new }) => {
+                let before = document.get(..usize::try_from(site.name.start).ok()?)?;
+                let bare = !before.ends_with(['.', ':', '@']);
+                let joint = if language == Language::Rust { "::" } else { "." };
+                if bare { renamed(format!("{module}{joint}{new}")) } else { None }
+            }
+            (Self::Wrapped(function), DefinitionEdit::Rename { new }) => {
+                let call = site.call?;
+                let (head, tail) =
+                    (ByteRange::new(call.start, site.name.start), ByteRange::new(site.name.end, call.end));
+                // A call behind `await`, `&` or `!` keeps its meaning when wrapped; a definition-like or decorated one does not.
+                let new_text = format!("{function}({}{new}{})", text(head)?, text(tail)?);
+                let old_text = text(call)?.to_owned();
+                (old_text.len() <= 40).then_some(EditAction {
+                    path: site.plain.path.clone(),
+                    range: call,
+                    old_text,
+                    new_text,
+                })
+            }
+            (form, DefinitionEdit::AddParameter { name, .. }) => {
+                let argument = match form {
+                    Self::ArgumentFirst => {
+                        let inside = site.plain.old_text.strip_prefix('(')?.strip_suffix(')')?.trim();
+                        // With no other argument the order says nothing.
+                        return if inside.is_empty() { None } else { renamed(format!("({name}, {inside})")) };
+                    }
+                    Self::ArgumentOf(object) => format!("{object}.{name}"),
+                    Self::ArgumentNamed(prefix) => with_affix(name, prefix, "")?,
+                    _ => return None,
+                };
+                let kept = site.plain.new_text.strip_suffix(')')?.strip_suffix(name.as_str())?;
+                renamed(format!("{kept}{argument})"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `name` with a prefix and a suffix, behind leading underscores; `None` for names that have the affix already or are
+/// not written in small letters with underscores.
+fn with_affix(name: &str, prefix: &str, suffix: &str) -> Option<String> {
+    let body = name.trim_start_matches('_');
+    let lead = &name[..name.len() - body.len()];
+    let words = split_words(body);
+    let has = |affix: &str| !affix.is_empty() && split_words(affix).iter().any(|word| words.contains(word));
+    if body.is_empty() || body.bytes().any(|byte| byte.is_ascii_uppercase()) || has(prefix) || has(suffix) {
+        return None;
+    }
+    Some(format!("{lead}{prefix}{body}{suffix}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_space_is_large_and_draws_conflict() {
+        assert!(RULES.len() >= 50);
+        let mut firsts = std::collections::BTreeSet::new();
+        for seed in 0..400 {
+            let drawn = RuleId::draw_conflicting(2, &mut Dice::new(seed, "conventions", &[]));
+            let [left, right] = drawn[..] else { panic!("two rules") };
+            assert_ne!(left, right);
+            assert_eq!(left.form().map(Form::class), right.form().map(Form::class));
+            firsts.insert(left);
+        }
+        assert!(firsts.len() > 50, "{}", firsts.len());
+    }
+
+    #[test]
+    fn names_take_affixes_behind_underscores() {
+        assert_eq!(with_affix("_title", "fetch_", "").as_deref(), Some("_fetch_title"));
+        assert_eq!(with_affix("title", "", "_now").as_deref(), Some("title_now"));
+        assert_eq!(with_affix("fetch_title", "fetch_", ""), None);
+        assert_eq!(with_affix("getTitle", "fetch_", ""), None);
+    }
+}

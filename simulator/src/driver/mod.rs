@@ -1,0 +1,10 @@
+//! The simulated editor's side of the two doors: asks serving, reports to ingest, over real HTTP.
+
+pub mod doors;
+pub mod load;
+pub mod session;
+mod sse;
+
+pub use doors::{Answer, DoorSettings, Doors, DriverError};
+pub use load::{LoadReport, LoadSettings, run_load};
+pub use session::{ClientSession, Episode, Played};

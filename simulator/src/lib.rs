@@ -1,0 +1,29 @@
+//! Edit trajectories from real code, simulated developers, load. Everything is a function of a seed.
+
+pub mod base;
+pub mod baseline;
+pub mod behaviour;
+pub mod convention;
+pub mod corpus;
+pub mod developer;
+pub mod draft;
+pub mod driver;
+pub mod error;
+pub mod judge;
+pub mod plan;
+pub mod random;
+pub mod source;
+pub mod syntax;
+pub mod tasks;
+mod text;
+pub mod words;
+
+pub use base::{BaseCorpus, BaseTaskGenerator, Split};
+pub use behaviour::BehaviourRates;
+pub use corpus::Corpus;
+pub use developer::{Behaviour, BehaviourKind, ClientAction, ClientActionKind, Developer};
+pub use error::{Result, SimulatorError};
+pub use plan::{Convention, DemoPlan, PlanSettings, PlannedTask};
+pub use source::{BaseManifest, Language, SourceFile, default_source_cache};
+pub use syntax::SymbolKind;
+pub use tasks::{EditTask, Limits, Mix, TaskKind};

@@ -1,0 +1,22 @@
+//! When to retrain, on which immutable data set, by which deadline: a reconciler between the lake and the registry.
+//!
+//! One activation compares what should be with what is: a run that is queued or running is taken up (after a crash too),
+//! otherwise the trigger decides whether new evidence is worth a run. A run is a row, a snapshot and a child process;
+//! everything that it decides is written under the fence of the leader's lease.
+
+pub mod config;
+pub mod error;
+pub mod freshness;
+pub mod job;
+pub mod process;
+mod reconcile;
+mod run;
+mod sealed_file;
+pub mod snapshot;
+pub mod store;
+pub mod trigger;
+
+pub use config::OrchestratorConfig;
+pub use error::OrchestratorError;
+pub use reconcile::{Deps, Handle, run};
+pub use run::progress_of;

@@ -1,0 +1,87 @@
+//! When to train: a pure decision over what is new.
+
+use std::time::Duration;
+
+use events::Timestamp;
+
+use crate::config::OrchestratorConfig;
+
+/// What has been labelled since the last snapshot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NewEvidence {
+    /// Pairs of weight above zero that are in no snapshot.
+    pub pairs: usize,
+    /// Label time of the oldest of them.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Why a run starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// Enough new pairs.
+    Pairs,
+    /// The oldest new pair has waited long enough.
+    Age,
+    /// Somebody asked.
+    Requested,
+}
+
+impl Trigger {
+    /// The code in tables and events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pairs => "pairs",
+            Self::Age => "age",
+            Self::Requested => "requested",
+        }
+    }
+}
+
+/// Decides whether to train now.
+#[must_use]
+pub fn decide(config: &OrchestratorConfig, evidence: NewEvidence, requested: bool, now: Timestamp) -> Option<Trigger> {
+    if requested && evidence.pairs > 0 {
+        return Some(Trigger::Requested);
+    }
+    if !config.enabled || evidence.pairs < config.minimum_pairs.max(1) {
+        return None;
+    }
+    if evidence.pairs >= config.minimum_new_pairs {
+        return Some(Trigger::Pairs);
+    }
+    let age = evidence.oldest.map_or(Duration::ZERO, |oldest| now.since(oldest));
+    (age >= Duration::from_secs(config.maximum_age_seconds)).then_some(Trigger::Age)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> OrchestratorConfig {
+        OrchestratorConfig { minimum_new_pairs: 100, minimum_pairs: 10, maximum_age_seconds: 60, ..Default::default() }
+    }
+
+    fn evidence(pairs: usize) -> NewEvidence {
+        NewEvidence { pairs, oldest: Some(Timestamp::from_seconds(1000)) }
+    }
+
+    #[test]
+    fn enough_pairs_or_age_or_a_request_start_a_run() {
+        let soon = Timestamp::from_seconds(1001);
+        let later = Timestamp::from_seconds(1060);
+        assert_eq!(decide(&config(), evidence(100), false, soon), Some(Trigger::Pairs));
+        assert_eq!(decide(&config(), evidence(99), false, soon), None);
+        assert_eq!(decide(&config(), evidence(10), false, later), Some(Trigger::Age));
+        assert_eq!(decide(&config(), evidence(9), false, later), None);
+        assert_eq!(decide(&config(), evidence(1), true, soon), Some(Trigger::Requested));
+        assert_eq!(decide(&config(), NewEvidence::default(), true, soon), None);
+    }
+
+    #[test]
+    fn disabled_runs_start_on_request_only() {
+        let config = OrchestratorConfig { enabled: false, ..config() };
+        assert_eq!(decide(&config, evidence(1000), false, Timestamp::from_seconds(9999)), None);
+        assert_eq!(decide(&config, evidence(1000), true, Timestamp::from_seconds(9999)), Some(Trigger::Requested));
+    }
+}

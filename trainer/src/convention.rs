@@ -1,0 +1,85 @@
+//! How fast a model learns a habit: a few steps on corrections, then tasks it has never seen.
+
+use edit_model::{DecodeOptions, EditModel};
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainerError;
+use crate::evaluation::{TaskSummary, answer_tasks};
+use crate::examples::BaseTask;
+use crate::methods::{MethodConfig, train_from_anchor};
+use crate::pairs::TrainingPair;
+
+/// What is taught and what is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct ConventionTrial<'a> {
+    /// Corrections: chosen follows the convention, rejected is the plain form.
+    pub corrections: &'a [TrainingPair],
+    /// Tasks that want the convention, none of them taught.
+    pub convention_tasks: &'a [BaseTask],
+    /// The base's old skills, from files it was not trained on.
+    pub old_skills: &'a [BaseTask],
+    /// Base tasks replayed while teaching.
+    pub replay: &'a [BaseTask],
+}
+
+/// What one trial measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConventionReport {
+    /// Settings of the run.
+    pub config: MethodConfig,
+    /// Corrections given.
+    pub corrections: usize,
+    /// The convention before.
+    pub convention_before: TaskSummary,
+    /// The convention after.
+    pub convention_after: TaskSummary,
+    /// Old skills before.
+    pub old_before: TaskSummary,
+    /// Old skills after.
+    pub old_after: TaskSummary,
+    /// Mean log p of the chosen side before.
+    pub chosen_log_p_before: f64,
+    /// Mean log p of the chosen side after.
+    pub chosen_log_p_after: f64,
+    /// Seconds of training.
+    pub training_seconds: f64,
+    /// Seconds of a step.
+    pub seconds_per_step: f64,
+    /// Tokens read in each second of training.
+    pub tokens_per_second: f64,
+}
+
+/// Teaches `base` the corrections and judges it before and after, in the precision it would be served in.
+///
+/// # Errors
+/// As training and answering.
+pub fn measure(
+    base: &EditModel,
+    config: &MethodConfig,
+    trial: &ConventionTrial<'_>,
+) -> Result<ConventionReport, TrainerError> {
+    let options = DecodeOptions::default();
+    let judge = |model: &EditModel, tasks: &[BaseTask]| {
+        answer_tasks(model, tasks, &options, config.threads).map(|outcomes| TaskSummary::of(&outcomes))
+    };
+    let convention_before = judge(base, trial.convention_tasks)?;
+    let old_before = judge(base, trial.old_skills)?;
+    let trained =
+        train_from_anchor(config, base.network(), base.weights(), base.tokenizer(), trial.corrections, trial.replay)?;
+    let taught = base.with_weights(trained.weights)?.in_served_precision()?;
+    let last = trained.history.last();
+    let training_seconds = last.map_or(0.0, |progress| progress.seconds);
+    Ok(ConventionReport {
+        config: config.clone(),
+        corrections: trial.corrections.len(),
+        convention_before,
+        convention_after: judge(&taught, trial.convention_tasks)?,
+        old_before,
+        old_after: judge(&taught, trial.old_skills)?,
+        chosen_log_p_before: trained.chosen_log_p_before,
+        chosen_log_p_after: trained.chosen_log_p_after,
+        training_seconds,
+        seconds_per_step: training_seconds / config.steps.max(1) as f64,
+        tokens_per_second: last.map_or(0.0, |progress| progress.tokens as f64) / training_seconds.max(1e-9),
+    })
+}

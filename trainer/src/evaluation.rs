@@ -1,0 +1,121 @@
+//! What a model does on tasks with one right answer: exact match where an edit is wanted, silence where none is.
+
+use edit_model::{DecodeOptions, EditModel};
+use events::{EditContext, apply_actions};
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainerError;
+use crate::examples::BaseTask;
+
+/// How one task was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TaskOutcome {
+    /// Whether an edit was wanted.
+    pub wants_edit: bool,
+    /// Whether the model spoke.
+    pub shown: bool,
+    /// Whether the first action is one of those wanted, in effect (for a task that wants none: whether it was silent).
+    pub first_matches: bool,
+    /// Whether the window after the answer is exactly the wanted one.
+    pub exact: bool,
+    /// Probability of speaking.
+    pub gate_score: f32,
+}
+
+/// Outcomes in one line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskSummary {
+    /// Tasks that want an edit.
+    pub edits: usize,
+    /// Share of them answered exactly.
+    pub exact: f64,
+    /// Share of them whose first action is right.
+    pub first_matches: f64,
+    /// Share of them on which the model spoke.
+    pub edits_shown: f64,
+    /// Tasks that want none.
+    pub silences: usize,
+    /// Share of them on which the model was silent.
+    pub silent: f64,
+}
+
+impl TaskSummary {
+    /// Sums up outcomes.
+    #[must_use]
+    pub fn of(outcomes: &[TaskOutcome]) -> Self {
+        let share = |count: usize, total: usize| if total == 0 { 0.0 } else { count as f64 / total as f64 };
+        let edits: Vec<&TaskOutcome> = outcomes.iter().filter(|outcome| outcome.wants_edit).collect();
+        let silences = outcomes.len() - edits.len();
+        let count = |test: fn(&TaskOutcome) -> bool| edits.iter().filter(|outcome| test(outcome)).count();
+        let silent = outcomes.iter().filter(|outcome| !outcome.wants_edit && !outcome.shown).count();
+        Self {
+            edits: edits.len(),
+            exact: share(count(|outcome| outcome.exact), edits.len()),
+            first_matches: share(count(|outcome| outcome.first_matches), edits.len()),
+            edits_shown: share(count(|outcome| outcome.shown), edits.len()),
+            silences,
+            silent: share(silent, silences),
+        }
+    }
+}
+
+fn window_after(context: &EditContext, actions: &[events::EditAction]) -> Option<String> {
+    apply_actions(context.window.start_byte, &context.window.text, actions)
+}
+
+/// Whether `action` alone has the effect of one of `wanted` alone.
+#[must_use]
+pub fn matches_one(context: &EditContext, action: &events::EditAction, wanted: &[events::EditAction]) -> bool {
+    let Some(after) = window_after(context, std::slice::from_ref(action)) else { return false };
+    wanted.iter().any(|other| window_after(context, std::slice::from_ref(other)).as_ref() == Some(&after))
+}
+
+/// Asks `model` one task.
+///
+/// # Errors
+/// [`TrainerError::Model`] when the context is unusable.
+pub fn answer_task(model: &EditModel, task: &BaseTask, options: &DecodeOptions) -> Result<TaskOutcome, TrainerError> {
+    let completion = model.complete(&task.context, options, &|| false, &mut |_| {})?;
+    let actions = &completion.actions.actions;
+    let wants_edit = !task.wanted.is_no_edit();
+    let first_matches = match actions.first() {
+        Some(action) => matches_one(&task.context, action, &task.wanted.actions),
+        None => !wants_edit,
+    };
+    let exact = window_after(&task.context, actions) == window_after(&task.context, &task.wanted.actions);
+    Ok(TaskOutcome { wants_edit, shown: !actions.is_empty(), first_matches, exact, gate_score: completion.gate_score })
+}
+
+/// Asks `model` every task, on `threads` threads; the order is kept.
+///
+/// # Errors
+/// [`TrainerError::Model`] when a context is unusable.
+pub fn answer_tasks(
+    model: &EditModel,
+    tasks: &[BaseTask],
+    options: &DecodeOptions,
+    threads: usize,
+) -> Result<Vec<TaskOutcome>, TrainerError> {
+    in_parallel(tasks, threads, |task| answer_task(model, task, options))
+}
+
+/// Applies `work` to every item on `threads` threads; the order is kept.
+pub(crate) fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    threads: usize,
+    work: impl Fn(&T) -> Result<R, TrainerError> + Sync,
+) -> Result<Vec<R>, TrainerError> {
+    let share = items.len().div_ceil(threads.max(1)).max(1);
+    let work = &work;
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = items
+            .chunks(share)
+            .map(|chunk| scope.spawn(move || chunk.iter().map(work).collect::<Result<Vec<R>, TrainerError>>()))
+            .collect();
+        let mut all = Vec::with_capacity(items.len());
+        for worker in workers {
+            all.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(all)
+    })
+}

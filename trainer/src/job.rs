@@ -1,0 +1,339 @@
+//! The job contract: a file says what to train, a heartbeat says that it lives, a result says what came out.
+//!
+//! The caller opens the pairs (they are sealed on disk) and hands them over as JSON lines in memory; this room writes no
+//! pair anywhere. Progress and result are replaced atomically. A job that was interrupted goes on at its last checkpoint;
+//! its deadline is absolute and includes every attempt.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use edit_model::{DecodeOptions, EditModel, ModelManifest};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::checkpoint::{Checkpoint, write_atomically};
+use crate::error::TrainerError;
+use crate::evaluation::{TaskSummary, answer_tasks, in_parallel, matches_one};
+use crate::examples::{BaseTask, read_tasks};
+use crate::gate::{Behaviour, GateConfig, GateOutcome, GateReport, judge};
+use crate::methods::{MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
+use crate::pairs::{PairCensus, TrainingPair, parse_pairs};
+
+/// Steps between checkpoints: a step takes about a second.
+const CHECKPOINT_STEPS: usize = 10;
+
+/// What a job is asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobFile {
+    /// Id of the run.
+    pub run_id: String,
+    /// Method and its settings.
+    pub config: MethodConfig,
+    /// Sealed pairs to train on, as JSON lines once opened.
+    pub training_file: PathBuf,
+    /// Sealed held-out opportunities, as JSON lines once opened; weight 0 is allowed.
+    pub gate_file: PathBuf,
+    /// Model directory that training starts from and compares with.
+    pub anchor: PathBuf,
+    /// Model directory that the candidate must beat.
+    pub parent: PathBuf,
+    /// Base tasks that are replayed.
+    pub replay_file: PathBuf,
+    /// Base tasks from files that the base was not trained on.
+    pub old_skills_file: PathBuf,
+    /// Model directory to write.
+    pub output: PathBuf,
+    /// Replaced while the job runs; see [`JobProgress`].
+    pub progress_file: PathBuf,
+    /// Touched while the job runs.
+    pub heartbeat_file: PathBuf,
+    /// Written at the end; see [`JobResult`].
+    pub result_file: PathBuf,
+    /// Real time in microseconds since 1970 at which the job gives up.
+    pub deadline_micros: i64,
+    /// Digest of the snapshot that the pairs come from.
+    pub snapshot_digest: String,
+    /// Fewest held-out opportunities that allow a judgement.
+    pub gate_opportunities: usize,
+}
+
+/// Where a job is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobProgress {
+    /// `prepare`, `train`, `evaluate` or `done`.
+    pub stage: String,
+    /// Steps done.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub steps: usize,
+    /// Loss of the last step.
+    pub loss: Option<f64>,
+    /// Held-out opportunities answered.
+    pub evaluated: usize,
+    /// Held-out opportunities to answer.
+    pub to_evaluate: usize,
+}
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobResult {
+    /// Id of the run.
+    pub run_id: String,
+    /// Name of the method.
+    pub method: String,
+    /// Digest of the model that was written, over the digests of its files.
+    pub model_digest: String,
+    /// SHA-256 of every file of the model.
+    pub files: BTreeMap<String, String>,
+    /// Digest of the anchor.
+    pub anchor_digest: String,
+    /// Digest of the parent.
+    pub parent_digest: String,
+    /// Pairs handed over for training.
+    pub training_pairs: usize,
+    /// What they were.
+    pub census: PairCensus,
+    /// Mean log p of the chosen side before training; it must not fall.
+    pub chosen_log_p_before: f64,
+    /// The same after training.
+    pub chosen_log_p_after: f64,
+    /// Loss of the last step.
+    pub last_loss: f64,
+    /// Seconds of training, of this attempt.
+    pub training_seconds: f64,
+    /// Tokens read while training, in this attempt.
+    pub training_tokens: u64,
+    /// Seconds of evaluation.
+    pub evaluation_seconds: f64,
+    /// What the gate says.
+    pub gate: GateReport,
+    /// Old skills of the candidate.
+    pub old_skills_candidate: TaskSummary,
+    /// Old skills of the parent.
+    pub old_skills_parent: TaskSummary,
+}
+
+struct Watchdog<'a> {
+    job: &'a JobFile,
+    progress: JobProgress,
+}
+
+impl Watchdog<'_> {
+    /// Shows that the job lives and where it is; refuses to go on after the deadline.
+    fn beat(&mut self, change: impl FnOnce(&mut JobProgress)) -> Result<(), TrainerError> {
+        change(&mut self.progress);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros());
+        let bytes = serde_json::to_vec(&self.progress)
+            .map_err(|error| TrainerError::damaged(&self.job.progress_file, error.to_string()))?;
+        write_atomically(&self.job.progress_file, &bytes)?;
+        std::fs::write(&self.job.heartbeat_file, now.to_string())
+            .map_err(|source| TrainerError::file(&self.job.heartbeat_file, source))?;
+        if i128::try_from(now).unwrap_or(i128::MAX) >= i128::from(self.job.deadline_micros) {
+            return Err(TrainerError::Deadline { step: self.progress.step });
+        }
+        Ok(())
+    }
+}
+
+/// Digest of everything that a checkpoint of this job must agree on.
+fn job_digest(job: &JobFile, training: &[u8], anchor_digest: &str) -> Result<String, TrainerError> {
+    let config = serde_json::to_vec(&job.config).map_err(|error| TrainerError::Job(error.to_string()))?;
+    let mut hash = Sha256::new();
+    for part in [config.as_slice(), training, anchor_digest.as_bytes()] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    Ok(hex::encode(hash.finalize()))
+}
+
+fn check(config: &MethodConfig) -> Result<(), TrainerError> {
+    let refuse = |reason: &str| Err(TrainerError::Job(reason.to_owned()));
+    if config.steps == 0 || config.steps > 1_000_000 {
+        return refuse("steps is out of range");
+    }
+    if config.batch_pairs == 0 || config.batch_pairs + config.batch_replay > 4096 {
+        return refuse("the batch is empty or too large");
+    }
+    if !(1..=256).contains(&config.threads) {
+        return refuse("threads is out of range");
+    }
+    if !(config.learning_rate > 0.0 && config.learning_rate < 1.0) {
+        return refuse("learning_rate is out of range");
+    }
+    if !(config.beta > 0.0 && config.lambda >= 0.0 && config.replay_weight >= 0.0 && config.slot_rate > 0.0) {
+        return refuse("beta, lambda, replay_weight or slot_rate is out of range");
+    }
+    Ok(())
+}
+
+/// Runs a job to its end: trains from the anchor, writes the model, answers the held-out opportunities and the old tasks
+/// with candidate and parent, judges, and writes the result. `training` and `gate` are JSON lines of [`TrainingPair`].
+///
+/// # Errors
+/// See [`TrainerError`]; nothing is left in `output` that could be taken for a finished model without its result.
+pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult, TrainerError> {
+    check(&job.config)?;
+    let progress = JobProgress {
+        stage: "prepare".to_owned(),
+        step: 0,
+        steps: job.config.steps,
+        loss: None,
+        evaluated: 0,
+        to_evaluate: 0,
+    };
+    let mut watchdog = Watchdog { job, progress };
+    watchdog.beat(|_| {})?;
+    let (anchor, anchor_manifest) = EditModel::load_with_manifest(&job.anchor)?;
+    let (parent, parent_manifest) = EditModel::load_with_manifest(&job.parent)?;
+    let pairs = parse_pairs(&job.training_file, training)?;
+    let held_out = parse_pairs(&job.gate_file, gate)?;
+    let replay = read_tasks(&job.replay_file)?;
+    let old_skills = read_tasks(&job.old_skills_file)?;
+
+    let started = Instant::now();
+    let data =
+        MethodData::prepare(&job.config, anchor.network(), anchor.weights(), anchor.tokenizer(), &pairs, &replay)?;
+    let digest = job_digest(job, training, &anchor_manifest.digest())?;
+    let checkpoint = checkpoint_path(&job.output);
+    // A checkpoint of another job, or a damaged one, only costs the time it would have saved.
+    let saved = Checkpoint::read(&checkpoint)
+        .ok()
+        .flatten()
+        .filter(|saved| saved.header.run_digest == digest && saved.weights.len() == anchor.weights().len());
+    let (first_step, weights, optimizer) = match saved {
+        Some(saved) => (saved.header.step, saved.weights, Some(saved.optimizer)),
+        None => (0, anchor.weights().to_vec(), None),
+    };
+    if let Some(folder) = job.output.parent() {
+        std::fs::create_dir_all(folder).map_err(|source| TrainerError::file(folder, source))?;
+    }
+    let engine = fine_tuning_engine(&job.config, anchor.network(), anchor.tokenizer(), weights, optimizer);
+    let trained = train(&job.config, &data, engine, first_step, anchor.weights(), &mut |step, engine| {
+        if step.step.is_multiple_of(CHECKPOINT_STEPS) && step.step < step.steps {
+            Checkpoint::write(&checkpoint, step.step, &digest, engine.weights(), engine.optimizer())?;
+        }
+        tracing::info!(step = step.step, loss = step.loss, "training step");
+        watchdog.beat(|progress| {
+            progress.stage = "train".to_owned();
+            progress.step = step.step;
+            progress.loss = Some(step.loss);
+        })
+    })?;
+    let training_seconds = started.elapsed().as_secs_f64();
+
+    let candidate = anchor.with_weights(trained.weights.clone())?.in_served_precision()?;
+    let manifest = save(job, &candidate, &anchor_manifest, &parent_manifest)?;
+
+    let started = Instant::now();
+    let gate_config = GateConfig { least_opportunities: job.gate_opportunities, ..GateConfig::default() };
+    let opportunities: Vec<&TrainingPair> = held_out.iter().filter(|pair| is_judgeable(pair)).collect();
+    let mut outcomes = Vec::with_capacity(opportunities.len());
+    for chunk in opportunities.chunks(32) {
+        outcomes.extend(gate_outcomes(&candidate, &parent, chunk, job.config.threads)?);
+        let (evaluated, total) = (outcomes.len(), opportunities.len());
+        watchdog.beat(|progress| {
+            progress.stage = "evaluate".to_owned();
+            progress.evaluated = evaluated;
+            progress.to_evaluate = total;
+        })?;
+    }
+    let mut old = |model: &EditModel| -> Result<TaskSummary, TrainerError> {
+        let mut all = Vec::with_capacity(old_skills.len());
+        for chunk in old_skills.chunks(64) {
+            all.extend(answer_tasks(model, chunk, &DecodeOptions::default(), job.config.threads)?);
+            watchdog.beat(|_| {})?;
+        }
+        Ok(TaskSummary::of(&all))
+    };
+    let (old_skills_candidate, old_skills_parent) = (old(&candidate)?, old(&parent)?);
+    let report = judge(&gate_config, &outcomes, old_skills_candidate.exact, old_skills_parent.exact);
+    let last = trained.history.last();
+    let result = JobResult {
+        run_id: job.run_id.clone(),
+        method: job.config.method.name().to_owned(),
+        model_digest: manifest.digest(),
+        files: manifest.files,
+        anchor_digest: anchor_manifest.digest(),
+        parent_digest: parent_manifest.digest(),
+        training_pairs: pairs.len(),
+        census: trained.census,
+        chosen_log_p_before: trained.chosen_log_p_before,
+        chosen_log_p_after: trained.chosen_log_p_after,
+        last_loss: last.map_or(0.0, |step: &TrainingProgress| step.loss),
+        training_seconds,
+        training_tokens: last.map_or(0, |step| step.tokens),
+        evaluation_seconds: started.elapsed().as_secs_f64(),
+        gate: report,
+        old_skills_candidate,
+        old_skills_parent,
+    };
+    let bytes = serde_json::to_vec_pretty(&result)
+        .map_err(|error| TrainerError::damaged(&job.result_file, error.to_string()))?;
+    write_atomically(&job.result_file, &bytes)?;
+    watchdog.beat(|progress| progress.stage = "done".to_owned())?;
+    match std::fs::remove_file(&checkpoint) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(TrainerError::file(&checkpoint, source)),
+        _ => Ok(result),
+    }
+}
+
+fn checkpoint_path(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".checkpoint");
+    PathBuf::from(name)
+}
+
+fn save(
+    job: &JobFile,
+    candidate: &EditModel,
+    anchor: &ModelManifest,
+    parent: &ModelManifest,
+) -> Result<ModelManifest, TrainerError> {
+    let mut manifest = ModelManifest::new(&anchor.name, job.config.method.name(), env!("CARGO_PKG_VERSION"));
+    manifest.parent_digest = Some(parent.digest());
+    manifest.anchor_digest = Some(anchor.digest());
+    manifest.snapshot_digest = Some(job.snapshot_digest.clone());
+    let config = serde_json::to_value(&job.config).map_err(|error| TrainerError::Job(error.to_string()))?;
+    manifest.details.insert("config".to_owned(), config);
+    Ok(candidate.save(&job.output, manifest)?)
+}
+
+/// Whether a pair says what the developer wanted: one that does not can judge nobody.
+fn is_judgeable(pair: &TrainingPair) -> bool {
+    pair.chosen.as_ref().is_some_and(|chosen| chosen.closed || !chosen.actions.is_empty() || !pair.shared.is_empty())
+}
+
+/// What candidate and parent do at held-out opportunities.
+///
+/// # Errors
+/// [`TrainerError::Model`] when a context is unusable.
+pub fn gate_outcomes(
+    candidate: &EditModel,
+    parent: &EditModel,
+    opportunities: &[&TrainingPair],
+    threads: usize,
+) -> Result<Vec<GateOutcome>, TrainerError> {
+    let options = DecodeOptions { max_actions: 1, ..DecodeOptions::default() };
+    in_parallel(opportunities, threads, |pair| {
+        let task = wanted_task(pair);
+        let behave = |model: &EditModel| -> Result<Behaviour, TrainerError> {
+            let completion = model.complete(&task.context, &options, &|| false, &mut |_| {})?;
+            Ok(match completion.actions.actions.first() {
+                None => Behaviour { shown: false, matches: task.wanted.is_no_edit() },
+                Some(action) => {
+                    let matches = matches_one(&task.context, action, &task.wanted.actions);
+                    Behaviour { shown: true, matches }
+                }
+            })
+        };
+        Ok(GateOutcome { person: pair.person.clone(), candidate: behave(candidate)?, parent: behave(parent)? })
+    })
+}
+
+/// The context of a pair with everything that the developer wanted there.
+fn wanted_task(pair: &TrainingPair) -> BaseTask {
+    let mut wanted = pair.chosen.clone().unwrap_or_default();
+    wanted.actions = pair.shared.iter().cloned().chain(wanted.actions).collect();
+    BaseTask { context: pair.context.clone(), wanted }
+}

@@ -1,0 +1,26 @@
+//! The training job: methods, offline evaluation, checkpoints, and the contract by which a job is started and watched.
+
+mod checkpoint;
+mod engine;
+mod error;
+mod examples;
+mod invented;
+mod objective;
+mod optimizer;
+mod pairs;
+
+pub mod convention;
+pub mod evaluation;
+pub mod gate;
+pub mod job;
+pub mod methods;
+pub mod pretrain;
+
+pub use checkpoint::{Checkpoint, CheckpointHeader};
+pub use engine::{Engine, Group, StepReport, log_probabilities};
+pub use error::TrainerError;
+pub use examples::{BaseTask, TokenWeights, base_group, read_tasks, write_tasks};
+pub use invented::InventedTeams;
+pub use objective::{LossParts, Objective, TrainingSequence};
+pub use optimizer::{AdamW, OptimizerConfig, Schedule, Segment, Treatment, global_norm};
+pub use pairs::{PairCensus, TrainingPair, read_pairs, write_pairs};

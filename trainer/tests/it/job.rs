@@ -1,0 +1,106 @@
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use edit_model::{EditModel, ModelManifest};
+use trainer::job::{JobFile, JobProgress, JobResult, run_job};
+use trainer::methods::{Method, MethodConfig};
+use trainer::{BaseTask, TrainerError, TrainingPair, write_tasks};
+
+use crate::fixture::{correction, model, task};
+
+fn lines(pairs: &[TrainingPair]) -> Vec<u8> {
+    pairs.iter().flat_map(|pair| [serde_json::to_vec(pair).unwrap(), vec![b'\n']]).flatten().collect()
+}
+
+fn job(folder: &Path, seconds: i64) -> JobFile {
+    let base = folder.join("base");
+    if !base.exists() {
+        model(1).save(&base, ModelManifest::new("test", "pretrain", "0")).unwrap();
+        let tasks: Vec<BaseTask> = (0..30).map(task).collect();
+        write_tasks(&folder.join("replay.jsonl"), &tasks).unwrap();
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64;
+    JobFile {
+        run_id: "run".to_owned(),
+        config: MethodConfig { method: Method::Actionrl, steps: 24, batch_pairs: 8, ..MethodConfig::default() },
+        training_file: folder.join("training"),
+        gate_file: folder.join("gate"),
+        anchor: base.clone(),
+        parent: base,
+        replay_file: folder.join("replay.jsonl"),
+        old_skills_file: folder.join("replay.jsonl"),
+        output: folder.join("model"),
+        progress_file: folder.join("progress.json"),
+        heartbeat_file: folder.join("heartbeat"),
+        result_file: folder.join("result.json"),
+        deadline_micros: now + seconds * 1_000_000,
+        snapshot_digest: "snapshot".to_owned(),
+        gate_opportunities: 300,
+    }
+}
+
+fn pairs(first: u64, count: u64) -> Vec<TrainingPair> {
+    (first..first + count).map(correction).collect()
+}
+
+#[test]
+fn a_job_leaves_a_verified_model_and_a_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), 600);
+    let result = run_job(&job, &lines(&pairs(0, 24)), &lines(&pairs(100, 30))).unwrap();
+    let read: JobResult = serde_json::from_slice(&std::fs::read(&job.result_file).unwrap()).unwrap();
+    // Numbers are written with as many digits as they need, and read back to the last bit but one.
+    assert_eq!(
+        (read.files, read.census, read.gate.verdict),
+        (result.files.clone(), result.census, result.gate.verdict)
+    );
+    assert_eq!(result.gate.reason(), "insufficient_opportunities");
+    assert_eq!((result.gate.opportunities, result.gate.persons, result.training_pairs), (30, 7, 24));
+    let (_, manifest) = EditModel::load_with_manifest(&job.output).unwrap();
+    assert_eq!(manifest.digest(), result.model_digest);
+    assert_eq!(manifest.snapshot_digest.as_deref(), Some("snapshot"));
+    assert_eq!(manifest.anchor_digest.as_deref(), Some(result.anchor_digest.as_str()));
+    let progress: JobProgress = serde_json::from_slice(&std::fs::read(&job.progress_file).unwrap()).unwrap();
+    assert_eq!((progress.stage.as_str(), progress.step, progress.evaluated), ("done", 24, 30));
+    assert!(job.heartbeat_file.exists());
+    assert!(!folder.path().join("model.checkpoint").exists());
+}
+
+#[test]
+fn the_order_of_pairs_does_not_matter_and_the_model_repeats() {
+    let digest = |reverse: bool| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut pairs = pairs(0, 24);
+        if reverse {
+            pairs.reverse();
+        }
+        run_job(&job(folder.path(), 600), &lines(&pairs), &[]).unwrap().model_digest
+    };
+    assert_eq!(digest(false), digest(true));
+}
+
+#[test]
+fn the_deadline_is_absolute() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), -1);
+    let result = run_job(&job, &lines(&pairs(0, 24)), &[]);
+    assert!(matches!(result, Err(TrainerError::Deadline { .. })));
+    assert!(!job.result_file.exists());
+}
+
+#[test]
+fn bad_input_is_refused_without_its_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), 600);
+    let error = run_job(&job, b"{\"pair_id\": \"secret code\"}\n", &[]).unwrap_err().to_string();
+    assert!(error.contains("line 1") && !error.contains("secret"), "{error}");
+    job.config.steps = 0;
+    assert!(matches!(run_job(&job, &[], &[]), Err(TrainerError::Job(_))));
+    job.config.steps = 24;
+    assert!(matches!(run_job(&job, &[], &[]), Err(TrainerError::NoExamples(_))));
+    let weights = job.anchor.join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 7]).unwrap();
+    let error = run_job(&job, &lines(&pairs(0, 24)), &[]).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors"), "{error}");
+}

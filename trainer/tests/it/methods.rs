@@ -1,0 +1,118 @@
+use trainer::methods::{Method, MethodConfig, MethodData, train_from_anchor};
+use trainer::{BaseTask, Objective, TrainerError, TrainingPair};
+
+use crate::fixture::{correction, model, task};
+
+fn config(method: Method) -> MethodConfig {
+    MethodConfig { method, steps: 12, batch_pairs: 8, batch_replay: 4, learning_rate: 2e-3, ..MethodConfig::default() }
+}
+
+fn pairs() -> Vec<TrainingPair> {
+    (0..24).map(correction).collect()
+}
+
+fn replay() -> Vec<BaseTask> {
+    (0..40).map(task).collect()
+}
+
+#[test]
+fn the_first_preference_loss_is_the_logarithm_of_two() {
+    let model = model(1);
+    for method in [Method::Dpo, Method::Actionrl] {
+        let trained = train_from_anchor(
+            &config(method),
+            model.network(),
+            model.weights(),
+            model.tokenizer(),
+            &pairs(),
+            &replay(),
+        )
+        .unwrap();
+        let first = trained.history[0].preference_loss;
+        assert!((first - std::f64::consts::LN_2).abs() < 1e-6, "{first}");
+        assert!(trained.chosen_log_p_after > trained.chosen_log_p_before);
+        assert!(trained.history[11].preference_loss < first);
+        assert_eq!(trained.census.preferences, 24);
+    }
+}
+
+#[test]
+fn the_same_seed_and_threads_give_the_same_weights() {
+    let model = model(2);
+    let run = |seed| {
+        let config = MethodConfig { seed, ..config(Method::Actionrl) };
+        train_from_anchor(&config, model.network(), model.weights(), model.tokenizer(), &pairs(), &replay())
+            .unwrap()
+            .weights
+    };
+    assert_eq!(run(5), run(5));
+    assert_ne!(run(5), run(6));
+}
+
+#[test]
+fn action_rl_compares_the_diverging_action_alone_and_dpo_everything() {
+    let model = model(1);
+    let compared = |method| {
+        let config = MethodConfig { batch_replay: 0, ..config(method) };
+        let data =
+            MethodData::prepare(&config, model.network(), model.weights(), model.tokenizer(), &pairs(), &replay())
+                .unwrap();
+        let groups = data.batch(&config, 0);
+        let Objective::Preference { chosen_compared, rejected_compared, .. } = groups[0].objective.clone() else {
+            panic!("a correction is a preference");
+        };
+        (chosen_compared, rejected_compared)
+    };
+    let (chosen, rejected) = compared(Method::Dpo);
+    assert!(chosen.iter().chain(&rejected).all(|compared| *compared));
+    let (chosen, rejected) = compared(Method::Actionrl);
+    // Marker, old text and `<to>` are shared; the rejected list is closed, and its `<stop>` lies behind the action.
+    assert!(!chosen[0] && !rejected[0] && chosen.ends_with(&[true]) && rejected.ends_with(&[true, false]));
+    let first = chosen.iter().position(|compared| *compared);
+    assert_eq!(first, rejected.iter().position(|compared| *compared));
+}
+
+#[test]
+fn every_pair_is_seen_once_an_epoch() {
+    let model = model(1);
+    let config = MethodConfig { batch_replay: 0, ..config(Method::Sft) };
+    let data =
+        MethodData::prepare(&config, model.network(), model.weights(), model.tokenizer(), &pairs(), &[]).unwrap();
+    let tokens = |step| -> Vec<Vec<u32>> {
+        data.batch(&config, step).iter().map(|group| group.sequences[0].tokens.clone()).collect()
+    };
+    let mut epoch: Vec<Vec<u32>> = (0..3).flat_map(tokens).collect();
+    let mut next: Vec<Vec<u32>> = (3..6).flat_map(tokens).collect();
+    assert_eq!(epoch.len(), 24);
+    epoch.sort();
+    next.sort();
+    assert!(epoch == next);
+}
+
+#[test]
+fn pairs_without_a_lesson_are_counted_and_not_used() {
+    let model = model(1);
+    let mut pairs = pairs();
+    pairs[0].weight = 0.0;
+    pairs[1].chosen = None;
+    pairs[2].chosen = pairs[2].rejected.clone();
+    pairs[3].rejected = None;
+    pairs[4].context.cursor_byte = 10_000;
+    let config = config(Method::Actionrl);
+    let trained =
+        train_from_anchor(&config, model.network(), model.weights(), model.tokenizer(), &pairs, &replay()).unwrap();
+    let census = trained.census;
+    assert_eq!((census.without_lesson, census.without_divergence, census.unwritable), (2, 1, 1));
+    assert_eq!((census.preferences, census.positives), (19, 1));
+    let none: Vec<TrainingPair> = pairs[..3].to_vec();
+    let result = train_from_anchor(&config, model.network(), model.weights(), model.tokenizer(), &none, &replay());
+    assert!(matches!(result, Err(TrainerError::NoExamples(_))));
+}
+
+#[test]
+fn a_rate_that_destroys_the_model_fails_the_health_check() {
+    let model = model(1);
+    let config = MethodConfig { learning_rate: 0.9, steps: 6, ..config(Method::Sft) };
+    let result = train_from_anchor(&config, model.network(), model.weights(), model.tokenizer(), &pairs(), &replay());
+    assert!(matches!(result, Err(TrainerError::Unhealthy(_) | TrainerError::Diverged { .. })), "{result:?}");
+}
