@@ -220,7 +220,7 @@ fn classes(value: &str) -> usize {
         |byte| byte.is_ascii_digit(),
         |byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'_' | b'-' | b'.' | b'/' | b':'),
     ];
-    kinds.iter().filter(|kind| value.bytes().any(|byte| kind(byte))).count()
+    kinds.iter().filter(|kind| value.bytes().any(**kind)).count()
 }
 
 /// Shannon entropy in bits a byte.
@@ -333,7 +333,10 @@ fn is_payment_card(context: &Context<'_>) -> bool {
             (_, double) => double,
         })
         .sum();
-    (13..=19).contains(&digits.len()) && sum % 10 == 0 && stands_alone(context) && context.before() != Some('.')
+    (13..=19).contains(&digits.len())
+        && sum.is_multiple_of(10)
+        && stands_alone(context)
+        && context.before() != Some('.')
 }
 
 /// The remainder of ISO 13616.

@@ -132,14 +132,11 @@ impl Shape {
 
     /// Appends the rendering of `word` and empties it. `Ledger`, `ledger` and `LEDGER` are one word in three cases.
     fn word(&self, word: &mut Vec<char>, kept: &[&str], rendered: &mut String) {
-        if word.len() < 2 || {
-            let lower: String = word.iter().map(char::to_ascii_lowercase).collect();
-            kept.binary_search(&lower.as_str()).is_ok()
-        } {
+        let lower: Vec<char> = word.iter().map(char::to_ascii_lowercase).collect();
+        if lower.len() < 2 || kept.binary_search(&lower.iter().collect::<String>().as_str()).is_ok() {
             rendered.extend(word.drain(..));
             return;
         }
-        let lower: Vec<char> = word.iter().map(char::to_ascii_lowercase).collect();
         for (image, original) in self.substitution.image(&lower).into_iter().zip(word.drain(..)) {
             rendered.push(if original.is_ascii_uppercase() { image.to_ascii_uppercase() } else { image });
         }

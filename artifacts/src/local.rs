@@ -139,11 +139,11 @@ fn copy_with_actions(
     struct Reader<'a, R>(&'a mut R, Option<std::io::Error>);
     impl<R: Read> Read for Reader<'_, R> {
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-            self.0.read(buffer).or_else(|error| match error.kind() {
-                std::io::ErrorKind::Interrupted => Err(error),
+            self.0.read(buffer).map_err(|error| match error.kind() {
+                std::io::ErrorKind::Interrupted => error,
                 kind => {
                     self.1 = Some(error);
-                    Err(kind.into())
+                    kind.into()
                 }
             })
         }

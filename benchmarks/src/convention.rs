@@ -77,7 +77,8 @@ fn one(material: &Material, seed: u64, method: Method) -> anyhow::Result<Convent
         }
     }
     let (taught, judged) = conventions.split_at(CORRECTIONS.min(conventions.len()));
-    let corrections: Vec<TrainingPair> = taught.iter().enumerate().map(|(number, planned)| pair(planned, number)).collect();
+    let corrections: Vec<TrainingPair> =
+        taught.iter().enumerate().map(|(number, planned)| pair(planned, number)).collect();
     let convention_tasks: Vec<BaseTask> = judged.iter().map(base_task).collect();
     let config = MethodConfig { method, seed, ..MethodConfig::default() };
     let asked = ConventionTrial {
@@ -120,7 +121,8 @@ fn reports(material: &Material, method: Method, seeds: u64) -> anyhow::Result<Ve
 pub(crate) fn measure(seeds: u64) -> anyhow::Result<Vec<Measurement>> {
     let material = material()?;
     let means = means(&reports(&material, MethodConfig::default().method, seeds)?);
-    let note = format!("{CORRECTIONS} corrections, 24 steps, tasks never seen; baseline: the base; mean of {seeds} seeds");
+    let note =
+        format!("{CORRECTIONS} corrections, 24 steps, tasks never seen; baseline: the base; mean of {seeds} seeds");
     Ok(vec![
         Measurement::new("convention after 24 steps", means.convention, "share right", note)
             .beside(means.convention_before)

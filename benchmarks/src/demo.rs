@@ -29,7 +29,10 @@ fn run(seed: u64, placebo: bool) -> anyhow::Result<(Value, f64)> {
     let started = Instant::now();
     let output = command.output().context("the demo does not start")?;
     if !output.status.success() {
-        bail!("demo --seed {seed} failed: {}", String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default());
+        bail!(
+            "demo --seed {seed} failed: {}",
+            String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default()
+        );
     }
     Ok((serde_json::from_slice(&std::fs::read(&file)?)?, started.elapsed().as_secs_f64()))
 }
@@ -93,7 +96,8 @@ pub(crate) fn measure(seeds: u64) -> anyhow::Result<Vec<Measurement>> {
         );
         measurements.push(Measurement::new(format!("demo: {metric}"), ours, "difference", note).beside(placebo));
         if metric != "shown_rate" {
-            let low = Measurement::new(format!("demo: {metric}, lower bound"), ours - half, "difference", "pooled, 95%");
+            let low =
+                Measurement::new(format!("demo: {metric}, lower bound"), ours - half, "difference", "pooled, 95%");
             measurements.push(low.aiming_at(0.0, Better::More));
         }
     }
@@ -115,12 +119,23 @@ pub(crate) fn measure(seeds: u64) -> anyhow::Result<Vec<Measurement>> {
     };
     let learning_free = mean(reports.iter().filter_map(|report| number(report, "/baselines/0/utility")));
     measurements.push(
-        Measurement::new("demo: probe utility of the last version", probe(&reports, true), "utility", "baseline: repeat the last substitution")
-            .beside(learning_free),
+        Measurement::new(
+            "demo: probe utility of the last version",
+            probe(&reports, true),
+            "utility",
+            "baseline: repeat the last substitution",
+        )
+        .beside(learning_free),
     );
-    measurements.push(Measurement::new("demo: probe utility of version 1", probe(&reports, false), "utility", "the base"));
+    measurements.push(Measurement::new(
+        "demo: probe utility of version 1",
+        probe(&reports, false),
+        "utility",
+        "the base",
+    ));
     measurements.push(
-        Measurement::new("demo: wall time", mean(walls.iter().copied()), "s", "mean over seeds").aiming_at(300.0, Better::Less),
+        Measurement::new("demo: wall time", mean(walls.iter().copied()), "s", "mean over seeds")
+            .aiming_at(300.0, Better::Less),
     );
     let turns = reports.iter().filter_map(|report| report.get("turns")?.as_array()).flatten();
     let seconds: Vec<f64> = turns.filter_map(|turn| number(turn, "/turn_seconds")).collect();

@@ -86,9 +86,14 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Measurement>> {
         anyhow::Ok((published, stepped))
     })?;
     Ok(vec![
-        Measurement::new("bus: published, acknowledged", published, "records/s", "1 KiB, batches of 500, fsynced; baseline: plain SQLite")
-            .beside(plain_published)
-            .aiming_at(PUBLISH_TARGET, Better::More),
+        Measurement::new(
+            "bus: published, acknowledged",
+            published,
+            "records/s",
+            "1 KiB, batches of 500, fsynced; baseline: plain SQLite",
+        )
+        .beside(plain_published)
+        .aiming_at(PUBLISH_TARGET, Better::More),
         Measurement::new(
             "bus: through a stateful step",
             stepped,

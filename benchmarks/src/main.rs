@@ -32,7 +32,10 @@ struct Arguments {
 }
 
 const NAMES: [(&str, &str); 6] = [
-    ("demo", "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time"),
+    (
+        "demo",
+        "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
+    ),
     ("bus", "acknowledged records/s published, and through a stateful step, beside plain SQLite transactions"),
     ("convention", "a convention after 24 steps on 120 corrections, beside the base model"),
     ("methods", "sft, dpo and actionrl on seeds and files other than the demo's; the winner is the default"),

@@ -4,28 +4,28 @@ use serde::Serialize;
 
 /// What a benchmark prints and writes.
 #[derive(Debug, Clone, Serialize)]
-pub struct Measurement {
+pub(crate) struct Measurement {
     /// What was measured.
-    pub name: String,
+    pub(crate) name: String,
     /// Our figure.
-    pub ours: f64,
+    pub(crate) ours: f64,
     /// The baseline's figure, measured in the same run; none when nothing comparable runs here.
-    pub baseline: Option<f64>,
+    pub(crate) baseline: Option<f64>,
     /// ours / baseline.
-    pub ratio: Option<f64>,
+    pub(crate) ratio: Option<f64>,
     /// What was aimed at, in `unit`.
-    pub target: Option<f64>,
+    pub(crate) target: Option<f64>,
     /// Whether the target is met.
-    pub met: Option<bool>,
+    pub(crate) met: Option<bool>,
     /// Unit of `ours`, `baseline` and `target`.
-    pub unit: String,
+    pub(crate) unit: String,
     /// What the baseline is, and what else to know.
-    pub note: String,
+    pub(crate) note: String,
 }
 
 /// Which side of a target is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Better {
+pub(crate) enum Better {
     /// At least the target.
     More,
     /// At most the target.
@@ -34,14 +34,14 @@ pub enum Better {
 
 impl Measurement {
     /// A figure without baseline or target.
-    pub fn new(name: impl Into<String>, ours: f64, unit: impl Into<String>, note: impl Into<String>) -> Self {
+    pub(crate) fn new(name: impl Into<String>, ours: f64, unit: impl Into<String>, note: impl Into<String>) -> Self {
         let (name, unit, note) = (name.into(), unit.into(), note.into());
         Self { name, ours, baseline: None, ratio: None, target: None, met: None, unit, note }
     }
 
     /// Adds the baseline's figure.
     #[must_use]
-    pub fn beside(mut self, baseline: f64) -> Self {
+    pub(crate) fn beside(mut self, baseline: f64) -> Self {
         self.baseline = Some(baseline);
         self.ratio = (baseline != 0.0).then(|| self.ours / baseline);
         self
@@ -49,7 +49,7 @@ impl Measurement {
 
     /// Adds a target.
     #[must_use]
-    pub fn aiming_at(mut self, target: f64, better: Better) -> Self {
+    pub(crate) fn aiming_at(mut self, target: f64, better: Better) -> Self {
         self.target = Some(target);
         self.met = Some(match better {
             Better::More => self.ours >= target,
@@ -60,7 +60,7 @@ impl Measurement {
 
     /// One line for people.
     #[must_use]
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let mut line = format!("{:<44} {:>12.3} {}", self.name, self.ours, self.unit);
         if let (Some(baseline), Some(ratio)) = (self.baseline, self.ratio) {
             line.push_str(&format!("   baseline {baseline:.3}, ratio {ratio:.2}"));

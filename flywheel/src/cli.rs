@@ -7,37 +7,39 @@ use clap::{Args, Parser, Subcommand};
 /// The data flywheel for AI code completion: what developers do with suggestions trains the model that serves them.
 #[derive(Debug, Parser)]
 #[command(name = "flywheel", version, max_term_width = 110)]
-#[command(after_help = "Start with `flywheel demo` (the whole wheel on real code), then `flywheel up` (a platform that stays).")]
-pub struct Cli {
+#[command(
+    after_help = "Start with `flywheel demo` (the whole wheel on real code), then `flywheel up` (a platform that stays)."
+)]
+pub(crate) struct Cli {
     #[command(flatten)]
-    pub common: Common,
+    pub(crate) common: Common,
 
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
-pub struct Common {
+pub(crate) struct Common {
     /// Configuration file (TOML). Environment variables FLYWHEEL_SECTION__KEY override it, flags override both.
     #[arg(long, global = true, env = "FLYWHEEL_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 
     /// Where the embedded parts keep their data.
     #[arg(long, global = true, env = "FLYWHEEL_DATA_DIR", value_name = "DIRECTORY")]
-    pub data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
 
     /// Override one configuration key, e.g. `--set serving.threshold=0.6`. May be repeated.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
 
     /// What is logged to standard error: a `tracing` filter such as `info` or `bus=debug`.
     #[arg(long, global = true, env = "FLYWHEEL_LOG", value_name = "FILTER")]
-    pub log: Option<String>,
+    pub(crate) log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Turn the whole wheel on real code with simulated developers, and report what it gained.
     Demo(DemoArgs),
     /// Run every service in one process, on embedded parts, until interrupted.
@@ -84,55 +86,55 @@ pub enum Command {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Real code: each top-level folder with enough Rust or Python files is a repository. Default: the corpus inside.
     #[arg(long, value_name = "DIRECTORY")]
-    pub corpus: Option<PathBuf>,
+    pub(crate) corpus: Option<PathBuf>,
     /// Write the report as JSON (docs/report.md says what is in it).
     #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
+    pub(crate) report: Option<PathBuf>,
     /// Keep the data directory when done.
     #[arg(long)]
-    pub keep: bool,
+    pub(crate) keep: bool,
     /// Same seed, same tasks, judgements, arms, snapshots and decisions.
     #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Train with exchanged repository names: must not meet the claim.
     #[arg(long)]
-    pub placebo: bool,
+    pub(crate) placebo: bool,
     /// Simulated developers.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(6..=1000))]
-    pub developers: u32,
+    pub(crate) developers: u32,
     /// Most rollout blocks of 6 opportunities a person, per turn.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
-    pub blocks: u32,
+    pub(crate) blocks: u32,
     /// Training steps of a turn.
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub steps: u32,
+    pub(crate) steps: u32,
     /// Turns of the wheel.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]
-    pub turns: u32,
+    pub(crate) turns: u32,
     /// Directory of the base model. Default: the one inside.
     #[arg(long, value_name = "DIRECTORY")]
-    pub base: Option<PathBuf>,
+    pub(crate) base: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// Directory of the base model that becomes version 1. Default: the one inside.
     #[arg(long, value_name = "DIRECTORY")]
-    pub base: Option<PathBuf>,
+    pub(crate) base: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Print JSON.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum KeysCommand {
+pub(crate) enum KeysCommand {
     /// Make a key and print it once.
     Create {
         /// What it is for.
@@ -154,7 +156,7 @@ pub enum KeysCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum RepositoriesCommand {
+pub(crate) enum RepositoriesCommand {
     /// Allow training on a repository.
     Allow {
         /// Name as editors send it, or a pattern with `*`.
@@ -168,7 +170,7 @@ pub enum RepositoriesCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum ConsentCommand {
+pub(crate) enum ConsentCommand {
     /// Set what a person agreed to: none, usage or code.
     Set {
         /// The name that the person's editor sends.
@@ -184,7 +186,7 @@ pub enum ConsentCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum DeadLettersCommand {
+pub(crate) enum DeadLettersCommand {
     /// List them, newest last.
     List(ListArgs),
     /// Show one, without its sealed content.
@@ -202,7 +204,7 @@ pub enum DeadLettersCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum ModelsCommand {
+pub(crate) enum ModelsCommand {
     /// List versions.
     List(ListArgs),
     /// Show one version with its lineage.
@@ -215,7 +217,7 @@ pub enum ModelsCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum RolloutCommand {
+pub(crate) enum RolloutCommand {
     /// List rollouts.
     List(ListArgs),
     /// Show one rollout with its evidence so far.
@@ -252,26 +254,26 @@ pub enum RolloutCommand {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct TrainArgs {
+pub(crate) struct TrainArgs {
     /// Job file (docs/job-contract.md).
     #[arg(long, value_name = "FILE")]
-    pub job: PathBuf,
+    pub(crate) job: PathBuf,
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct PretrainArgs {
+pub(crate) struct PretrainArgs {
     /// Directory with the sources that `simulator/fetch-sources` fetched.
     #[arg(long, value_name = "DIRECTORY")]
-    pub sources: PathBuf,
+    pub(crate) sources: PathBuf,
     /// Where the model and its checkpoints go. An interrupted run goes on from its last checkpoint.
     #[arg(long, value_name = "DIRECTORY")]
-    pub output: PathBuf,
+    pub(crate) output: PathBuf,
     /// Optimizer steps.
     #[arg(long)]
-    pub steps: Option<usize>,
+    pub(crate) steps: Option<usize>,
     /// Seed.
     #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 #[cfg(test)]

@@ -21,8 +21,9 @@ impl DataDir {
     /// Makes the directory if it is absent.
     pub(crate) fn open(root: &Path) -> Result<Self, Failure> {
         let make = |path: &Path| {
-            std::fs::create_dir_all(path)
-                .map_err(|error| Failure::refused(format!("data directory {} can not be made: {error}", path.display())))
+            std::fs::create_dir_all(path).map_err(|error| {
+                Failure::refused(format!("data directory {} can not be made: {error}", path.display()))
+            })
         };
         make(root)?;
         for inside in ["artifacts", "keys", "serving", "runs"] {

@@ -84,8 +84,9 @@ impl Foundation {
             Some(seed) => Ids::Seeded(SeededIds::new(seed, clock.now())),
             None => Ids::System(Arc::new(SystemIds::new(Arc::clone(&clock)))),
         };
-        let log = LocalLog::open(&data.bus(), Arc::clone(&clock), settings.bus.local.clone())
-            .map_err(|error| Failure::refused(format!("the log {} can not be opened: {error}", data.bus().display())))?;
+        let log = LocalLog::open(&data.bus(), Arc::clone(&clock), settings.bus.local.clone()).map_err(|error| {
+            Failure::refused(format!("the log {} can not be opened: {error}", data.bus().display()))
+        })?;
         let bus: Arc<dyn Bus> = Arc::new(log);
         bus.create_topics(&topics_of(settings)).await.map_err(Failure::refuse)?;
         let pool = migrations::connect(&migrations::sqlite_url(&data.database()), CONNECTIONS)

@@ -13,7 +13,8 @@ use service::consent::ConsentStore;
 use service::repositories::RepositoryStore;
 
 use crate::cli::{
-    Common, ConsentCommand, DeadLettersCommand, KeysCommand, ListArgs, ModelsCommand, RepositoriesCommand, RolloutCommand,
+    Common, ConsentCommand, DeadLettersCommand, KeysCommand, ListArgs, ModelsCommand, RepositoriesCommand,
+    RolloutCommand,
 };
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
@@ -61,10 +62,13 @@ pub(crate) async fn keys(common: &Common, command: &KeysCommand) -> Result<ExitC
     let tenant = &foundation.settings.tenant;
     match command {
         KeysCommand::Create { name, scopes, list } => {
-            let scopes: Vec<Scope> = scopes.iter().map(|scope| scope.parse()).collect::<Result<_, _>>().map_err(Failure::refuse)?;
+            let scopes: Vec<Scope> =
+                scopes.iter().map(|scope| scope.parse()).collect::<Result<_, _>>().map_err(Failure::refuse)?;
             let (key, secret) = foundation.api_keys.create(tenant, name, &scopes).await.map_err(Failure::refuse)?;
             if list.json {
-                print_json(&serde_json::json!({ "id": key.id, "name": key.name, "scopes": key.scopes, "key": secret.expose_secret() }))?;
+                print_json(
+                    &serde_json::json!({ "id": key.id, "name": key.name, "scopes": key.scopes, "key": secret.expose_secret() }),
+                )?;
             } else {
                 print(secret.expose_secret())?;
             }
@@ -111,7 +115,12 @@ pub(crate) async fn repositories(common: &Common, command: &RepositoriesCommand)
                     .iter()
                     .map(|rule| {
                         let trainable = if rule.trainable { "yes" } else { "no" };
-                        vec![rule.repository.clone(), rule.audience.to_string(), trainable.to_owned(), rule.updated_at.to_string()]
+                        vec![
+                            rule.repository.clone(),
+                            rule.audience.to_string(),
+                            trainable.to_owned(),
+                            rule.updated_at.to_string(),
+                        ]
                     })
                     .collect();
                 let header = ["repository", "audience", "trainable", "since"];
@@ -189,7 +198,8 @@ async fn read_dead_letters(foundation: &Foundation) -> Result<Vec<(ListedDeadLet
 pub(crate) async fn dead_letters(common: &Common, command: &DeadLettersCommand) -> Result<ExitCode, Failure> {
     let foundation = open(common).await?;
     let letters = read_dead_letters(&foundation).await?;
-    let unknown = |id: &str| Failure::refused(format!("there is no dead letter {id}; `flywheel dead-letters list` names them"));
+    let unknown =
+        |id: &str| Failure::refused(format!("there is no dead letter {id}; `flywheel dead-letters list` names them"));
     match command {
         DeadLettersCommand::List(list) => {
             let listed: Vec<&ListedDeadLetter> = letters.iter().map(|(listed, _)| listed).collect();
@@ -198,7 +208,9 @@ pub(crate) async fn dead_letters(common: &Common, command: &DeadLettersCommand) 
             } else {
                 let rows = listed
                     .iter()
-                    .map(|letter| vec![letter.id.clone(), letter.step.clone(), letter.reason.clone(), letter.failed_at.clone()])
+                    .map(|letter| {
+                        vec![letter.id.clone(), letter.step.clone(), letter.reason.clone(), letter.failed_at.clone()]
+                    })
                     .collect();
                 print_rows(&["id", "step", "reason", "failed at"], rows, "no dead letters")?;
             }
@@ -265,11 +277,16 @@ pub(crate) async fn models(common: &Common, command: &ModelsCommand) -> Result<E
                         ]
                     })
                     .collect();
-                print_rows(&["version", "method", "parent", "registered", "promoted", "artifact"], rows, "no versions")?;
+                print_rows(
+                    &["version", "method", "parent", "registered", "promoted", "artifact"],
+                    rows,
+                    "no versions",
+                )?;
             }
         }
         ModelsCommand::Show { version, list } => {
-            let version = registry.get_version(model, ModelVersion(*version)).await.map_err(|error| unreachable(&error))?;
+            let version =
+                registry.get_version(model, ModelVersion(*version)).await.map_err(|error| unreachable(&error))?;
             show(&version, list)?;
         }
     }
@@ -299,7 +316,8 @@ pub(crate) async fn rollout(common: &Common, command: &RolloutCommand) -> Result
     let plain = ListArgs { json: false };
     match command {
         RolloutCommand::List(list) => {
-            let rollouts = registry.list_rollouts(Some(&foundation.settings.model)).await.map_err(|error| unreachable(&error))?;
+            let rollouts =
+                registry.list_rollouts(Some(&foundation.settings.model)).await.map_err(|error| unreachable(&error))?;
             if list.json {
                 print_json(&rollouts)?;
             } else {
@@ -323,15 +341,18 @@ pub(crate) async fn rollout(common: &Common, command: &RolloutCommand) -> Result
             show(&serde_json::json!({ "rollout": rollout, "evidence": evidence }), list)?;
         }
         RolloutCommand::Approve { id: text, by } => {
-            let rollout = registry.approve_rollout(id(text)?, by, "approved").await.map_err(|error| unreachable(&error))?;
+            let rollout =
+                registry.approve_rollout(id(text)?, by, "approved").await.map_err(|error| unreachable(&error))?;
             print_rollout(&rollout, &plain)?;
         }
         RolloutCommand::Abort { id: text, by } => {
-            let rollout = registry.abort_rollout(id(text)?, by, "aborted").await.map_err(|error| unreachable(&error))?;
+            let rollout =
+                registry.abort_rollout(id(text)?, by, "aborted").await.map_err(|error| unreachable(&error))?;
             print_rollout(&rollout, &plain)?;
         }
         RolloutCommand::Rollback { id: text, by } => {
-            let rollout = registry.rollback_rollout(id(text)?, by, "rolled back").await.map_err(|error| unreachable(&error))?;
+            let rollout =
+                registry.rollback_rollout(id(text)?, by, "rolled back").await.map_err(|error| unreachable(&error))?;
             print_rollout(&rollout, &plain)?;
         }
     }

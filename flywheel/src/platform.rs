@@ -9,7 +9,8 @@ use anonymizer::shape::Shape;
 use anyhow::{Context as _, bail};
 use artifacts::put_directory;
 use events::{
-    Audience, ConsentTier, ModelName, ModelVersion, PersonPseudonym, Sha256Digest, TenantId, TenantSecret, Timestamp, topics,
+    Audience, ConsentTier, ModelName, ModelVersion, PersonPseudonym, Sha256Digest, TenantId, TenantSecret, Timestamp,
+    topics,
 };
 use labeler::audience;
 use model_registry::client::RegistryClient;
@@ -33,8 +34,8 @@ use crate::demo::Progress;
 use crate::failure::Failure;
 use crate::foundation::{Foundation, write_secret};
 use crate::services;
-use crate::sinks;
 use crate::settings::Settings;
+use crate::sinks;
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -78,7 +79,8 @@ pub(crate) struct Platform {
 
 /// Starts tracing first, so that whatever goes wrong later shows.
 pub(crate) fn start_tracing(common: &Common, file: Option<PathBuf>) -> Result<(), Failure> {
-    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let mut options = TelemetryOptions::from_environment(environment).map_err(Failure::refuse)?;
     if let Some(filter) = &common.log {
         options.filter.clone_from(filter);
@@ -118,8 +120,12 @@ pub(crate) fn demo_settings(common: &Common, data: &DataDir, arguments: &DemoArg
         ("serving.routing_poll_ms", "100".to_owned()),
         // The verdict must not depend on which of two equal questions came first.
         ("serving.result_cache_entries", "0".to_owned()),
+        // Barriers jump by 1500 s: the labeler may conclude only in a later jump than the anonymizer's last release.
+        ("labeler.policy.timer_margin", "1800".to_owned()),
         // A barrier waits for the lake; nobody reads small parts a second time.
         ("labeler.lake.part_age_ms", "200".to_owned()),
+        // Rollouts are judged when the demo says so: a block must not be frozen while its outcomes are still drained.
+        ("registry.reconcile_ms", "3600000".to_owned()),
         ("orchestrator.enabled", "false".to_owned()),
         ("orchestrator.steps", text(&arguments.steps)),
         ("orchestrator.seed", text(&arguments.seed)),
@@ -220,32 +226,40 @@ impl Platform {
         }
     }
 
-    /// Lets simulated time pass until every stage has concluded all that it was given. Returns how much passed.
-    pub(crate) async fn conclude(&self, limit: Duration) -> Result<Duration, Failure> {
+    /// Lets simulated time pass until every stage has concluded all that it was given: `opportunities` are closed and
+    /// tallied, and no event is pending in the ledger. Returns how much passed.
+    pub(crate) async fn conclude(&self, opportunities: usize, limit: Duration) -> Result<Duration, Failure> {
         let mut passed = Duration::ZERO;
         for _ in 0..STEPS {
             self.advance(STEP);
             passed += STEP;
-            let mut pending = 0;
             for step in [anonymizer::STEP, labeler::step::STEP] {
                 let reached = self.clock.now() - bus::IDLE_AFTER;
-                let lag = wait_for(limit, step, || async {
+                wait_for(limit, step, || async {
                     let lag = self.bus.step_lag(step).await?;
-                    Ok(lag.settled_at(reached).then_some(lag))
+                    if lag.settled_at(reached) {
+                        return Ok(Some(()));
+                    }
+                    // A partition that was read to its end only after the jump is idle from now on: let it be so.
+                    if lag.records_behind() == 0 {
+                        self.advance(bus::IDLE_AFTER + LOOK);
+                    }
+                    Ok(None)
                 })
                 .await?;
-                pending += lag.pending_timers();
             }
-            if pending == 0 {
-                wait_for(limit, "the sinks", || async {
-                    let behind = sinks::behind(self.bus.as_ref(), &self.pool).await.map_err(Failure::into_error)?;
-                    Ok((behind == 0).then_some(()))
-                })
-                .await?;
+            wait_for(limit, "the sinks", || async {
+                let behind = sinks::behind(self.bus.as_ref(), &self.pool).await.map_err(Failure::into_error)?;
+                Ok((behind == 0).then_some(()))
+            })
+            .await?;
+            let closed = sinks::outcomes(&self.pool, &self.tenant).await?.len();
+            let pending = labeler::ledger::totals(&self.pool, &self.tenant).await?.pending;
+            if closed >= opportunities && pending == 0 {
                 return Ok(passed);
             }
         }
-        Err(anyhow::anyhow!("stages still wait for timers after {} s of simulated time", passed.as_secs()).into())
+        Err(anyhow::anyhow!("stages have not concluded after {} s of simulated time", passed.as_secs()).into())
     }
 
     /// Waits until serving has loaded the candidate.
@@ -261,7 +275,10 @@ impl Platform {
 
     /// Waits until serving follows the newest routing.
     pub(crate) async fn await_serving(&self, limit: Duration) -> Result<(), Failure> {
-        wait_for(limit, "serving to load the newest versions", || async { Ok(self.serving.refresh().await.then_some(())) }).await
+        wait_for(limit, "serving to load the newest versions", || async {
+            Ok(self.serving.refresh().await.then_some(()))
+        })
+        .await
     }
 
     /// Waits until every exposure is on the bus.
@@ -337,7 +354,8 @@ pub(crate) async fn allow_repository(foundation: &Foundation, repository: &str, 
         .await
         .map_err(Failure::refuse)?;
     // The log knows repositories as models see them.
-    let rendered = if repository == "*" { repository.to_owned() } else { Shape::new(&foundation.secret).repository(repository) };
+    let rendered =
+        if repository == "*" { repository.to_owned() } else { Shape::new(&foundation.secret).repository(repository) };
     let message = OutboxMessage::control(
         foundation.ids("repositories").as_ref(),
         foundation.now(),

@@ -120,7 +120,11 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
                 });
             match answered {
                 Ok(summary) => {
-                    look = format!("held out: {:.0}% exact, {:.0}% rightly silent", summary.exact * 100.0, summary.silent * 100.0);
+                    look = format!(
+                        "held out: {:.0}% exact, {:.0}% rightly silent",
+                        summary.exact * 100.0,
+                        summary.silent * 100.0
+                    );
                 }
                 Err(error) => {
                     failed = Some(error);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anonymizer::AnonymizerDeps;
 use bytes::Bytes;
 use ingest::IngestDeps;
-use model_registry::client::RegistryClient;
 use model_registry::RegistryDeps;
+use model_registry::client::RegistryClient;
 use service::consent::ConsentStore;
 use service::drain::TaskError;
 use service::http;
@@ -122,9 +122,9 @@ pub(crate) fn anonymizer(foundation: &Foundation) {
     let config = foundation.settings.anonymizer.clone();
     let deps = AnonymizerDeps { bus: Arc::clone(&foundation.bus), keys: foundation.keys.clone() };
     let stop = foundation.drain.token();
-    foundation.drain.spawn("anonymizer", async move {
-        anonymizer::run(config, deps, stop).await.map_err(TaskError::from)
-    });
+    foundation
+        .drain
+        .spawn("anonymizer", async move { anonymizer::run(config, deps, stop).await.map_err(TaskError::from) });
 }
 
 /// Clean to pairs and outcomes; the lake, the ledger and the tally.
@@ -183,8 +183,7 @@ pub(crate) fn orchestrator(
         holder: foundation.holder("orchestrator"),
     };
     let config = foundation.settings.orchestrator.clone();
-    let (handle, task) =
-        trainer_orchestrator::run(config, deps, foundation.drain.token()).map_err(Failure::refuse)?;
+    let (handle, task) = trainer_orchestrator::run(config, deps, foundation.drain.token()).map_err(Failure::refuse)?;
     foundation.drain.spawn("orchestrator", async move {
         task.await;
         Ok(())

@@ -109,9 +109,9 @@ impl Settings {
         let mut overrides: Vec<(String, String)> =
             more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         for pair in &common.set {
-            let (key, value) = pair
-                .split_once('=')
-                .ok_or_else(|| Failure::refused(format!("--set {pair}: expected KEY=VALUE, such as serving.threshold=0.6")))?;
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                Failure::refused(format!("--set {pair}: expected KEY=VALUE, such as serving.threshold=0.6"))
+            })?;
             overrides.push((key.trim().to_owned(), value.trim().to_owned()));
         }
         if let Some(directory) = &common.data_dir {

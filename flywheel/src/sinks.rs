@@ -28,11 +28,12 @@ const SOURCES: [(&str, &str); 6] = [
 pub(crate) async fn behind(bus: &dyn Bus, pool: &AnyPool) -> Result<u64, Failure> {
     let mut behind = 0;
     for (sink, topic) in SOURCES {
-        let rows = sqlx::query("SELECT partition_index, next_position FROM sink_positions WHERE sink = $1 AND topic = $2")
-            .bind(sink.to_owned())
-            .bind(topic.to_owned())
-            .fetch_all(pool)
-            .await?;
+        let rows =
+            sqlx::query("SELECT partition_index, next_position FROM sink_positions WHERE sink = $1 AND topic = $2")
+                .bind(sink.to_owned())
+                .bind(topic.to_owned())
+                .fetch_all(pool)
+                .await?;
         let mut from = Positions::default();
         for row in rows {
             let position: Position = row.try_get::<String, _>(1)?.parse()?;

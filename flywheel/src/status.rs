@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use events::topics;
-use labeler::ledger;
 use labeler::lake::LakeReader;
+use labeler::ledger;
 use serde::Serialize;
 use trainer_orchestrator::store::{Run, Store};
 
@@ -99,7 +99,8 @@ pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Fa
     let store = Store::new(foundation.pool.clone(), settings.tenant.clone(), settings.model.clone());
     let lake = LakeReader::new(foundation.pool.clone(), foundation.artifacts.clone());
     let oldest =
-        trainer_orchestrator::freshness::oldest_unserved(&foundation.pool, &lake, &settings.tenant, &settings.model).await?;
+        trainer_orchestrator::freshness::oldest_unserved(&foundation.pool, &lake, &settings.tenant, &settings.model)
+            .await?;
     let status = Status {
         running,
         doors,

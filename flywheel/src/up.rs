@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use crate::cli::{Common, UpArgs};
 use crate::data_dir::DataDir;
+use crate::embedded;
 use crate::failure::Failure;
 use crate::platform::{self, Platform};
 use crate::settings::Settings;
 use crate::table::print;
-use crate::embedded;
 
 /// Runs every service until it is told to stop.
 pub(crate) async fn run(common: &Common, arguments: &UpArgs) -> Result<ExitCode, Failure> {

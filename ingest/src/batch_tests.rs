@@ -113,7 +113,7 @@ fn a_batch_is_refused_as_a_whole_when_it_can_not_be_taken_apart() {
     assert_eq!(shape(&body("").replace(SESSION, "x")), "session_id");
     assert_eq!(shape(&body("").replace("[]", "5")), "events");
     assert_eq!(shape(&body("").replacen('{', "{\"offset_encoding\": \"utf7\",", 1)), "offset_encoding");
-    let many = vec![GOOD; 1001].join(",");
+    let many = [GOOD; 1001].join(",");
     assert_eq!(parsed(body(&many)).unwrap_err(), BatchError::TooManyEvents { count: 1001, limit: 1000 });
 }
 

@@ -23,6 +23,8 @@ use crate::event::{CONSENT_NONE, Sender, has_text};
 
 /// When clients should try again after a failure that will pass.
 const RETRY: Duration = Duration::from_secs(2);
+/// A body that is too large is read and thrown away up to this many times the limit.
+const DISCARDED_LIMITS: usize = 8;
 
 /// The door's routes.
 pub(crate) fn router(door: Arc<Door>) -> Router {
@@ -52,10 +54,7 @@ async fn answer(door: &Door, request: Request) -> Result<TelemetryAnswer, Proble
     door.backlog.check(door.clock.now()).await?;
     let limit = door.config.limits.body_bytes;
     let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|announced: usize| announced > limit) {
-        return Err(Problem::too_large(limit));
-    }
-    let _place = door.admission.enter(announced.unwrap_or(limit))?;
+    let _place = door.admission.enter(announced.map_or(limit, |announced: usize| announced.min(limit)))?;
     let body = match tokio::time::timeout(door.config.body_timeout(), read(body, limit)).await {
         Ok(body) => body?,
         Err(_) => {
@@ -96,18 +95,23 @@ fn content_type(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", title))
 }
 
+/// The body, when it is within `limit`. One that is not is read a while longer and thrown away: a client that is still
+/// sending would not see an answer on a connection that was closed under it.
 async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
     let mut stream = body.into_data_stream();
     let mut read = BytesMut::new();
+    let mut seen = 0_usize;
     while let Some(chunk) = stream.next().await {
         let chunk =
             chunk.map_err(|_| Problem::bad_request("the body could not be read").with_code("unreadable_body"))?;
-        if read.len() + chunk.len() > limit {
-            return Err(Problem::too_large(limit));
+        seen = seen.saturating_add(chunk.len());
+        if seen <= limit {
+            read.extend_from_slice(&chunk);
+        } else if seen > limit.saturating_mul(DISCARDED_LIMITS) {
+            break;
         }
-        read.extend_from_slice(&chunk);
     }
-    Ok(read.freeze())
+    if seen > limit { Err(Problem::too_large(limit)) } else { Ok(read.freeze()) }
 }
 
 fn batch_problem(error: BatchError) -> Problem {

@@ -73,7 +73,6 @@ struct Door {
 }
 
 /// The door's routes, without a server around them.
-#[must_use]
 pub fn router(config: IngestConfig, deps: IngestDeps) -> Router {
     let limits = &config.limits;
     let door = Door {

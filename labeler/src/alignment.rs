@@ -12,8 +12,7 @@ const MOST_CELLS: usize = 16_000_000;
 #[must_use]
 pub fn common_subsequence<T: PartialEq>(left: &[T], right: &[T]) -> Vec<(usize, usize)> {
     let prefix = left.iter().zip(right).take_while(|(a, b)| a == b).count();
-    let suffix =
-        left[prefix..].iter().rev().zip(right[prefix..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let suffix = left[prefix..].iter().rev().zip(right[prefix..].iter().rev()).take_while(|(a, b)| a == b).count();
     let mut pairs: Vec<(usize, usize)> = (0..prefix).map(|index| (index, index)).collect();
     let (inner_left, inner_right) = (&left[prefix..left.len() - suffix], &right[prefix..right.len() - suffix]);
     let width = inner_right.len() + 1;
@@ -91,9 +90,8 @@ pub fn hunks_between(base: &str, result: &str) -> Vec<Hunk> {
         }
         (base_at, result_at) = (base_index + 1, result_index + 1);
     }
-    let place = |parts: &[Range<usize>], length: usize, index: usize| {
-        parts.get(index).map_or(length, |range| range.start)
-    };
+    let place =
+        |parts: &[Range<usize>], length: usize, index: usize| parts.get(index).map_or(length, |range| range.start);
     runs.into_iter()
         .map(|(old, new)| Hunk {
             start: place(&base_parts, base.len(), old.start),

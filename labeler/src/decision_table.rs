@@ -270,10 +270,7 @@ mod tests {
             (Evidence { fate: Undone, ..accepted }, Rejection(Reason::AcceptedThenUndone)),
             (accepted, Positive(Reason::AcceptedKept)),
             (Evidence { stopped: true, ..accepted }, Correction(Reason::AcceptedThenModified)),
-            (
-                Evidence { acceptance: Partial, typed: SomethingElse, ..accepted },
-                Correction(Reason::AcceptedPartially),
-            ),
+            (Evidence { acceptance: Partial, typed: SomethingElse, ..accepted }, Correction(Reason::AcceptedPartially)),
             (Evidence { dismissed: true, typed: SameFirstAction, ..visible }, Positive(Reason::TypedThrough)),
             (Evidence { typed: SameFirstAction, ..visible }, Positive(Reason::TypedThrough)),
             (Evidence { dismissed: true, typed: SomethingElse, ..visible }, Correction(Reason::DismissedThenTyped)),

@@ -121,13 +121,10 @@ fn ordered_hunks(context: &EditContext, actions: &[EditAction]) -> Option<Vec<Or
     }
     let text = &context.window.text;
     let result = apply_actions(context.window.start_byte, text, actions)?;
-    let offset = |place: u64| {
-        place.checked_sub(context.window.start_byte).and_then(|place| usize::try_from(place).ok())
-    };
-    let places: Vec<(usize, usize)> = actions
-        .iter()
-        .map(|action| offset(action.range.start).zip(offset(action.range.end)))
-        .collect::<Option<_>>()?;
+    let offset =
+        |place: u64| place.checked_sub(context.window.start_byte).and_then(|place| usize::try_from(place).ok());
+    let places: Vec<(usize, usize)> =
+        actions.iter().map(|action| offset(action.range.start).zip(offset(action.range.end))).collect::<Option<_>>()?;
     let mut ordered: Vec<Ordered> = hunks_between(text, &result)
         .into_iter()
         .map(|hunk| {

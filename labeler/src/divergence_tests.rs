@@ -154,7 +154,15 @@ fn script() -> impl Strategy<Value = (Vec<String>, Vec<String>, Vec<String>)> {
         (
             base,
             side(|word| if word.3 == 0 { word.1.clone() } else { word.0.clone() }),
-            side(|word| if word.4 == 0 { word.2.clone() } else if word.4 == 1 { word.1.clone() } else { word.0.clone() }),
+            side(|word| {
+                if word.4 == 0 {
+                    word.2.clone()
+                } else if word.4 == 1 {
+                    word.1.clone()
+                } else {
+                    word.0.clone()
+                }
+            }),
         )
     })
 }

@@ -123,7 +123,8 @@ impl TrackedWindow {
     /// Whether the edit stands in the text already and its old text does not: it was made before the window was read.
     #[must_use]
     pub fn already_contains(&self, edit: &ReportedEdit<'_>) -> bool {
-        let Some(start) = edit.start.checked_sub(self.start).and_then(|at| byte_at(self.encoding, &self.text, at)) else {
+        let Some(start) = edit.start.checked_sub(self.start).and_then(|at| byte_at(self.encoding, &self.text, at))
+        else {
             return false;
         };
         let rest = &self.text[start..];
@@ -144,7 +145,8 @@ impl TrackedWindow {
         // What is written at the very border of whole lines belongs to the line above or below it, not to the window,
         // except at the end of a text without a last line break.
         let open_end = !self.text.ends_with('\n');
-        let is_above = edit.end < self.start || (edit.end == self.start && (edit.start < self.start || ends_line(edit)));
+        let is_above =
+            edit.end < self.start || (edit.end == self.start && (edit.start < self.start || ends_line(edit)));
         if is_above && !(is_empty_window && edit.start == self.start) {
             let new_end = edit.start.saturating_add(length_in(self.encoding, edit.new_text));
             let shift_from = edit.end;
@@ -157,8 +159,11 @@ impl TrackedWindow {
         if edit.start < self.start || edit.end > window_end {
             return self.lose();
         }
-        let bytes = byte_at(self.encoding, &self.text, edit.start - self.start)
-            .zip(byte_at(self.encoding, &self.text, edit.end - self.start));
+        let bytes = byte_at(self.encoding, &self.text, edit.start - self.start).zip(byte_at(
+            self.encoding,
+            &self.text,
+            edit.end - self.start,
+        ));
         let Some((start, end)) = bytes else { return self.lose() };
         if self.text[start..end] != *edit.old_text {
             return self.lose();
@@ -247,7 +252,9 @@ mod tests {
 
     #[test]
     fn an_edit_that_does_not_fit_loses_the_window() {
-        for wrong in [edit(2, "x", "y"), edit(1, "ab", ""), edit(5, "\nd", ""), ReportedEdit { end: 9, ..edit(3, "", "") }] {
+        for wrong in
+            [edit(2, "x", "y"), edit(1, "ab", ""), edit(5, "\nd", ""), ReportedEdit { end: 9, ..edit(3, "", "") }]
+        {
             let mut window = TrackedWindow::new("b\nc\n", 2, OffsetEncoding::Utf16);
             assert_eq!(window.apply(&wrong), Applied::Lost, "{wrong:?}");
             assert_eq!(window.apply(&edit(2, "b", "")), Applied::Lost);

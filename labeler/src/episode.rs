@@ -1,8 +1,8 @@
 //! From a story to its label and outcome. Pure: the same story gives the same answer, whenever it is asked.
 
 use events::{
-    ActionList, Decision, DivergencePoint, EditAction, EditContext, OpportunityOutcome, Origin, PairReason, PairText, Signal,
-    Timestamp, apply_actions,
+    ActionList, Decision, DivergencePoint, EditAction, EditContext, OpportunityOutcome, Origin, PairReason, PairText,
+    Signal, Timestamp, apply_actions,
 };
 
 use crate::alignment::{Hunk, hunks_between};
@@ -152,9 +152,9 @@ impl Case<'_> {
 
     fn evidence(&self) -> Evidence {
         let signals = &self.signals;
-        let dismissed = signals.dismissed.is_some_and(|(_, sequence)| {
-            self.closed || !self.pause.by_hand || sequence < self.pause.last_sequence
-        });
+        let dismissed = signals
+            .dismissed
+            .is_some_and(|(_, sequence)| self.closed || !self.pause.by_hand || sequence < self.pause.last_sequence);
         let stands_changed = self.standing().is_none_or(|standing| !self.is_unchanged(standing));
         let window_changed = self.pause.window_changed || (self.pause.accepted.is_none() && stands_changed);
         Evidence {
@@ -231,7 +231,9 @@ impl Case<'_> {
                     return Typed::SameFirstAction;
                 }
                 let unfinished = parted.chosen.actions.first().zip(parted.rejected.actions.first()).is_some_and(
-                    |(typed, served)| typed.range == served.range && served.new_text.starts_with(typed.new_text.trim_end()),
+                    |(typed, served)| {
+                        typed.range == served.range && served.new_text.starts_with(typed.new_text.trim_end())
+                    },
                 );
                 if unfinished && !self.closed { Typed::Unclear } else { Typed::SomethingElse }
             }
@@ -285,8 +287,10 @@ impl Case<'_> {
     /// Whether STOP is evidenced: Esc at the next visible step, whose place is unchanged.
     fn stopped(&self) -> bool {
         let accepted = self.signals.accepted_actions;
-        let dismissed_next =
-            self.signals.dismissed.is_some_and(|(index, _)| usize::try_from(index).is_ok_and(|index| index == accepted));
+        let dismissed_next = self
+            .signals
+            .dismissed
+            .is_some_and(|(index, _)| usize::try_from(index).is_ok_and(|index| index == accepted));
         if accepted == 0 || !dismissed_next || self.visible_actions().len() <= accepted {
             return false;
         }
@@ -384,9 +388,8 @@ impl Case<'_> {
             .iter()
             .filter(|fact| fact.monotonic_ms <= until && self.story.is_about_answer(fact))
             .map(|fact| fact.received_at);
-        let last_signal_at = signal_times
-            .chain(self.pause.last_received_at)
-            .fold(self.story.answer.first_received_at, Timestamp::max);
+        let last_signal_at =
+            signal_times.chain(self.pause.last_received_at).fold(self.story.answer.first_received_at, Timestamp::max);
         Verdict::Pair(Box::new(Conclusion {
             reason,
             action_index,
@@ -445,9 +448,12 @@ fn signals(story: &Story, until_ms: i64, policy: &LabelPolicy) -> Signals {
             What::Look { .. } | What::Edit { .. } => {}
         }
     }
-    let whole_length = story.answer.text.as_ref().and_then(|text| text.actions.first()).map_or(u64::MAX, |action| {
-        length_in(story.answer.encoding, &action.new_text)
-    });
+    let whole_length = story
+        .answer
+        .text
+        .as_ref()
+        .and_then(|text| text.actions.first())
+        .map_or(u64::MAX, |action| length_in(story.answer.encoding, &action.new_text));
     if first_partial && first_units >= whole_length {
         accepted_whole.push(0);
     }
@@ -458,8 +464,7 @@ fn signals(story: &Story, until_ms: i64, policy: &LabelPolicy) -> Signals {
     } else {
         Acceptance::None
     };
-    let accepted_actions =
-        (0..).take_while(|index| accepted_whole.contains(index)).take(accepted_whole.len()).count();
+    let accepted_actions = (0..).take_while(|index| accepted_whole.contains(index)).take(accepted_whole.len()).count();
     let was_handled = acceptance != Acceptance::None || !accepted_whole.is_empty() || dismissed.is_some();
     let visible_ms = visible_for.or_else(|| shown_ms.map(|shown| first_edit_after(story, shown) - shown));
     let visibility = if story.answer.receipt.decision != Decision::Shown {

@@ -54,9 +54,7 @@ pub fn kept(language: &str, before: &str, accepted: &str, now: &str) -> Kept {
     let place = |index: usize| standing.binary_search_by_key(&index, |pair| pair.0).ok().map(|at| standing[at].1);
     let kept: Vec<usize> = written.iter().copied().filter(|index| place(*index).is_some()).collect();
     let whole = kept.len() == written.len()
-        && written.windows(2).all(|pair| {
-            pair[1] != pair[0] + 1 || place(pair[0]).map(|at| at + 1) == place(pair[1])
-        });
+        && written.windows(2).all(|pair| pair[1] != pair[0] + 1 || place(pair[0]).map(|at| at + 1) == place(pair[1]));
     let kept_characters = characters(&accepted_texts, &kept);
     Kept {
         accepted_characters: characters(&accepted_texts, &written),

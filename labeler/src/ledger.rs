@@ -135,8 +135,7 @@ fn collect(records: &[CommittedRecord]) -> Result<(Entries, Vec<(String, Entry)>
                 continue;
             }
             for affected in letter.affected {
-                let mut entry =
-                    Entry { received_hour: affected.received_at.hour().as_micros(), ..Entry::default() };
+                let mut entry = Entry { received_hour: affected.received_at.hour().as_micros(), ..Entry::default() };
                 decided(&mut entry, "dead_lettered", Some(&letter.reason));
                 of_unknown_tenant.push((affected.event_id, entry));
             }
@@ -281,13 +280,7 @@ impl LedgerTotals {
     /// Right side of the equation.
     #[must_use]
     pub fn accounted(&self) -> i64 {
-        self.clean
-            + self.filtered
-            + self.quarantined
-            + self.dead_lettered
-            + self.erased
-            + self.lost
-            + self.pending
+        self.clean + self.filtered + self.quarantined + self.dead_lettered + self.erased + self.lost + self.pending
     }
 
     /// Whether the equation holds and nothing happened that never may.

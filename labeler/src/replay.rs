@@ -120,11 +120,11 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
     let mut replayer = Replayer {
         policy,
         language: &exposure.context.language,
-        window: TrackedWindow::new(base, exposure.window_start_offset, story.answer.encoding)
-            .watching(region.clone()),
-        follows_acceptance_edits: story.facts.iter().any(|fact| {
-            is_ours(story, fact) && matches!(fact.what, What::Edit { origin: Origin::Suggestion, .. })
-        }),
+        window: TrackedWindow::new(base, exposure.window_start_offset, story.answer.encoding).watching(region.clone()),
+        follows_acceptance_edits: story
+            .facts
+            .iter()
+            .any(|fact| is_ours(story, fact) && matches!(fact.what, What::Edit { origin: Origin::Suggestion, .. })),
         accepted: None,
         accepted_actions: Vec::new(),
         burst: Vec::new(),

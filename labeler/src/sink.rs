@@ -253,13 +253,12 @@ async fn flush(pool: &AnyPool, sink: &mut dyn Sink, source: &mut Source) -> Resu
 /// # Errors
 /// A database that fails, or a position that cannot be read.
 pub async fn stored_positions(pool: &AnyPool, sink: &str, topic: &str) -> Result<Positions, SinkError> {
-    let rows: Vec<(i64, String)> = sqlx::query_as(
-        "SELECT partition_index, next_position FROM sink_positions WHERE sink = $1 AND topic = $2",
-    )
-    .bind(sink)
-    .bind(topic)
-    .fetch_all(pool)
-    .await?;
+    let rows: Vec<(i64, String)> =
+        sqlx::query_as("SELECT partition_index, next_position FROM sink_positions WHERE sink = $1 AND topic = $2")
+            .bind(sink)
+            .bind(topic)
+            .fetch_all(pool)
+            .await?;
     rows.into_iter()
         .map(|(partition, position)| {
             let bad = || SinkError::BadPosition { topic: topic.to_owned() };

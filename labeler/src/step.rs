@@ -28,8 +28,8 @@ use crate::keys::{LoadedKeys, Unloaded};
 use crate::policy::{LABEL_POLICY_VERSION, LabelPolicy};
 use crate::reading::{ReadError, StoryReader};
 use crate::state::{
-    EditBounds, FORGET_TIMER, Open, SESSION, SessionState, Undecodable, close_timer, closed_name, edit_name,
-    fact_name, facts_prefix, opportunity_of_timer,
+    EditBounds, FORGET_TIMER, Open, SESSION, SessionState, Undecodable, close_timer, closed_name, edit_name, fact_name,
+    facts_prefix, opportunity_of_timer,
 };
 use crate::story::Story;
 
@@ -149,12 +149,7 @@ impl Labeler {
         if missing.is_empty() { Prepared::ready(event) } else { Prepared::Unavailable(missing) }
     }
 
-    fn record(
-        &self,
-        record: &CommittedRecord,
-        event: CleanEvent,
-        context: &mut dyn StepContext,
-    ) -> Result<(), Stop> {
+    fn record(&self, record: &CommittedRecord, event: CleanEvent, context: &mut dyn StepContext) -> Result<(), Stop> {
         let header = &event.header;
         if event.disposition != Disposition::Clean {
             return Ok(());
@@ -348,12 +343,7 @@ impl Labeler {
         Ok(())
     }
 
-    fn close_all(
-        &self,
-        session: &mut SessionState,
-        context: &mut dyn StepContext,
-        at: Timestamp,
-    ) -> Result<(), Stop> {
+    fn close_all(&self, session: &mut SessionState, context: &mut dyn StepContext, at: Timestamp) -> Result<(), Stop> {
         let mut reader = StoryReader::new(&self.keys);
         let open: Vec<OpportunityId> = session.open.keys().copied().collect();
         for opportunity in open {
@@ -423,13 +413,7 @@ impl Labeler {
     }
 
     /// Emits the pair of a story if there is one. True when it is certain what the label is.
-    fn label(
-        &self,
-        story: &Story,
-        closed: bool,
-        context: &mut dyn StepContext,
-        at: Timestamp,
-    ) -> Result<bool, Stop> {
+    fn label(&self, story: &Story, closed: bool, context: &mut dyn StepContext, at: Timestamp) -> Result<bool, Stop> {
         match judge(story, closed, &self.policy) {
             Verdict::Waiting => Ok(false),
             Verdict::NoPair(reason) => {

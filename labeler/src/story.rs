@@ -1,8 +1,6 @@
 //! Everything known about one opportunity, in the client's order.
 
-use events::{
-    EditAction, EditContext, KeyId, OffsetEncoding, Origin, Receipt, SessionId, SuggestionId, Timestamp,
-};
+use events::{EditAction, EditContext, KeyId, OffsetEncoding, Origin, Receipt, SessionId, SuggestionId, Timestamp};
 
 /// What serving delivered, as text.
 #[derive(Debug, Clone, PartialEq)]

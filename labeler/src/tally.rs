@@ -224,10 +224,8 @@ async fn rows(
     add("arm =", filter.arm.is_some());
     add("repository =", filter.repository.is_some());
     statement.push_str(" GROUP BY person ORDER BY person");
-    let mut query = sqlx::query(sqlx::AssertSqlSafe(statement))
-        .bind(tenant.as_str())
-        .bind(model.as_str())
-        .bind(version.0);
+    let mut query =
+        sqlx::query(sqlx::AssertSqlSafe(statement)).bind(tenant.as_str()).bind(model.as_str()).bind(version.0);
     if let Some(from) = filter.exposed_from {
         query = query.bind(from.as_micros());
     }
@@ -287,9 +285,7 @@ pub async fn measures(
             .collect();
         clustered_ratio(&clusters)
     };
-    let total = |value: fn(&PersonRow) -> i64| {
-        u64::try_from(rows.iter().map(value).sum::<i64>()).unwrap_or(0)
-    };
+    let total = |value: fn(&PersonRow) -> i64| u64::try_from(rows.iter().map(value).sum::<i64>()).unwrap_or(0);
     let sum = |value: fn(&PersonSums) -> f64| rows.iter().map(|row| value(&row.sums)).sum::<f64>().round() as u64;
     Ok(Measures {
         opportunities: sum(|sums| sums.opportunities),

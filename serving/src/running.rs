@@ -209,7 +209,6 @@ impl Serving {
     }
 
     /// The routes of the door.
-    #[must_use]
     pub fn router(&self) -> Router {
         crate::http::router(Arc::clone(&self.state))
     }

@@ -257,7 +257,7 @@ impl World {
         let keys = KeyStore::open_with(pool.clone(), &key_file, options).await.unwrap();
         let bus = LocalLog::open(&directory.path().join("log.sqlite"), clock.shared(), LocalLogConfig::default());
         let bus: Arc<dyn Bus> = Arc::new(bus.unwrap());
-        let retention = Retention { age: Duration::from_secs(86_400), partition_bytes: 1 << 30 };
+        let retention = Retention { age: Some(Duration::from_secs(86_400)), partition_bytes: Some(1 << 30) };
         bus.create_topics(&[TopicSpec::new(TELEMETRY_RAW, 2, retention)]).await.unwrap();
         let database = Arc::new(Switched {
             real: DatabaseDirectory::new(

@@ -116,7 +116,8 @@ pub fn run(
     let store = Store::new(deps.pool.clone(), deps.tenant.clone(), model.clone());
     let lake = LakeReader::new(deps.pool.clone(), Arc::clone(&deps.artifacts));
     let lease_name = format!("orchestrator/{}/{model}", deps.tenant);
-    let (lease, keeping) = lease::keep(LeaseStore::new(deps.pool.clone()), &lease_name, &deps.holder, LEASE, stop.clone());
+    let (lease, keeping) =
+        lease::keep(LeaseStore::new(deps.pool.clone()), &lease_name, &deps.holder, LEASE, stop.clone());
     let requested = Arc::new(AtomicBool::new(false));
     let reader = lake.clone();
     let orchestrator = Arc::new(Orchestrator {
@@ -242,7 +243,7 @@ impl Orchestrator {
     ) -> Result<(), OrchestratorError> {
         let detail = serde_json::json!({ "reason": reason });
         self.store
-            .finish(run.run_id, epoch, RunState::Failed, "failed", &detail, (None, None), self.deps.clock.now())
+            .finish((run.run_id, epoch), RunState::Failed, "failed", &detail, (None, None), self.deps.clock.now())
             .await?;
         metrics::counter!("flywheel_orchestrator_runs_finished_total", "outcome" => "failed").increment(1);
         tracing::error!(run = %run.run_id, reason, "a training run failed");

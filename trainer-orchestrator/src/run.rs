@@ -207,9 +207,9 @@ async fn opened(this: &Orchestrator, pair: &PreferencePair) -> Result<Option<Tra
 
 /// Gives each prompt the name of the next repository of the data set: everything else about the pairs stays true.
 fn exchange_repositories(pairs: &mut [TrainingPair]) {
-    let names: Vec<String> = pairs.iter().map(|pair| pair.context.repository.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-    let next: BTreeMap<String, String> =
-        names.iter().cloned().zip(names.iter().cycle().skip(1).cloned()).collect();
+    let names: Vec<String> =
+        pairs.iter().map(|pair| pair.context.repository.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let next: BTreeMap<String, String> = names.iter().cloned().zip(names.iter().cycle().skip(1).cloned()).collect();
     for pair in pairs {
         if let Some(other) = next.get(&pair.context.repository) {
             pair.context.repository.clone_from(other);
@@ -272,7 +272,7 @@ async fn conclude(
     let outcome = if eligible { "eligible" } else { "held" };
     let ids = (Some(version.version.0), rollout.map(|rollout| rollout.rollout_id.to_string()));
     let now = this.deps.clock.now();
-    this.store.finish(run.run_id, epoch, RunState::Succeeded, outcome, &detail, ids, now).await?;
+    this.store.finish((run.run_id, epoch), RunState::Succeeded, outcome, &detail, ids, now).await?;
     metrics::counter!("flywheel_orchestrator_runs_finished_total", "outcome" => outcome).increment(1);
     tracing::info!(run = %run.run_id, version = %version.version, outcome, "a training run ended");
     Ok(())

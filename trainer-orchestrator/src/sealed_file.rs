@@ -35,8 +35,9 @@ pub(crate) fn write(path: &Path, key: &str, run: RunId, plaintext: &[u8]) -> Res
 pub(crate) fn read(path: &Path, key: &str, run: RunId) -> Result<Vec<u8>, OrchestratorError> {
     let (key, event) = key_of(key, run)?;
     let sealed = Sealed { key_id: key.id(), ciphertext: std::fs::read(path)? };
-    key.open(event, PURPOSE, &sealed)
-        .map_err(|_| OrchestratorError::Job("the data of the job does not open: another key, run, or changed bytes".to_owned()))
+    key.open(event, PURPOSE, &sealed).map_err(|_| {
+        OrchestratorError::Job("the data of the job does not open: another key, run, or changed bytes".to_owned())
+    })
 }
 
 #[cfg(test)]

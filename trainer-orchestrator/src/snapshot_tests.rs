@@ -1,6 +1,4 @@
-use events::{
-    DataKey, EventId, KeyId, ModelVersion, OpportunityId, PairId, Probabilities, SessionId, SuggestionId,
-};
+use events::{DataKey, EventId, KeyId, ModelVersion, OpportunityId, PairId, Probabilities, SessionId, SuggestionId};
 use proptest::prelude::*;
 
 use super::*;

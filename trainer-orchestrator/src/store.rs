@@ -276,10 +276,11 @@ impl Store {
 
     /// Members of a snapshot with their purpose.
     pub async fn members(&self, snapshot: Sha256Digest) -> Result<Vec<(String, Purpose)>, OrchestratorError> {
-        let rows = sqlx::query("SELECT pair_id, purpose FROM snapshot_pairs WHERE snapshot_digest = $1 ORDER BY pair_id")
-            .bind(snapshot.to_string())
-            .fetch_all(&self.pool)
-            .await?;
+        let rows =
+            sqlx::query("SELECT pair_id, purpose FROM snapshot_pairs WHERE snapshot_digest = $1 ORDER BY pair_id")
+                .bind(snapshot.to_string())
+                .fetch_all(&self.pool)
+                .await?;
         rows.iter()
             .map(|row| {
                 let purpose = match row.try_get::<String, _>("purpose")?.as_str() {
@@ -292,7 +293,12 @@ impl Store {
     }
 
     /// Begins an attempt under a fence; `None` if another owner has a newer one.
-    pub async fn begin_attempt(&self, run: RunId, epoch: i64, now: Timestamp) -> Result<Option<i64>, OrchestratorError> {
+    pub async fn begin_attempt(
+        &self,
+        run: RunId,
+        epoch: i64,
+        now: Timestamp,
+    ) -> Result<Option<i64>, OrchestratorError> {
         let row = sqlx::query(
             "UPDATE training_runs SET state = 'running', attempt = attempt + 1, owner_epoch = $2, \
              started_at = COALESCE(started_at, $3) \
@@ -309,8 +315,7 @@ impl Store {
     /// Ends a run, if `epoch` still owns it. Returns whether it did.
     pub async fn finish(
         &self,
-        run: RunId,
-        epoch: i64,
+        (run, epoch): (RunId, i64),
         state: RunState,
         outcome: &str,
         detail: &serde_json::Value,

@@ -132,10 +132,17 @@ const WATCHED_PAIRS: usize = 256;
 /// A fall of the chosen side's mean log p by more than this is a failed health check; less is noise of the batch order.
 const HEALTH_TOLERANCE: f64 = 0.02;
 
+/// Log p of every answer token of both sides under the reference; empty for a pair that is not compared.
+#[derive(Debug, Clone, Default)]
+struct Reference {
+    chosen: Vec<f32>,
+    rejected: Vec<f32>,
+}
+
 /// Pairs, replay and reference log-probabilities, ready to make the batch of any step.
 pub struct MethodData {
     pairs: Vec<(PreparedPair, f32)>,
-    references: Vec<(Vec<f32>, Vec<f32>)>,
+    references: Vec<Reference>,
     replay: Vec<Group>,
     census: PairCensus,
 }
@@ -166,7 +173,7 @@ impl MethodData {
         let weights = TokenWeights { answer: 1.0, prompt: 0.0 };
         let replay = replay.iter().filter_map(|task| base_group(tokenizer, task, weights, 0)).collect();
         let references = if config.method == Method::Sft {
-            vec![(Vec::new(), Vec::new()); pairs.len()]
+            vec![Reference::default(); pairs.len()]
         } else {
             references(config, network, reference, &pairs)?
         };
@@ -235,7 +242,7 @@ impl MethodData {
                 })
                 .collect()
         };
-        let (chosen_reference, rejected_reference) = self.references[index].clone();
+        let Reference { chosen: chosen_reference, rejected: rejected_reference } = self.references[index].clone();
         Group {
             sequences: vec![chosen.sequence.clone(), rejected.sequence.clone()],
             objective: Objective::Preference {
@@ -277,7 +284,7 @@ fn references(
     network: &Network,
     reference: &[f32],
     pairs: &[(PreparedPair, f32)],
-) -> Result<Vec<(Vec<f32>, Vec<f32>)>, TrainerError> {
+) -> Result<Vec<Reference>, TrainerError> {
     let mut sequences = Vec::new();
     for (pair, _) in pairs {
         if let PreparedPair::Preference { chosen, rejected } = pair {
@@ -289,8 +296,11 @@ fn references(
     Ok(pairs
         .iter()
         .map(|(pair, _)| match pair {
-            PreparedPair::Preference { .. } => (values.next().unwrap_or_default(), values.next().unwrap_or_default()),
-            PreparedPair::Positive { .. } => (Vec::new(), Vec::new()),
+            PreparedPair::Preference { .. } => {
+                let (chosen, rejected) = (values.next().unwrap_or_default(), values.next().unwrap_or_default());
+                Reference { chosen, rejected }
+            }
+            PreparedPair::Positive { .. } => Reference::default(),
         })
         .collect())
 }

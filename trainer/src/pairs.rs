@@ -149,7 +149,8 @@ fn prepare(tokenizer: &CodeTokenizer, pair: &TrainingPair) -> Result<Option<Prep
     if answer.tokens.is_empty() {
         return Ok(None);
     }
-    let common = answer.action_ends.iter().copied().take(pair.shared.len()).last().unwrap_or(0);
+    let last_shared = pair.shared.len().checked_sub(1);
+    let common = last_shared.and_then(|last| answer.action_ends.get(last)).copied().unwrap_or(0);
     let chosen = side(&prompt.tokens, &answer.tokens, common, answer.tokens.len());
     Ok(Some(PreparedPair::Positive { chosen }))
 }

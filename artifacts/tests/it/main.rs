@@ -1,4 +1,12 @@
 //! The behaviour that every artifact store must have, and what is special about the local one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test may fail loudly"
+)]
 
 mod local;
 mod suite;

@@ -107,6 +107,8 @@ pub(super) struct PartitionWorker {
     cache: StateCache,
     loaded: Option<Loaded>,
     suspicion: Option<Suspicion>,
+    /// The suspicion has ended here, and not yet in the file.
+    suspicion_ended: bool,
     reload_timers: bool,
     idle_since: Option<Timestamp>,
 }
@@ -136,6 +138,7 @@ impl PartitionWorker {
             cache,
             loaded,
             suspicion,
+            suspicion_ended: false,
             reload_timers: false,
             idle_since: None,
         })
@@ -213,13 +216,6 @@ impl PartitionWorker {
     fn gather(&mut self) -> Result<Begin, BusError> {
         let limits = self.shared.spec.limits.clone();
         let position = self.loaded()?.position;
-        let alone = self.is_suspect();
-        let range = ReadRange {
-            partition_id: self.partition_id,
-            from: position,
-            records: if alone { 1 } else { limits.batch_records.max(1) },
-            bytes: limits.batch_bytes,
-        };
         let has_records = self.inner.ends.end(self.partition_id) > position;
         if has_records {
             self.idle_since = None;
@@ -231,9 +227,19 @@ impl PartitionWorker {
             self.load()?;
         }
         let timer_is_due = matches!(self.next_timer()?, NextTimer::Due { .. });
-        if !has_records && !timer_is_due {
-            return self.rest(position);
+        if !timer_is_due {
+            self.end_suspicion(position);
         }
+        if !has_records && !timer_is_due {
+            return self.rest();
+        }
+        let alone = self.is_suspect();
+        let range = ReadRange {
+            partition_id: self.partition_id,
+            from: position,
+            records: if alone { 1 } else { limits.batch_records.max(1) },
+            bytes: limits.batch_bytes,
+        };
         // Timers that are due already come first, and need no records.
         let stored = if timer_is_due { Vec::new() } else { read_records(&self.inner.readers, range)? };
         if stored.is_empty() && !timer_is_due {
@@ -254,11 +260,17 @@ impl PartitionWorker {
         Ok(loaded.timers.next(loaded.time))
     }
 
-    /// Nothing is to be handled; but the time of an idle partition is written down now and then.
-    fn rest(&mut self, position: u64) -> Result<Begin, BusError> {
-        if position >= self.suspicion.as_ref().map_or(0, |suspicion| suspicion.until) {
+    /// Behind the range in which a process ended, and with none of its timers left, nothing is suspect any more.
+    fn end_suspicion(&mut self, position: u64) {
+        if self.suspicion.as_ref().is_some_and(|suspicion| suspicion.attempts > 0 && position >= suspicion.until) {
             self.suspicion = Some(Suspicion::default());
+            self.suspicion_ended = true;
         }
+    }
+
+    /// Nothing is to be handled; but the time of an idle partition is written down now and then.
+    fn rest(&mut self) -> Result<Begin, BusError> {
+        let ended = self.suspicion_ended;
         let commit_after = self.shared.spec.limits.idle_commit_after;
         let loaded = self.loaded()?;
         let overdue = match (loaded.time, loaded.committed_time) {
@@ -266,7 +278,7 @@ impl PartitionWorker {
             (Some(_), None) => true,
             (None, _) => false,
         };
-        let turn = if overdue || loaded.paused { Turn::Progress } else { self.idle_turn() };
+        let turn = if overdue || loaded.paused || ended { Turn::Progress } else { self.idle_turn() };
         Ok(Begin::Done(turn))
     }
 
@@ -645,6 +657,7 @@ impl PartitionWorker {
         let Computed { pending, position, time, paused, .. } = computed;
         pending.is_empty()
             && paused.is_none()
+            && !self.suspicion_ended
             && self
                 .loaded
                 .as_ref()
@@ -654,6 +667,7 @@ impl PartitionWorker {
     /// Writes everything in one transaction, if this worker still owns the partition.
     pub(super) fn commit(&mut self, computed: Computed) -> Result<Turn, BusError> {
         let unchanged = self.would_change_nothing(&computed);
+        let before = self.inner.clock.now();
         let Computed { pending, position, time, paused, handled } = computed;
         if !unchanged {
             let pending = Arc::new(pending);
@@ -672,6 +686,12 @@ impl PartitionWorker {
             };
             self.inner.writer.write_blocking(pending.bytes, move |transaction| write.apply(transaction))?;
             self.suspicion = Some(suspicion);
+            self.suspicion_ended = false;
+            // Whoever sees by this commit that nothing is left, and then lets the clock go on, must find the partition
+            // idle since before that; so the end counts from before the commit, if no record came meanwhile.
+            if self.inner.ends.end(self.partition_id) == position {
+                self.idle_since.get_or_insert(before);
+            }
             self.committed(&pending, position, time, paused.is_some())?;
             let step = self.shared.spec.name.clone();
             metrics::counter!("flywheel_bus_step_inputs_total", "step" => step.clone()).increment(handled as u64);

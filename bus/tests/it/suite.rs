@@ -319,7 +319,17 @@ pub(crate) async fn timers_fire_when_the_clock_goes_on(harness: impl Harness) {
     topics(&*bus, 2).await;
     let handler = Scripted::new("out");
     let running = Running::start(&bus, &handler);
-    let at = Action::At(start().as_micros() / 1_000_000);
+    // Every partition has an owner that has seen it idle.
+    eventually("all partitions have a time", || async {
+        clock.advance(Duration::from_secs(1));
+        match bus.step_lag("step").await {
+            Ok(lag) if lag.partitions.iter().all(|partition| partition.partition_time.is_some()) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let begin = clock.now();
+    let at = Action::At(begin.as_micros() / 1_000_000);
     let timers = |name: &str, seconds| Action::Timer(name.into(), seconds);
     publish(
         &*bus,
@@ -335,14 +345,8 @@ pub(crate) async fn timers_fire_when_the_clock_goes_on(harness: impl Harness) {
     clock.advance(Duration::from_secs(11));
     settled(&*bus, &clock).await;
     let settle = texts(&*bus).await[1].clone();
-    assert_eq!(
-        settle,
-        format!(
-            "timer settle due {} at {} sum 2",
-            start() + Duration::from_secs(10),
-            start() + Duration::from_secs(10)
-        )
-    );
+    let due = begin + Duration::from_secs(10);
+    assert_eq!(settle, format!("timer settle due {due} at {due} sum 2"));
     running.stop().await;
     clock.advance(Duration::from_secs(600));
     let running = Running::start(&harness.another(), &handler);
@@ -354,7 +358,7 @@ pub(crate) async fn timers_fire_when_the_clock_goes_on(harness: impl Harness) {
         if found.len() == 3 { Ok(found) } else { Err(found) }
     })
     .await;
-    assert!(fired[2].starts_with(&format!("timer close due {}", start() + Duration::from_secs(300))), "{fired:?}");
+    assert!(fired[2].starts_with(&format!("timer close due {}", begin + Duration::from_secs(300))), "{fired:?}");
     assert_eq!(bus.step_lag("step").await.unwrap().pending_timers(), 0);
     running.stop().await;
 }

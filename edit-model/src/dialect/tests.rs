@@ -156,7 +156,8 @@ fn enormous_input_costs_no_more_than_what_is_shown() {
     let mut base = context(&format!("{line}\n{line}\n"), 3);
     base.repository = line.clone();
     base.path = line.clone();
-    base.recent_edits = vec![RecentEdit { path: line.clone(), old_text: line.clone(), new_text: format!("{line}x") }; 5];
+    base.recent_edits =
+        vec![RecentEdit { path: line.clone(), old_text: line.clone(), new_text: format!("{line}x") }; 5];
     let prompt = encode_prompt(&tokenizer, &base).unwrap();
     assert!(prompt.tokens.len() <= MAX_PROMPT_TOKENS && prompt.lines[0].cut);
     let answer = list(vec![action(&base.window.text, 800, 802, "o")], true);

@@ -1,4 +1,5 @@
 //! The model as its users meet it: a directory on disk, questions, answers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
 use edit_model::{
     CodeTokenizer, DecodeOptions, EditModel, ModelConfig, ModelError, ModelManifest, Network, StopReason,

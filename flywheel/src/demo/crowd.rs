@@ -9,7 +9,7 @@ use events::{Decision, OpportunityId, PersonPseudonym, TenantSecret, Timestamp};
 use model_registry::routing::RoutingTable;
 use parking_lot::Mutex;
 use simulator::driver::{ClientSession, Doors, Played};
-use simulator::{BehaviourKind, BehaviourRates, DemoPlan, Developer, TaskKind};
+use simulator::{BehaviourKind, BehaviourRates, DemoPlan, Developer};
 
 use super::progress::Progress;
 
@@ -17,6 +17,9 @@ use super::progress::Progress;
 const HOLDBACK_EVERY: usize = 5;
 /// Names that are tried until one falls on the wished side of the hold-back.
 const NAMES_TRIED: u64 = 10_000;
+/// What dates the ids of sessions: fixed, so that ids do not depend on how long a barrier took.
+const FIRST_SESSION: Timestamp = Timestamp::from_seconds(1_798_444_800);
+const SESSION_EVERY: std::time::Duration = std::time::Duration::from_secs(86_400);
 /// Developers who work at the same time.
 const AT_ONCE: usize = 6;
 
@@ -33,7 +36,6 @@ pub(crate) struct Member {
 #[derive(Debug, Clone)]
 pub(crate) struct PlayedTask {
     pub(crate) round: u32,
-    pub(crate) kind: TaskKind,
     pub(crate) is_unseen: bool,
 }
 
@@ -88,17 +90,12 @@ impl Crowd {
         Self { plan, doors, members, seed, diary: Mutex::default() }
     }
 
-    pub(crate) fn members(&self) -> &[Member] {
-        &self.members
-    }
-
     /// Every developer meets `opportunities` tasks, from number `first` on, in one session of the editor.
     pub(crate) async fn round(
         self: &Arc<Self>,
         round: u32,
         first: usize,
         opportunities: usize,
-        now: Timestamp,
         progress: &Progress,
     ) -> anyhow::Result<()> {
         let limit = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
@@ -107,7 +104,7 @@ impl Crowd {
             let (crowd, limit, progress) = (Arc::clone(self), Arc::clone(&limit), progress.clone());
             work.spawn(async move {
                 let _permit = limit.acquire_owned().await?;
-                crowd.session(developer, round, first, opportunities, now, &progress).await
+                crowd.session(developer, round, first, opportunities, &progress).await
             });
         }
         while let Some(result) = work.join_next().await {
@@ -122,18 +119,19 @@ impl Crowd {
         round: u32,
         first: usize,
         opportunities: usize,
-        now: Timestamp,
         progress: &Progress,
     ) -> anyhow::Result<()> {
         let member = self.members.get(developer).context("no such developer")?;
-        let mut session = ClientSession::new(self.seed, developer as u64, member.name.clone(), u64::from(round), now);
+        let started = FIRST_SESSION + SESSION_EVERY * round;
+        let mut session =
+            ClientSession::new(self.seed, developer as u64, member.name.clone(), u64::from(round), started);
         let behaviour = Developer::new(BehaviourRates::default());
         let mut events = Vec::new();
         for number in first..first + opportunities {
             let planned = self.plan.task(developer, number)?;
             let started = Instant::now();
             let played = session.play(&self.doors, &behaviour, &planned.task).await?;
-            let task = PlayedTask { round, kind: planned.task.kind, is_unseen: planned.is_unseen };
+            let task = PlayedTask { round, is_unseen: planned.is_unseen };
             self.note(&played, task, started);
             progress.opportunity(&planned.task, &played);
             events.extend_from_slice(played.episode.events());

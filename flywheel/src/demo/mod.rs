@@ -84,8 +84,9 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
     screen::print(&report)?;
     if let Some(file) = &arguments.report {
         let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(file, text + "\n")
-            .map_err(|error| Failure::refused(format!("the report can not be written to {}: {error}", file.display())))?;
+        std::fs::write(file, text + "\n").map_err(|error| {
+            Failure::refused(format!("the report can not be written to {}: {error}", file.display()))
+        })?;
     }
     if let Some(temporary) = temporary.filter(|_| arguments.keep) {
         progress.say(&format!("data kept in {}", temporary.keep().display()));

@@ -7,8 +7,8 @@ use edit_model::{DecodeOptions, EditModel};
 use events::{ActionList, EditContext, apply_actions};
 use simulator::{EditTask, PlannedTask, TaskKind, judge};
 
-use super::report::{Correction, ProbeResult};
 use super::progress::shorten;
+use super::report::{Correction, ProbeResult};
 
 /// What was answered to each probe task, in order.
 pub(crate) type Answers = Vec<ActionList>;

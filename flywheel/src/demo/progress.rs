@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use events::Decision;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -119,12 +119,16 @@ impl Progress {
         }
         let kind = played.behaviour.kind;
         if kind == BehaviourKind::Accepted && first(&self.inner.seen_accept) {
-            self.say(&format!("first accept: `{}`: {} -> {}: {}", line(), action.old_text, action.new_text, verb(played)));
+            self.say(&format!(
+                "first accept: `{}`: {} -> {}: {}",
+                line(),
+                action.old_text,
+                action.new_text,
+                verb(played)
+            ));
         }
-        let corrected = matches!(
-            kind,
-            BehaviourKind::EscapedThenTyped | BehaviourKind::TypedAgainst | BehaviourKind::Mended
-        );
+        let corrected =
+            matches!(kind, BehaviourKind::EscapedThenTyped | BehaviourKind::TypedAgainst | BehaviourKind::Mended);
         if let Some(wanted) = task.wanted.actions.first().filter(|_| corrected)
             && first(&self.inner.seen_correction)
         {
@@ -155,11 +159,6 @@ impl Progress {
     pub(crate) fn canary(&self, block: u64, message: String) {
         self.inner.canary.set_position(block);
         self.inner.canary.set_message(message);
-    }
-
-    /// Time since the start.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.inner.started.elapsed()
     }
 
     /// Takes the bars off the screen.

@@ -209,7 +209,11 @@ pub(crate) fn versions(outcomes: &[OpportunityOutcome]) -> Vec<VersionMeasures> 
                 opportunities: of().count() as u64,
                 shown: of().filter(|outcome| outcome.shown).count() as u64,
                 shown_rate: rate(&clusters(of(), |outcome| indicator(outcome.shown), one)),
-                acceptance: rate(&clusters(of(), |outcome| indicator(accepted(outcome)), |outcome| indicator(outcome.shown))),
+                acceptance: rate(&clusters(
+                    of(),
+                    |outcome| indicator(accepted(outcome)),
+                    |outcome| indicator(outcome.shown),
+                )),
                 yielded: rate(&clusters(of(), |outcome| indicator(accepted(outcome)), one)),
                 utility: rate(&clusters(of(), |outcome| outcome.utility, one)),
                 kept_chars_per_opportunity: rate(&clusters(of(), |outcome| outcome.kept_characters as f64, one)),
@@ -290,7 +294,8 @@ mod tests {
 
     #[test]
     fn the_claim_needs_all_three() {
-        let met = [entry("utility", 0.01, None), entry("acceptance", 0.01, None), entry("shown_rate", -0.3, Some(-0.1))];
+        let met =
+            [entry("utility", 0.01, None), entry("acceptance", 0.01, None), entry("shown_rate", -0.3, Some(-0.1))];
         assert!(claim_met(&met));
         for broken in 0..3 {
             let mut comparison = met.to_vec();

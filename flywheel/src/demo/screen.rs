@@ -41,7 +41,8 @@ fn comparison_rows(name: &str, entries: &[Comparison]) -> Vec<Vec<String>> {
                 (Some(low), Some(high)) => format!("[{low:+.3}, {high:+.3}]"),
                 _ => "too few persons".to_owned(),
             };
-            let relative = entry.relative.map_or(String::new(), |relative| format!("{:+.1}% relative", relative * 100.0));
+            let relative =
+                entry.relative.map_or(String::new(), |relative| format!("{:+.1}% relative", relative * 100.0));
             vec![
                 name.to_owned(),
                 entry.metric.to_owned(),
@@ -93,7 +94,8 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
         .iter()
         .chain(&report.baselines)
         .map(|probe| {
-            let kind = |name: &str| probe.right.get(name).map_or("-".to_owned(), |right| format!("{:.0}%", right * 100.0));
+            let kind =
+                |name: &str| probe.right.get(name).map_or("-".to_owned(), |right| format!("{:.0}%", right * 100.0));
             vec![
                 probe.name.clone(),
                 format!("{:+.3}", probe.utility),

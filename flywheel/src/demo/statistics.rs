@@ -46,7 +46,8 @@ fn estimate(clusters: &[Cluster]) -> Option<Estimate> {
 
 /// Half the width of a 95% interval.
 fn half_width(variance: f64, degrees_of_freedom: f64) -> f64 {
-    let quantile = StudentsT::new(0.0, 1.0, degrees_of_freedom.max(1.0)).map_or(f64::INFINITY, |t| t.inverse_cdf(0.975));
+    let quantile =
+        StudentsT::new(0.0, 1.0, degrees_of_freedom.max(1.0)).map_or(f64::INFINITY, |t| t.inverse_cdf(0.975));
     quantile * variance.sqrt()
 }
 

@@ -16,12 +16,12 @@ use simulator::driver::{DoorSettings, Doors};
 use simulator::{DemoPlan, baseline};
 use trainer_orchestrator::store::{Run, RunState};
 
+use super::ROUNDS_BEFORE;
 use super::crowd::{Crowd, members};
 use super::probe::{self, Answers};
 use super::progress::Progress;
 use super::report::{ComputeBudget, Ledger, Margins, Report, Turn, claim_met, compare, versions};
 use super::watch::Watch;
-use super::ROUNDS_BEFORE;
 use crate::cli::DemoArgs;
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
@@ -136,14 +136,13 @@ impl Story<'_> {
     /// One round of everybody, then a barrier at which every stage concludes.
     async fn work(&mut self, stage: &str) -> Result<(), Failure> {
         let since = Instant::now();
-        let now = self.platform.clock.now();
         let first = usize::try_from(self.round).unwrap_or(0) * ROUND;
-        self.crowd.round(self.round, first, ROUND, now, self.progress).await?;
+        self.crowd.round(self.round, first, ROUND, self.progress).await?;
         self.round += 1;
         self.platform.await_exposures().await;
         self.spent(stage, since);
         let since = Instant::now();
-        self.waited += self.platform.conclude(STUCK).await?;
+        self.waited += self.platform.conclude(self.played(), STUCK).await?;
         self.spent("scrub_and_label", since);
         Ok(())
     }
@@ -242,7 +241,7 @@ impl Story<'_> {
             let settled = self.policy.settle_seconds + model_registry::policy::CLOSE_SECONDS + 60;
             let end = Duration::from_secs((u64::from(block) + 1) * self.block_seconds());
             self.go_to(start + end + Duration::from_secs(u64::try_from(settled).unwrap_or(0)));
-            self.waited += self.platform.conclude(STUCK).await?;
+            self.waited += self.platform.conclude(self.played(), STUCK).await?;
             self.platform.decide_rollouts().await?;
             let (state, evidence) = self.platform.registry.get_rollout(rollout).await?;
             self.progress.canary(u64::from(block) + 1, evidence.verdict_sentence());
@@ -252,6 +251,11 @@ impl Story<'_> {
             }
         }
         Ok(self.platform.registry.get_rollout(rollout).await?)
+    }
+
+    /// How many opportunities there were so far.
+    fn played(&self) -> usize {
+        self.crowd.diary.lock().tasks.len()
     }
 
     fn block_seconds(&self) -> u64 {
@@ -277,6 +281,7 @@ impl Story<'_> {
         let baselines = vec![probe::judge_answers("repeat the last substitution", None, &probe_tasks, &learning_free)];
 
         let totals = ledger::totals(&platform.pool, &platform.tenant).await?;
+        let freshness_seconds = platform.freshness().await?.as_secs_f64();
         let diary = self.crowd.diary.lock();
         let in_period = |outcome: &&OpportunityOutcome| {
             diary.tasks.get(&outcome.opportunity_id).is_some_and(|task| task.round >= period)
@@ -285,9 +290,7 @@ impl Story<'_> {
             let of: Vec<&OpportunityOutcome> = outcomes
                 .iter()
                 .filter(in_period)
-                .filter(|outcome| {
-                    diary.tasks.get(&outcome.opportunity_id).is_some_and(|task| task.is_unseen == unseen)
-                })
+                .filter(|outcome| diary.tasks.get(&outcome.opportunity_id).is_some_and(|task| task.is_unseen == unseen))
                 .collect();
             compare(&of, last)
         };
@@ -298,7 +301,8 @@ impl Story<'_> {
         let production = RolloutPolicy::default();
         let canary: f64 = self.stages.get("canary").copied().unwrap_or(0.0);
         let actual = [
-            self.stages.get("collect").copied().unwrap_or(0.0) + self.stages.get("final_period").copied().unwrap_or(0.0),
+            self.stages.get("collect").copied().unwrap_or(0.0)
+                + self.stages.get("final_period").copied().unwrap_or(0.0),
             self.stages.get("training").copied().unwrap_or(0.0),
             self.stages.get("evaluation").copied().unwrap_or(0.0),
             canary,
@@ -318,12 +322,16 @@ impl Story<'_> {
             baselines,
             turns,
             ledger: Ledger::new(&totals),
-            freshness_seconds: platform.freshness().await?.as_secs_f64(),
+            freshness_seconds,
             stage_seconds,
             compute_budget: PLANNED_SECONDS
                 .into_iter()
                 .zip(actual)
-                .map(|((purpose, planned_seconds), actual_seconds)| ComputeBudget { purpose, planned_seconds, actual_seconds })
+                .map(|((purpose, planned_seconds), actual_seconds)| ComputeBudget {
+                    purpose,
+                    planned_seconds,
+                    actual_seconds,
+                })
                 .collect(),
             margins: Margins {
                 utility_margin: self.policy.margin,
@@ -340,7 +348,9 @@ impl Story<'_> {
 
     /// The last promoted version; for the placebo the last that was canaried.
     fn version_to_compare(&self, turns: &[Turn]) -> i64 {
-        let wanted = |turn: &&Turn| if self.arguments.placebo { turn.turn_seconds.is_some() } else { turn.outcome == "promoted" };
+        let wanted = |turn: &&Turn| {
+            if self.arguments.placebo { turn.turn_seconds.is_some() } else { turn.outcome == "promoted" }
+        };
         turns.iter().rev().find(wanted).and_then(|turn| turn.version).unwrap_or(1)
     }
 

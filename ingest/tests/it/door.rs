@@ -110,7 +110,7 @@ async fn keys_open_the_door() {
         if let Some(key) = key {
             request = request.bearer_auth(key);
         }
-        async { problem(request.send().await.unwrap()).await }
+        async move { problem(request.send().await.unwrap()).await }
     };
     assert_eq!(send(None).await, (401, "unauthorized".into()));
     assert_eq!(send(Some("fw_wrong".into())).await, (401, "unauthorized".into()));

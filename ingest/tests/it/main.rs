@@ -1,4 +1,12 @@
 //! The door over real HTTP, with the local log, the database and the key store behind it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test may fail loudly"
+)]
 
 mod bad_input;
 mod door;

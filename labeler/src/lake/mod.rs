@@ -211,7 +211,8 @@ impl Sink for LakeWriter {
             .await?;
             counter!("flywheel_labeler_lake_parts_total").increment(1);
             counter!("flywheel_labeler_lake_pairs_total").increment(part.pairs);
-            histogram!("flywheel_labeler_lake_part_bytes").record(f64::from(u32::try_from(part.bytes).unwrap_or(u32::MAX)));
+            histogram!("flywheel_labeler_lake_part_bytes")
+                .record(f64::from(u32::try_from(part.bytes).unwrap_or(u32::MAX)));
         }
         Ok(())
     }
@@ -297,9 +298,7 @@ impl LakeReader {
         .bind(tenant.as_str())
         .fetch_one(&self.pool)
         .await?;
-        let time = |index: usize| {
-            row.try_get::<Option<i64>, _>(index).map(|micros| micros.map(Timestamp::from_micros))
-        };
+        let time = |index: usize| row.try_get::<Option<i64>, _>(index).map(|micros| micros.map(Timestamp::from_micros));
         Ok(LakeExtent {
             pairs: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0),
             parts: u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0),

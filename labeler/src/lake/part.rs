@@ -172,7 +172,6 @@ pub fn write_part(metadata: &PartMetadata, pairs: &[PlacedPair]) -> Result<Bytes
         pair.sealed.as_ref().map(|sealed| ByteArray::from(sealed.ciphertext.clone()))
     });
     group.close()?;
-    writer.finish()?;
     Ok(Bytes::from(writer.into_inner()?))
 }
 
@@ -229,8 +228,7 @@ impl Columns<'_> {
         let optional = descriptor.column(index).max_def_level() > 0;
         let (mut levels, mut values) = (Vec::new(), Vec::new());
         while levels.len().max(if optional { 0 } else { values.len() }) < self.rows {
-            let (records, _, _) =
-                reader.read_records(self.rows, optional.then_some(&mut levels), None, &mut values)?;
+            let (records, _, _) = reader.read_records(self.rows, optional.then_some(&mut levels), None, &mut values)?;
             if records == 0 {
                 return Err(wrong());
             }
@@ -348,9 +346,10 @@ fn read_group(group: &dyn RowGroupReader, pairs: &mut Vec<PlacedPair>) -> Result
     let mut key_id = columns.texts("key_id")?;
     let mut ciphertext = columns.texts("ciphertext")?;
     for _ in 0..rows {
-        let divergence = divergence_action_index.optional().zip(divergence_byte.optional()).and_then(|(index, byte)| {
-            Some(DivergencePoint { action_index: u32::try_from(index).ok()?, byte: u32::try_from(byte).ok()? })
-        });
+        let divergence =
+            divergence_action_index.optional().zip(divergence_byte.optional()).and_then(|(index, byte)| {
+                Some(DivergencePoint { action_index: u32::try_from(index).ok()?, byte: u32::try_from(byte).ok()? })
+            });
         let sealed = key_id.optional()?.zip(ciphertext.bytes());
         let pair = PreferencePair {
             pair_id: pair_id.next()?,

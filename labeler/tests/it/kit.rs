@@ -246,16 +246,41 @@ impl Editor {
     }
 
     pub(crate) fn ask(&mut self, decision: Decision, actions: Vec<EditAction>) -> Served {
-        let opportunity = OpportunityId::from_uuid(uuid::Uuid::from_bytes([self.seed, self.counter, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]));
+        let opportunity = OpportunityId::from_uuid(uuid::Uuid::from_bytes([
+            self.seed,
+            self.counter,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+            1,
+        ]));
         self.counter += 1;
         self.ask_again(opportunity, decision, actions)
     }
 
-    pub(crate) fn ask_again(&mut self, opportunity: OpportunityId, decision: Decision, actions: Vec<EditAction>) -> Served {
+    pub(crate) fn ask_again(
+        &mut self,
+        opportunity: OpportunityId,
+        decision: Decision,
+        actions: Vec<EditAction>,
+    ) -> Served {
         let number = self.counter;
         self.counter += 1;
-        let suggestion = (!actions.is_empty())
-            .then(|| SuggestionId::from_uuid(uuid::Uuid::from_bytes([self.seed, number, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2])));
+        let suggestion = (!actions.is_empty()).then(|| {
+            SuggestionId::from_uuid(uuid::Uuid::from_bytes([
+                self.seed, number, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2,
+            ]))
+        });
         let receipt = Receipt {
             tenant: TenantId::default(),
             person: self.person.pseudonym.clone(),
@@ -311,7 +336,8 @@ impl Editor {
     }
 
     pub(crate) fn shown(&mut self, served: &Served, actions_visible: i32) -> &mut Self {
-        let header = EventHeader { actions_visible: Some(actions_visible), ..self.about(EventKind::SuggestionShown, served) };
+        let header =
+            EventHeader { actions_visible: Some(actions_visible), ..self.about(EventKind::SuggestionShown, served) };
         self.push(header, None)
     }
 
@@ -321,7 +347,8 @@ impl Editor {
     }
 
     pub(crate) fn dismissed(&mut self, served: &Served, action_index: i32) -> &mut Self {
-        let header = EventHeader { action_index: Some(action_index), ..self.about(EventKind::SuggestionDismissed, served) };
+        let header =
+            EventHeader { action_index: Some(action_index), ..self.about(EventKind::SuggestionDismissed, served) };
         self.push(header, None)
     }
 
@@ -341,7 +368,14 @@ impl Editor {
         self.edit(place, end, written, Origin::Suggestion, served.receipt.suggestion_id)
     }
 
-    pub(crate) fn edit(&mut self, start: usize, end: usize, new_text: &str, origin: Origin, suggestion: Option<SuggestionId>) -> &mut Self {
+    pub(crate) fn edit(
+        &mut self,
+        start: usize,
+        end: usize,
+        new_text: &str,
+        origin: Origin,
+        suggestion: Option<SuggestionId>,
+    ) -> &mut Self {
         let text = EventText::Edit {
             path: "src/a.rs".to_owned(),
             start: self.units(&self.document[..start]),

@@ -1,4 +1,12 @@
 //! The labeler from the outside: clean events in, pairs and outcomes out, rows and parts behind the sinks.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test may fail loudly"
+)]
 
 mod kit;
 mod labels;

@@ -228,8 +228,7 @@ fn the_same_pairs_over_restarts_on_the_local_log() {
             .map(|topic| TopicSpec::new(topic, 2, Retention::default()));
         let mut chunks = events.chunks(events.len().div_ceil(5));
         for _ in 0..6 {
-            let log: Arc<dyn Bus> =
-                Arc::new(LocalLog::open(&path, clock.shared(), LocalLogConfig::default()).unwrap());
+            let log: Arc<dyn Bus> = Arc::new(LocalLog::open(&path, clock.shared(), LocalLogConfig::default()).unwrap());
             log.create_topics(&topics).await.unwrap();
             if service::clock::Clock::now(&clock) == START {
                 let audience = "repository:a".parse().unwrap();
@@ -253,7 +252,11 @@ fn the_same_pairs_over_restarts_on_the_local_log() {
             loop {
                 let lag = log.step_lag(labeler::step::STEP).await;
                 let done = lag.as_ref().is_ok_and(|lag| {
-                    if is_last { lag.records_behind() == 0 && lag.pending_timers() == 0 } else { lag.records_behind() < 12 }
+                    if is_last {
+                        lag.records_behind() == 0 && lag.pending_timers() == 0
+                    } else {
+                        lag.records_behind() < 12
+                    }
                 });
                 if done {
                     break;

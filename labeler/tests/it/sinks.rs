@@ -9,7 +9,9 @@ use bus::local::{LocalLog, LocalLogConfig};
 use bus::{Affected, Bus, DeadLetter, DeadLetterKind, Position, Record, RecordKey, Retention, TopicSpec};
 use bytes::Bytes;
 use events::avro;
-use events::topics::{DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
+use events::topics::{
+    DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW,
+};
 use events::{
     CleanEvent, Decision, EventKind, ModelVersion, OpportunityOutcome, PreferencePair, QuarantinedEvent, RawEvent,
     TenantId,
@@ -226,7 +228,8 @@ async fn the_tally_counts_once_and_measures_by_person() {
     let filter = MeasureFilter { exposed_before: Some(START), ..MeasureFilter::default() };
     let none = measures(&bench.world.pool, &tenant, &model, ModelVersion(1), &filter).await.unwrap();
     assert_eq!((none.opportunities, none.utility), (0, None));
-    let filter = MeasureFilter { repository: Some(crate::kit::REPOSITORY.to_owned()), exposed_from: Some(START), ..filter };
+    let filter =
+        MeasureFilter { repository: Some(crate::kit::REPOSITORY.to_owned()), exposed_from: Some(START), ..filter };
     let filter = MeasureFilter { exposed_before: None, ..filter };
     let all = measures(&bench.world.pool, &tenant, &model, ModelVersion(1), &filter).await.unwrap();
     assert_eq!(all, found);
@@ -270,10 +273,7 @@ fn dead_letter(event: &CleanEvent, topic: &str) -> Vec<u8> {
         key_poisoned: false,
         partition_time: START,
         payload: None,
-        affected: vec![Affected {
-            event_id: event.header.event_id.to_string(),
-            received_at: event.header.received_at,
-        }],
+        affected: vec![Affected { event_id: event.header.event_id.to_string(), received_at: event.header.received_at }],
     };
     letter.encode().unwrap().to_vec()
 }
@@ -287,8 +287,11 @@ async fn the_ledger_accounts_for_every_event() {
     let bench = bench().await;
     let events = events_of(&bench.world).await;
     assert_eq!((events.len(), events[0].header.kind), (12, EventKind::Exposure));
-    let mut entered: Vec<(u8, Vec<u8>)> =
-        events.iter().enumerate().map(|(index, event)| (1, raw(event, (index == 11).then_some("consent_none")))).collect();
+    let mut entered: Vec<(u8, Vec<u8>)> = events
+        .iter()
+        .enumerate()
+        .map(|(index, event)| (1, raw(event, (index == 11).then_some("consent_none"))))
+        .collect();
     // Retries: the same id again.
     entered.push((1, raw(&events[1], None)));
     entered.push((1, raw(&events[11], Some("consent_none"))));

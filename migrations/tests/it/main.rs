@@ -1,4 +1,12 @@
 //! Opening and migrating databases, alone and many at once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test may fail loudly"
+)]
 
 use std::process::{Command, Stdio};
 

@@ -360,7 +360,9 @@ impl<'de> Deserializer<'de> for Value<'_> {
                 let path = match node {
                     Node::Text(text, _) | Node::Typed(toml::Value::String(text), _) => text,
                     _ => {
-                        return Err(NodeError::BadValue("expected the path of a file that holds the secret".to_owned()));
+                        return Err(NodeError::BadValue(
+                            "expected the path of a file that holds the secret".to_owned(),
+                        ));
                     }
                 };
                 let text = std::fs::read_to_string(path)

@@ -1,4 +1,12 @@
 //! Tests of what services stand on, through its public interface only.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test may fail loudly"
+)]
 
 mod api_keys;
 mod config;

@@ -89,11 +89,11 @@ async fn crashes_at_every_place_lose_nothing_and_repeat_only_the_same_id() {
             break;
         }
     }
-    let records = log.records.lock();
+    let records: Vec<_> = log.records.lock().iter().map(|record| record.id).collect();
     let mut distinct = Vec::new();
-    for record in records.iter() {
-        if !distinct.contains(&record.id) {
-            distinct.push(record.id);
+    for id in &records {
+        if !distinct.contains(id) {
+            distinct.push(*id);
         }
     }
     assert_eq!(distinct, committed, "every committed message, none of those rolled back, in order");

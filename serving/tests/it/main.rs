@@ -1,5 +1,13 @@
 //! Serving among its real neighbours: a registry over gRPC, an artifact store, the local log, a database, and small
 //! models with random weights.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test may fail loudly"
+)]
 
 mod fixture;
 
