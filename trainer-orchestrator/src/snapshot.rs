@@ -112,9 +112,11 @@ pub fn plan(filters: Filters, pairs: Vec<PreferencePair>) -> Option<SnapshotPlan
     leave("older_than_the_newest", beyond);
     newest_first.truncate(filters.maximum_pairs);
 
+    // Some opportunities have no wanted side that a candidate could be judged by; a tenth more makes up for them.
+    let to_hold_out = filters.gate_opportunities + filters.gate_opportunities / 10;
     let mut held_out = BTreeSet::new();
     for pair in &newest_first {
-        if held_out.len() >= filters.gate_opportunities {
+        if held_out.len() >= to_hold_out {
             break;
         }
         held_out.insert(pair.opportunity_id);
