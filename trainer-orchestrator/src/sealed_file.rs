@@ -31,7 +31,7 @@ pub(crate) fn write(path: &Path, key: &str, run: RunId, plaintext: &[u8]) -> Res
     Ok(hex::encode(Sha256::digest(&sealed.ciphertext)))
 }
 
-/// Reads what [`write`] wrote for the same run with the same key.
+/// Reads what [`write()`] wrote for the same run with the same key.
 pub(crate) fn read(path: &Path, key: &str, run: RunId) -> Result<Vec<u8>, OrchestratorError> {
     let (key, event) = key_of(key, run)?;
     let sealed = Sealed { key_id: key.id(), ciphertext: std::fs::read(path)? };
