@@ -67,6 +67,8 @@ const RULES: &[Rule] = &[
         "private_key_block_end",
         r"\A(?P<v>[A-Za-z0-9+/=\s\\]{16,})-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----",
     ),
+    secret("putty_key", r"Private-Lines: [0-9]{1,4}\r?\n(?P<v>[A-Za-z0-9+/=\r\n]{16,})"),
+    secret("age_key", r"\bAGE-SECRET-KEY-1[A-Z0-9]{40,}"),
     // Tokens with a form of their own.
     secret("aws_access_key", r"\b(?:AKIA|ASIA|AGPA|AIDA|AROA|AIPA|ANPA|ANVA|ABIA|ACCA)[A-Z0-9]{16}\b"),
     secret("gcp_api_key", r"\bAIza[0-9A-Za-z_-]{35}"),
@@ -82,21 +84,59 @@ const RULES: &[Rule] = &[
     secret("slack_token", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}|\bxapp-[A-Za-z0-9-]{10,}"),
     secret("slack_webhook", r"hooks\.slack\.com/(?:services|workflows)/(?P<v>[A-Za-z0-9/]{20,})"),
     secret("stripe_key", r"\b(?:[spr]k_(?:live|test)|whsec)_[0-9A-Za-z]{16,}"),
+    secret("digitalocean_token", r"\bdo[opr]_v1_[a-f0-9]{40,}"),
+    secret(
+        "cloud_platform_token",
+        r"\b(?:dapi[a-f0-9]{32}|pul-[a-f0-9]{40}|HRKU-[A-Za-z0-9_-]{40,}|fm[12]r?_[A-Za-z0-9+/_-]{40,})",
+    ),
+    secret("docker_token", r"\bdckr_[a-z]{3}_[A-Za-z0-9_-]{20,}"),
+    secret("vault_token", r"\bhv[sbr]\.[A-Za-z0-9_-]{20,}"),
+    secret("terraform_token", r"\b[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{40,}"),
+    secret("secrets_manager_token", r"\bdp\.[a-z]{2,5}\.[A-Za-z0-9._-]{40,}|\bops_eyJ[A-Za-z0-9+/=]{40,}"),
+    secret("database_token", r"\b(?:pscale_(?:tkn|oauth|pw)_[A-Za-z0-9_.=-]{32,}|sbp_[a-f0-9]{40})"),
+    secret("monitoring_token", r"\b(?:glc_|glsa_|sntry[su]_|NR(?:AK|II|RA|JS)-)[A-Za-z0-9+/=_-]{20,}"),
+    secret(
+        "shop_token",
+        r"\b(?:shp(?:at|ca|pa|ss)_[A-Fa-f0-9]{32}|sq0[a-z]{3}-[A-Za-z0-9_-]{22,43}|EAAA[A-Za-z0-9_-]{50,60})",
+    ),
+    secret(
+        "chat_webhook",
+        r"(?:discord(?:app)?\.com/api/webhooks|webhook\.office\.com/webhookb2)/(?P<v>[A-Za-z0-9@/_-]{30,})",
+    ),
+    secret("chat_bot_token", r"\b[0-9]{8,10}:A[A-Za-z0-9_-]{34}"),
+    secret(
+        "office_tool_token",
+        r"\b(?:lin_api_[A-Za-z0-9]{30,}|ntn_[A-Za-z0-9]{40,}|figd_[A-Za-z0-9_-]{36,}|pat[A-Za-z0-9]{14}\.[a-f0-9]{64}|ATATT3[A-Za-z0-9_=-]{40,}|PMAK-[a-f0-9]{24}-[a-f0-9]{34})",
+    ),
+    secret("mail_key", r"\bkey-[a-f0-9]{32}\b|\b[a-f0-9]{32}-us[0-9]{1,2}\b"),
     secret("npm_token", r"\bnpm_[A-Za-z0-9]{30,}"),
     secret("pypi_token", r"\bpypi-[A-Za-z0-9_-]{50,}"),
+    secret("ruby_gems_token", r"\brubygems_[a-f0-9]{40,}"),
     secret("crates_io_token", r"\bcio[A-Za-z0-9]{32}\b"),
     secret("hugging_face_token", r"\bhf_[A-Za-z0-9]{30,}"),
-    secret("model_provider_key", r"\bsk-(?:ant-|proj-|or-)?[A-Za-z0-9_-]{20,}"),
+    checked(
+        "model_provider_key",
+        r"\b(?:sk-(?:ant-|proj-|or-|svcacct-)?[A-Za-z0-9_-]{20,}|(?:gsk_|r8_|xai-|pplx-|nvapi-)[A-Za-z0-9_-]{30,})",
+        has_digit,
+    ),
     secret("sendgrid_key", r"\bSG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,128}"),
     checked("twilio_key", r"\b(?:SK|AC)[0-9a-f]{32}\b", has_letter_and_digit),
     secret("json_web_token", r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]{4,})?"),
     checked("authorization", r"(?i)\b(?:bearer|basic|token)[ \t]+(?P<v>[A-Za-z0-9._~+/=-]{12,})", looks_random),
+    secret("password_hash", r"\$(?:2[abxy]|[156y]|argon2i?d?)\$[A-Za-z0-9./$=,+-]{20,}"),
     // Secrets by where they stand.
     checked(
         "connection_string",
         r#"\b[A-Za-z][A-Za-z0-9+.-]{1,30}://[^\s:/@'"<>{}]{0,128}:(?P<v>[^\s/@'"<>]{1,})@"#,
         is_no_placeholder,
     ),
+    checked("connection_password", r#"(?i)[;&?](?:password|passwd|pwd)=(?P<v>[^;&"'`\s<>]{4,})"#, is_no_placeholder),
+    checked(
+        "command_line_password",
+        r#"(?:\bcurl\b[^\n]{0,200}[ \t](?:-u|--user)[ \t=]{1,4}["']?[^\s:"']{1,64}:|\bmachine[ \t]+\S{1,100}[ \t]+login[ \t]+\S{1,100}[ \t]+password[ \t]+|\bsshpass[ \t]+-p[ \t]*["']?)(?P<v>[^\s"']{4,})"#,
+        is_no_placeholder,
+    ),
+    checked("cookie", r"(?i)\bset-cookie:\s{0,4}[^=\s;]{1,60}=(?P<v>[^;\s]{12,})", looks_random),
     checked(
         "url_token",
         r#"(?i)[?&](?:token|key|secret|password|access_token|api_?key|auth)=(?P<v>[^&\s"'<>#]{8,})"#,
@@ -104,12 +144,12 @@ const RULES: &[Rule] = &[
     ),
     checked(
         "password_assignment",
-        r#"(?i)(?:password|passwd|passphrase|pwd)[A-Za-z0-9_.-]{0,40}["'\]]{0,2}\s{0,8}(?::\s{0,4}&?[A-Za-z]{1,16}\s{0,4}=|:=|=>|==|=|:|,)\s{0,8}[bfr]{0,2}["'`](?P<v>[^"'`\s]{6,})["'`]"#,
+        r#"(?i)(?:password|passwd|passphrase|pwd)[A-Za-z0-9_.-]{0,40}["'\]\\]{0,3}\s{0,8}(?::\s{0,4}&?[A-Za-z]{1,16}\s{0,4}=|:=|=>|==|=|:|,)\s{0,8}[bfr]{0,2}\\?["'`](?P<v>[^"'`\s]{6,})["'`]"#,
         looks_like_password,
     ),
     checked(
         "secret_assignment",
-        r#"(?i)(?:secret|token|api_?key|access_?key|private_?key|signing_?key|encryption_?key|credential|authorization|auth_?key)[A-Za-z0-9_.-]{0,40}["'\]]{0,2}\s{0,8}(?::\s{0,4}&?[A-Za-z]{1,16}\s{0,4}=|:=|=>|==|=|:|,)\s{0,8}[bfr]{0,2}["'`](?P<v>[^"'`\s]{8,})["'`]"#,
+        r#"(?i)(?:secret|token|api_?key|access_?key|private_?key|signing_?key|encryption_?key|credential|authorization|auth_?key)[A-Za-z0-9_.-]{0,40}["'\]\\]{0,3}\s{0,8}(?::\s{0,4}&?[A-Za-z]{1,16}\s{0,4}=|:=|=>|==|=|:|,)\s{0,8}[bfr]{0,2}\\?["'`](?P<v>[^"'`\s]{8,})["'`]"#,
         looks_random,
     ),
     checked(
@@ -117,8 +157,18 @@ const RULES: &[Rule] = &[
         r"(?m)^[ \t]*(?:export[ \t]+|set[ \t]+|-e[ \t]+)?[A-Z][A-Z0-9_]{0,60}(?:PASSWORD|PASSWD|SECRET|TOKEN|APIKEY|API_KEY|ACCESS_KEY|PRIVATE_KEY)[A-Z0-9_]{0,20}=(?P<v>[^\s$]{8,})[ \t]*$",
         looks_like_password,
     ),
+    checked(
+        "password_line",
+        r"(?im)^[ \t]*(?:[A-Za-z0-9_.-]{0,40}(?:password|passwd|passphrase))[ \t]*[:=][ \t]*(?P<v>[^\s\x22'`$#;,.(){}\[\]<>]{6,})[ \t]*$",
+        looks_like_bare_password,
+    ),
+    checked(
+        "secret_line",
+        r"(?im)^[ \t]*(?:[A-Za-z0-9_.-]{0,40}(?:secret|token|api_?key|access_?key|private_?key|credential)[A-Za-z0-9_]{0,20})[ \t]*[:=][ \t]*(?P<v>[A-Za-z0-9+/=_.~-]{16,})[ \t]*$",
+        looks_like_bare_secret,
+    ),
     // Secrets by their randomness.
-    checked("random_hexadecimal", r"\b(?:0x)?(?P<v>[0-9a-f]{32,}|[0-9A-F]{32,})\b", has_letter_and_digit),
+    checked("random_hexadecimal", r"\b(?:0x)?(?P<v>[0-9a-f]{32,}|[0-9A-F]{32,})\b", is_no_commit),
     checked("random_base64", r"[A-Za-z0-9+/_-]{32,}={0,2}", looks_like_key_material),
     // Personal data.
     Rule {
@@ -134,6 +184,7 @@ const RULES: &[Rule] = &[
     ),
     personal("ipv4_address", r"\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b", is_ipv4_of_somebody),
     personal("ipv6_address", r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){3,7}", is_ipv6_of_somebody),
+    personal("mac_address", r"\b(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}\b", is_mac_of_something),
     personal("payment_card", r"\b[3-6][0-9]{3}(?:[ -]?[0-9]){9,15}\b", is_payment_card),
     personal("bank_account", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", is_iban),
     personal("social_security_number", r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b", always),
@@ -149,9 +200,11 @@ const RULES: &[Rule] = &[
     ),
     personal(
         "author_line",
-        r"(?:@author|(?i:\b(?:authors?|maintainers?|signed-off-by|co-authored-by|reviewed-by|copyright[^\n\p{L}]{0,24}))\s{0,4}[:=]?)[ \t]{1,4}(?P<v>\p{Lu}[\p{L}.'-]{1,30}(?: \p{Lu}[\p{L}.'-]{0,30}){1,3})",
-        always,
+        r#"(?:@author|(?i:\b_{0,2}(?:authors?|maintainers?|contributors?|signed-off-by|co-authored-by|reviewed-by|(?:created|written|modified) by|copyright[^\n\p{L}]{0,24})_{0,2}))(?:["']?[ \t]{0,4}[:=][ \t]{0,4}\[?["']?|[ \t]{1,4})(?P<v>\p{Lu}[\p{L}.'-]{1,30}(?: \p{Lu}[\p{L}.'-]{0,30}){1,3})"#,
+        is_no_shouting,
     ),
+    personal("author_handle", r"(?m)(?:@author|\bAuthor:)[ \t]{1,4}@?(?P<v>[a-z][a-z0-9._-]{2,30})[ \t]*$", always),
+    personal("key_comment", r"\bssh-(?:rsa|dss|ed25519) [A-Za-z0-9+/=]{40,} (?P<v>[A-Za-z0-9._@-]{3,64})", always),
 ];
 
 /// A finding: what must be replaced, and by which rule.
@@ -233,6 +286,12 @@ fn entropy(value: &str) -> f64 {
     counts.iter().filter(|count| **count > 0).map(|count| f64::from(*count) / length).map(|p| -p * p.log2()).sum()
 }
 
+/// A commit in an address of a code host is public knowledge.
+fn is_no_commit(context: &Context<'_>) -> bool {
+    let before = &context.text[..context.range.start];
+    has_letter_and_digit(context) && !["/blob/", "/commit/", "/tree/", "/raw/"].iter().any(|way| before.ends_with(way))
+}
+
 fn is_no_placeholder(context: &Context<'_>) -> bool {
     let value = context.value;
     let stands_for_another = value.starts_with(['$', '{', '<', '%', '#'])
@@ -244,6 +303,24 @@ fn is_no_placeholder(context: &Context<'_>) -> bool {
 
 fn looks_like_password(context: &Context<'_>) -> bool {
     is_no_placeholder(context) && classes(context.value) >= 2 && entropy(context.value) >= 2.3
+}
+
+/// Without quotes a name of something is more likely than a secret; a digit tells.
+fn looks_like_bare_password(context: &Context<'_>) -> bool {
+    has_digit(context) && looks_like_password(context)
+}
+
+fn looks_like_bare_secret(context: &Context<'_>) -> bool {
+    let value = context.value;
+    has_digit(context)
+        && value.bytes().any(|byte| byte.is_ascii_lowercase())
+        && value.bytes().any(|byte| byte.is_ascii_uppercase())
+        && longest_word(value) <= 5
+        && entropy(value) >= 3.3
+}
+
+fn has_digit(context: &Context<'_>) -> bool {
+    context.value.bytes().any(|byte| byte.is_ascii_digit())
 }
 
 fn looks_random(context: &Context<'_>) -> bool {
@@ -277,8 +354,22 @@ fn has_letter_and_digit(context: &Context<'_>) -> bool {
 }
 
 fn is_personal_address(context: &Context<'_>) -> bool {
-    // `git@host` is everybody's.
-    !context.value.starts_with("git@")
+    let (local, domain) = context.value.rsplit_once('@').unwrap_or_default();
+    // `git@host` is everybody's; nobody lives at the domains of RFC 2606.
+    let reserved = ["example.com", "example.org", "example.net"].iter().any(|reserved| {
+        domain.eq_ignore_ascii_case(reserved) || domain.to_ascii_lowercase().ends_with(&format!(".{reserved}"))
+    });
+    let top = domain.rsplit('.').next().unwrap_or_default();
+    local != "git" && !reserved && !["example", "test", "invalid", "localhost"].contains(&top)
+}
+
+fn is_mac_of_something(context: &Context<'_>) -> bool {
+    let digits: Vec<char> = context.value.chars().filter(char::is_ascii_hexdigit).collect();
+    let separator = context.value.as_bytes().get(2).copied().map(char::from);
+    stands_alone(context)
+        && context.before() != separator
+        && context.after() != separator
+        && digits.iter().any(|digit| *digit != digits[0])
 }
 
 fn digits(value: &str) -> Vec<u32> {
@@ -297,9 +388,17 @@ fn is_phone_number(context: &Context<'_>) -> bool {
 }
 
 fn is_ipv4_of_somebody(context: &Context<'_>) -> bool {
-    let dotted = |character: Option<char>| character == Some('.');
     let Ok(address) = context.value.parse::<Ipv4Addr>() else { return false };
-    !dotted(context.before())
+    let mut after = context.text[context.range.end..].chars();
+    let goes_on = after.next() == Some('.') && after.next().is_some_and(|character| character.is_ascii_digit());
+    // Numbers of sections and versions look the same.
+    let before = context.text[..context.range.start].trim_end();
+    let word =
+        before.rsplit(|character: char| !character.is_alphabetic() && character != '§').next().unwrap_or_default();
+    let numbered = ["section", "reference", "table", "chapter", "clause", "version", "§"];
+    context.before() != Some('.')
+        && !goes_on
+        && !numbered.iter().any(|known| word.eq_ignore_ascii_case(known))
         && !address.is_loopback()
         && !address.is_unspecified()
         && !address.is_broadcast()
@@ -352,8 +451,13 @@ fn is_iban(context: &Context<'_>) -> bool {
     remainder == Some(1)
 }
 
+/// `COPYRIGHT HOLDERS AND CONTRIBUTORS` is nobody.
+fn is_no_shouting(context: &Context<'_>) -> bool {
+    context.value.chars().any(char::is_lowercase)
+}
+
 fn is_own_home(context: &Context<'_>) -> bool {
-    !matches!(context.value, "Public" | "Shared" | "Default" | "runner" | "root" | "user" | "ubuntu" | "vscode")
+    !matches!(context.value, "Public" | "Shared" | "Default" | "All" | "runner" | "root" | "user" | "ubuntu" | "vscode")
 }
 
 #[cfg(test)]

@@ -25,6 +25,53 @@ fn every_kind_is_found_by_the_rules_that_should() {
         seen.push_str(&format!("{}: {}\n", planted.label, names.join(", ")));
     }
     insta::assert_snapshot!(seen);
+    for rule in RULES {
+        let named = |line: &str| line.rsplit(": ").next().unwrap().split(", ").any(|name| name == rule.name);
+        assert!(seen.lines().any(named), "no example for {}", rule.name);
+    }
+}
+
+/// Source files of two teams' repositories that the simulator works on, as they were published.
+fn corpus() -> Vec<(String, String)> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus");
+    let mut files = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "py") {
+                let name = path.strip_prefix(&root).unwrap().display().to_string();
+                files.push((name, std::fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn real_code_is_hardly_touched() {
+    let rules = Rules::new().unwrap();
+    let files = corpus();
+    assert!(files.len() > 50);
+    let (mut characters, mut replaced) = (0, 0);
+    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+    for (name, text) in &files {
+        let mut findings = Vec::new();
+        rules.find(text, &mut findings);
+        for finding in &findings {
+            let line = text[..finding.range.start].matches('\n').count() + 1;
+            println!("{name}:{line}: {}: {}", Rules::name(finding.rule), &text[finding.range.clone()]);
+            *counts.entry(Rules::name(finding.rule)).or_default() += 1;
+            replaced += finding.range.len();
+        }
+        characters += text.len();
+    }
+    let counts: Vec<String> = counts.iter().map(|(name, count)| format!("{name}: {count}")).collect();
+    insta::assert_snapshot!(counts.join("\n"));
+    assert!(replaced * 2_000 < characters, "{replaced} of {characters} characters are replaced");
 }
 
 #[test]
@@ -44,6 +91,14 @@ fn ordinary_code_is_left_alone() {
         "match kind { Kind::Basic => basic(understanding), _ => bearer(arms) }",
         "include/Net/Http2/Frame/Header/Codec/Hpack/Table.hpp",
         "git@github.com:rust-lang/rust.git",
+        "// see Section 12.7.4.3, ISO 32000-2, 7.9.2.2.1, and version 1.2.3.4",
+        "# https://github.com/a/b/blob/adae619426b6f50046b3daaa744db52989c9d6db/c.py",
+        "COPYRIGHT HOLDERS AND CONTRIBUTORS BE LIABLE FOR ANY DAMAGES",
+        "send(\"someone@example.com\"); reply(\"a@mail.example.org\"); host(\"x@y.invalid\")",
+        "let mac = [\"00:00:00:00:00:00\", \"ff:ff:ff:ff:ff:ff\"];",
+        "password = read_password\ntoken: Option<Token>\n    secret = secrets.token_urlsafe\n",
+        "struct Author { name: String } // The author of a change. AuthorView Model",
+        "let sk-learn = 1; risk-assessment-of-the-whole-portfolio",
         "date = \"2024-02-29\"; time = \"12:34:56\"; ratio = 3.14159265358979",
         "AbstractSingletonProxyFactoryBeanConfigurationManager2",
     ] {
