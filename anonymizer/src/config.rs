@@ -23,6 +23,9 @@ pub struct AnonymizerConfig {
     pub longest_session_s: u64,
     /// How long after its first event a session is forgotten, with the digests that tell duplicates, in seconds.
     pub forget_after_s: u64,
+    /// How long a forgotten session is still known to have been one, so that what a client repeats after days counts as a
+    /// repetition, in seconds.
+    pub mark_for_s: u64,
     /// Events held per session; beyond it the oldest are concluded early.
     pub held_events: usize,
     /// Bytes of records held per session; beyond it the oldest are concluded early.
@@ -46,6 +49,7 @@ impl Default for AnonymizerConfig {
             longest_group_s: 120,
             longest_session_s: 24 * 3600,
             forget_after_s: 49 * 3600,
+            mark_for_s: 60 * 86_400,
             held_events: 4096,
             held_bytes: 8 << 20,
             event_text_bytes: 512 << 10,
@@ -89,6 +93,10 @@ impl AnonymizerConfig {
 
     pub(crate) fn forget_after(&self) -> Duration {
         Duration::from_secs(self.forget_after_s)
+    }
+
+    pub(crate) fn mark_for(&self) -> Duration {
+        Duration::from_secs(self.mark_for_s)
     }
 
     pub(crate) fn scene_limits(&self) -> SceneLimits {

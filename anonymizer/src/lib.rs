@@ -10,6 +10,8 @@
 //!
 //! - A stub (consent was `none` at the door) keeps its place in the sequence and is emitted nowhere: the raw record itself
 //!   is its disposition, *filtered at the door*.
+//! - What comes when its session was forgotten is *filtered*; for an id that has ended already the ledger counts the first
+//!   end, so a repetition after days is one.
 //! - A repeated id with the same content is dropped and counted as a duplicate. A repeated id with other content is
 //!   quarantined as `content_conflict`; its id has then two records, and the ledger, whose unit is the distinct id, counts
 //!   the first.

@@ -22,6 +22,8 @@ use keys::KeyRing;
 const SESSION: &str = "session";
 /// Name of the sealed memory of earlier groups.
 const MEMORY: &str = "memory";
+/// The mark of a session of which nothing else is kept any more.
+const FORGOTTEN: &str = "forgotten";
 /// The one timer of a session.
 const WAKE: &str = "wake";
 /// Content digests of this many consecutive sequence numbers lie under one name.
@@ -35,6 +37,9 @@ pub mod reason {
     pub const CONSENT_WITHDRAWN: &str = "consent_withdrawn";
     /// After the end of its session, or more than a day after its first event.
     pub const SESSION_ENDED: &str = "session_ended";
+    /// It came when its session was forgotten: nobody can tell any more whether it is a repetition. The ledger takes this
+    /// for the event's end only when it had none.
+    pub const SESSION_FORGOTTEN: &str = "session_forgotten";
     /// Its place in the sequence was given up.
     pub const LATE: &str = "late";
     /// The person's data key was erased.
@@ -171,6 +176,10 @@ fn known_exposure_name(event: EventId) -> String {
 impl Handler {
     fn record(&self, event: RawEvent, value: &Bytes, context: &mut dyn StepContext) -> Handled<()> {
         let header = &event.header;
+        if context.get(FORGOTTEN).is_some() {
+            let is_stub = event.filtered_at_door.is_some();
+            return if is_stub { Ok(()) } else { filter(event.header, reason::SESSION_FORGOTTEN, context) };
+        }
         let mut session = match load_session(context)? {
             Some(session) => session,
             None => Session::new(header.person.clone(), header.received_at, &self.config),
@@ -188,7 +197,10 @@ impl Handler {
     fn timer(&self, context: &mut dyn StepContext) -> Handled<()> {
         match load_session(context)? {
             Some(session) => self.advance(session, context),
-            None => Ok(()),
+            None => {
+                context.delete(FORGOTTEN);
+                Ok(())
+            }
         }
     }
 
@@ -279,7 +291,8 @@ impl Handler {
             for name in context.names("") {
                 context.delete(&name);
             }
-            context.cancel_timer(WAKE);
+            context.put(FORGOTTEN, Bytes::from_static(b"1"));
+            context.set_timer(WAKE, session.forget_at + self.config.mark_for());
             return Ok(());
         }
         if session.memory_until.is_some_and(|until| until <= time) {

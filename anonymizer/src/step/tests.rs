@@ -320,9 +320,17 @@ fn a_session_ends_with_its_end_or_after_a_day() {
     events.iter().for_each(|event| bench.publish(event));
     bench.advance(87_000.0);
     assert_eq!(bench.story(), ["1", "2", "3 filtered session_ended"]);
-    // Forgotten with everything that was kept of it.
+    // Forgotten with everything that was kept of it, but for the mark that there was such a session.
     bench.advance(49.0 * 3600.0);
     let key = RecordKey(bench.secret.record_key(bench.session));
+    assert_eq!(bench.step.state(&key).keys().collect::<Vec<_>>(), [FORGOTTEN]);
+    // A laptop that slept over the weekend sends again what it has no answer for.
+    bench.publish(&events[0]);
+    let mut stub = bench.bare(2, 86_400.0, EventKind::Unknown);
+    stub.filtered_at_door = Some("consent_none".into());
+    bench.publish(&stub);
+    assert_eq!(bench.story()[3..], ["1 filtered session_forgotten"]);
+    bench.advance(49.0 * 3600.0 + 60.0 * 86_400.0);
     assert!(bench.step.state(&key).is_empty() && bench.step.timers(&key).is_empty());
 }
 
