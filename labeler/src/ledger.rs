@@ -4,25 +4,31 @@
 //! erased + lost + pending. The left side is the raw topic; the right side is what the anonymizer decided (clean,
 //! quarantine) or its step gave up (dead letters of the raw topic). Duplicates, a second raw record of an id, are counted
 //! apart. A disposition without a raw record, or a second disposition of an id, is an anomaly: it must never happen, and is
-//! shown when it does.
+//! shown when it does. A dead letter is no second one: what was redriven and came through is clean, not dead-lettered.
+//!
+//! The cut is the ledger's own positions. They move in the transaction of the rows, and what stood in the raw topic when a
+//! disposition was read is written before it, so the equation holds at every cut.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bus::{CommittedRecord, DeadLetter};
+use bus::{CommittedRecord, DeadLetter, Positions};
 use events::avro::{self, AvroError, AvroRecord};
 use events::topics::{DEAD_LETTERS, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
 use events::{CleanEvent, EventHeader, EventKind, QuarantinedEvent, RawEvent, TenantId, Timestamp};
 use metrics::counter;
 use serde::{Deserialize, Serialize};
-use sqlx::{Any, AnyPool, Row, Transaction};
+use sqlx::{Any, AnyPool, Executor, Row, Transaction};
 
 use crate::config::SinkConfig;
-use crate::sink::{BatchLimits, Sink, SinkError};
+use crate::sink::{BatchLimits, Sink, SinkError, stored_positions};
 
 /// Name of the ledger's positions.
 pub const SINK: &str = "ledger";
+
+/// What it reads. The raw topic comes first: what a disposition is about is written before it.
+const TOPICS: [&str; 4] = [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS];
 
 /// Rows in one statement; SQLite takes 32,766 parameters, PostgreSQL 65,535.
 const ROWS: usize = 500;
@@ -44,6 +50,9 @@ impl Ledger {
     }
 }
 
+/// Reason under which the anonymizer filters what may be a repetition of an event that has ended already.
+const REASON_OF_REPETITIONS: &str = "session_forgotten";
+
 /// What one batch says about one event.
 #[derive(Debug, Default)]
 struct Entry {
@@ -57,11 +66,16 @@ struct Entry {
 
 type Entries = BTreeMap<(String, String), Entry>;
 
+/// Of several copies the earliest hour counts, however they lie in batches.
+fn entry_at(entries: &mut Entries, key: (String, String), hour: i64) -> &mut Entry {
+    let entry = entries.entry(key).or_insert_with(|| Entry { received_hour: hour, ..Entry::default() });
+    entry.received_hour = entry.received_hour.min(hour);
+    entry
+}
+
 fn entry<'a>(entries: &'a mut Entries, header: &EventHeader) -> &'a mut Entry {
     let key = (header.tenant.to_string(), header.event_id.to_string());
-    let entry = entries.entry(key).or_default();
-    entry.received_hour = header.received_at.hour().as_micros();
-    entry
+    entry_at(entries, key, header.received_at.hour().as_micros())
 }
 
 fn decided(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
@@ -73,7 +87,8 @@ fn decided(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
 }
 
 /// A disposition that holds only while nothing else is decided about the id: the stub of the door (the raw record is its
-/// own disposition; the same id may also have come whole), or a second event under an id that another one has.
+/// own disposition; the same id may also have come whole), a second event under an id that another one has, what came
+/// when its session was forgotten, or a dead letter, which may be redriven.
 fn decided_weakly(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
     if entry.disposition.is_none() {
         entry.disposition = Some(disposition.to_owned());
@@ -111,8 +126,13 @@ fn collect(records: &[CommittedRecord]) -> Result<(Entries, Vec<(String, Entry)>
             }
         } else if record.topic.ends_with(TELEMETRY_CLEAN) {
             let Some(event) = decode::<CleanEvent>(record)? else { continue };
-            let disposition = event.disposition.as_str();
-            decided(entry(&mut entries, &event.header), disposition, event.reason.as_deref());
+            let (disposition, reason) = (event.disposition.as_str(), event.reason.as_deref());
+            let entry = entry(&mut entries, &event.header);
+            if reason == Some(REASON_OF_REPETITIONS) {
+                decided_weakly(entry, disposition, reason);
+            } else {
+                decided(entry, disposition, reason);
+            }
         } else if record.topic.ends_with(TELEMETRY_QUARANTINE) {
             let Some(event) = decode::<QuarantinedEvent>(record)? else { continue };
             let entry = entry(&mut entries, &event.header);
@@ -136,7 +156,7 @@ fn collect(records: &[CommittedRecord]) -> Result<(Entries, Vec<(String, Entry)>
             }
             for affected in letter.affected {
                 let mut entry = Entry { received_hour: affected.received_at.hour().as_micros(), ..Entry::default() };
-                decided(&mut entry, "dead_lettered", Some(&letter.reason));
+                decided_weakly(&mut entry, "dead_lettered", Some(&letter.reason));
                 of_unknown_tenant.push((affected.event_id, entry));
             }
         }
@@ -151,7 +171,7 @@ impl Sink for Ledger {
     }
 
     fn topics(&self) -> Vec<String> {
-        [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS].map(str::to_owned).to_vec()
+        TOPICS.map(str::to_owned).to_vec()
     }
 
     fn limits(&self) -> BatchLimits {
@@ -176,9 +196,8 @@ impl Sink for Ledger {
                     .fetch_optional(&mut **transaction)
                     .await?;
             let tenant = tenant.unwrap_or_else(|| TenantId::default().to_string());
-            let known = entries.entry((tenant, event_id)).or_default();
-            known.received_hour = entry.received_hour;
-            decided(known, "dead_lettered", entry.reason.as_deref());
+            let known = entry_at(&mut entries, (tenant, event_id), entry.received_hour);
+            decided_weakly(known, "dead_lettered", entry.reason.as_deref());
         }
         let entries: Vec<((String, String), Entry)> = entries.into_iter().collect();
         for chunk in entries.chunks(ROWS) {
@@ -215,6 +234,8 @@ async fn upsert(
         " ON CONFLICT (tenant, event_id) DO UPDATE SET \
          entered = COALESCE(ledger_events.entered, excluded.entered), \
          copies = ledger_events.copies + excluded.copies, \
+         received_hour = CASE WHEN excluded.received_hour < ledger_events.received_hour \
+         THEN excluded.received_hour ELSE ledger_events.received_hour END, \
          reason = CASE WHEN ledger_events.disposition IS NULL \
          OR (ledger_events.dispositions = 0 AND excluded.dispositions > 0) \
          THEN excluded.reason ELSE ledger_events.reason END, \
@@ -325,6 +346,30 @@ struct Counts {
     dispositions_beyond_one: i64,
 }
 
+/// The equation of a tenant and the cut at which it was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Up to where the ledger has read each of its topics.
+    pub cut: BTreeMap<String, Positions>,
+    /// The equation there.
+    pub totals: LedgerTotals,
+}
+
+/// Totals and cut as one state of the database.
+///
+/// # Errors
+/// A database that fails, or a stored position that cannot be read.
+pub async fn statement(pool: &AnyPool, tenant: &TenantId) -> Result<Statement, SinkError> {
+    let mut transaction = migrations::begin_read(pool).await?;
+    let mut cut = BTreeMap::new();
+    for topic in TOPICS {
+        cut.insert(topic.to_owned(), stored_positions(&mut *transaction, SINK, topic).await?);
+    }
+    let hours = by_hour(&mut *transaction, tenant, None).await?;
+    transaction.commit().await?;
+    Ok(Statement { cut, totals: hours.into_values().fold(LedgerTotals::default(), merged) })
+}
+
 /// The totals of a tenant over all hours.
 ///
 /// # Errors
@@ -345,8 +390,8 @@ pub async fn hours(
     by_hour(pool, tenant, from).await
 }
 
-async fn by_hour(
-    pool: &AnyPool,
+async fn by_hour<'c>(
+    database: impl Executor<'c, Database = Any>,
     tenant: &TenantId,
     from: Option<Timestamp>,
 ) -> Result<BTreeMap<Timestamp, LedgerTotals>, sqlx::Error> {
@@ -362,7 +407,7 @@ async fn by_hour(
     )
     .bind(tenant.as_str())
     .bind(from.map_or(i64::MIN, |from| from.hour().as_micros()))
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     let mut hours: BTreeMap<Timestamp, LedgerTotals> = BTreeMap::new();
     for row in rows {

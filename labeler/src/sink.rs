@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bus::{Bus, BusError, CommittedRecord, Positions, Tail};
 use metrics::{counter, gauge};
-use sqlx::{Any, AnyPool, Transaction};
+use sqlx::{Any, AnyPool, Executor, Transaction};
 use tokio_util::sync::CancellationToken;
 
 /// Longest pause between attempts after a failure.
@@ -120,8 +120,13 @@ pub async fn run_sink(
         let result = follow(&*bus, &pool, &mut *sink, &shutdown).await;
         let Err(error) = result else { return Ok(()) };
         counter!("flywheel_labeler_sink_failures_total", "sink" => sink.name().to_owned()).increment(1);
-        if error.is_final() || shutdown.is_cancelled() {
+        if error.is_final() {
             return Err(error);
+        }
+        if shutdown.is_cancelled() {
+            // The positions did not move: whoever starts next goes on from them.
+            tracing::warn!(sink = sink.name(), %error, "the sink ends with an attempt that failed");
+            return Ok(());
         }
         tracing::warn!(sink = sink.name(), %error, "the sink goes on from its stored positions after a pause");
         if started.elapsed() > LONGEST_PAUSE {
@@ -169,9 +174,7 @@ async fn follow(
             let cut = bus.end_positions(&first.topic).await?;
             while !first.tail.positions().reached(&cut) {
                 let had_room = read(first, limits, Duration::ZERO).await?;
-                if is_due(first, limits) || !had_room {
-                    flush(pool, sink, first).await?;
-                }
+                flush(pool, sink, first, limits, !had_room).await?;
                 if !had_room && !first.tail.positions().reached(&cut) {
                     // Only control records are left before the cut, or the tail needs a moment.
                     if !read(first, limits, wait).await? {
@@ -179,16 +182,14 @@ async fn follow(
                     }
                 }
             }
-            flush(pool, sink, first).await?;
+            flush(pool, sink, first, limits, true).await?;
             for source in later.iter_mut() {
-                flush(pool, sink, source).await?;
+                flush(pool, sink, source, limits, true).await?;
             }
             continue;
         }
         let got = read(first, limits, if stopping { Duration::ZERO } else { wait }).await?;
-        if is_due(first, limits) || (stopping && !first.batch.is_empty()) {
-            flush(pool, sink, first).await?;
-        }
+        flush(pool, sink, first, limits, stopping).await?;
         if stopping && !got {
             return Ok(());
         }
@@ -220,44 +221,67 @@ fn is_due(source: &Source, limits: BatchLimits) -> bool {
             || source.since.elapsed() >= limits.age)
 }
 
-async fn flush(pool: &AnyPool, sink: &mut dyn Sink, source: &mut Source) -> Result<(), SinkError> {
-    if source.batch.is_empty() {
-        return Ok(());
-    }
-    let mut next = source.stored.clone();
-    for record in &source.batch {
-        next.advance_past(record);
-    }
-    sink.store(&source.batch).await?;
-    let mut transaction = migrations::begin_write(pool).await?;
-    sink.write(&mut transaction, &source.batch).await?;
-    move_positions(&mut transaction, sink.name(), &source.topic, &source.stored, &next).await?;
-    transaction.commit().await?;
-    let name = sink.name().to_owned();
-    counter!("flywheel_labeler_sink_records_total", "sink" => name.clone(), "topic" => source.topic.clone())
-        .increment(u64::try_from(source.batch.len()).unwrap_or(u64::MAX));
-    gauge!("flywheel_labeler_sink_batch_records", "sink" => name)
-        .set(f64::from(u32::try_from(source.batch.len()).unwrap_or(u32::MAX)));
-    source.stored = next;
-    source.batch.clear();
-    source.batch_bytes = 0;
-    // Retention may run behind; the truth stands in the database.
-    if let Err(error) = source.tail.commit(&source.stored).await {
-        tracing::warn!(%error, topic = source.topic, "the bus did not take the positions of a sink");
+/// Writes batches within the limits while one is due; `everything`, whatever was read.
+async fn flush(
+    pool: &AnyPool,
+    sink: &mut dyn Sink,
+    source: &mut Source,
+    limits: BatchLimits,
+    everything: bool,
+) -> Result<(), SinkError> {
+    while !source.batch.is_empty() && (everything || is_due(source, limits)) {
+        let rest = source.batch.split_off(fitting(&source.batch, limits));
+        let batch = std::mem::replace(&mut source.batch, rest);
+        source.batch_bytes = source.batch.iter().map(|record| record.value.len()).sum();
+        let mut next = source.stored.clone();
+        for record in &batch {
+            next.advance_past(record);
+        }
+        sink.store(&batch).await?;
+        let mut transaction = migrations::begin_write(pool).await?;
+        // First, so that whoever was overtaken learns it before it writes what stands there already.
+        move_positions(&mut transaction, sink.name(), &source.topic, &source.stored, &next).await?;
+        sink.write(&mut transaction, &batch).await?;
+        transaction.commit().await?;
+        let name = sink.name().to_owned();
+        counter!("flywheel_labeler_sink_records_total", "sink" => name.clone(), "topic" => source.topic.clone())
+            .increment(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+        gauge!("flywheel_labeler_sink_batch_records", "sink" => name)
+            .set(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
+        source.stored = next;
+        // Retention may run behind; the truth stands in the database.
+        if let Err(error) = source.tail.commit(&source.stored).await {
+            tracing::warn!(%error, topic = source.topic, "the bus did not take the positions of a sink");
+        }
     }
     Ok(())
+}
+
+/// How many of the records make one batch: the last one of them reaches a limit. A read may bring more than that.
+fn fitting(records: &[CommittedRecord], limits: BatchLimits) -> usize {
+    let mut bytes = 0;
+    let fits = |record: &&CommittedRecord| {
+        let has_room = bytes < limits.bytes;
+        bytes += record.value.len();
+        has_room
+    };
+    records.iter().take(limits.records).take_while(fits).count().max(1)
 }
 
 /// Where a sink goes on in a topic.
 ///
 /// # Errors
 /// A database that fails, or a position that cannot be read.
-pub async fn stored_positions(pool: &AnyPool, sink: &str, topic: &str) -> Result<Positions, SinkError> {
+pub async fn stored_positions<'c>(
+    database: impl Executor<'c, Database = Any>,
+    sink: &str,
+    topic: &str,
+) -> Result<Positions, SinkError> {
     let rows: Vec<(i64, String)> =
         sqlx::query_as("SELECT partition_index, next_position FROM sink_positions WHERE sink = $1 AND topic = $2")
             .bind(sink)
             .bind(topic)
-            .fetch_all(pool)
+            .fetch_all(database)
             .await?;
     rows.into_iter()
         .map(|(partition, position)| {

@@ -15,4 +15,4 @@ mod transaction;
 pub use connect::{Backend, backend, connect, sqlite_url};
 pub use error::MigrationsError;
 pub use migrate::{check, migrate};
-pub use transaction::{begin_write, is_conflict};
+pub use transaction::{begin_read, begin_write, is_conflict};

@@ -17,6 +17,17 @@ pub async fn begin_write(pool: &AnyPool) -> Result<Transaction<'static, Any>, sq
     }
 }
 
+/// Begins a transaction in which every read sees the same state of the database.
+///
+/// # Errors
+/// No connection.
+pub async fn begin_read(pool: &AnyPool) -> Result<Transaction<'static, Any>, sqlx::Error> {
+    match backend(pool) {
+        Backend::Sqlite => pool.begin_with("BEGIN").await,
+        Backend::Postgres => pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await,
+    }
+}
+
 /// Whether the same transaction may succeed when tried again: a serialization failure or deadlock on PostgreSQL, a
 /// busy or locked database on SQLite.
 #[must_use]
