@@ -2,8 +2,8 @@
 //! that the same log gives the same pairs; a repository without a rule is never trained on.
 //!
 //! Kind [`CONTROL_KIND`]; subject `TENANT/REPOSITORY`, where the repository is written as the model sees it (rendered by
-//! the anonymizer's shape), or `TENANT/*` for every repository of the tenant; value = the audience. An empty value takes the
-//! rule back. A rule of its own goes before `*`.
+//! the anonymizer's shape), or `TENANT/PREFIX*` for every repository whose name begins so; value = the audience. An empty
+//! value takes the rule back, a value that is no audience denies. The exact name goes before the longest prefix.
 
 use bus::{Bus, PublishError, StepContext};
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use events::{Audience, TenantId};
 /// Kind of the control records.
 pub const CONTROL_KIND: &str = "audience";
 
-/// The subject of the rule for a repository; `*` for all of the tenant's.
+/// The subject of the rule for a repository; `acme/*` for all whose names begin with `acme/`, `*` for all of the tenant's.
 #[must_use]
 pub fn subject(tenant: &TenantId, repository: &str) -> String {
     format!("{tenant}/{repository}")
@@ -33,9 +33,15 @@ pub async fn publish_rule(
     bus.publish_control(TELEMETRY_CLEAN, CONTROL_KIND, &subject(tenant, repository), value).await
 }
 
-/// The audience of a repository; none: never trained on.
+/// The audience of a repository; none: never trained on. Not even `*` covers a repository without a name.
 pub(crate) fn of_repository(context: &dyn StepContext, tenant: &TenantId, repository: &str) -> Option<Audience> {
+    if repository.is_empty() {
+        return None;
+    }
     let rule = |repository: &str| context.control(CONTROL_KIND, &subject(tenant, repository));
-    let value = rule(repository).filter(|_| !repository.is_empty()).or_else(|| rule("*"))?;
+    let shorter = repository.char_indices().map(|(end, _)| end).rev();
+    let ends = std::iter::once(repository.len()).chain(shorter);
+    let prefixed = || ends.map(|end| format!("{}*", &repository[..end])).find_map(|prefix| rule(&prefix));
+    let value = rule(repository).or_else(prefixed)?;
     std::str::from_utf8(&value).ok()?.parse().ok()
 }
