@@ -7,8 +7,8 @@ use crate::lexing::lexemes;
 /// Beyond this many cells of the table the middle counts as replaced whole. About 4,000 changed lexemes a side.
 const MOST_CELLS: usize = 16_000_000;
 
-/// Pairs of equal items (left index, right index), ascending in both: a longest common subsequence. Of several, the one
-/// that takes left items as early as possible; a function of its input alone.
+/// Pairs of equal items (left index, right index), ascending in both: a longest common subsequence; a function of its
+/// input alone.
 #[must_use]
 pub fn common_subsequence<T: PartialEq>(left: &[T], right: &[T]) -> Vec<(usize, usize)> {
     let prefix = left.iter().zip(right).take_while(|(a, b)| a == b).count();
@@ -42,7 +42,22 @@ pub fn common_subsequence<T: PartialEq>(left: &[T], right: &[T]) -> Vec<(usize, 
     }
     let (left_end, right_end) = (left.len() - suffix, right.len() - suffix);
     pairs.extend((0..suffix).map(|index| (left_end + index, right_end + index)));
+    slide(left, right, &mut pairs);
     pairs
+}
+
+/// Moves what was only inserted or only removed as far back as it goes: of `f(x)` and `f(x).g()`, `.g()` was inserted, not
+/// `).g(`. So what stood there before is told from what came next.
+fn slide<T: PartialEq>(left: &[T], right: &[T], pairs: &mut [(usize, usize)]) {
+    let (mut next_left, mut next_right) = (0, 0);
+    for pair in pairs {
+        if pair.0 == next_left && pair.1 > next_right && right[next_right] == left[pair.0] {
+            pair.1 = next_right;
+        } else if pair.1 == next_right && pair.0 > next_left && left[next_left] == right[pair.1] {
+            pair.0 = next_left;
+        }
+        (next_left, next_right) = (pair.0 + 1, pair.1 + 1);
+    }
 }
 
 /// A replacement of bytes of a base text.
@@ -177,5 +192,8 @@ mod tests {
             [("f".to_owned(), "g".to_owned()), ("f".to_owned(), "g".to_owned())]
         );
         assert_eq!(changes("f(a, b)", "f(b, a)"), [("a, b".to_owned(), "b, a".to_owned())]);
+        assert_eq!(changes("f(x);", "f(x).g();"), [(String::new(), ".g()".to_owned())]);
+        assert_eq!(changes("f(x).g();", "f(x);"), [(".g()".to_owned(), String::new())]);
+        assert_eq!(changes("a\nb\n", "a\nc\nb\n"), [(String::new(), "c\n".to_owned())]);
     }
 }

@@ -65,9 +65,10 @@ pub struct Evidence {
     pub dismissed: bool,
     /// See [`Typed`].
     pub typed: Typed,
-    /// The next visible step was dismissed after the ones before it were accepted, and its place is unchanged.
+    /// The next visible step was dismissed, or its place was visited, after the ones before it were accepted; its place
+    /// is unchanged.
     pub stopped: bool,
-    /// Whether anything in the whole window was changed after the decision, by whatever origin.
+    /// Whether anything in the whole window was changed after the decision, by whatever origin, or nobody looked.
     pub window_changed: bool,
     /// Whether the opportunity is closed: what stands now stands at close.
     pub closed: bool,
@@ -84,7 +85,7 @@ pub enum Label {
     Positive(PairReason),
     /// Chosen = what was typed, rejected = `NO_EDIT`.
     Missed,
-    /// Calibration data, no pair.
+    /// Calibration data of weight 0, no pair.
     SilenceConfirmed,
     /// No label, and none will come.
     NoLabel,
@@ -99,7 +100,8 @@ impl Label {
         match self {
             Self::Correction(reason) | Self::Rejection(reason) | Self::Positive(reason) => Some(reason),
             Self::Missed => Some(PairReason::Missed),
-            Self::SilenceConfirmed | Self::NoLabel | Self::Wait => None,
+            Self::SilenceConfirmed => Some(PairReason::SilenceConfirmed),
+            Self::NoLabel | Self::Wait => None,
         }
     }
 }
@@ -130,12 +132,12 @@ pub static TABLE: &[Row] = &[
     Row { what_happened: "Tab, undone or deleted or rewritten, and something else typed there",
           matches: |e| e.acceptance == Whole && e.fate == Undone && e.typed == SomethingElse,
           label: Correction(Reason::AcceptedThenUndone) },
+    Row { what_happened: "Tab, then Esc or work at the next visible step, whose place is unchanged at close",
+          matches: |e| e.acceptance == Whole && e.stopped && e.typed == Nothing && e.closed,
+          label: Correction(Reason::AcceptedThenModified) },
     Row { what_happened: "Tab, undone or deleted or rewritten before close",
           matches: |e| e.acceptance == Whole && e.fate == Undone && e.closed,
           label: Rejection(Reason::AcceptedThenUndone) },
-    Row { what_happened: "Tab, still there, and Esc at the next visible step, whose place is unchanged at close",
-          matches: |e| e.acceptance == Whole && e.fate == Kept && e.stopped && e.typed == Nothing && e.closed,
-          label: Correction(Reason::AcceptedThenModified) },
     Row { what_happened: "Tab, still there at close",
           matches: |e| e.acceptance == Whole && e.fate == Kept && e.closed,
           label: Positive(Reason::AcceptedKept) },
@@ -270,6 +272,7 @@ mod tests {
             (Evidence { fate: Undone, ..accepted }, Rejection(Reason::AcceptedThenUndone)),
             (accepted, Positive(Reason::AcceptedKept)),
             (Evidence { stopped: true, ..accepted }, Correction(Reason::AcceptedThenModified)),
+            (Evidence { stopped: true, fate: Undone, ..accepted }, Correction(Reason::AcceptedThenModified)),
             (Evidence { acceptance: Partial, typed: SomethingElse, ..accepted }, Correction(Reason::AcceptedPartially)),
             (Evidence { dismissed: true, typed: SameFirstAction, ..visible }, Positive(Reason::TypedThrough)),
             (Evidence { typed: SameFirstAction, ..visible }, Positive(Reason::TypedThrough)),

@@ -45,6 +45,8 @@ pub struct TrackedWindow {
     encoding: OffsetEncoding,
     /// Bytes of the current text that an episode watches.
     watched: Range<usize>,
+    /// Places of the current text at which something may happen later.
+    sites: Vec<Range<usize>>,
     lost: bool,
 }
 
@@ -80,7 +82,7 @@ impl TrackedWindow {
     /// A window whose first unit stands at `start` of the document, watched whole.
     #[must_use]
     pub fn new(text: &str, start: u64, encoding: OffsetEncoding) -> Self {
-        Self { text: text.to_owned(), start, encoding, watched: 0..text.len(), lost: false }
+        Self { text: text.to_owned(), start, encoding, watched: 0..text.len(), sites: Vec::new(), lost: false }
     }
 
     /// Watches `range` of the current text only.
@@ -88,6 +90,19 @@ impl TrackedWindow {
     pub fn watching(mut self, range: Range<usize>) -> Self {
         self.watched = range.start.min(self.text.len())..range.end.min(self.text.len());
         self
+    }
+
+    /// Follows `sites` of the current text too.
+    #[must_use]
+    pub fn following(mut self, sites: Vec<Range<usize>>) -> Self {
+        self.sites = sites;
+        self
+    }
+
+    /// Numbers of the followed sites that a range of the current text touches.
+    pub fn sites_touched<'a>(&'a self, range: &'a Range<usize>) -> impl Iterator<Item = usize> + 'a {
+        let touches = |site: &Range<usize>| range.start <= site.end && site.start <= range.end;
+        self.sites.iter().enumerate().filter(move |(_, site)| touches(site)).map(|(number, _)| number)
     }
 
     /// How offsets of the client count.
@@ -118,18 +133,6 @@ impl TrackedWindow {
     #[must_use]
     pub fn is_watched(&self, range: &Range<usize>) -> bool {
         range.start <= self.watched.end && self.watched.start <= range.end
-    }
-
-    /// Whether the edit stands in the text already and its old text does not: it was made before the window was read.
-    #[must_use]
-    pub fn already_contains(&self, edit: &ReportedEdit<'_>) -> bool {
-        let Some(start) = edit.start.checked_sub(self.start).and_then(|at| byte_at(self.encoding, &self.text, at))
-        else {
-            return false;
-        };
-        let rest = &self.text[start..];
-        let holds_old = !edit.old_text.is_empty() && rest.starts_with(edit.old_text);
-        !edit.new_text.is_empty() && rest.starts_with(edit.new_text) && !holds_old
     }
 
     /// Follows one edit of the same file.
@@ -178,13 +181,8 @@ impl TrackedWindow {
         }
         self.text.replace_range(range.clone(), new_text);
         let written = range.start..range.start + new_text.len();
-        let moved = |place: usize| if place >= range.end { place - range.len() + new_text.len() } else { place };
-        if range.start <= self.watched.end && self.watched.start <= range.end {
-            // Touching: the watched range grows with what is written there.
-            let end = if self.watched.end <= range.end { written.end } else { moved(self.watched.end) };
-            self.watched = self.watched.start.min(range.start)..end.max(written.end);
-        } else if range.end <= self.watched.start {
-            self.watched = moved(self.watched.start)..moved(self.watched.end);
+        for place in std::iter::once(&mut self.watched).chain(&mut self.sites) {
+            *place = followed(place, &range, new_text.len());
         }
         Applied::Inside { replaced: range, written }
     }
@@ -194,6 +192,17 @@ impl TrackedWindow {
         self.lost = true;
         Applied::Lost
     }
+}
+
+/// Where `place` is once `replaced` has become `length` bytes. Where they touch it grows with what is written there.
+fn followed(place: &Range<usize>, replaced: &Range<usize>, length: usize) -> Range<usize> {
+    let moved = |at: usize| if at >= replaced.end { at - replaced.len() + length } else { at };
+    if replaced.start <= place.end && place.start <= replaced.end {
+        let written_end = replaced.start + length;
+        let end = if place.end <= replaced.end { written_end } else { moved(place.end) };
+        return place.start.min(replaced.start)..end.max(written_end);
+    }
+    if replaced.end <= place.start { moved(place.start)..moved(place.end) } else { place.clone() }
 }
 
 /// Whole lines inserted just above the window do not become part of it.
@@ -248,6 +257,19 @@ mod tests {
         assert_eq!(window.apply(&edit(13, "b", "é")), Applied::Inside { replaced: 0..1, written: 0..2 });
         assert_eq!(window.text(), "é\nc\n");
         assert!(!window.is_lost());
+    }
+
+    #[test]
+    fn sites_move_with_the_text_and_tell_who_touches_them() {
+        let text = "f(a);\ng(b);\n";
+        let mut window = TrackedWindow::new(text, 0, OffsetEncoding::Utf8).following(vec![2..3, 8..9]);
+        assert_eq!(window.sites_touched(&(0..1)).count(), 0);
+        window.replace(0..1, "fetch");
+        assert_eq!(window.sites_touched(&(6..7)).collect::<Vec<_>>(), [0]);
+        window.replace(6..7, "xyz");
+        assert_eq!(&window.text()[14..15], "b");
+        assert_eq!(window.sites_touched(&(14..14)).collect::<Vec<_>>(), [1]);
+        assert_eq!(window.sites_touched(&(0..14)).collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::kept::{Kept, kept};
 use crate::lexing::equal_after_lexing;
 use crate::policy::LabelPolicy;
 use crate::replay::{Pause, Replay, replay, start_is_known};
-use crate::story::{ExposureText, Story, What};
+use crate::story::{ExposureText, Fact, Story, What};
 
 /// Utility of an accepted suggestion of which at least half stands at close.
 pub const UTILITY_ACCEPTED: f64 = 0.75;
@@ -86,8 +86,8 @@ pub fn judge(story: &Story, closed: bool, policy: &LabelPolicy) -> Verdict {
     let Some(exposure) = &story.answer.text else {
         return if closed { Verdict::NoPair("no_text") } else { Verdict::Waiting };
     };
-    if !closed && !start_is_known(story) {
-        return Verdict::Waiting;
+    if !start_is_known(story) {
+        return if closed { Verdict::NoPair("decision_time_unknown") } else { Verdict::Waiting };
     }
     let everything = signals(story, i64::MAX, policy);
     let replay = replay(story, exposure, everything.visible, policy);
@@ -116,7 +116,6 @@ fn at_pause(
     match row.label {
         Label::Wait => Verdict::Waiting,
         Label::NoLabel => Verdict::NoPair("no_label"),
-        Label::SilenceConfirmed => Verdict::NoPair("silence_confirmed"),
         label => case.conclude(label, &evidence),
     }
 }
@@ -156,7 +155,10 @@ impl Case<'_> {
             .dismissed
             .is_some_and(|(_, sequence)| self.closed || !self.pause.by_hand || sequence < self.pause.last_sequence);
         let stands_changed = self.standing().is_none_or(|standing| !self.is_unchanged(standing));
-        let window_changed = self.pause.window_changed || (self.pause.accepted.is_none() && stands_changed);
+        // Silence that nobody looked at afterwards is not confirmed.
+        let unobserved = self.closed && self.replay.look.is_none();
+        let window_changed =
+            self.pause.window_changed || unobserved || (signals.acceptance == Acceptance::None && stands_changed);
         Evidence {
             acceptance: signals.acceptance,
             fate: self.fate(),
@@ -214,7 +216,7 @@ impl Case<'_> {
         }
         if let (Some((_, accepted)), Some(text)) = (&pause.accepted, &pause.made) {
             let same = equal_after_lexing(&self.context().language, accepted, text);
-            return if same { Typed::Nothing } else { Typed::SomethingElse };
+            return if same || self.only_took_back(&made) { Typed::Nothing } else { Typed::SomethingElse };
         }
         let Some(first) = self.exposure.actions.first().filter(|_| self.signals.visibility != Visibility::NotServed)
         else {
@@ -238,6 +240,15 @@ impl Case<'_> {
                 if unfinished && !self.closed { Typed::Unclear } else { Typed::SomethingElse }
             }
         }
+    }
+
+    /// Whether what was made is the beginning of what was served and nothing of the developer's own: later steps were
+    /// taken back.
+    fn only_took_back(&self, made: &ActionList) -> bool {
+        let served = ActionList { actions: self.visible_actions().to_vec(), closed: false };
+        let closed = ActionList { actions: made.actions.clone(), closed: true };
+        divergence(self.context(), &closed, &served)
+            .is_some_and(|parted| parted.chosen.actions.is_empty() && !parted.shared.is_empty())
     }
 
     fn base_with(&self, actions: &[EditAction]) -> Option<String> {
@@ -284,17 +295,20 @@ impl Case<'_> {
         })
     }
 
-    /// Whether STOP is evidenced: Esc at the next visible step, whose place is unchanged.
+    /// Whether STOP is evidenced: the accepted steps stand, and at the place of the next visible one the developer pressed
+    /// Esc or was at work, yet it is unchanged.
     fn stopped(&self) -> bool {
-        let accepted = self.signals.accepted_actions;
-        let dismissed_next = self
-            .signals
-            .dismissed
-            .is_some_and(|(index, _)| usize::try_from(index).is_ok_and(|index| index == accepted));
-        if accepted == 0 || !dismissed_next || self.visible_actions().len() <= accepted {
+        if self.signals.accepted_actions == 0 {
             return false;
         }
-        self.stop_divergence().is_some()
+        let Some(next) = self.stop_divergence().and_then(|parted| parted.rejected.actions.into_iter().next()) else {
+            return false;
+        };
+        self.visible_actions().iter().enumerate().any(|(index, action)| {
+            let dismissed =
+                self.signals.dismissed.is_some_and(|(at, _)| usize::try_from(at).is_ok_and(|at| at == index));
+            action.range.touches(next.range) && (dismissed || self.replay.visited.contains(&index))
+        })
     }
 
     fn stop_divergence(&self) -> Option<Divergence> {
@@ -329,7 +343,11 @@ impl Case<'_> {
                 }
             }
             Label::Positive(_) => return self.positive(reason),
-            Label::SilenceConfirmed | Label::NoLabel | Label::Wait => None,
+            // No pair: nothing was rejected. The record carries the context for those who must know where silence is right.
+            Label::SilenceConfirmed => {
+                return self.pair(reason, -1, Sides { chosen: Some(nothing()), ..Sides::default() });
+            }
+            Label::NoLabel | Label::Wait => None,
         };
         let Some(parted) = parted else { return Verdict::NoPair("identical_effect") };
         let index = if label == Label::Missed { -1 } else { i32::try_from(parted.point.action_index).unwrap_or(0) };
@@ -379,6 +397,8 @@ impl Case<'_> {
         let weight = match reason {
             PairReason::TypedThrough => self.policy.typed_through_weight,
             PairReason::TypedAgainst => self.policy.typed_against_weight,
+            // Calibration data: no training batch takes weight 0.
+            PairReason::SilenceConfirmed => 0.0,
             _ => 1.0,
         };
         let until = if self.closed { i64::MAX } else { self.pause.settled_ms };
@@ -424,7 +444,10 @@ fn signals(story: &Story, until_ms: i64, policy: &LabelPolicy) -> Signals {
     let mut accepted_whole: Vec<i32> = Vec::new();
     let (mut first_units, mut first_partial) = (0_u64, false);
     let (mut shown_ms, mut visible_for, mut visible, mut dismissed) = (None::<i64>, None::<i64>, 1, None);
-    for fact in story.facts.iter().filter(|fact| fact.monotonic_ms <= until_ms && story.is_about_answer(fact)) {
+    // Nobody can have seen, taken or refused what was not delivered, whatever a client says.
+    let delivered = story.answer.receipt.decision == Decision::Shown;
+    let told = |fact: &&Fact| delivered && fact.monotonic_ms <= until_ms && story.is_about_answer(fact);
+    for fact in story.facts.iter().filter(told) {
         match fact.what {
             What::Shown { actions_visible } => {
                 shown_ms = Some(shown_ms.map_or(fact.monotonic_ms, |first| first.min(fact.monotonic_ms)));
@@ -467,7 +490,7 @@ fn signals(story: &Story, until_ms: i64, policy: &LabelPolicy) -> Signals {
     let accepted_actions = (0..).take_while(|index| accepted_whole.contains(index)).take(accepted_whole.len()).count();
     let was_handled = acceptance != Acceptance::None || !accepted_whole.is_empty() || dismissed.is_some();
     let visible_ms = visible_for.or_else(|| shown_ms.map(|shown| first_edit_after(story, shown) - shown));
-    let visibility = if story.answer.receipt.decision != Decision::Shown {
+    let visibility = if !delivered {
         Visibility::NotServed
     } else if was_handled {
         Visibility::Visible

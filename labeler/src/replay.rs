@@ -1,5 +1,6 @@
 //! What happened in a suggestion's region, replayed from the reports: the text at every pause, and by whose hand.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use events::{Decision, EditAction, Origin, Timestamp, apply_actions};
@@ -46,6 +47,8 @@ pub struct Replay {
     pub region: Range<usize>,
     /// Text of the last look, if it was taken after the last edit of the window.
     pub look: Option<String>,
+    /// Numbers of the visible actions whose places the developer's hand changed, whatever became of the change.
+    pub visited: BTreeSet<usize>,
 }
 
 /// Where edits after the decision begin.
@@ -55,17 +58,16 @@ enum Start {
     Sequence(i64),
     /// At this time of the client.
     Monotonic(i64),
-    /// Received after serving answered; edits that the window shows already are left out.
-    Received(Timestamp),
 }
 
-/// Whether it can be told which edits came after the decision. For silence only a look tells before close.
+/// Whether it can be told which edits came after the decision. For silence only a look tells: times of arrival decide
+/// nothing.
 #[must_use]
 pub fn start_is_known(story: &Story) -> bool {
-    !matches!(start_of(story), Start::Received(_))
+    start_of(story).is_some()
 }
 
-fn start_of(story: &Story) -> Start {
+fn start_of(story: &Story) -> Option<Start> {
     let is_signal = |fact: &&Fact| match fact.what {
         What::Edit { origin, .. } => origin == Origin::Suggestion && is_ours(story, fact),
         What::Look { .. } => false,
@@ -76,7 +78,7 @@ fn start_of(story: &Story) -> Start {
         What::Look { delay_s, .. } => Some(Start::Monotonic(fact.monotonic_ms - i64::from(delay_s) * 1000)),
         _ => None,
     });
-    signal.or(look).unwrap_or(Start::Received(story.answer.first_received_at))
+    signal.or(look)
 }
 
 fn is_ours(story: &Story, fact: &Fact) -> bool {
@@ -109,6 +111,7 @@ struct Replayer<'a> {
     last_received_at: Option<Timestamp>,
     altered: bool,
     look: Option<String>,
+    visited: BTreeSet<usize>,
     pauses: Vec<Pause>,
 }
 
@@ -120,7 +123,9 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
     let mut replayer = Replayer {
         policy,
         language: &exposure.context.language,
-        window: TrackedWindow::new(base, exposure.window_start_offset, story.answer.encoding).watching(region.clone()),
+        window: TrackedWindow::new(base, exposure.window_start_offset, story.answer.encoding)
+            .watching(region.clone())
+            .following(sites_of(exposure, visible)),
         follows_acceptance_edits: story
             .facts
             .iter()
@@ -137,18 +142,18 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
         last_received_at: None,
         altered: exposure.altered,
         look: None,
+        visited: BTreeSet::new(),
         pauses: Vec::new(),
     };
     let start = start_of(story);
     let close_ms = story.opened_ms().map_or(i64::MAX, |opened| opened.saturating_add(policy.close_ms));
-    let mut nothing_applied = true;
     for fact in &story.facts {
         match &fact.what {
             What::Edit { origin, text } => {
                 let is_after = match start {
-                    Start::Sequence(sequence) => fact.sequence > sequence,
-                    Start::Monotonic(monotonic) => fact.monotonic_ms >= monotonic,
-                    Start::Received(received) => fact.received_at >= received,
+                    Some(Start::Sequence(sequence)) => fact.sequence > sequence,
+                    Some(Start::Monotonic(monotonic)) => fact.monotonic_ms >= monotonic,
+                    None => false,
                 };
                 if !is_after || fact.monotonic_ms > close_ms {
                     continue;
@@ -161,13 +166,7 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
                 if text.path != exposure.context.path {
                     continue;
                 }
-                let reported = reported(text);
-                let guess = matches!(start, Start::Received(_));
-                if guess && nothing_applied && replayer.window.already_contains(&reported) {
-                    continue;
-                }
-                nothing_applied = false;
-                replayer.edit(fact, *origin, is_ours(story, fact), &reported);
+                replayer.edit(fact, *origin, is_ours(story, fact), &reported(text));
             }
             What::Accepted { action_index, accepted_length } if story.is_about_answer(fact) => {
                 replayer.acceptance(fact, exposure, *action_index, *accepted_length);
@@ -183,7 +182,25 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
     }
     let last = replayer.state(story.known_until_ms);
     let look = replayer.look.take();
-    Replay { pauses: replayer.pauses, last, region, look }
+    Replay { pauses: replayer.pauses, last, region, look, visited: replayer.visited }
+}
+
+/// The byte of the window's text at which a byte of the document stands.
+fn byte_in_window(exposure: &ExposureText, place: u64) -> Option<usize> {
+    let window = &exposure.context.window;
+    let byte = usize::try_from(place.checked_sub(window.start_byte)?).ok()?;
+    window.text.is_char_boundary(byte).then_some(byte)
+}
+
+/// Where the visible actions stand in the window. One without a place there gets one past its end, which nothing touches.
+fn sites_of(exposure: &ExposureText, visible: usize) -> Vec<Range<usize>> {
+    let nowhere = usize::MAX / 2;
+    let site = |action: &EditAction| {
+        let start = byte_in_window(exposure, action.range.start);
+        let range = start.zip(byte_in_window(exposure, action.range.end)).filter(|(start, end)| start <= end);
+        range.filter(|_| action.path == exposure.context.path).map_or(nowhere..nowhere, |(start, end)| start..end)
+    };
+    exposure.actions.iter().take(visible).map(site).collect()
 }
 
 /// The lines of what was visible and one more each way; the whole window when nothing was served.
@@ -193,13 +210,10 @@ fn region_of(answer: &Answer, exposure: &ExposureText, visible: usize, policy: &
     if answer.receipt.decision != Decision::Shown {
         return whole;
     }
-    let offset = |place: u64| {
-        let place = place.checked_sub(exposure.context.window.start_byte)?;
-        usize::try_from(place).ok().filter(|byte| base.is_char_boundary(*byte))
-    };
     let mut region: Option<Range<usize>> = None;
     for action in exposure.actions.iter().take(visible.max(1)) {
-        let Some((start, end)) = offset(action.range.start).zip(offset(action.range.end)) else { return whole };
+        let place = byte_in_window(exposure, action.range.start).zip(byte_in_window(exposure, action.range.end));
+        let Some((start, end)) = place else { return whole };
         let lines = lines_around(base, start..end.max(start), policy.region_lines);
         region = Some(match region {
             Some(known) => known.start.min(lines.start)..known.end.max(lines.end),
@@ -241,6 +255,7 @@ impl Replayer<'_> {
         match origin {
             Origin::Suggestion if is_ours => self.accepted_now(before),
             Origin::Typed | Origin::Undo => {
+                self.visited.extend(self.window.sites_touched(&written));
                 if let Some(previous) = self.burst.last_mut() {
                     let touches = replaced.start <= previous.written.end && previous.written.start <= replaced.end;
                     let long_pause = fact.monotonic_ms - previous.monotonic_ms >= self.policy.boundary_ms;
