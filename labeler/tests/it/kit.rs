@@ -8,12 +8,12 @@ use bus::testing::ReferenceStep;
 use bus::{Record, RecordKey, StepHandler};
 use bytes::Bytes;
 use events::avro;
-use events::topics::{PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN};
+use events::topics::{PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_RAW};
 use events::{
     Arm, ByteRange, CleanEvent, ConsentTier, DataKey, Decision, Disposition, EditAction, EditContext, EventHeader,
     EventId, EventKind, EventText, ModelVersion, OffsetEncoding, OpportunityId, OpportunityOutcome, Origin, PairText,
-    PersonPseudonym, PreferencePair, Probabilities, Receipt, ReceiptState, SessionId, Sha256Digest, SuggestionId,
-    TenantId, TenantSecret, Timestamp, Window,
+    PersonPseudonym, PreferencePair, Probabilities, RawEvent, Receipt, ReceiptState, Sealed, SessionId, Sha256Digest,
+    SuggestionId, TenantId, TenantSecret, Timestamp, Window,
 };
 use labeler::audience::{CONTROL_KIND, subject};
 use labeler::config::SessionLimits;
@@ -25,16 +25,17 @@ pub(crate) const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
 pub(crate) const REPOSITORY: &str = "repo-a";
 
 /// What all editors of a test share.
+#[derive(Clone)]
 pub(crate) struct World {
     pub(crate) keys: KeyStore,
     pub(crate) pool: sqlx::AnyPool,
     pub(crate) secret: TenantSecret,
-    pub(crate) directory: tempfile::TempDir,
+    pub(crate) directory: Arc<tempfile::TempDir>,
 }
 
 impl World {
     pub(crate) async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Arc::new(tempfile::tempdir().unwrap());
         let url = migrations::sqlite_url(&directory.path().join("flywheel.sqlite"));
         let pool = migrations::connect(&url, 4).await.unwrap();
         migrations::migrate(&pool).await.unwrap();
@@ -96,6 +97,19 @@ impl Labeling {
         }
     }
 
+    /// The own clock goes on.
+    pub(crate) async fn advance(&mut self, now: Timestamp) {
+        loop {
+            let paused = self.step.advance_to(now);
+            if paused.is_empty() {
+                return;
+            }
+            for paused in paused {
+                self.handler.make_available(&paused.dependencies).await;
+            }
+        }
+    }
+
     /// Nothing happens any more for so long that every timer fires.
     pub(crate) async fn finish(&mut self) {
         self.run().await;
@@ -127,12 +141,37 @@ pub(crate) struct Person {
     secret: TenantSecret,
 }
 
+impl Person {
+    /// The event as the door publishes it, with `change` made to its text.
+    pub(crate) fn raw(&self, event: &CleanEvent, change: impl FnOnce(EventText) -> EventText) -> RawEvent {
+        let mut header = event.header.clone();
+        let text = event.sealed.as_ref().map(|sealed| {
+            let text = self.key.open(header.event_id, TELEMETRY_CLEAN, sealed).unwrap();
+            serde_json::to_vec(&change(serde_json::from_slice(&text).unwrap())).unwrap()
+        });
+        let told = serde_json::to_vec(&(&header, &text)).unwrap();
+        header.content_digest = Sha256Digest::of(&told).to_string()[..32].to_owned();
+        let sealed = text.map(|text| self.key.seal(header.event_id, TELEMETRY_RAW, &text));
+        RawEvent { header, filtered_at_door: None, sealed }
+    }
+
+    /// What was sealed for an event of a topic.
+    pub(crate) fn open(&self, event: EventId, topic: &str, sealed: &Sealed) -> Vec<u8> {
+        self.key.open(event, topic, sealed).unwrap()
+    }
+
+    /// Bytes of any kind in place of an event's text.
+    pub(crate) fn seal(&self, event: EventId, plaintext: &[u8]) -> Option<Sealed> {
+        Some(self.key.seal(event, TELEMETRY_RAW, plaintext))
+    }
+}
+
 /// One decision of serving, as the editor knows it.
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) opportunity: OpportunityId,
     pub(crate) receipt: Receipt,
-    actions: Vec<EditAction>,
+    pub(crate) actions: Vec<EditAction>,
 }
 
 /// One session of an editor with one document.
@@ -156,13 +195,18 @@ pub(crate) const DOCUMENT: &str = "use é::😀;\n\nfn main() {\n    let a = get
 impl Editor {
     /// A session whose window is `main` of [`DOCUMENT`].
     pub(crate) fn new(person: &Person, seed: u8) -> Self {
+        Self::over(person, seed, DOCUMENT)
+    }
+
+    /// A session whose window is `main` of a document that ends as [`DOCUMENT`] does.
+    pub(crate) fn over(person: &Person, seed: u8, document: &str) -> Self {
         Self {
             person: person.clone(),
             session: SessionId::from_uuid(uuid::Uuid::from_bytes([seed; 16])),
             sequence: 0,
             now_ms: 1_000,
-            document: DOCUMENT.to_owned(),
-            window_start: DOCUMENT.find("fn main").unwrap(),
+            document: document.to_owned(),
+            window_start: document.find("fn main").unwrap(),
             behind: "\nfn after() {}\n".len(),
             encoding: if seed.is_multiple_of(2) { OffsetEncoding::Utf16 } else { OffsetEncoding::Utf8 },
             counter: 0,

@@ -221,13 +221,57 @@ async fn silent_and_an_edit_there_is_missed() {
 }
 
 #[tokio::test]
-async fn silence_confirmed_is_no_pair() {
+async fn silence_confirmed_is_calibration_data_and_no_pair() {
     let (world, mut editor) = editor(14).await;
     let served = editor.ask(Decision::Silent, vec![]);
     let opened = editor.now_ms;
     editor.looks(&served, opened);
-    let (pairs, outcomes) = label(&world, &editor).await;
-    assert_eq!((pairs.len(), outcomes.len()), (0, 1));
+    let (records, outcomes) = label(&world, &editor).await;
+    assert_eq!((records.len(), outcomes.len()), (1, 1));
+    let record = &records[0];
+    assert_eq!((record.reason, record.weight, record.action_index), (PairReason::SilenceConfirmed, 0.0, -1));
+    assert_eq!((record.suggestion_id, record.divergence), (None, None));
+    let text = world.text(record).await;
+    assert!(text.chosen.unwrap().is_no_edit() && text.rejected.is_none() && text.shared.is_empty());
+}
+
+#[tokio::test]
+async fn silence_that_nobody_looked_at_or_that_was_broken_otherwise_is_not_confirmed() {
+    let (world, mut editor) = editor(14).await;
+    editor.ask(Decision::Silent, vec![]);
+    editor.wait(5_000).end();
+    let (records, outcomes) = label(&world, &editor).await;
+    assert_eq!((records.len(), outcomes.len()), (0, 1));
+    for origin in [Origin::Paste, Origin::External, Origin::Formatter, Origin::Suggestion] {
+        let (world, mut editor) = self::editor(14).await;
+        let served = editor.ask(Decision::Silent, vec![]);
+        let opened = editor.now_ms;
+        editor.wait(2_000).replace("get_name", 0, "load_name", origin).looks(&served, opened);
+        let (records, outcomes) = label(&world, &editor).await;
+        assert_eq!((records.len(), outcomes.len()), (0, 1), "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_delivered_can_be_neither_taken_nor_refused() {
+    for accepts in [true, false] {
+        let (world, mut editor) = editor(14).await;
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Withheld, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900);
+        if accepts {
+            editor.accepted(&served, 0, None);
+        } else {
+            editor.dismissed(&served, 0);
+        }
+        editor.looks(&served, opened);
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert!(pairs.iter().all(|pair| pair.weight == 0.0), "{pairs:?}");
+        let outcome = &outcomes[0];
+        assert_eq!((outcome.signal, outcome.utility), (Signal::NotShown, 0.0));
+        assert!(!outcome.shown && !outcome.accepted);
+    }
 }
 
 #[tokio::test]
@@ -273,6 +317,168 @@ async fn stop_is_chosen_on_evidence() {
     assert!(chosen.actions.is_empty() && chosen.closed);
     assert_eq!(text.rejected.unwrap().actions.len(), 1);
     assert_eq!((outcomes[0].signal, outcomes[0].utility), (Signal::PartiallyEdited, 0.75));
+}
+
+/// Two steps are visible and the first is accepted; what follows decides whether STOP is known.
+async fn after_the_first_of_two(seed: u8, work: impl FnOnce(&mut Editor)) -> (PairReason, events::ActionList, usize) {
+    let (world, mut editor) = editor(seed).await;
+    let actions = vec![editor.action("get_name", 0, "fetch_name"), editor.action("get_name", 1, "fetch_name")];
+    let served = editor.ask(Decision::Shown, actions);
+    let opened = editor.now_ms;
+    editor.shown(&served, 2).wait(900).accepted(&served, 0, None).wait(500);
+    work(&mut editor);
+    editor.looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), outcomes[0].utility), (1, 0.75));
+    let text = world.text(&pairs[0]).await;
+    let rejected = text.rejected.map_or(0, |rejected| rejected.actions.len());
+    (pairs[0].reason, text.chosen.unwrap(), rejected)
+}
+
+#[tokio::test]
+async fn stop_is_chosen_when_the_next_place_was_visited_and_is_unchanged_at_close() {
+    let (reason, chosen, rejected) = after_the_first_of_two(26, |editor| {
+        editor.types("get_name", 0, "load").wait(400).replace("load", 0, "get_name", Origin::Undo);
+    })
+    .await;
+    assert_eq!((reason, rejected), (PairReason::AcceptedThenModified, 1));
+    assert!(chosen.actions.is_empty() && chosen.closed);
+}
+
+#[tokio::test]
+async fn without_evidence_the_list_stays_open() {
+    let (reason, chosen, rejected) = after_the_first_of_two(27, |_| ()).await;
+    assert_eq!((reason, rejected, news(&chosen.actions)), (PairReason::AcceptedKept, 0, vec!["fetch_name"]));
+    assert!(!chosen.closed);
+    // Work at another place of the window is no visit.
+    let (reason, chosen, _) = after_the_first_of_two(28, |editor| {
+        editor.types("send", 0, "post").wait(400).replace("post", 0, "send", Origin::Undo);
+    })
+    .await;
+    assert_eq!(reason, PairReason::AcceptedKept);
+    assert!(!chosen.closed);
+}
+
+#[tokio::test]
+async fn a_later_step_taken_back_is_stop() {
+    let (world, mut editor) = editor(29).await;
+    let actions = vec![editor.action("get_name", 0, "fetch_name"), editor.action("get_name", 1, "fetch_the_long_name")];
+    let served = editor.ask(Decision::Shown, actions);
+    let opened = editor.now_ms;
+    editor.shown(&served, 2).wait(900).accepted(&served, 0, None).wait(300);
+    // The first step has made the document two bytes longer.
+    let place = editor.document.rfind("get_name").unwrap();
+    let mut second = served.clone();
+    second.actions[1].range = events::ByteRange::new(place as u64, (place + "get_name".len()) as u64);
+    editor.accepted(&second, 1, None).wait(700).replace("fetch_the_long_name", 0, "get_name", Origin::Undo);
+    editor.looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::AcceptedThenModified));
+    let text = world.text(&pairs[0]).await;
+    assert_eq!(news(&text.shared), ["fetch_name"]);
+    let chosen = text.chosen.unwrap();
+    assert!(chosen.actions.is_empty() && chosen.closed);
+    assert_eq!(news(&text.rejected.unwrap().actions), ["fetch_the_long_name"]);
+    assert_eq!(outcomes[0].utility, 0.75, "measures judge the first action");
+}
+
+#[tokio::test]
+async fn a_deleted_part_is_a_correction_without_more_to_come() {
+    let (world, mut editor) = editor(30).await;
+    let action = editor.action("get_name(user)", 0, "fetch_name(user, now)");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(2_000);
+    editor.replace(", now", 0, "", Origin::Typed).wait(11_000).looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::AcceptedThenModified));
+    let text = world.text(&pairs[0]).await;
+    assert_eq!(news(&text.shared), ["fetch_name"]);
+    assert!(text.chosen.unwrap().actions.is_empty());
+    assert_eq!(news(&text.rejected.unwrap().actions), [", now"]);
+    assert_eq!((outcomes[0].signal, outcomes[0].utility), (Signal::PartiallyEdited, 0.75));
+}
+
+#[tokio::test]
+async fn half_of_the_accepted_characters_decides_the_utility() {
+    // Four of eight characters stand, and three of seven.
+    for (written, standing, utility) in [("abc + efgh", "abc + zzzz", 0.75), ("ab + efgh", "ab + zzzz", -0.25)] {
+        let (world, mut editor) = editor(31).await;
+        let action = editor.action("user", 0, written);
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(2_000);
+        editor.replace(written, 0, standing, Origin::Typed).looks(&served, opened);
+        let (_, outcomes) = label(&world, &editor).await;
+        assert_eq!(outcomes[0].utility, utility, "{written} became {standing}");
+        assert!(outcomes[0].accepted);
+    }
+}
+
+#[tokio::test]
+async fn a_partial_accept_and_nothing_more_is_an_acceptance_without_a_pair() {
+    let (world, mut editor) = editor(32).await;
+    let action = editor.action("get_name(user)", 0, "fetch(user).title()");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).accepted(&served, 0, Some("fetch(user)".len())).looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!(pairs.len(), 0);
+    assert_eq!((outcomes[0].signal, outcomes[0].utility, outcomes[0].accepted), (Signal::Accepted, 0.75, true));
+}
+
+#[tokio::test]
+async fn ignored_and_the_same_typed_by_hand_is_typed_through_too() {
+    let (world, mut editor) = editor(33).await;
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(1_500).hidden(&served, 1_500).types("get_name", 0, "fetch_name");
+    editor.looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs[0].reason, pairs[0].weight), (PairReason::TypedThrough, 0.5));
+    assert_eq!((outcomes[0].signal, outcomes[0].accepted, outcomes[0].utility), (Signal::Ignored, false, -0.25));
+}
+
+#[tokio::test]
+async fn visible_and_no_edit_there_is_no_label() {
+    let (world, mut editor) = editor(34).await;
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(4_000).hidden(&served, 4_000).looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!(pairs.len(), 0);
+    assert_eq!((outcomes[0].signal, outcomes[0].utility, outcomes[0].shown), (Signal::Ignored, -0.25, true));
+}
+
+#[tokio::test]
+async fn chosen_text_is_bounded_in_length_and_in_time() {
+    // Longer than allowed: an action is never cut, so nothing is learned.
+    let (world, mut editor) = editor(35).await;
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    let policy = LabelPolicy::default();
+    let limit = policy.length_floor_bytes * policy.length_factor;
+    editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000);
+    editor.replace("get_name", 0, &"x".repeat(limit + 1), Origin::Typed).looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), outcomes[0].utility), (0, -0.25));
+    // Longer than 30 s: what was complete by then counts.
+    let (world, mut editor) = self::editor(36).await;
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000).types("get_name", 0, "load_name");
+    for turn in 0..4 {
+        editor.wait(9_000).types("other", 0, if turn % 2 == 0 { "one" } else { "two" });
+        editor.replace(if turn % 2 == 0 { "one" } else { "two" }, 0, "other", Origin::Typed);
+    }
+    editor.types("user", 0, "owner").looks(&served, opened);
+    let (pairs, _) = label(&world, &editor).await;
+    let text = world.text(&pairs[0]).await;
+    assert_eq!(news(&text.chosen.unwrap().actions), ["load_name"], "the rest came after 30 s of editing");
 }
 
 #[tokio::test]
@@ -348,14 +554,32 @@ async fn a_repository_without_a_rule_is_never_trained_on() {
     let served = editor.ask(Decision::Shown, vec![action]);
     let opened = editor.now_ms;
     editor.shown(&served, 1).wait(900).accepted(&served, 0, None).looks(&served, opened);
-    let mut labeling = world.step(1);
-    let rule = labeler::audience::subject(&events::TenantId::default(), crate::kit::REPOSITORY);
-    labeling.step.publish_control(labeler::audience::CONTROL_KIND, &rule, bytes::Bytes::new());
-    for event in &editor.events {
-        labeling.publish(event, &world.secret);
+    // Rules on top of the one for this very repository: what is said, and who may be served what is learned.
+    let own = crate::kit::REPOSITORY;
+    let cases: [(&[(&str, &str)], Option<&str>); 7] = [
+        (&[], Some("repository:a")),
+        (&[(own, "")], None),
+        (&[(own, ""), ("*", "tenant")], Some("tenant")),
+        (&[(own, ""), ("*", "tenant"), ("repo-*", "group:b")], Some("group:b")),
+        (&[(own, ""), ("rep*", "group:b"), ("other*", "tenant"), ("repo-a*", "group:c")], Some("group:c")),
+        (&[(own, ""), ("repo-ab", "tenant"), ("repo", "tenant")], None),
+        (&[(own, "no audience at all"), ("*", "tenant")], None),
+    ];
+    for (rules, audience) in cases {
+        let mut labeling = world.step(1);
+        for (repository, value) in rules {
+            let subject = labeler::audience::subject(&events::TenantId::default(), repository);
+            let value = bytes::Bytes::copy_from_slice(value.as_bytes());
+            labeling.step.publish_control(labeler::audience::CONTROL_KIND, &subject, value);
+        }
+        for event in &editor.events {
+            labeling.publish(event, &world.secret);
+        }
+        labeling.finish().await;
+        let found: Vec<String> = labeling.pairs().iter().map(|pair| pair.audience.to_string()).collect();
+        assert_eq!(found, audience.map(str::to_owned).into_iter().collect::<Vec<_>>(), "{rules:?}");
+        assert_eq!(labeling.outcomes().len(), 1, "measures do not need a rule");
     }
-    labeling.finish().await;
-    assert_eq!((labeling.pairs().len(), labeling.outcomes().len()), (0, 1));
 }
 
 #[tokio::test]

@@ -8,7 +8,11 @@
     reason = "a test may fail loudly"
 )]
 
+mod faults;
 mod kit;
 mod labels;
 mod orders;
+mod rig;
+mod secrets;
 mod sinks;
+mod wheel;

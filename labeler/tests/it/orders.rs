@@ -17,22 +17,22 @@ use crate::kit::{Editor, Person, START, World, record_of, sorted_values};
 
 /// What a developer does about one answer.
 #[derive(Debug, Clone)]
-struct Habit {
-    decision: u8,
-    reaction: u8,
-    typed: String,
-    wait_ms: i64,
-    looks: usize,
-    ends: bool,
+pub(crate) struct Habit {
+    pub(crate) decision: u8,
+    pub(crate) reaction: u8,
+    pub(crate) typed: String,
+    pub(crate) wait_ms: i64,
+    pub(crate) looks: usize,
+    pub(crate) ends: bool,
 }
 
-fn habit() -> impl Strategy<Value = Habit> {
+pub(crate) fn habit() -> impl Strategy<Value = Habit> {
     (0..4_u8, 0..9_u8, "[a-c]{1,6}", 100..15_000_i64, 0..4_usize, prop::bool::weighted(0.2)).prop_map(
         |(decision, reaction, typed, wait_ms, looks, ends)| Habit { decision, reaction, typed, wait_ms, looks, ends },
     )
 }
 
-fn work(person: &Person, seed: u8, start_ms: i64, habits: &[Habit]) -> Vec<CleanEvent> {
+pub(crate) fn work(person: &Person, seed: u8, start_ms: i64, habits: &[Habit]) -> Vec<CleanEvent> {
     let mut editor = Editor::new(person, seed);
     editor.now_ms += start_ms;
     for habit in habits {
@@ -125,13 +125,13 @@ fn delayed(sessions: &[Vec<CleanEvent>], delays: &[u64]) -> Vec<CleanEvent> {
     scheduled.into_iter().map(|(_, _, event)| event).collect()
 }
 
-struct Crew {
-    world: World,
-    persons: Vec<Person>,
-    runtime: tokio::runtime::Runtime,
+pub(crate) struct Crew {
+    pub(crate) world: World,
+    pub(crate) persons: Vec<Person>,
+    pub(crate) runtime: tokio::runtime::Runtime,
 }
 
-fn crew() -> Crew {
+pub(crate) fn crew() -> Crew {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (world, persons) = runtime.block_on(async {
         let world = World::new().await;
@@ -162,7 +162,7 @@ impl Crew {
     }
 }
 
-fn sessions(crew: &Crew, habits: &[Vec<Habit>]) -> Vec<Vec<CleanEvent>> {
+pub(crate) fn sessions(crew: &Crew, habits: &[Vec<Habit>]) -> Vec<Vec<CleanEvent>> {
     habits
         .iter()
         .enumerate()

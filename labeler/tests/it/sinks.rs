@@ -176,7 +176,7 @@ async fn of_two_sinks_of_one_name_one_is_overtaken() {
 
 /// Fails its first transactions after having written.
 struct Failing {
-    inner: Tally,
+    inner: Box<dyn Sink>,
     failures: u32,
 }
 
@@ -194,6 +194,10 @@ impl Sink for Failing {
         self.inner.limits()
     }
 
+    async fn store(&mut self, records: &[bus::CommittedRecord]) -> Result<(), SinkError> {
+        self.inner.store(records).await
+    }
+
     async fn write(
         &mut self,
         transaction: &mut sqlx::Transaction<'static, sqlx::Any>,
@@ -209,12 +213,69 @@ impl Sink for Failing {
 }
 
 #[tokio::test]
+async fn a_part_closes_on_bytes_or_on_age() {
+    let bench = bench().await;
+    let (pairs, _) = labeled(&bench.world, 7).await;
+    let values: Vec<Vec<u8>> = pairs.iter().map(|pair| avro::encode(pair).unwrap()).collect();
+    let limit = values[0].len() + values[1].len();
+    bench.publish(PREFERENCE_PAIRS, values.iter().map(|value| (1, value.clone())).collect()).await;
+    // By bytes: nothing is old enough before the end.
+    let config = LakeConfig { part_bytes: limit, part_age_ms: 3_600_000, ..LakeConfig::default() };
+    let reader = LakeReader::new(bench.world.pool.clone(), Arc::clone(&bench.artifacts));
+    let stop = CancellationToken::new();
+    let sink = Box::new(LakeWriter::new(Arc::clone(&bench.artifacts), config));
+    let running = tokio::spawn(run_sink(Arc::clone(&bench.log), bench.world.pool.clone(), sink, stop.clone()));
+    let bound = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let extent = reader.extent(&TenantId::default()).await.unwrap();
+        if extent.pairs >= 5 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < bound, "{extent:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // What was read and fills no part is written when the sink ends.
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    let parts = reader.parts(&TenantId::default()).await.unwrap();
+    assert!((3..=4).contains(&parts.len()), "{parts:?}");
+    assert!(parts.iter().all(|part| (1..=3).contains(&part.pairs)), "{parts:?}");
+    assert_eq!(parts.iter().map(|part| part.pairs).sum::<u64>(), 7);
+    // Ranges of positions follow each other.
+    assert!(parts.windows(2).all(|pair| pair[0].last_position < pair[1].first_position), "{parts:?}");
+    // By age: one pair is no full part, and still lies in the lake soon.
+    let (more, _) = labeled(&bench.world, 8).await;
+    bench.publish(PREFERENCE_PAIRS, vec![(1, avro::encode(&more[7]).unwrap())]).await;
+    let config = LakeConfig { part_age_ms: 30, ..LakeConfig::default() };
+    bench.follow(Box::new(LakeWriter::new(Arc::clone(&bench.artifacts), config))).await;
+    assert_eq!(reader.parts(&TenantId::default()).await.unwrap().last().unwrap().pairs, 1);
+}
+
+#[tokio::test]
+async fn an_object_without_a_row_is_garbage_and_no_pair_is_lost_or_doubled() {
+    let bench = bench().await;
+    let (pairs, _) = labeled(&bench.world, 6).await;
+    let records = pairs.iter().enumerate().map(|(index, pair)| (index as u8, avro::encode(pair).unwrap()));
+    bench.publish(PREFERENCE_PAIRS, records.collect()).await;
+    bench.follow(Box::new(Failing { inner: bench.lake(), failures: 3 })).await;
+    let reader = LakeReader::new(bench.world.pool.clone(), Arc::clone(&bench.artifacts));
+    let mut read = Vec::new();
+    for part in reader.parts(&TenantId::default()).await.unwrap() {
+        read.extend(reader.read(&part).await.unwrap().into_iter().map(|pair| pair.pair_id));
+    }
+    read.sort();
+    let mut expected: Vec<_> = pairs.iter().map(|pair| pair.pair_id).collect();
+    expected.sort();
+    assert_eq!(read, expected);
+}
+
+#[tokio::test]
 async fn the_tally_counts_once_and_measures_by_person() {
     let bench = bench().await;
     let (_, outcomes) = labeled(&bench.world, 9).await;
     let records = outcomes.iter().enumerate().map(|(index, outcome)| (index as u8, avro::encode(outcome).unwrap()));
     bench.publish(SERVING_OUTCOMES, records.collect()).await;
-    bench.follow(Box::new(Failing { inner: Tally::new(SinkConfig::default()), failures: 2 })).await;
+    bench.follow(Box::new(Failing { inner: Box::new(Tally::new(SinkConfig::default())), failures: 2 })).await;
     let (tenant, model) = (TenantId::default(), "edit".parse().unwrap());
     let filter = MeasureFilter::default();
     let found = measures(&bench.world.pool, &tenant, &model, ModelVersion(1), &filter).await.unwrap();

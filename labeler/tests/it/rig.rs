@@ -1,0 +1,261 @@
+//! The real parts behind each other: local log, anonymizer, labeler with its sinks, database and object store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anonymizer::shape::Shape;
+use anonymizer::{AnonymizerConfig, AnonymizerDeps};
+use artifacts::{ArtifactStore, LocalArtifacts};
+use bus::local::{LocalLog, LocalLogConfig};
+use bus::{Bus, CommittedRecord, IDLE_AFTER, Positions, Record, RecordKey, Retention, TopicSpec};
+use bytes::Bytes;
+use events::topics::{
+    DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW,
+};
+use events::{RawEvent, TenantId, avro};
+use labeler::LabelerConfig;
+use labeler::config::{LakeConfig, SinkConfig};
+use service::clock::{Clock as _, SimulatedClock};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::kit::{REPOSITORY, START, World};
+
+pub(crate) const TOPICS: [&str; 6] =
+    [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES];
+
+/// Real time that anything may take.
+const BOUND: Duration = Duration::from_secs(90);
+
+pub(crate) struct Rig {
+    pub(crate) world: World,
+    pub(crate) clock: SimulatedClock,
+    pub(crate) log: Arc<dyn Bus>,
+    pub(crate) artifacts: Arc<dyn ArtifactStore>,
+    pub(crate) anonymizer: AnonymizerConfig,
+}
+
+/// The services of a rig.
+pub(crate) struct Running {
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Lets them end by themselves.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+    }
+
+    /// Drops them in the middle of whatever they do.
+    pub(crate) async fn kill(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for task in self.tasks {
+            let _ = task.await;
+        }
+        self.stop.cancel();
+    }
+}
+
+impl Rig {
+    pub(crate) async fn new(anonymizer: AnonymizerConfig) -> Self {
+        Self::over(World::new().await, anonymizer).await
+    }
+
+    pub(crate) async fn over(world: World, anonymizer: AnonymizerConfig) -> Self {
+        let clock = SimulatedClock::new(START);
+        let log = open_log(&world, &clock);
+        let topics = TOPICS.map(|topic| TopicSpec::new(topic, 2, Retention::default()));
+        log.create_topics(&topics).await.unwrap();
+        let artifacts: Arc<dyn ArtifactStore> =
+            Arc::new(LocalArtifacts::open(world.directory.path().join("artifacts")).unwrap());
+        let repository = Shape::new(&world.secret).repository(REPOSITORY);
+        let audience = "repository:a".parse().unwrap();
+        labeler::audience::publish_rule(&*log, &TenantId::default(), &repository, Some(&audience)).await.unwrap();
+        Self { world, clock, log, artifacts, anonymizer }
+    }
+
+    /// Another handle of the same log, as a process has that was started again.
+    pub(crate) fn reopen(&mut self) {
+        self.log = open_log(&self.world, &self.clock);
+    }
+
+    pub(crate) fn start(&self) -> Running {
+        let stop = CancellationToken::new();
+        let deps = AnonymizerDeps { bus: Arc::clone(&self.log), keys: self.world.keys.clone() };
+        let (config, token) = (self.anonymizer.clone(), stop.clone());
+        let anonymizer = tokio::spawn(async move { anonymizer::run(config, deps, token).await.unwrap() });
+        let deps = labeler::Deps {
+            bus: Arc::clone(&self.log),
+            pool: self.world.pool.clone(),
+            keys: self.world.keys.clone(),
+            artifacts: Arc::clone(&self.artifacts),
+        };
+        let config = LabelerConfig {
+            lake: LakeConfig { part_age_ms: 20, ..LakeConfig::default() },
+            sinks: SinkConfig { batch_records: 7, wait_ms: 10 },
+            ..LabelerConfig::default()
+        };
+        let token = stop.clone();
+        let labeler = tokio::spawn(async move { labeler::run(config, deps, token).await.unwrap() });
+        Running { stop, tasks: vec![anonymizer, labeler] }
+    }
+
+    pub(crate) async fn publish(&self, events: &[RawEvent]) {
+        let values = events.iter().map(|event| (event, avro::encode(event).unwrap())).collect();
+        self.publish_bytes(values).await;
+    }
+
+    pub(crate) async fn publish_bytes(&self, values: Vec<(&RawEvent, Vec<u8>)>) {
+        let record = |(event, value): (&RawEvent, Vec<u8>)| {
+            let key = RecordKey(self.world.secret.record_key(event.header.session_id));
+            Record { key, value: Bytes::from(value) }
+        };
+        let results = self.log.publish(TELEMETRY_RAW, values.into_iter().map(record).collect()).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+
+    /// Waits until both steps have read everything; the clock stands still.
+    pub(crate) async fn read(&self) {
+        for step in [anonymizer::STEP, labeler::step::STEP] {
+            let bound = tokio::time::Instant::now() + BOUND;
+            loop {
+                let lag = self.log.step_lag(step).await;
+                if lag.as_ref().is_ok_and(|lag| lag.records_behind() == 0) {
+                    break;
+                }
+                assert!(tokio::time::Instant::now() < bound, "{step}: {lag:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    /// Waits until both steps have read everything and, with `passed` on the clock, will do nothing more.
+    pub(crate) async fn settle(&self, passed: Duration) {
+        self.clock.advance(passed);
+        let reached = self.clock.now() - IDLE_AFTER;
+        for step in [anonymizer::STEP, labeler::step::STEP] {
+            let bound = tokio::time::Instant::now() + BOUND;
+            loop {
+                let lag = self.log.step_lag(step).await;
+                if lag.as_ref().is_ok_and(|lag| lag.settled_at(reached)) {
+                    break;
+                }
+                assert!(tokio::time::Instant::now() < bound, "{step}: {lag:?}");
+                if lag.is_ok_and(|lag| lag.records_behind() == 0) {
+                    // A partition is idle once the clock went on after it was read to its end.
+                    self.clock.advance(IDLE_AFTER);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    /// Waits until the sinks have written everything that stands in their topics.
+    pub(crate) async fn sunk(&self) {
+        self.ledger_sunk().await;
+        self.read_by(labeler::lake::SINK, &[PREFERENCE_PAIRS]).await;
+        self.read_by(labeler::tally::SINK, &[SERVING_OUTCOMES]).await;
+    }
+
+    /// The same for the ledger alone.
+    pub(crate) async fn ledger_sunk(&self) {
+        let topics = [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS];
+        self.read_by(labeler::ledger::SINK, &topics).await;
+    }
+
+    async fn read_by(&self, sink: &str, topics: &[&str]) {
+        let bound = tokio::time::Instant::now() + BOUND;
+        for topic in topics {
+            loop {
+                let stored = labeler::sink::stored_positions(&self.world.pool, sink, topic).await.unwrap();
+                let records = self.records(topic).await;
+                let is_behind =
+                    |record: &&CommittedRecord| stored.get(record.partition).is_none_or(|next| record.position >= next);
+                let behind = records.iter().filter(is_behind).count();
+                if behind == 0 {
+                    break;
+                }
+                assert!(tokio::time::Instant::now() < bound, "{sink}: {behind} records of {topic} behind");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    /// Everything that stands in a topic, in order.
+    pub(crate) async fn records(&self, topic: &str) -> Vec<CommittedRecord> {
+        let end = self.log.end_positions(topic).await.unwrap();
+        let mut tail = self.log.tail(topic, "test", Positions::oldest()).await.unwrap();
+        let mut records = Vec::new();
+        loop {
+            let more = tail.next(1000, Duration::ZERO).await.unwrap();
+            if more.is_empty() && tail.positions().reached(&end) {
+                break;
+            }
+            records.extend(more);
+        }
+        self.log.forget_reader(topic, "test").await.unwrap();
+        records
+    }
+
+    /// The values of a topic, decoded.
+    pub(crate) async fn decoded<T: avro::AvroRecord>(&self, topic: &str) -> Vec<T> {
+        self.records(topic).await.iter().map(|record| avro::decode(&record.value).unwrap()).collect()
+    }
+
+    /// Every value of every column of every table of the log and of the database, and every file, by name.
+    pub(crate) async fn everything_stored(&self) -> BTreeMap<String, Vec<u8>> {
+        let directory = self.world.directory.path();
+        let mut stored = BTreeMap::new();
+        let mut folders = vec![directory.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if let Ok(bytes) = std::fs::read(&path) {
+                    stored.insert(path.strip_prefix(directory).unwrap().display().to_string(), bytes);
+                }
+            }
+        }
+        // A value that lies across pages is in no file in one piece.
+        for database in ["log.sqlite", "flywheel.sqlite"] {
+            let pool = migrations::connect(&migrations::sqlite_url(&directory.join(database)), 1).await.unwrap();
+            let tables: Vec<String> = sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table'")
+                .fetch_all(&pool)
+                .await
+                .unwrap();
+            for table in tables {
+                let columns: Vec<String> =
+                    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT name FROM pragma_table_info('{table}')")))
+                        .fetch_all(&pool)
+                        .await
+                        .unwrap();
+                for column in columns {
+                    let query = format!("SELECT COALESCE(hex(CAST(\"{column}\" AS BLOB)), '') FROM \"{table}\"");
+                    let values: Vec<String> =
+                        sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&pool).await.unwrap();
+                    let mut bytes = Vec::new();
+                    for value in values {
+                        bytes.extend(hex::decode(value).unwrap());
+                        bytes.push(b'\n');
+                    }
+                    stored.insert(format!("{database} {table}.{column}"), bytes);
+                }
+            }
+            pool.close().await;
+        }
+        stored
+    }
+}
+
+fn open_log(world: &World, clock: &SimulatedClock) -> Arc<dyn Bus> {
+    let path = world.directory.path().join("log.sqlite");
+    Arc::new(LocalLog::open(&path, clock.shared(), LocalLogConfig::default()).unwrap())
+}
