@@ -201,13 +201,13 @@ async fn no_canary_is_found_in_any_byte_that_is_kept() {
 
     let running = rig.start();
     raw.extend([unreadable, foreign, again, late[1].clone()]);
-    rig.publish(&raw).await;
     rig.publish(&withdrawn).await;
-    rig.publish_bytes(vec![(&undecodable, cut_off)]).await;
     let subject = consent::control_subject(&TenantId::default(), &other.pseudonym);
     let decision = ConsentDecision { tier: ConsentTier::None, decided_at: rig.clock.now() };
     let decision = serde_json::to_vec(&decision).unwrap().into();
     rig.log.publish_control(TELEMETRY_RAW, consent::CONTROL_KIND, &subject, decision).await.unwrap();
+    rig.publish(&raw).await;
+    rig.publish_bytes(vec![(&undecodable, cut_off)]).await;
     // Everything is held now, in keyed state.
     rig.read().await;
     assert_eq!(leaks(&rig, &canaries).await, Vec::<String>::new());
