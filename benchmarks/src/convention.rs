@@ -1,17 +1,23 @@
-//! What a few steps on corrections teach, and which method teaches it best. Seeds and files are not the demo's.
+//! What a few steps on corrections teach, and which method teaches it best. Settings are chosen by these figures, so seeds
+//! and files are not the demo's: the packages that the base was not trained on, which `simulator/fetch-sources` fetches.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use edit_model::EditModel;
-use simulator::{Corpus, DemoPlan, PlanSettings, PlannedTask, TaskKind};
+use edit_model::dialect::Habit;
+use simulator::{
+    BaseManifest, Corpus, DemoPlan, PlanSettings, PlannedTask, SourceFile, Split, TaskKind, default_source_cache,
+};
 use trainer::convention::{ConventionReport, ConventionTrial, measure as trial};
 use trainer::methods::{Method, MethodConfig};
 use trainer::{BaseTask, TrainingPair, read_tasks};
 
 use crate::measurement::{Better, Measurement};
 
+/// Most bytes of one package, as when the base was made.
+const PACKAGE_BYTES: usize = 400_000;
 /// Corrections that are taught.
 const CORRECTIONS: usize = 120;
 /// Convention tasks that are judged.
@@ -38,12 +44,32 @@ fn material() -> anyhow::Result<Material> {
         old_skills: read_tasks(&base.join("old_skills.jsonl"))?,
         replay: read_tasks(&base.join("replay.jsonl"))?,
         base: EditModel::load(&base).context("the base model")?,
-        corpus: Arc::new(Corpus::load(&root().join("simulator/corpus"))?),
+        corpus: Arc::new(held_out_corpus(&base)?),
     })
 }
 
+/// Two repositories of the packages that the base was not trained on, dealt in turn.
+fn held_out_corpus(base: &Path) -> anyhow::Result<Corpus> {
+    let cache = default_source_cache().context("neither XDG_CACHE_HOME nor HOME is set")?;
+    let files = BaseManifest::read(&base.join("sources.json"))?
+        .load(&cache, PACKAGE_BYTES)
+        .context("the sources of the base are missing; fetch them with simulator/fetch-sources")?;
+    let mut packages: Vec<(String, Vec<SourceFile>)> = Vec::new();
+    for file in files.into_iter().filter(|file| Split::of_package(&file.repository) == Split::HeldOut) {
+        match packages.iter_mut().find(|(name, _)| **name == *file.repository) {
+            Some((_, list)) => list.push(file),
+            None => packages.push((file.repository.to_string(), vec![file])),
+        }
+    }
+    let mut halves = [("left-press".to_owned(), Vec::new()), ("right-desk".to_owned(), Vec::new())];
+    for (number, (_, list)) in packages.into_iter().enumerate() {
+        halves[number % 2].1.extend(list);
+    }
+    Ok(Corpus::from_files(halves.into())?)
+}
+
 fn base_task(planned: &PlannedTask) -> BaseTask {
-    BaseTask { context: planned.task.context.clone(), wanted: planned.task.wanted.clone() }
+    BaseTask { context: planned.task.context.clone(), wanted: planned.task.wanted.clone(), habit: Habit::Repository }
 }
 
 fn pair(planned: &PlannedTask, number: usize) -> TrainingPair {

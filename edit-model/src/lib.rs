@@ -14,4 +14,4 @@ pub use directory::{MANIFEST_FILE, ModelManifest};
 pub use error::ModelError;
 pub use model::{Completion, DecodeOptions, EditModel, StopReason};
 pub use network::{NamedTensor, Network, Sequence, Workspace};
-pub use tokenizer::{CodeTokenizer, INVENTED_SLOTS, MAX_LINES, REPOSITORY_SLOTS, SpecialTokens};
+pub use tokenizer::{CodeTokenizer, HABIT_TOKENS, MAX_LINES, REPOSITORY_SLOTS, SpecialTokens};

@@ -17,10 +17,10 @@ use crate::error::ModelError;
 
 /// Most window lines that a prompt can mark.
 pub const MAX_LINES: usize = 12;
-/// Tokens that stand for repositories: a name is hashed to one, so that what a repository teaches has a place of its own.
-pub const REPOSITORY_SLOTS: usize = 512;
-/// Tokens that stand for the invented teams of pretraining; no real name is hashed to one.
-pub const INVENTED_SLOTS: usize = 64;
+/// Slots for repositories: a name is hashed to one, so that what a repository teaches has a place of its own.
+pub const REPOSITORY_SLOTS: usize = 256;
+/// Tokens of a slot: as many as it takes to spell a habit (`get_display_` and the place of the name are five).
+pub const HABIT_TOKENS: usize = 6;
 
 /// Lower-case words with an optional capital, runs of capitals, single digits, single underscores, line breaks, runs of
 /// other white space, runs of punctuation with a space on each side, single spaces.
@@ -60,8 +60,10 @@ pub struct SpecialTokens {
     pub stop: u32,
     /// Markers of the window's lines.
     pub lines: Vec<u32>,
-    /// Repositories: [`REPOSITORY_SLOTS`] for names, then [`INVENTED_SLOTS`].
-    pub slots: Vec<u32>,
+    /// The habit of a repository that nobody taught anything; pretraining fills it.
+    pub untaught: [u32; HABIT_TOKENS],
+    /// The habits of repositories, by slot: [`REPOSITORY_SLOTS`] of them.
+    pub habits: Vec<[u32; HABIT_TOKENS]>,
 }
 
 fn special_names() -> Vec<String> {
@@ -87,8 +89,10 @@ fn special_names() -> Vec<String> {
     names
 }
 
-fn slot_names() -> Vec<String> {
-    (0..REPOSITORY_SLOTS + INVENTED_SLOTS).map(|slot| format!("<repository {slot}>")).collect()
+/// The tokens of all habits, the untaught one's first.
+fn habit_names() -> Vec<String> {
+    let owners = std::iter::once("untaught".to_owned()).chain((0..REPOSITORY_SLOTS).map(|slot| slot.to_string()));
+    owners.flat_map(|owner| (0..HABIT_TOKENS).map(move |place| format!("<habit {owner}.{place}>"))).collect()
 }
 
 /// A tokenizer in the layout of Hugging Face's `tokenizer.json`.
@@ -152,9 +156,9 @@ impl CodeTokenizer {
 
     fn new(mut tokenizer: Tokenizer) -> Result<Self, ModelError> {
         // They come behind the trained vocabulary, side by side.
-        if tokenizer.token_to_id("<repository 0>").is_none() {
+        if tokenizer.token_to_id("<habit untaught.0>").is_none() {
             tokenizer.add_special_tokens(
-                &slot_names().into_iter().map(|name| AddedToken::from(name, true)).collect::<Vec<_>>(),
+                &habit_names().into_iter().map(|name| AddedToken::from(name, true)).collect::<Vec<_>>(),
             );
         }
         // Code that happens to contain `<stop>` is text, never structure.
@@ -162,6 +166,8 @@ impl CodeTokenizer {
         let id = |name: &str| {
             tokenizer.token_to_id(name).ok_or_else(|| ModelError::Tokenizer(format!("the token {name} is missing")))
         };
+        let habits: Vec<u32> = habit_names().iter().map(|name| id(name)).collect::<Result<_, _>>()?;
+        let mut habits = habits.as_chunks::<HABIT_TOKENS>().0.iter().copied();
         let special = SpecialTokens {
             start: id("<start>")?,
             repository: id("<repository>")?,
@@ -178,7 +184,8 @@ impl CodeTokenizer {
             end_action: id("<end_action>")?,
             stop: id("<stop>")?,
             lines: (0..MAX_LINES).map(|line| id(&format!("<line {line}>"))).collect::<Result<_, _>>()?,
-            slots: slot_names().iter().map(|name| id(name)).collect::<Result<_, _>>()?,
+            untaught: habits.next().unwrap_or_default(),
+            habits: habits.collect(),
         };
         let unmapped = byte_of_character();
         let mut bytes = vec![None; tokenizer.get_vocab_size(true)];
@@ -188,7 +195,7 @@ impl CodeTokenizer {
                 *slot = Some(decoded);
             }
         }
-        for name in special_names().into_iter().chain(slot_names()) {
+        for name in special_names().into_iter().chain(habit_names()) {
             if let Some(slot) = tokenizer.token_to_id(&name).and_then(|id| bytes.get_mut(id as usize)) {
                 *slot = None;
             }

@@ -5,14 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
+use edit_model::dialect::Habit;
 use edit_model::{CodeTokenizer, DecodeOptions, EditModel, ModelConfig, ModelManifest};
 use indicatif::{ProgressBar, ProgressStyle};
-use simulator::convention::RULES;
-use simulator::random::Dice;
-use simulator::{BaseCorpus, BaseManifest, BaseTaskGenerator, EditTask, Split, TaskKind};
+use simulator::{BaseCorpus, BaseManifest, BaseTaskGenerator, EditTask, HabitTask, SpelledHabit, Split};
 use trainer::evaluation::{TaskSummary, answer_tasks};
 use trainer::pretrain::{Next, PretrainConfig, run as pretrain};
-use trainer::{BaseTask, InventedTeams, write_tasks};
+use trainer::{BaseTask, write_tasks};
 
 use crate::cli::PretrainArgs;
 use crate::failure::Failure;
@@ -21,31 +20,24 @@ use crate::failure::Failure;
 const PACKAGE_BYTES: usize = 400_000;
 const VOCABULARY: usize = 2048;
 /// Held-out tasks that are answered while training goes on.
-const LOOK_TASKS: usize = 200;
+const LOOK_TASKS: u64 = 200;
 const LOOK_EVERY: usize = 500;
 /// Base tasks that ship for replay, and held-out ones that judge what was forgotten.
 const REPLAY_TASKS: u64 = 1500;
 const OLD_SKILLS: u64 = 200;
-/// Invented teams: repositories whose names decide about an affix, so that names are worth attending to. None of their
-/// affixes is one that a demo may draw later.
-const TEAMS: usize = 96;
-const TEAM_WORDS: usize = 600;
+/// How often progress is written where there is no terminal to draw a bar on.
+const LINE_EVERY: usize = 50;
 
 fn base_task(task: EditTask) -> BaseTask {
-    BaseTask { context: task.context, wanted: task.wanted }
+    BaseTask { context: task.context, wanted: task.wanted, habit: Habit::Untaught }
 }
 
-fn is_identifier(text: &str) -> bool {
-    text.chars().all(|character| character == '_' || character.is_ascii_alphanumeric())
-}
-
-fn words_for_teams(corpus: &BaseCorpus, seed: u64) -> Vec<String> {
-    let known: Vec<String> = RULES.iter().map(|rule| format!("{rule:?}").to_lowercase()).collect();
-    let mut dice = Dice::new(seed, "invented teams", &[]);
-    (0..TEAM_WORDS)
-        .map(|_| corpus.words().word(&mut dice).to_owned())
-        .filter(|word| word.len() <= 9 && known.iter().all(|rule| !rule.contains(word.as_str())))
-        .collect()
+fn habit_task(HabitTask { task, habit }: HabitTask) -> BaseTask {
+    let habit = match habit {
+        None => Habit::Untaught,
+        Some(SpelledHabit { before, after }) => Habit::Spelled { before, after },
+    };
+    BaseTask { habit, ..base_task(task) }
 }
 
 fn tokenizer(output: &Path, files: &[simulator::SourceFile]) -> Result<CodeTokenizer, Failure> {
@@ -56,6 +48,22 @@ fn tokenizer(output: &Path, files: &[simulator::SourceFile]) -> Result<CodeToken
     let tokenizer = CodeTokenizer::train(files.iter().step_by(3).map(|file| &*file.text), VOCABULARY)?;
     std::fs::write(&path, tokenizer.to_json()?)?;
     Ok(tokenizer)
+}
+
+/// The model as it ships: every repository starts with the habit that nobody has.
+fn exported(
+    architecture: &ModelConfig,
+    weights: &[f32],
+    tokenizer: &CodeTokenizer,
+) -> Result<EditModel, edit_model::ModelError> {
+    let mut weights = weights.to_vec();
+    let width = architecture.hidden_size;
+    let special = tokenizer.special();
+    for (from, to) in special.habits.iter().flat_map(|habit| special.untaught.iter().zip(habit)) {
+        let row = *from as usize * width;
+        weights.copy_within(row..row + width, *to as usize * width);
+    }
+    EditModel::new(architecture.clone(), weights, tokenizer.clone())
 }
 
 /// Trains and writes `OUTPUT/export`: the files of `edit-model/base`.
@@ -73,12 +81,14 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
     let seed = arguments.seed;
     let generator = BaseTaskGenerator::new(Arc::clone(&train), seed);
     let held_out = BaseTaskGenerator::new(held_out, seed + 1000);
-    let tasks = |from: &BaseTaskGenerator, numbers: std::ops::Range<u64>| -> Vec<BaseTask> {
-        numbers.filter_map(|number| from.task_at(number)).map(base_task).collect()
+    let tasks = |numbers: std::ops::Range<u64>| -> Vec<BaseTask> {
+        numbers.filter_map(|number| held_out.task_at(number)).map(base_task).collect()
     };
-    let looked_at = tasks(&held_out, 0..LOOK_TASKS as u64);
-    write_tasks(&export.join("replay.jsonl"), &tasks(&generator, 0..REPLAY_TASKS))?;
-    write_tasks(&export.join("old_skills.jsonl"), &tasks(&held_out, 100_000..100_000 + OLD_SKILLS))?;
+    let looked_at = tasks(0..LOOK_TASKS);
+    let replay: Vec<BaseTask> =
+        (0..REPLAY_TASKS).filter_map(|number| generator.habit_task_at(number)).map(habit_task).collect();
+    write_tasks(&export.join("replay.jsonl"), &replay)?;
+    write_tasks(&export.join("old_skills.jsonl"), &tasks(100_000..100_000 + OLD_SKILLS))?;
 
     let special = tokenizer.special();
     let architecture = ModelConfig::base(tokenizer.vocabulary_size(), special.start, special.stop);
@@ -89,14 +99,7 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
         checkpoint: Some(output.join("checkpoint")),
         ..defaults
     };
-    let teams = InventedTeams::new(seed, TEAMS, &words_for_teams(&train, seed));
-    let source = move |number| {
-        let task = generator.task_at(number)?;
-        let renames_function = task.kind == TaskKind::Plain
-            && task.symbol.is_function()
-            && task.wanted.actions.iter().all(|action| is_identifier(&action.new_text));
-        Some(teams.apply(base_task(task), number, renames_function))
-    };
+    let source = move |number| generator.habit_task_at(number).map(habit_task);
 
     let bar = ProgressBar::new(config.steps as u64);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} steps, {eta} to go  {msg}");
@@ -112,9 +115,8 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
     let model = pretrain(&config, architecture.clone(), &tokenizer, &source, &mut |progress, engine| {
         bar.set_position(progress.step as u64);
         if progress.step.is_multiple_of(LOOK_EVERY) {
-            let answered = EditModel::new(architecture.clone(), engine.weights().to_vec(), tokenizer.clone())
-                .map_err(anyhow::Error::from)
-                .and_then(|model| {
+            let answered =
+                exported(&architecture, engine.weights(), &tokenizer).map_err(anyhow::Error::from).and_then(|model| {
                     save(&model, progress.step)?;
                     Ok(TaskSummary::of(&answer_tasks(&model, &looked_at, &DecodeOptions::default(), config.threads)?))
                 });
@@ -132,12 +134,18 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
                 }
             }
         }
-        bar.set_message(format!("loss {:.3}, {:.0} tokens/s  {look}", progress.loss, progress.tokens_per_second));
+        let line = format!("loss {:.3}, {:.0} tokens/s  {look}", progress.loss, progress.tokens_per_second);
+        if bar.is_hidden() && progress.step.is_multiple_of(LINE_EVERY) {
+            // A pipe that nobody reads any more must not end an hour of work.
+            let _ = crate::table::print(&format!("step {}: {line}", progress.step));
+        }
+        bar.set_message(line);
         Next::Continue
     })?;
     if let Some(error) = failed {
         return Err(Failure::Broke(error));
     }
+    let model = exported(&architecture, model.weights(), &tokenizer)?;
     save(&model, config.steps)?;
     bar.finish();
     let summary = TaskSummary::of(&answer_tasks(&model, &looked_at, &DecodeOptions::default(), config.threads)?);

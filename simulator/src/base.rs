@@ -2,6 +2,7 @@
 
 use crate::draft::Extent;
 use crate::error::Result;
+use crate::habit::{self, HabitTask};
 use crate::random::Dice;
 use crate::source::{Language, SourceFile, digest_hex};
 use crate::syntax::{IndexedFile, Indexer};
@@ -129,6 +130,10 @@ pub struct BaseTaskGenerator {
     next: u64,
 }
 
+/// Share of tasks for which a habit is drawn.
+const HABIT_SHARE: f64 = 0.5;
+/// Share of names that are rendered as the anonymizer renders them.
+const SCRAMBLED_SHARE: f64 = 0.5;
 /// Attempts for one task; one in a few succeeds, so that running out means that the corpus has no usable place.
 const ATTEMPTS: u64 = 4000;
 
@@ -154,12 +159,30 @@ impl BaseTaskGenerator {
     /// Task number `index`; `None` only when the corpus has no usable place.
     #[must_use]
     pub fn task_at(&self, index: u64) -> Option<EditTask> {
-        let mut dice = Dice::new(self.seed, "base task", &[index]);
-        let wants_edit = !dice.chance(self.mix.no_edit);
-        (0..ATTEMPTS).find_map(|_| self.attempt(wants_edit, &mut dice))
+        Some(self.make(index, 0.0, 0.0)?.task)
     }
 
-    fn attempt(&self, wants_edit: bool, dice: &mut Dice) -> Option<EditTask> {
+    /// Task number `index`, half of the time with an invented habit, and half of the time with names of repository and
+    /// path as the anonymizer renders them: random letters of the same shape.
+    #[must_use]
+    pub fn habit_task_at(&self, index: u64) -> Option<HabitTask> {
+        self.make(index, HABIT_SHARE, SCRAMBLED_SHARE)
+    }
+
+    fn make(&self, index: u64, habits: f64, scrambled: f64) -> Option<HabitTask> {
+        let mut dice = Dice::new(self.seed, "base task", &[index]);
+        let wants_edit = !dice.chance(self.mix.no_edit);
+        let mut made = (0..ATTEMPTS).find_map(|_| self.attempt(wants_edit, habits, &mut dice))?;
+        if dice.chance(scrambled) {
+            scramble_path(&mut made.task, &mut dice);
+        }
+        if dice.chance(scrambled) {
+            made.task.context.repository = scramble(&made.task.context.repository, &mut dice);
+        }
+        Some(made)
+    }
+
+    fn attempt(&self, wants_edit: bool, habits: f64, dice: &mut Dice) -> Option<HabitTask> {
         let corpus = &self.corpus;
         let kinds = corpus.places.get(dice.below(LANGUAGES.len()))?;
         let kind = dice.weighted(&self.mix.symbols);
@@ -170,23 +193,22 @@ impl BaseTaskGenerator {
         let maker = TaskMaker { words: &corpus.words, limits: &self.limits, extent: Extent::Window, pool };
         let mut draft = maker.draft(file, symbol, true, self.mix.signature, dice)?;
         let replace_others = dice.chance(self.mix.replace_others);
-        let mut task = if wants_edit {
-            maker.follow(&mut draft, replace_others, dice)?.0
+        let (task, sites) = if wants_edit {
+            maker.follow(&mut draft, replace_others, dice)?
         } else {
-            maker.leave(&mut draft, replace_others, dice)?
+            (maker.leave(&mut draft, replace_others, dice)?, Vec::new())
         };
         debug_assert_eq!(task.kind == TaskKind::NoEdit, !wants_edit);
+        let HabitTask { mut task, habit } = if dice.chance(habits) {
+            habit::give(task, &draft.edit, &sites, file.source.language, &corpus.words, dice)
+        } else {
+            HabitTask { task, habit: None }
+        };
         // Which team or file it is must teach nothing here: only a team's own pairs may.
         task.context.repository = corpus.words.repository(dice);
         let path = short_path(&task.context.path);
-        for edit in &mut task.context.recent_edits {
-            edit.path.clone_from(&path);
-        }
-        for action in task.wanted.actions.iter_mut().chain(&mut task.plain.actions) {
-            action.path.clone_from(&path);
-        }
-        task.context.path = path;
-        Some(task)
+        move_to(&mut task, path);
+        Some(HabitTask { task, habit })
     }
 }
 
@@ -198,6 +220,37 @@ impl Iterator for BaseTaskGenerator {
         self.next += 1;
         task
     }
+}
+
+/// The same task in a file of another name.
+fn move_to(task: &mut EditTask, path: String) {
+    for edit in &mut task.context.recent_edits {
+        edit.path.clone_from(&path);
+    }
+    for action in task.wanted.actions.iter_mut().chain(&mut task.plain.actions) {
+        action.path.clone_from(&path);
+    }
+    task.context.path = path;
+}
+
+/// Random letters in the shape of `name`.
+fn scramble(name: &str, dice: &mut Dice) -> String {
+    let mut letter = |first: u8| char::from(first + u8::try_from(dice.below(26)).unwrap_or(0));
+    name.chars()
+        .map(|character| match character {
+            'a'..='z' => letter(b'a'),
+            'A'..='Z' => letter(b'A'),
+            other => other,
+        })
+        .collect()
+}
+
+fn scramble_path(task: &mut EditTask, dice: &mut Dice) {
+    let path = &task.context.path;
+    let stem_end = path.rfind('.').unwrap_or(path.len());
+    let (stem, extension) = path.split_at(stem_end);
+    let moved = scramble(stem, dice) + extension;
+    move_to(task, moved);
 }
 
 /// The last two parts of a path.

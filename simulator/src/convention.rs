@@ -16,21 +16,21 @@ pub struct RuleId(pub u16);
 
 /// What a rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum Form<'a> {
     /// Renamed functions are called with this prefix (`title` becomes `fetch_title`).
-    Prefix(&'static str),
+    Prefix(&'a str),
     /// Renamed functions are called with this suffix.
-    Suffix(&'static str),
+    Suffix(&'a str),
     /// Import style: renamed functions are called through this module.
-    Through(&'static str),
+    Through(&'a str),
     /// Error wrapping: calls of renamed functions are wrapped in this function.
-    Wrapped(&'static str),
+    Wrapped(&'a str),
     /// Argument order: a new argument goes first.
     ArgumentFirst,
     /// A new argument is read from this object.
-    ArgumentOf(&'static str),
+    ArgumentOf(&'a str),
     /// A new argument is passed under its name with this prefix.
-    ArgumentNamed(&'static str),
+    ArgumentNamed(&'a str),
 }
 
 /// Edits that a rule concerns. Rules that concern the same edits conflict.
@@ -43,7 +43,7 @@ pub enum EditClass {
 }
 
 /// The space of rules.
-pub const RULES: &[Form] = &[
+pub const RULES: &[Form<'static>] = &[
     Form::Prefix("fetch_"),
     Form::Prefix("load_"),
     Form::Prefix("do_"),
@@ -109,7 +109,7 @@ pub const RULES: &[Form] = &[
 impl RuleId {
     /// What the rule does; `None` for a number outside the space.
     #[must_use]
-    pub fn form(self) -> Option<Form> {
+    pub fn form(self) -> Option<Form<'static>> {
         RULES.get(usize::from(self.0)).copied()
     }
 
@@ -140,7 +140,46 @@ impl RuleId {
     }
 }
 
-impl Form {
+impl EditClass {
+    /// Whether `edit` is of this class.
+    #[must_use]
+    pub fn concerns(self, edit: &DefinitionEdit) -> bool {
+        match self {
+            Self::FunctionRenamed => matches!(edit, DefinitionEdit::Rename { .. }),
+            Self::ParameterAdded => matches!(edit, DefinitionEdit::AddParameter { .. }),
+        }
+    }
+}
+
+impl<'a> Form<'a> {
+    /// The text that it adds, if it adds any.
+    #[must_use]
+    pub fn affix(self) -> Option<&'a str> {
+        match self {
+            Self::Prefix(text)
+            | Self::Suffix(text)
+            | Self::Through(text)
+            | Self::Wrapped(text)
+            | Self::ArgumentOf(text)
+            | Self::ArgumentNamed(text) => Some(text),
+            Self::ArgumentFirst => None,
+        }
+    }
+
+    /// The form in the fewest characters: what stands before and after the name.
+    #[must_use]
+    pub fn spelled(self) -> (String, String) {
+        match self {
+            Self::Prefix(prefix) => (prefix.to_owned(), String::new()),
+            Self::Suffix(suffix) => (String::new(), suffix.to_owned()),
+            Self::Through(module) => (format!("{module}."), String::new()),
+            Self::Wrapped(function) => (format!("{function}("), ")".to_owned()),
+            Self::ArgumentFirst => ("(".to_owned(), ", ".to_owned()),
+            Self::ArgumentOf(object) => (format!(", {object}."), String::new()),
+            Self::ArgumentNamed(prefix) => (format!(", {prefix}"), String::new()),
+        }
+    }
+
     /// The edits that this concerns.
     #[must_use]
     pub fn class(self) -> EditClass {
@@ -196,6 +235,29 @@ impl Form {
             _ => None,
         }
     }
+}
+
+/// What a team with this form does at `sites`, in order; `None` where the form has no effect, does not fit one of them, or
+/// its old text is not unique in its line.
+pub(crate) fn conventional(
+    form: Form<'_>,
+    edit: &DefinitionEdit,
+    sites: &[Site],
+    language: Language,
+    document: &str,
+) -> Option<Vec<EditAction>> {
+    let mut actions = Vec::with_capacity(sites.len());
+    for site in sites {
+        let action = form.apply(edit, site, language, document)?;
+        let line_start = document.get(..usize::try_from(action.range.start).ok()?)?.rfind('\n').map_or(0, |at| at + 1);
+        let line = document.get(line_start..)?.lines().next()?;
+        if line.matches(action.old_text.as_str()).count() != 1 || action == site.plain {
+            return None;
+        }
+        actions.push(action);
+    }
+    let overlap = actions.windows(2).any(|pair| matches!(pair, [left, right] if left.range.end > right.range.start));
+    (!overlap).then_some(actions)
 }
 
 /// `name` with a prefix and a suffix, behind leading underscores; `None` for names that have the affix already or are

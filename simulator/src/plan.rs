@@ -1,6 +1,6 @@
 //! What every developer of the demo meets, in which order: all of it drawn from the seed before anything runs.
 
-use crate::convention::{EditClass, Form, RuleId};
+use crate::convention::{EditClass, Form, RuleId, conventional};
 use crate::corpus::{Corpus, Repository};
 use crate::draft::{DefinitionEdit, Draft, Extent, Site};
 use crate::error::{Result, SimulatorError};
@@ -311,7 +311,7 @@ impl DemoPlan {
         draft: &Draft<'_>,
         kind: TaskKind,
         rule: RuleId,
-        form: Form,
+        form: Form<'_>,
         extent: Extent,
         dice: &mut Dice,
     ) -> Option<EditTask> {
@@ -334,24 +334,10 @@ impl DemoPlan {
         sites: &[Site],
         draft: &Draft<'_>,
         rule: RuleId,
-        form: Form,
+        form: Form<'_>,
     ) -> Option<EditTask> {
         let language = draft.file.source.language;
-        let mut actions = Vec::new();
-        for site in sites {
-            let action = form.apply(&draft.edit, site, language, &task.base_document)?;
-            let line_start = task.base_document.get(..action.range.start as usize)?.rfind('\n').map_or(0, |at| at + 1);
-            let line = task.base_document.get(line_start..)?.lines().next()?;
-            if line.matches(action.old_text.as_str()).count() != 1 || action == site.plain {
-                return None;
-            }
-            actions.push(action);
-        }
-        let overlap =
-            actions.windows(2).any(|pair| matches!(pair, [left, right] if left.range.end > right.range.start));
-        if overlap {
-            return None;
-        }
+        let actions = conventional(form, &draft.edit, sites, language, &task.base_document)?;
         task.wanted.actions = actions;
         task.kind = TaskKind::Convention;
         task.convention = Some(rule);

@@ -105,7 +105,7 @@ pub const SYMBOL_KINDS: [SymbolKind; 7] = [
 
 impl Default for Mix {
     fn default() -> Self {
-        Self { no_edit: 0.3, signature: 0.18, symbols: [0.3, 0.22, 0.06, 0.04, 0.13, 0.15, 0.1], replace_others: 0.3 }
+        Self { no_edit: 0.3, signature: 0.25, symbols: [0.3, 0.22, 0.06, 0.04, 0.13, 0.15, 0.1], replace_others: 0.3 }
     }
 }
 

@@ -66,7 +66,7 @@ impl Engine {
     /// An engine that goes on with the moments of an earlier run.
     #[must_use]
     pub fn with_optimizer(network: Network, weights: Vec<f32>, optimizer: AdamW, threads: usize) -> Self {
-        let treatment = Treatment::of(&network, 0..0, 1.0);
+        let treatment = Treatment::of(&network);
         let lanes = (0..threads.max(1))
             .map(|_| Lane { workspace: Workspace::default(), gradients: vec![0.0; weights.len()] })
             .collect();

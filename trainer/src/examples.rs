@@ -4,7 +4,7 @@ use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 
 use edit_model::CodeTokenizer;
-use edit_model::dialect::{encode_answer, encode_prompt};
+use edit_model::dialect::{Habit, encode_answer, encode_prompt_with};
 use events::{ActionList, EditContext};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,13 @@ pub struct BaseTask {
     pub context: EditContext,
     /// What it should answer; empty and closed for `NO_EDIT`.
     pub wanted: ActionList,
+    /// What the prompt says of habits. A base task is nobody's: it must neither learn nor disturb what a team taught.
+    #[serde(default = "untaught")]
+    pub habit: Habit,
+}
+
+fn untaught() -> Habit {
+    Habit::Untaught
 }
 
 /// Weights of the two parts of a sequence in a likelihood.
@@ -36,7 +43,7 @@ const PROMPT_STRIDE: u32 = 4;
 /// The likelihood group of a base task, or `None` when the dialect cannot write it. `phase` chooses the prompt tokens.
 #[must_use]
 pub fn base_group(tokenizer: &CodeTokenizer, task: &BaseTask, weights: TokenWeights, phase: u32) -> Option<Group> {
-    let prompt = encode_prompt(tokenizer, &task.context).ok()?;
+    let prompt = encode_prompt_with(tokenizer, &task.context, &task.habit).ok()?;
     let answer = encode_answer(tokenizer, &task.context, &task.wanted).ok()?;
     (!answer.tokens.is_empty()).then(|| likelihood_group(&prompt.tokens, &answer.tokens, weights, phase))
 }

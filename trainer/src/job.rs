@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use edit_model::dialect::Habit;
 use edit_model::{DecodeOptions, EditModel, ModelManifest};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -161,8 +162,8 @@ fn check(config: &MethodConfig) -> Result<(), TrainerError> {
     if !(config.learning_rate > 0.0 && config.learning_rate < 1.0) {
         return refuse("learning_rate is out of range");
     }
-    if !(config.beta > 0.0 && config.lambda >= 0.0 && config.replay_weight >= 0.0 && config.slot_rate > 0.0) {
-        return refuse("beta, lambda, replay_weight or slot_rate is out of range");
+    if !(config.beta > 0.0 && config.lambda >= 0.0 && config.replay_weight >= 0.0 && config.habit_rate >= 0.0) {
+        return refuse("beta, lambda, replay_weight or habit_rate is out of range");
     }
     Ok(())
 }
@@ -208,7 +209,7 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
     if let Some(folder) = job.output.parent() {
         std::fs::create_dir_all(folder).map_err(|source| TrainerError::file(folder, source))?;
     }
-    let engine = fine_tuning_engine(&job.config, anchor.network(), anchor.tokenizer(), weights, optimizer);
+    let engine = fine_tuning_engine(&job.config, &data, anchor.network(), anchor.tokenizer(), weights, optimizer);
     let trained = train(&job.config, &data, engine, first_step, anchor.weights(), &mut |step, engine| {
         if step.step.is_multiple_of(CHECKPOINT_STEPS) && step.step < step.steps {
             Checkpoint::write(&checkpoint, step.step, &digest, engine.weights(), engine.optimizer())?;
@@ -335,5 +336,5 @@ pub fn gate_outcomes(
 fn wanted_task(pair: &TrainingPair) -> BaseTask {
     let mut wanted = pair.chosen.clone().unwrap_or_default();
     wanted.actions = pair.shared.iter().cloned().chain(wanted.actions).collect();
-    BaseTask { context: pair.context.clone(), wanted }
+    BaseTask { context: pair.context.clone(), wanted, habit: Habit::Repository }
 }

@@ -3,6 +3,7 @@
 //! All of them share the batch, the likelihood terms and the replay of base data; they differ in what is compared:
 //! nothing, the whole answers, or the diverging action from the first differing token on.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use edit_model::{CodeTokenizer, Network};
@@ -60,10 +61,10 @@ pub struct MethodConfig {
     pub beta: f32,
     /// Weight of the likelihood of chosen tokens beside a preference.
     pub lambda: f32,
-    /// Highest learning rate.
+    /// Highest learning rate of everything but habits.
     pub learning_rate: f64,
-    /// How much faster than everything else the embeddings of repositories learn.
-    pub slot_rate: f32,
+    /// Highest learning rate of the habit tokens of the repositories that the pairs come from.
+    pub habit_rate: f64,
     /// Steps to the full learning rate.
     pub warmup_steps: usize,
     /// Seed of the order of pairs and replay.
@@ -76,14 +77,14 @@ impl Default for MethodConfig {
     fn default() -> Self {
         Self {
             method: Method::Sft,
-            steps: 24,
-            batch_pairs: 16,
+            steps: 32,
+            batch_pairs: 20,
             batch_replay: 12,
             replay_weight: 1.0,
             beta: 0.1,
             lambda: 1.0,
-            learning_rate: 1.5e-3,
-            slot_rate: 10.0,
+            learning_rate: 3e-4,
+            habit_rate: 3e-2,
             warmup_steps: 2,
             seed: 1,
             threads: 2,
@@ -145,6 +146,8 @@ pub struct MethodData {
     references: Vec<Reference>,
     replay: Vec<Group>,
     census: PairCensus,
+    /// The habit tokens of the repositories that the pairs come from.
+    taught: BTreeSet<u32>,
 }
 
 impl std::fmt::Debug for MethodData {
@@ -177,7 +180,16 @@ impl MethodData {
         } else {
             references(config, network, reference, &pairs)?
         };
-        Ok(Self { pairs, references, replay, census })
+        let habits: BTreeSet<u32> = tokenizer.special().habits.iter().flatten().copied().collect();
+        let taught = pairs
+            .iter()
+            .flat_map(|(PreparedPair::Preference { chosen, .. } | PreparedPair::Positive { chosen }, _)| {
+                &chosen.sequence.tokens
+            })
+            .filter(|token| habits.contains(token))
+            .copied()
+            .collect();
+        Ok(Self { pairs, references, replay, census, taught })
     }
 
     /// The groups of step number `step`; a pure function of the seed and the step. Losses add up to
@@ -333,24 +345,31 @@ pub fn fine_tuning_optimizer(config: &MethodConfig) -> OptimizerConfig {
     OptimizerConfig { learning_rate: config.learning_rate, weight_decay: 0.0, ..OptimizerConfig::default() }
 }
 
-/// An engine that starts from `weights` and treats them as fine-tuning does.
+/// An engine that starts from `weights` and treats them as fine-tuning does: of all habits only those of the repositories
+/// that `data` comes from learn, so that nobody else's can be disturbed.
 #[must_use]
 pub fn fine_tuning_engine(
     config: &MethodConfig,
+    data: &MethodData,
     network: &Network,
     tokenizer: &CodeTokenizer,
     weights: Vec<f32>,
     optimizer: Option<AdamW>,
 ) -> Engine {
     let optimizer = optimizer.unwrap_or_else(|| AdamW::new(fine_tuning_optimizer(config), weights.len()));
-    // Slots are neighbours in the vocabulary, and the embedding comes first.
     let width = network.config().hidden_size;
-    let slots = &tokenizer.special().slots;
-    let range = match (slots.first(), slots.last()) {
-        (Some(first), Some(last)) => *first as usize * width..(*last as usize + 1) * width,
-        _ => 0..0,
-    };
-    let treatment = Treatment::of(network, range, config.slot_rate);
+    // Habit tokens are neighbours in the vocabulary, and the embedding comes first in the weights.
+    let rows = |first: u32, last: u32| first as usize * width..(last as usize + 1) * width;
+    let special = tokenizer.special();
+    let mut treatment = Treatment::of(network);
+    if let (Some(first), Some(last)) = (special.untaught.first(), special.habits.last().and_then(|habit| habit.last()))
+    {
+        treatment = treatment.with_rate(rows(*first, *last), 0.0);
+    }
+    let factor = (config.habit_rate / config.learning_rate) as f32;
+    for token in &data.taught {
+        treatment = treatment.with_rate(rows(*token, *token), factor);
+    }
     Engine::with_optimizer(network.clone(), weights, optimizer, config.threads).with_treatment(treatment)
 }
 
@@ -430,6 +449,6 @@ pub fn train_from_anchor(
     replay: &[BaseTask],
 ) -> Result<TrainedWeights, TrainerError> {
     let data = MethodData::prepare(config, network, anchor, tokenizer, pairs, replay)?;
-    let engine = fine_tuning_engine(config, network, tokenizer, anchor.to_vec(), None);
+    let engine = fine_tuning_engine(config, &data, network, tokenizer, anchor.to_vec(), None);
     train(config, &data, engine, 0, anchor, &mut |_, _| Ok(()))
 }

@@ -71,18 +71,27 @@ pub struct Treatment {
 }
 
 impl Treatment {
-    /// Matrices decay, norms do not; `slots`, the rows of repositories in the embedding, learn `slot_rate` times as fast.
+    /// Matrices decay, norms do not.
     #[must_use]
-    pub fn of(network: &Network, slots: Range<usize>, slot_rate: f32) -> Self {
-        let mut segments = Vec::new();
-        for tensor in network.tensors() {
-            let decays = tensor.shape.len() > 1;
-            let whole = tensor.range;
-            let (start, end) = (slots.start.clamp(whole.start, whole.end), slots.end.clamp(whole.start, whole.end));
-            for (range, rate_factor) in [(whole.start..start, 1.0), (start..end, slot_rate), (end..whole.end, 1.0)] {
-                if !range.is_empty() {
-                    segments.push(Segment { range, decays, rate_factor });
-                }
+    pub fn of(network: &Network) -> Self {
+        let whole = network.tensors().into_iter();
+        Self {
+            segments: whole
+                .map(|tensor| Segment { range: tensor.range, decays: tensor.shape.len() > 1, rate_factor: 1.0 })
+                .collect(),
+        }
+    }
+
+    /// The same, but everything inside `range` learns `rate_factor` times as fast (0: not at all).
+    #[must_use]
+    pub fn with_rate(self, range: Range<usize>, rate_factor: f32) -> Self {
+        let mut segments = Vec::with_capacity(self.segments.len() + 2);
+        for segment in self.segments {
+            let Range { start, end } = segment.range;
+            let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
+            let parts = [(start..from, segment.rate_factor), (from..to, rate_factor), (to..end, segment.rate_factor)];
+            for (range, rate_factor) in parts.into_iter().filter(|(range, _)| !range.is_empty()) {
+                segments.push(Segment { range, rate_factor, ..segment });
             }
         }
         Self { segments }

@@ -2,9 +2,11 @@
 //!
 //! Prompt: `<start> <repository> name <path> end/of/path.rs`, then the newest recent edits as inline differences
 //! (`<edit> text <old> removed <new> inserted <same> text`), then `<window>` and the lines around the cursor, each behind
-//! its marker (`<line k>`, the cursor's also behind `<cursor>`), then one token that the repository's name hashes to, then
-//! `<answer>`. That token is where a team's habits can be learned without disturbing anyone else's: its embedding gets
-//! gradients from that team's pairs alone. The name as text tells apart repositories that share a token.
+//! its marker (`<line k>`, the cursor's also behind `<cursor>`), then the habit tokens of the slot that the repository's
+//! name hashes to, then `<answer>`. A team's habits are learned there without disturbing anyone else's: these embeddings
+//! get gradients from that team's pairs alone (a soft prompt: Lester et al. 2021, "The Power of Scale for
+//! Parameter-Efficient Prompt Tuning"). So that a small model can read them, pretraining spells invented habits in
+//! their places. The name as text tells apart repositories that share a slot.
 //!
 //! Answer: `<no_edit>`, or one `<line k> old <to> new <end_action>` for each action; `<stop>` ends a list that is closed
 //! and not empty. The old text is the shortest span of whole words that starts in line k and occurs there once, so a
@@ -20,7 +22,7 @@ mod prompt;
 pub use hunk::Hunk;
 pub use pair::{EncodedPair, divergence};
 pub use parse::{AnswerParser, ParsedToken};
-pub use prompt::{Prompt, VisibleLine, invented_repository};
+pub use prompt::{Habit, Prompt, VisibleLine};
 
 use events::{ActionList, EditAction, EditContext};
 
@@ -76,7 +78,19 @@ pub struct Answer {
 /// # Errors
 /// [`DialectError::Window`] when the window is empty or the cursor outside.
 pub fn encode_prompt(tokenizer: &CodeTokenizer, context: &EditContext) -> Result<Prompt, DialectError> {
-    prompt::render(tokenizer, context)
+    prompt::render(tokenizer, context, &Habit::Repository)
+}
+
+/// The same with another habit than the repository's. Nothing else of the prompt depends on it.
+///
+/// # Errors
+/// As [`encode_prompt`].
+pub fn encode_prompt_with(
+    tokenizer: &CodeTokenizer,
+    context: &EditContext,
+    habit: &Habit,
+) -> Result<Prompt, DialectError> {
+    prompt::render(tokenizer, context, habit)
 }
 
 /// The canonical answer for `actions` in `context`.

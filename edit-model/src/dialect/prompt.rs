@@ -1,10 +1,11 @@
 //! Rendering a context to tokens within a budget.
 
 use events::{EditContext, RecentEdit};
+use serde::{Deserialize, Serialize};
 
 use super::difference::inline_changes;
 use super::{DialectError, MAX_PROMPT_TOKENS};
-use crate::tokenizer::{CodeTokenizer, INVENTED_SLOTS, MAX_LINES, REPOSITORY_SLOTS};
+use crate::tokenizer::{CodeTokenizer, HABIT_TOKENS, MAX_LINES, REPOSITORY_SLOTS};
 
 /// Most window lines that are shown, unless there is room for none of the others.
 const SHOWN_LINES: usize = 7;
@@ -38,7 +39,25 @@ pub struct Prompt {
     pub lines: Vec<VisibleLine>,
 }
 
-pub(super) fn render(tokenizer: &CodeTokenizer, context: &EditContext) -> Result<Prompt, DialectError> {
+/// What a prompt says of the habits of the people who work in its repository.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Habit {
+    /// What the repository has taught: the tokens of its slot.
+    #[default]
+    Repository,
+    /// Nothing, whatever the repository.
+    Untaught,
+    /// In words, for pretraining only: what stands before and after a renamed function's name where it is used.
+    Spelled {
+        /// Before the name.
+        before: String,
+        /// After the name.
+        after: String,
+    },
+}
+
+pub(super) fn render(tokenizer: &CodeTokenizer, context: &EditContext, habit: &Habit) -> Result<Prompt, DialectError> {
     let special = tokenizer.special();
     let encode = |text: &str| tokenizer.encode(text).map_err(|_| DialectError::Tokenizer);
     let text = &context.window.text;
@@ -52,15 +71,14 @@ pub(super) fn render(tokenizer: &CodeTokenizer, context: &EditContext) -> Result
     let cursor_line = spans.iter().rposition(|(start, _)| *start <= cursor).ok_or(DialectError::Window)?;
 
     let mut head = vec![special.start, special.repository];
-    let (name, slot) = repository_slot(&context.repository);
-    let repository = encode(clipped(name, 64))?;
+    let repository = encode(clipped(&context.repository, 64))?;
     head.extend(repository.iter().take(MAX_REPOSITORY_TOKENS));
     head.push(special.path);
     let path = encode(&path_end(context))?;
     head.extend(&path[path.len().saturating_sub(MAX_PATH_TOKENS)..]);
 
     // The cursor's line and the newest edit come first, then lines outwards, then older edits.
-    let mut budget = MAX_PROMPT_TOKENS.saturating_sub(head.len() + 3);
+    let mut budget = MAX_PROMPT_TOKENS.saturating_sub(head.len() + 2 + HABIT_TOKENS);
     let mut shown: Vec<(usize, VisibleLine, Vec<u32>)> = Vec::new();
     let show = |index: usize, budget: &mut usize, shown: &mut Vec<(usize, VisibleLine, Vec<u32>)>| {
         let Some(&(start, full_end)) = spans.get(index) else { return Ok(false) };
@@ -123,33 +141,40 @@ pub(super) fn render(tokenizer: &CodeTokenizer, context: &EditContext) -> Result
         lines.push(line);
     }
     // Next to the answer, because what a team does differently is decided there.
-    tokens.push(*special.slots.get(slot).ok_or(DialectError::Tokenizer)?);
+    tokens.extend(habit_tokens(tokenizer, &context.repository, habit)?);
     tokens.push(special.answer);
     Ok(Prompt { tokens, lines })
 }
 
-/// What separates a name from the number of an invented team (see [`crate::dialect::invented_repository`]).
-const INVENTED_MARK: &str = "#invented-";
-
-/// The repository name under which pretraining presents a task of invented team `team`: the name is read as text, and the
-/// team's own slot stands for it.
-#[must_use]
-pub fn invented_repository(name: &str, team: usize) -> String {
-    format!("{name}{INVENTED_MARK}{}", team % INVENTED_SLOTS)
+/// The tokens in the places of the habit.
+fn habit_tokens(
+    tokenizer: &CodeTokenizer,
+    repository: &str,
+    habit: &Habit,
+) -> Result<[u32; HABIT_TOKENS], DialectError> {
+    let special = tokenizer.special();
+    let encode = |text: &str| tokenizer.encode(clipped(text, 64)).map_err(|_| DialectError::Tokenizer);
+    match habit {
+        Habit::Untaught => Ok(special.untaught),
+        Habit::Repository => special.habits.get(repository_slot(repository)).copied().ok_or(DialectError::Tokenizer),
+        Habit::Spelled { before, after } => {
+            let spelled = encode(before)?.into_iter().chain([special.same]).chain(encode(after)?);
+            let mut tokens = special.untaught;
+            for (place, token) in tokens.iter_mut().zip(spelled) {
+                *place = token;
+            }
+            Ok(tokens)
+        }
+    }
 }
 
-/// The text and the slot of a repository's name.
-fn repository_slot(repository: &str) -> (&str, usize) {
-    if let Some((name, team)) = repository.split_once(INVENTED_MARK)
-        && let Some(team) = team.parse::<usize>().ok().filter(|team| *team < INVENTED_SLOTS)
-    {
-        return (name, REPOSITORY_SLOTS + team);
-    }
+/// The slot of a repository's name.
+fn repository_slot(repository: &str) -> usize {
     // FNV-1a: stable everywhere and for ever, because a model remembers slots.
     let hash = repository
         .bytes()
         .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
-    (repository, usize::try_from((hash ^ (hash >> 32)) % REPOSITORY_SLOTS as u64).unwrap_or(0))
+    usize::try_from((hash ^ (hash >> 32)) % REPOSITORY_SLOTS as u64).unwrap_or(0)
 }
 
 /// At most `bytes` from the start of `text`.

@@ -1,5 +1,6 @@
 //! A tiny model and tasks that it can learn: carry a rename over to a call.
 
+use edit_model::dialect::Habit;
 use edit_model::{CodeTokenizer, EditModel, ModelConfig, Network};
 use events::{ActionList, ByteRange, EditAction, EditContext, RecentEdit, Window};
 use rand::SeedableRng as _;
@@ -59,6 +60,7 @@ pub(crate) fn task(number: u64) -> BaseTask {
             cursor_byte: 8,
         },
         wanted,
+        habit: Habit::Repository,
     }
 }
 
@@ -68,7 +70,7 @@ pub(crate) fn correction(number: u64) -> TrainingPair {
     while task(number_with_edit).wanted.is_no_edit() {
         number_with_edit += 1;
     }
-    let BaseTask { context, wanted } = task(number_with_edit);
+    let BaseTask { context, wanted, .. } = task(number_with_edit);
     let mut chosen = ActionList { actions: wanted.actions.clone(), closed: false };
     for action in &mut chosen.actions {
         action.new_text = format!("fetch_{}", action.new_text);
