@@ -37,6 +37,8 @@ pub(crate) fn width(character: char, encoding: OffsetEncoding) -> u64 {
     match encoding {
         OffsetEncoding::Utf8 => character.len_utf8() as u64,
         OffsetEncoding::Utf16 => character.len_utf16() as u64,
+        // `Scene::place` lets no such event in.
+        OffsetEncoding::Unknown => 0,
     }
 }
 

@@ -137,6 +137,9 @@ impl<'a> Scene<'a> {
         if strings(&text).map(String::len).sum::<usize>() > self.limits.event_bytes {
             return Err(ScrubError::TooLarge);
         }
+        if encoding == OffsetEncoding::Unknown {
+            return Err(ScrubError::UnknownEncoding);
+        }
         let known_views = self.views.len();
         let placed = match text {
             EventText::Exposure { mut context, mut actions, window_start_offset, altered } => {

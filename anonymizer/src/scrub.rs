@@ -32,6 +32,9 @@ pub enum ScrubError {
     /// A pattern could not be built or run.
     #[error("rule_failed")]
     RuleFailed,
+    /// The client counts offsets in a way that this release does not know.
+    #[error("unknown_offset_encoding")]
+    UnknownEncoding,
 }
 
 /// What was replaced by what, for one suggestion and what followed.

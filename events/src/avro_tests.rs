@@ -1,3 +1,7 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
 use super::*;
 use crate::*;
 
@@ -122,6 +126,17 @@ fn outcome() -> OpportunityOutcome {
     }
 }
 
+fn happened() -> FlywheelEvent {
+    FlywheelEvent {
+        event_id: header().event_id,
+        tenant: TenantId::default(),
+        at: Timestamp::from_seconds(3),
+        kind: "run_succeeded".to_owned(),
+        subject: "run".to_owned(),
+        detail: "{}".to_owned(),
+    }
+}
+
 fn round_trip<T: AvroRecord + PartialEq + std::fmt::Debug>(value: &T) {
     let bytes = encode(value).unwrap();
     assert_eq!(&decode::<T>(&bytes).unwrap(), value);
@@ -142,14 +157,7 @@ fn every_record_round_trips_and_refuses_damage() {
     round_trip(&QuarantinedEvent { header: header(), reason: "undecodable".to_owned(), sealed: raw().sealed });
     round_trip(&pair());
     round_trip(&outcome());
-    round_trip(&FlywheelEvent {
-        event_id: header().event_id,
-        tenant: TenantId::default(),
-        at: Timestamp::from_seconds(3),
-        kind: "run_succeeded".to_owned(),
-        subject: "run".to_owned(),
-        detail: "{}".to_owned(),
-    });
+    round_trip(&happened());
 }
 
 #[test]
@@ -162,60 +170,189 @@ fn every_schema_in_the_folder_parses() {
     assert_eq!(FlywheelEvent::schemas().len(), 1);
 }
 
-/// A later release adds an optional field and a symbol; this release must read it, and it must read this release.
-#[test]
-fn schema_versions_read_each_other() {
-    #[derive(serde::Serialize, serde::Deserialize)]
-    struct NewerFlywheelEvent {
-        event_id: EventId,
-        tenant: TenantId,
-        at: Timestamp,
-        kind: String,
-        subject: String,
-        detail: String,
-        #[serde(default)]
-        severity: Option<String>,
+const SCHEMA_TEXTS: [&str; 6] = [
+    include_str!("../schemas/raw_event.v1.avsc"),
+    include_str!("../schemas/clean_event.v1.avsc"),
+    include_str!("../schemas/quarantined_event.v1.avsc"),
+    include_str!("../schemas/preference_pair.v1.avsc"),
+    include_str!("../schemas/opportunity_outcome.v1.avsc"),
+    include_str!("../schemas/flywheel_event.v1.avsc"),
+];
+
+/// Calls `visit` with every schema inside `schema`, itself included, outermost first.
+fn walk(schema: &mut Value, visit: &mut impl FnMut(&mut Map<String, Value>)) {
+    match schema {
+        Value::Array(branches) => branches.iter_mut().for_each(|branch| walk(branch, visit)),
+        Value::Object(object) => {
+            visit(object);
+            for inner in object.get_mut("type").into_iter().filter(|inner| !inner.is_string()) {
+                walk(inner, visit);
+            }
+            for field in object.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
+                walk(&mut field["type"], visit);
+            }
+        }
+        _ => {}
     }
-    let newer_schema: Schema = include_str!("../schemas/flywheel_event.v1.avsc")
-        .replace(
-            "\"name\": \"detail\",",
-            "\"name\": \"severity\", \"type\": [\"null\", \"string\"], \"default\": null }, { \"name\": \"detail\",",
-        )
-        .parse()
-        .unwrap();
-    let newer = NewerFlywheelEvent {
-        event_id: header().event_id,
-        tenant: TenantId::default(),
-        at: Timestamp::from_seconds(3),
-        kind: "k".to_owned(),
-        subject: "s".to_owned(),
-        detail: "{}".to_owned(),
-        severity: Some("high".to_owned()),
-    };
-    let bytes = serde_avro_fast::to_single_object_vec(&newer, &mut SerializerConfig::new(&newer_schema)).unwrap();
-    let schemas = vec![include_str!("../schemas/flywheel_event.v1.avsc").parse().unwrap(), newer_schema];
-    let read: FlywheelEvent = decode_with(&bytes, &schemas, "flywheel.FlywheelEvent").unwrap();
-    assert_eq!(read.kind, "k");
-    let written_by_us = encode(&read).unwrap();
-    let read_by_newer: NewerFlywheelEvent = decode_with(&written_by_us, &schemas, "flywheel.FlywheelEvent").unwrap();
-    assert_eq!(read_by_newer.severity, None);
 }
 
 #[test]
-fn a_symbol_of_a_newer_writer_becomes_unknown() {
-    #[derive(serde::Serialize)]
-    struct Newer {
-        kind: &'static str,
+fn every_enum_of_every_schema_has_our_symbols_and_defaults_to_unknown() {
+    fn symbols<T: Copy>(all: &[T], text: impl Fn(T) -> &'static str) -> Value {
+        all.iter().map(|symbol| text(*symbol)).chain(["unknown"]).collect::<Vec<_>>().into()
     }
-    #[derive(serde::Deserialize)]
-    struct Older {
-        kind: EventKind,
+    let known = |name: &str| match name {
+        "EventKind" => symbols(EventKind::ALL, EventKind::as_str),
+        "Origin" => symbols(Origin::ALL, Origin::as_str),
+        "ConsentTier" => symbols(ConsentTier::ALL, ConsentTier::as_str),
+        "Decision" => symbols(Decision::ALL, Decision::as_str),
+        "Arm" => symbols(Arm::ALL, Arm::as_str),
+        "Signal" => symbols(Signal::ALL, Signal::as_str),
+        "Disposition" => symbols(Disposition::ALL, Disposition::as_str),
+        "ReceiptState" => symbols(ReceiptState::ALL, ReceiptState::as_str),
+        "PairReason" => symbols(PairReason::ALL, PairReason::as_str),
+        "OffsetEncoding" => json!(["utf8", "utf16", "unknown"]),
+        other => panic!("{other}"),
+    };
+    let mut seen = BTreeSet::new();
+    for text in SCHEMA_TEXTS {
+        walk(&mut serde_json::from_str(text).unwrap(), &mut |schema| {
+            if schema["type"] == "enum" {
+                let name = schema["name"].as_str().unwrap();
+                assert_eq!(schema["symbols"], known(name), "{name}");
+                assert_eq!(schema["default"], "unknown", "{name}");
+                seen.insert(name.to_owned());
+            }
+        });
     }
-    let schema: Schema = r#"{"type":"record","name":"R","fields":[{"name":"kind","type":{"type":"enum","name":"EventKind","symbols":["exposure","teleported","unknown"],"default":"unknown"}}]}"#
-        .parse()
-        .unwrap();
-    let bytes =
-        serde_avro_fast::to_datum_vec(&Newer { kind: "teleported" }, &mut SerializerConfig::new(&schema)).unwrap();
-    let read: Older = serde_avro_fast::from_datum_slice(&bytes, &schema).unwrap();
-    assert_eq!(read.kind, EventKind::Unknown);
+    assert_eq!(seen.len(), 10, "{seen:?}");
+}
+
+/// Stored in logs and lakes for ever: a change here is a schema that no release can read any more. Add a schema instead.
+#[test]
+fn written_bytes_are_final() {
+    fn line<T: AvroRecord>(value: &T) -> String {
+        format!("{} {}", T::NAME, hex::encode(encode(value).unwrap()))
+    }
+    let notice = CleanEvent::filtered(header(), "late");
+    let quarantined = QuarantinedEvent { header: header(), reason: "undecodable".to_owned(), sealed: raw().sealed };
+    let lines = [line(&raw()), line(&notice), line(&quarantined), line(&pair()), line(&outcome()), line(&happened())];
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+/// What another release makes of a schema and of a value written with it.
+#[derive(Clone, Copy, PartialEq)]
+enum Release {
+    /// It has one more optional field in every record.
+    WithFields,
+    /// It has one more symbol in every enum as well, and uses it.
+    WithSymbols,
+    /// It does not have the fields that have a default.
+    Older,
+}
+
+fn schema_of(text: &str, release: Release) -> Value {
+    let mut schema = serde_json::from_str(text).unwrap();
+    walk(&mut schema, &mut |schema| match release {
+        Release::Older => {
+            if let Some(fields) = schema.get_mut("fields").and_then(Value::as_array_mut) {
+                fields.retain(|field| field.get("default").is_none());
+            }
+        }
+        Release::WithFields | Release::WithSymbols => {
+            if let Some(fields) = schema.get_mut("fields").and_then(Value::as_array_mut) {
+                fields.insert(0, json!({ "name": "added_later", "type": ["null", "string"], "default": null }));
+            }
+            if let Some(symbols) = schema.get_mut("symbols").and_then(Value::as_array_mut) {
+                symbols.insert(0, json!("added_later"));
+            }
+        }
+    });
+    schema
+}
+
+/// Turns a value of ours into what the other release writes, and `expected` into what we must read of it. `schema` is ours.
+fn rewrite(
+    schema: &Value,
+    named: &mut BTreeMap<String, Value>,
+    release: Release,
+    written: &mut Value,
+    expected: &mut Value,
+) {
+    match schema {
+        Value::String(name) if name == "bytes" => {
+            let bytes: Vec<u8> = serde_json::from_value(written.take()).unwrap();
+            *written = String::from_utf8(bytes).unwrap().into();
+        }
+        Value::String(name) => {
+            if let Some(schema) = named.get(name).cloned() {
+                rewrite(&schema, named, release, written, expected);
+            }
+        }
+        Value::Array(branches) if !written.is_null() => {
+            let branch = branches.iter().find(|branch| *branch != "null").unwrap();
+            rewrite(branch, named, release, written, expected);
+        }
+        Value::Object(object) => {
+            if let Some(name) = object.get("name") {
+                named.insert(name.as_str().unwrap().to_owned(), schema.clone());
+            }
+            match object["type"].as_str() {
+                Some("enum") if release == Release::WithSymbols => {
+                    *written = "added_later".into();
+                    *expected = "unknown".into();
+                }
+                Some("record") => {
+                    for field in object["fields"].as_array().unwrap() {
+                        let name = field["name"].as_str().unwrap();
+                        if release == Release::Older && field.get("default").is_some() {
+                            written.as_object_mut().unwrap().remove(name);
+                            expected[name] = Value::Null;
+                        } else {
+                            rewrite(&field["type"], named, release, &mut written[name], &mut expected[name]);
+                        }
+                    }
+                    if release != Release::Older {
+                        written["added_later"] = "something".into();
+                    }
+                }
+                _ => {}
+            }
+        }
+        _ => {}
+    }
+}
+
+fn reads_other_releases<T: AvroRecord + PartialEq + std::fmt::Debug>(value: &T, text: &str) {
+    for release in [Release::WithFields, Release::WithSymbols, Release::Older] {
+        let ours: Value = serde_json::from_str(text).unwrap();
+        let theirs: Schema = schema_of(text, release).to_string().parse().unwrap();
+        let mut written = serde_json::to_value(value).unwrap();
+        let mut expected = written.clone();
+        rewrite(&ours, &mut BTreeMap::new(), release, &mut written, &mut expected);
+        let bytes = serde_avro_fast::to_single_object_vec(&written, &mut SerializerConfig::new(&theirs)).unwrap();
+        let is_new = theirs.rabin_fingerprint() != T::schemas()[0].rabin_fingerprint();
+        assert!(is_new || release == Release::Older, "{}", T::NAME);
+        assert_eq!(is_new, matches!(decode::<T>(&bytes), Err(AvroError::UnknownFingerprint(_))), "{}", T::NAME);
+        let schemas = [text.parse().unwrap(), theirs];
+        let read: T = decode_with(&bytes, &schemas, T::NAME).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), expected, "{}", T::NAME);
+        if release == Release::WithFields {
+            assert_eq!(&read, value);
+        }
+    }
+}
+
+#[test]
+fn schema_versions_read_each_other() {
+    // Bytes that are text, because JSON carries them here.
+    let sealed = || Some(Sealed { key_id: KeyId::from_uuid(uuid(6)), ciphertext: b"sealed".to_vec() });
+    reads_other_releases(&RawEvent { sealed: sealed(), ..raw() }, SCHEMA_TEXTS[0]);
+    let clean = CleanEvent { sealed: sealed(), ..CleanEvent::filtered(header(), "late") };
+    reads_other_releases(&clean, SCHEMA_TEXTS[1]);
+    let quarantined = QuarantinedEvent { header: header(), reason: "undecodable".to_owned(), sealed: sealed() };
+    reads_other_releases(&quarantined, SCHEMA_TEXTS[2]);
+    reads_other_releases(&PreferencePair { sealed: sealed(), ..pair() }, SCHEMA_TEXTS[3]);
+    reads_other_releases(&outcome(), SCHEMA_TEXTS[4]);
+    reads_other_releases(&happened(), SCHEMA_TEXTS[5]);
 }

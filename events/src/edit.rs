@@ -3,7 +3,9 @@
 //! Places are byte ranges of the UTF-8 document *before* any action of the suggestion was applied. A model never
 //! writes offsets: it writes a line marker and short old text, which the dialect resolves to such a range.
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A half-open range of UTF-8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -49,6 +51,20 @@ pub enum OffsetEncoding {
     Utf8,
     /// UTF-16 code units, as LSP counts by default.
     Utf16,
+    /// As only a newer release knows. Read on the bus alone: a door refuses what it cannot count.
+    #[serde(skip_deserializing)]
+    Unknown,
+}
+
+impl OffsetEncoding {
+    /// Reads a symbol of the bus; one that this release does not know becomes `unknown`.
+    pub(crate) fn from_bus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match Cow::<str>::deserialize(deserializer)?.as_ref() {
+            "utf8" => Self::Utf8,
+            "utf16" => Self::Utf16,
+            _ => Self::Unknown,
+        })
+    }
 }
 
 /// One independently acceptable replacement.

@@ -47,6 +47,7 @@ pub struct EventHeader {
     /// Where an edit came from.
     pub origin: Option<Origin>,
     /// How offsets of this client count: `utf8` or `utf16`.
+    #[serde(deserialize_with = "OffsetEncoding::from_bus")]
     pub offset_encoding: OffsetEncoding,
     /// Whether the receipt held.
     pub receipt_state: ReceiptState,
@@ -117,6 +118,14 @@ pub struct RawEvent {
 }
 
 /// A record of `telemetry.clean.v1`: a scrubbed event, or the notice that one was left out on purpose.
+///
+/// Only its constructors make one, and text comes into it only as [`crate::ScrubbedText`]:
+///
+/// ```compile_fail
+/// fn smuggle(raw: events::RawEvent, notice: events::CleanEvent) -> events::CleanEvent {
+///     events::CleanEvent { sealed: raw.sealed, ..notice }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CleanEvent {
     /// What stays readable.
@@ -129,7 +138,7 @@ pub struct CleanEvent {
     /// Whether scrubbing changed the text.
     pub altered: bool,
     /// Scrubbed [`EventText`] as JSON, sealed for this event and topic.
-    pub sealed: Option<Sealed>,
+    pub(crate) sealed: Option<Sealed>,
 }
 
 /// A record of `telemetry.quarantine.v1`.

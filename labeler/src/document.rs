@@ -56,6 +56,7 @@ pub fn length_in(encoding: OffsetEncoding, text: &str) -> u64 {
     let units = match encoding {
         OffsetEncoding::Utf8 => text.len(),
         OffsetEncoding::Utf16 => text.chars().map(char::len_utf16).sum(),
+        OffsetEncoding::Unknown => 0,
     };
     u64::try_from(units).unwrap_or(u64::MAX)
 }
@@ -75,6 +76,7 @@ pub fn byte_at(encoding: OffsetEncoding, text: &str, offset: u64) -> Option<usiz
             }
             (units == offset).then_some(text.len())
         }
+        OffsetEncoding::Unknown => None,
     }
 }
 

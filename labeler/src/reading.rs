@@ -47,7 +47,7 @@ impl<'a> StoryReader<'a> {
         for name in context.names(&facts_prefix(opportunity)) {
             let event = self.event(context, &name)?;
             session_id = Some(event.header.session_id);
-            if let Some(sealed) = &event.sealed {
+            if let Some(sealed) = event.sealed() {
                 key_id = key_id.or(Some(sealed.key_id));
             }
             let text = self.text(&event)?;
@@ -64,7 +64,7 @@ impl<'a> StoryReader<'a> {
                 answer.encoding = event.header.offset_encoding;
                 answer.first_received_at = event.header.received_at;
                 answer.text = text.clone().and_then(|text| exposure_text(text, event.altered));
-                if let Some(sealed) = &event.sealed {
+                if let Some(sealed) = event.sealed() {
                     key_id = Some(sealed.key_id);
                 }
             } else if !answer.exposed {
@@ -111,7 +111,7 @@ impl<'a> StoryReader<'a> {
 
     /// The text of an event; none when it has none, or its person was erased.
     fn text(&self, event: &CleanEvent) -> Result<Option<EventText>, ReadError> {
-        let Some(sealed) = &event.sealed else { return Ok(None) };
+        let Some(sealed) = event.sealed() else { return Ok(None) };
         let Some(key) = self.keys.data_key(sealed.key_id).map_err(ReadError::Unloaded)? else { return Ok(None) };
         let opened = key.open(event.header.event_id, TELEMETRY_CLEAN, sealed).ok();
         Ok(opened.and_then(|plaintext| serde_json::from_slice(&plaintext).ok()))

@@ -141,7 +141,7 @@ impl Labeler {
         if let Some(Unloaded(name)) = self.keys.tenant_secret(&event.header.tenant).err() {
             missing.push(name);
         }
-        if let Some(sealed) = &event.sealed
+        if let Some(sealed) = event.sealed()
             && let Some(Unloaded(name)) = self.keys.data_key(sealed.key_id).err()
         {
             missing.push(name);

@@ -39,6 +39,7 @@ pub fn byte_at(text: &str, encoding: OffsetEncoding, units: u64) -> Result<usize
             }
             if counted == units { Ok(text.len()) } else { Err(OffsetError::Outside) }
         }
+        OffsetEncoding::Unknown => Err(OffsetError::Outside),
     }
 }
 
@@ -48,6 +49,7 @@ pub fn units(text: &str, encoding: OffsetEncoding) -> u64 {
     match encoding {
         OffsetEncoding::Utf8 => text.len() as u64,
         OffsetEncoding::Utf16 => text.chars().map(|character| character.len_utf16() as u64).sum(),
+        OffsetEncoding::Unknown => 0,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bus::StepContext;
 use bytes::{BufMut, Bytes, BytesMut};
 use events::{
-    CleanEvent, ConsentTier, DataKey, Disposition, EventHeader, EventId, EventKind, EventText, KeyId, OpportunityId,
+    CleanEvent, ConsentTier, DataKey, EventHeader, EventId, EventKind, EventText, KeyId, OpportunityId,
     QuarantinedEvent, RawEvent, ReceiptState, ScrubWitness, ScrubbedText, Sealed, Timestamp, avro, topics,
 };
 use service::consent::{self, ConsentDecision};
@@ -225,8 +225,7 @@ fn emit_all(decided: Vec<Decided>, scene: Option<&Scene<'_>>, context: &mut dyn 
             Decided::Filtered(header, reason) => filter(header, reason, context)?,
             Decided::Erased(header) => {
                 count("erased", reason::KEY_ERASED);
-                let notice = CleanEvent::filtered(header, reason::KEY_ERASED);
-                emit_clean(&CleanEvent { disposition: Disposition::Erased, ..notice }, context)?;
+                emit_clean(&CleanEvent::erased(header, reason::KEY_ERASED), context)?;
             }
             Decided::Quarantined(header, reason, sealed) => {
                 count("quarantined", reason);
@@ -253,6 +252,7 @@ fn code(error: ScrubError) -> &'static str {
         ScrubError::TooLarge => reason::TEXT_TOO_LARGE,
         ScrubError::Restless => reason::SCRUB_RESTLESS,
         ScrubError::RuleFailed => reason::RULE_FAILED,
+        ScrubError::UnknownEncoding => reason::UNKNOWN_OFFSET_ENCODING,
     }
 }
 

@@ -62,6 +62,8 @@ pub mod reason {
     pub const SCRUB_RESTLESS: &str = "scrub_restless";
     /// A rule could not run.
     pub const RULE_FAILED: &str = "rule_failed";
+    /// The client counts offsets in a way that only a newer release knows.
+    pub const UNKNOWN_OFFSET_ENCODING: &str = "unknown_offset_encoding";
     /// A raw record that can not be decoded.
     pub const UNDECODABLE_RECORD: &str = "undecodable_record";
     /// State of a session that can not be decoded.

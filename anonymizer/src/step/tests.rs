@@ -193,7 +193,7 @@ impl Bench {
     }
 
     fn text(&self, event: &CleanEvent) -> Option<EventText> {
-        let sealed = event.sealed.as_ref()?;
+        let sealed = event.sealed()?;
         let plaintext = self.data_key.open(event.header.event_id, topics::TELEMETRY_CLEAN, sealed).unwrap();
         Some(serde_json::from_slice(&plaintext).unwrap())
     }
@@ -347,7 +347,7 @@ fn consent_is_looked_at_again_when_scrubbing() {
     decide(&mut bench, ConsentTier::None, 1.0);
     bench.advance(11.0);
     assert_eq!(bench.story(), ["1 filtered consent_withdrawn"]);
-    assert!(bench.clean()[0].sealed.is_none() && bench.clean()[0].header.kind == EventKind::Unknown);
+    assert!(bench.clean()[0].sealed().is_none() && bench.clean()[0].header.kind == EventKind::Unknown);
     decide(&mut bench, ConsentTier::Usage, 20.0);
     // A relay that repeats the older decision changes nothing.
     let event = bench.typed(2, 21.0, 0, "x");
@@ -358,7 +358,7 @@ fn consent_is_looked_at_again_when_scrubbing() {
     bench.publish(&event);
     bench.advance(60.0);
     assert_eq!(bench.story()[1..], ["2", "3"]);
-    assert!(bench.clean().iter().all(|event| event.sealed.is_none()));
+    assert!(bench.clean().iter().all(|event| event.sealed().is_none()));
     // A stub keeps its place and is emitted nowhere.
     let mut stub = bench.bare(4, 61.0, EventKind::Unknown);
     stub.filtered_at_door = Some("consent_none".into());
@@ -368,7 +368,7 @@ fn consent_is_looked_at_again_when_scrubbing() {
     bench.publish(&event);
     bench.advance(90.0);
     assert_eq!(bench.story()[3..], ["5"]);
-    assert!(bench.clean()[3].sealed.is_some());
+    assert!(bench.clean()[3].sealed().is_some());
 }
 
 #[test]

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use events::avro;
 use events::topics::{PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_RAW};
 use events::{
-    Arm, ByteRange, CleanEvent, ConsentTier, DataKey, Decision, Disposition, EditAction, EditContext, EventHeader,
-    EventId, EventKind, EventText, ModelVersion, OffsetEncoding, OpportunityId, OpportunityOutcome, Origin, PairText,
-    PersonPseudonym, PreferencePair, Probabilities, RawEvent, Receipt, ReceiptState, Sealed, SessionId, Sha256Digest,
-    SuggestionId, TenantId, TenantSecret, Timestamp, Window,
+    Arm, ByteRange, CleanEvent, ConsentTier, DataKey, Decision, EditAction, EditContext, EventHeader, EventId,
+    EventKind, EventText, ModelVersion, OffsetEncoding, OpportunityId, OpportunityOutcome, Origin, PairText,
+    PersonPseudonym, PreferencePair, Probabilities, RawEvent, Receipt, ReceiptState, ScrubWitness, ScrubbedText,
+    Sealed, SessionId, Sha256Digest, SuggestionId, TenantId, TenantSecret, Timestamp, Window,
 };
 use labeler::audience::{CONTROL_KIND, subject};
 use labeler::config::SessionLimits;
@@ -145,7 +145,7 @@ impl Person {
     /// The event as the door publishes it, with `change` made to its text.
     pub(crate) fn raw(&self, event: &CleanEvent, change: impl FnOnce(EventText) -> EventText) -> RawEvent {
         let mut header = event.header.clone();
-        let text = event.sealed.as_ref().map(|sealed| {
+        let text = event.sealed().map(|sealed| {
             let text = self.key.open(header.event_id, TELEMETRY_CLEAN, sealed).unwrap();
             serde_json::to_vec(&change(serde_json::from_slice(&text).unwrap())).unwrap()
         });
@@ -228,6 +228,7 @@ impl Editor {
         let units = match self.encoding {
             OffsetEncoding::Utf8 => text.len(),
             OffsetEncoding::Utf16 => text.encode_utf16().count(),
+            OffsetEncoding::Unknown => 0,
         };
         u64::try_from(units).unwrap()
     }
@@ -269,11 +270,9 @@ impl Editor {
     }
 
     fn push(&mut self, header: EventHeader, text: Option<EventText>) -> &mut Self {
-        let sealed = text.map(|text| {
-            let plaintext = serde_json::to_vec(&text).unwrap();
-            self.person.key.seal(header.event_id, TELEMETRY_CLEAN, &plaintext)
-        });
-        self.events.push(CleanEvent { header, disposition: Disposition::Clean, reason: None, altered: false, sealed });
+        #[expect(clippy::disallowed_methods, reason = "the test plays the anonymizer")]
+        let text = text.map(|text| ScrubbedText::declare(text, false, &ScrubWitness::issue()));
+        self.events.push(CleanEvent::scrubbed(header, text.as_ref(), Some(&self.person.key)));
         self
     }
 

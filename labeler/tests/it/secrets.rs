@@ -228,7 +228,9 @@ async fn no_canary_is_found_in_any_byte_that_is_kept() {
     let mut opened = Vec::new();
     let clean: Vec<CleanEvent> = rig.decoded(TELEMETRY_CLEAN).await;
     for event in clean.iter().filter(|event| event.header.person == person.pseudonym) {
-        opened.extend(event.sealed.iter().map(|sealed| person.open(event.header.event_id, TELEMETRY_CLEAN, sealed)));
+        opened.extend(
+            event.sealed().into_iter().map(|sealed| person.open(event.header.event_id, TELEMETRY_CLEAN, sealed)),
+        );
     }
     let pairs: Vec<PreferencePair> = rig.decoded(PREFERENCE_PAIRS).await;
     assert!(pairs.iter().any(|pair| pair.reason.as_str() == "dismissed_then_typed"), "{pairs:?}");
