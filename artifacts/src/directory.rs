@@ -10,11 +10,14 @@ use events::Sha256Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
-use crate::local::{blocking, sync_directory};
+use crate::local::{blocking, remove_abandoned, sync_directory};
 use crate::{ArtifactError, ArtifactStore};
 
 /// Marks manifests and their format.
 const FORMAT: &str = "flywheel.directory.v1";
+
+/// Directories that are being fetched, next to their target.
+const STAGING_PREFIX: &str = ".incoming-";
 
 /// One file of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,8 +212,9 @@ pub async fn get_directory(
         let parent = parent.clone();
         move || {
             fs::create_dir_all(&parent).map_err(ArtifactError::io("create", &parent))?;
+            remove_abandoned(&parent, STAGING_PREFIX);
             tempfile::Builder::new()
-                .prefix(".incoming-")
+                .prefix(STAGING_PREFIX)
                 .tempdir_in(&parent)
                 .map_err(ArtifactError::io("create", &parent))
         }

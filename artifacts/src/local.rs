@@ -37,7 +37,13 @@ impl LocalArtifacts {
         for directory in [store.root.join("objects"), store.incoming()] {
             fs::create_dir_all(&directory).map_err(ArtifactError::io("create", directory))?;
         }
-        store.remove_abandoned();
+        // What is acknowledged later must not hang on a directory that a power cut forgets.
+        sync_directory(&store.root)?;
+        if let Some(parent) = store.root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            // It may be one that this user can pass and not read.
+            let _ = sync_directory(parent);
+        }
+        remove_abandoned(&store.incoming(), "");
         Ok(store)
     }
 
@@ -54,16 +60,6 @@ impl LocalArtifacts {
     fn path_of(&self, digest: &Sha256Digest) -> PathBuf {
         let name = digest.to_string();
         self.root.join("objects").join(&name[..2]).join(name)
-    }
-
-    fn remove_abandoned(&self) {
-        let Ok(entries) = fs::read_dir(self.incoming()) else { return };
-        for entry in entries.flatten() {
-            let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
-            if matches!(age, Ok(Ok(age)) if age > ABANDONED_AFTER) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
     }
 
     fn put_from(&self, from: &mut impl Read, what: &Path) -> Result<Stored, ArtifactError> {
@@ -125,6 +121,19 @@ impl LocalArtifacts {
         file.persist(path).map_err(|error| ArtifactError::io("write", path)(error.error))?;
         sync_directory(directory)?;
         Ok(bytes)
+    }
+}
+
+/// Removes what a crash left behind in `directory` under names that begin with `prefix`.
+pub(crate) fn remove_abandoned(directory: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)) {
+        let Ok(metadata) = entry.metadata() else { continue };
+        let age = metadata.modified().map(|modified| modified.elapsed());
+        if matches!(age, Ok(Ok(age)) if age > ABANDONED_AFTER) {
+            // Whoever else removes it at the same time does the same.
+            let _ = if metadata.is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        }
     }
 }
 
@@ -234,5 +243,51 @@ impl ArtifactStore for LocalArtifacts {
             Err(error) => Err(ArtifactError::io("remove", path)(error)),
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device that is always full.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_apart_from_other_failures() {
+        let mut full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let copied = copy_with_actions(&mut &b"object"[..], Path::new("memory"), &mut full, Path::new("incoming"));
+        assert_eq!(copied.unwrap_err().to_string(), "no space left to write incoming");
+        let quota = std::io::Error::from(std::io::ErrorKind::QuotaExceeded);
+        assert!(matches!(ArtifactError::io("write", "incoming")(quota), ArtifactError::NoSpace { .. }));
+    }
+
+    #[test]
+    fn a_failing_source_is_not_blamed_on_the_disk() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::PermissionDenied.into())
+            }
+        }
+        let copied = copy_with_actions(&mut Broken, Path::new("source"), &mut Vec::<u8>::new(), Path::new("incoming"));
+        assert!(copied.unwrap_err().to_string().starts_with("cannot read source"));
+    }
+
+    #[test]
+    fn only_what_is_old_is_abandoned() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - ABANDONED_AFTER - Duration::from_secs(60);
+        for (name, is_old) in [("x-old", true), ("x-young", false), ("y-old", true)] {
+            let file = File::create(folder.path().join(name)).unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+        }
+        fs::create_dir(folder.path().join("x-directory")).unwrap();
+        File::open(folder.path().join("x-directory")).unwrap().set_modified(old).unwrap();
+        remove_abandoned(folder.path(), "x-");
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["x-young", "y-old"]);
     }
 }
