@@ -70,26 +70,73 @@ async fn child_process() {
     }
 }
 
+fn child(url: &str) -> Command {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["child_process", "--exact", "--nocapture"]).env(CHILD_DATABASE, url);
+    child.stdout(Stdio::piped()).stderr(Stdio::piped());
+    child
+}
+
 #[test]
 fn several_processes_may_start_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let url = sqlite_url(&directory.path().join("flywheel.sqlite"));
-    let children: Vec<_> = (0..4)
-        .map(|_| {
-            Command::new(std::env::current_exe().unwrap())
-                .args(["child_process", "--exact", "--nocapture"])
-                .env(CHILD_DATABASE, &url)
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
+    let children: Vec<_> = (0..4).map(|_| child(&url).spawn().unwrap()).collect();
     for child in children {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
     }
+}
+
+/// Processes that start together, and some of which end at any moment, leave a database that is whole.
+#[test]
+fn a_process_that_is_killed_while_it_migrates_leaves_nothing_half_done() {
+    for round in 0..12_u64 {
+        let directory = tempfile::tempdir().unwrap();
+        let url = sqlite_url(&directory.path().join("flywheel.sqlite"));
+        let mut children: Vec<_> = (0..3).map(|_| child(&url).spawn().unwrap()).collect();
+        // Wherever the blow falls, what follows must hold.
+        std::thread::sleep(std::time::Duration::from_millis(round * 4));
+        for child in &mut children[..2] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let output = children.remove(2).wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let pool = connect(&url, 1).await.unwrap();
+            check(&pool).await.unwrap();
+            let sound: String = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&pool).await.unwrap();
+            assert_eq!(sound, "ok");
+        });
+    }
+}
+
+/// One schema for two databases: only types that mean the same on both, and no time, boolean or JSON type.
+#[test]
+fn every_column_has_a_type_that_both_databases_share() {
+    let shared = ["TEXT", "BIGINT", "DOUBLE PRECISION", "BYTEA", "SMALLINT"];
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sql");
+    let mut columns = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let mut in_table = false;
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            let line = line.split("--").next().unwrap_or_default().trim();
+            let first = line.split_whitespace().next().unwrap_or_default();
+            in_table = in_table && !line.starts_with(')');
+            let is_column = in_table && first.starts_with(|letter: char| letter.is_ascii_lowercase());
+            if is_column {
+                let rest = line[first.len()..].trim_start();
+                assert!(shared.iter().any(|name| rest.starts_with(name)), "{}: {line}", path.display());
+                columns += 1;
+            }
+            in_table = in_table || line.starts_with("CREATE TABLE");
+        }
+    }
+    assert!(columns > 100, "{columns} columns were read");
 }
 
 #[tokio::test]
