@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use events::Timestamp;
+use events::avro::{self, AvroError, AvroRecord};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::record::{Position, Record, RecordKey};
@@ -11,19 +12,17 @@ use crate::record::{Position, Record, RecordKey};
 /// The Avro schema of the values of the dead-letter topic.
 pub const SCHEMA: &str = include_str!("../schemas/dead_letter.avsc");
 
-static PARSED_SCHEMA: LazyLock<Result<serde_avro_fast::Schema, String>> =
-    LazyLock::new(|| SCHEMA.parse().map_err(|error| format!("{error}")));
-
 /// What was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterKind {
-    /// Written by a later release.
-    Unknown,
     /// A record.
     Record,
     /// A timer.
     Timer,
+    /// Written by a later release.
+    #[serde(other)]
+    Unknown,
 }
 
 /// An event that ends in a dead letter, for the ledger.
@@ -68,30 +67,30 @@ pub struct DeadLetter {
     pub affected: Vec<Affected>,
 }
 
-/// A dead letter that cannot be written or read.
-#[derive(Debug, thiserror::Error)]
-#[error("dead letter: {0}")]
-pub struct DeadLetterError(String);
+impl AvroRecord for DeadLetter {
+    const NAME: &'static str = "flywheel.bus.v1.DeadLetter";
+
+    fn schemas() -> &'static [serde_avro_fast::Schema] {
+        static SCHEMAS: LazyLock<Vec<serde_avro_fast::Schema>> = LazyLock::new(|| SCHEMA.parse().into_iter().collect());
+        &SCHEMAS
+    }
+}
 
 impl DeadLetter {
     /// The value in Avro's single-object encoding.
     ///
     /// # Errors
     /// When the encoder refuses it, which no value of this type makes it do.
-    pub fn encode(&self) -> Result<Bytes, DeadLetterError> {
-        let mut config = serde_avro_fast::ser::SerializerConfig::new(schema()?);
-        serde_avro_fast::to_single_object_vec(self, &mut config)
-            .map(Bytes::from)
-            .map_err(|error| DeadLetterError(error.to_string()))
+    pub fn encode(&self) -> Result<Bytes, AvroError> {
+        avro::encode(self).map(Bytes::from)
     }
 
     /// Reads a value of the dead-letter topic.
     ///
     /// # Errors
-    /// When the bytes are no dead letter of this schema.
-    pub fn decode(value: &[u8]) -> Result<Self, DeadLetterError> {
-        let letter = serde_avro_fast::from_single_object_slice(value, schema()?);
-        letter.map_err(|error| DeadLetterError(error.to_string()))
+    /// When the bytes are no dead letter of this schema. One of a later release is told apart: its reader waits.
+    pub fn decode(value: &[u8]) -> Result<Self, AvroError> {
+        avro::decode(value)
     }
 
     /// The record to publish to [`DeadLetter::topic`] to have it handled again; none for timers and for letters that
@@ -103,10 +102,6 @@ impl DeadLetter {
             DeadLetterKind::Timer | DeadLetterKind::Unknown => None,
         }
     }
-}
-
-fn schema() -> Result<&'static serde_avro_fast::Schema, DeadLetterError> {
-    PARSED_SCHEMA.as_ref().map_err(|error| DeadLetterError(error.clone()))
 }
 
 mod key_as_text {
@@ -182,5 +177,11 @@ mod tests {
         let mut cut = letter().encode().unwrap().to_vec();
         cut.truncate(cut.len() - 3);
         assert!(DeadLetter::decode(&cut).is_err());
+        let mut longer = letter().encode().unwrap().to_vec();
+        longer.push(0);
+        assert!(matches!(DeadLetter::decode(&longer), Err(AvroError::TrailingBytes { count: 1, .. })));
+        let mut later = letter().encode().unwrap().to_vec();
+        later[5] ^= 1;
+        assert!(matches!(DeadLetter::decode(&later), Err(AvroError::UnknownFingerprint(_))));
     }
 }

@@ -142,14 +142,7 @@ fn collect(records: &[CommittedRecord]) -> Result<(Entries, Vec<(String, Entry)>
                 decided(entry, "quarantined", Some(&event.reason));
             }
         } else if record.topic.ends_with(DEAD_LETTERS) {
-            let letter = match DeadLetter::decode(&record.value) {
-                Ok(letter) => letter,
-                Err(error) => {
-                    tracing::error!(position = %record.position, %error, "the ledger skips a dead letter");
-                    counter!("flywheel_labeler_sink_skipped_total", "topic" => record.topic.to_string()).increment(1);
-                    continue;
-                }
-            };
+            let Some(letter) = decode::<DeadLetter>(record)? else { continue };
             // Letters of later steps are about events that have their disposition.
             if !letter.topic.ends_with(TELEMETRY_RAW) {
                 continue;
