@@ -1,6 +1,7 @@
 //! Measures an implementation of the bus: acknowledged records, and records through a stateful step.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,7 +29,7 @@ pub struct Load {
     pub publishers: usize,
     /// Records of one key.
     pub records_per_key: u64,
-    /// Keys whose records alternate.
+    /// Keys whose records alternate: the more, the fewer records of one key meet in one transaction.
     pub alternating_keys: u64,
     /// Bytes of the large value of keyed state; each record reads and writes it.
     pub large_state_bytes: usize,
@@ -117,8 +118,15 @@ pub async fn publish(bus: &Arc<dyn Bus>, topic: &str, load: &Load) -> Result<Rat
     Ok(Rate { records, seconds: started.elapsed().as_secs_f64() })
 }
 
-/// Runs a stateful step over a topic that [`publish`] filled, until every record is committed. Each record reads and writes
-/// both values of its key's state, moves the key's timer and emits a record of its own size.
+/// Time between two records of a key.
+const KEY_INTERVAL: Duration = Duration::from_secs(200);
+
+/// A key's timer fires when it was quiet for so long, and ends its state.
+const QUIET: Duration = Duration::from_secs(300);
+
+/// Runs a stateful step over a topic that [`publish`] filled (one publisher keeps its records in order), until every record is committed. Each record reads and writes
+/// both values of its key's state, moves the key's timer and emits a record of its own size. The timer fires once, after
+/// the key's last record, reads both values and removes them.
 ///
 /// # Errors
 /// When the step fails, or something is missing from its output.
@@ -129,11 +137,12 @@ pub async fn step(bus: &Arc<dyn Bus>, topic: &str, load: &Load) -> Result<Rate, 
     }
     let name = format!("{topic}.step");
     let spec = StepSpec::new(&name, topic, [&output], &dead_letters);
-    let handler = Arc::new(Document { output: output.clone(), load: load.clone() });
+    let handler = Arc::new(Document { output: output.clone(), load: load.clone(), fired: AtomicU64::new(0) });
     let shutdown = CancellationToken::new();
     let started = Instant::now();
     let (running, token) = (Arc::clone(bus), shutdown.clone());
-    let task = tokio::spawn(async move { running.step(spec, handler, token).await });
+    let shared = Arc::clone(&handler) as Arc<dyn StepHandler>;
+    let task = tokio::spawn(async move { running.step(spec, shared, token).await });
     let seconds = loop {
         if task.is_finished() {
             break started.elapsed().as_secs_f64();
@@ -148,8 +157,10 @@ pub async fn step(bus: &Arc<dyn Bus>, topic: &str, load: &Load) -> Result<Rate, 
     task.await.map_err(|error| MeasureError::Ended(error.to_string()))??;
     let emitted = bus.topic_status(&output).await?.records;
     let failed = bus.topic_status(&dead_letters).await?.records;
-    if emitted != load.records || failed != 0 {
-        return Err(MeasureError::Ended(format!("{emitted} records came out, {failed} failed")));
+    let fired = handler.fired.load(Ordering::Relaxed);
+    if emitted != load.records || failed != 0 || fired == 0 {
+        let message = format!("{emitted} records came out, {failed} failed, {fired} timers fired");
+        return Err(MeasureError::Ended(message));
     }
     Ok(Rate { records: emitted, seconds })
 }
@@ -169,11 +180,21 @@ fn record(number: u64, load: &Load) -> Record {
 struct Document {
     output: String,
     load: Load,
+    fired: AtomicU64,
 }
 
 impl StepHandler for Document {
     fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
-        let Input::Record { record, .. } = input else { return Outcome::Ok };
+        let Input::Record { record, .. } = input else {
+            for name in ["document", "summary"] {
+                if context.get(name).is_none() {
+                    return Outcome::Poison("state_is_missing".into());
+                }
+                context.delete(name);
+            }
+            self.fired.fetch_add(1, Ordering::Relaxed);
+            return Outcome::Ok;
+        };
         for (name, bytes) in [("document", self.load.large_state_bytes), ("summary", self.load.small_state_bytes)] {
             let mut value = context.get(name).map_or_else(|| vec![0; bytes], |value| value.to_vec());
             if let (Some(place), Some(byte)) = (value.first_mut(), record.value.first()) {
@@ -181,7 +202,7 @@ impl StepHandler for Document {
             }
             context.put(name, Bytes::from(value));
         }
-        let due = context.partition_time() + Duration::from_secs(300);
+        let due = context.partition_time() + QUIET;
         context.set_timer("close", due);
         let emitted = Record { key: record.key, value: record.value.clone() };
         context.emit(&self.output, emitted);
@@ -189,6 +210,9 @@ impl StepHandler for Document {
     }
 
     fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
-        Some(record.appended_at)
+        let number = u64::from_be_bytes(*record.value.first_chunk()?);
+        let interval = u64::try_from(KEY_INTERVAL.as_micros()).ok()?;
+        let micros = u128::from(number) * u128::from(interval) / u128::from(self.load.alternating_keys.max(1));
+        Some(Timestamp::from_micros(i64::try_from(micros).ok()?))
     }
 }
