@@ -66,6 +66,10 @@ use crate::step::{StepHandler, StepSpec};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LocalLogConfig {
+    /// Stands before the stored name of every topic and step, so that several wheels can share a log. Callers never see
+    /// it. Not part of this section: one setting serves every implementation of the bus.
+    #[serde(skip)]
+    pub prefix: String,
     /// Largest record.
     pub record_bytes: usize,
     /// Largest sum of the records of one publish call.
@@ -95,6 +99,7 @@ pub struct LocalLogConfig {
 impl Default for LocalLogConfig {
     fn default() -> Self {
         Self {
+            prefix: String::new(),
             record_bytes: 1 << 20,
             batch_bytes: 16 << 20,
             in_flight_publishes: 1024,
@@ -124,7 +129,21 @@ impl LocalLogConfig {
         Duration::from_millis(self.watch_interval_ms)
     }
 
+    /// The name under which the file knows a topic or step.
+    fn stored_name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The name that callers know.
+    fn callers_name(&self, stored: &str) -> String {
+        stored.strip_prefix(&self.prefix).unwrap_or(stored).to_owned()
+    }
+
     fn check(&self) -> Result<(), BusError> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if self.prefix.len() > 100 || !self.prefix.bytes().all(fits) {
+            return Err(BusError::Invalid("the prefix must be at most 100 of a-z, A-Z, 0-9, '.', '_' and '-'".into()));
+        }
         for (name, value) in [
             ("record_bytes", self.record_bytes),
             ("batch_bytes", self.batch_bytes),

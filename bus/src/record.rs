@@ -229,7 +229,7 @@ impl Retention {
 /// A topic as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSpec {
-    /// The full name, prefix included.
+    /// The name; the prefix that is a setting of the bus is not part of it.
     pub name: String,
     /// Number of partitions; fixed when the topic is created and checked afterwards.
     pub partitions: u32,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use artifacts::{ArtifactStore, LocalArtifacts};
-use bus::local::LocalLog;
+use bus::local::{LocalLog, LocalLogConfig};
 use bus::{Bus, Retention, TopicSpec};
 use events::{IdSource, TenantSecret, Timestamp, topics};
 use service::api_keys::{ApiKeys, Scope};
@@ -84,7 +84,8 @@ impl Foundation {
             Some(seed) => Ids::Seeded(SeededIds::new(seed, clock.now())),
             None => Ids::System(Arc::new(SystemIds::new(Arc::clone(&clock)))),
         };
-        let log = LocalLog::open(&data.bus(), Arc::clone(&clock), settings.bus.local.clone()).map_err(|error| {
+        let local = LocalLogConfig { prefix: settings.bus.prefix.clone(), ..settings.bus.local.clone() };
+        let log = LocalLog::open(&data.bus(), Arc::clone(&clock), local).map_err(|error| {
             Failure::refused(format!("the log {} can not be opened: {error}", data.bus().display()))
         })?;
         let bus: Arc<dyn Bus> = Arc::new(log);

@@ -47,6 +47,8 @@ pub(crate) struct Settings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BusSettings {
+    /// Stands before the stored names of all topics and steps, for wheels that share a log.
+    pub(crate) prefix: String,
     /// Partitions of the telemetry topics; fixed when the log is made.
     pub(crate) partitions: u32,
     /// How long raw telemetry is kept.
@@ -66,6 +68,7 @@ pub(crate) struct BusSettings {
 impl Default for BusSettings {
     fn default() -> Self {
         Self {
+            prefix: String::new(),
             partitions: 4,
             raw_hours: 24,
             clean_days: 7,

@@ -2,7 +2,7 @@
 //!
 //! A schedule publishes scripted records and control records, takes turns of partitions in any order, ends owners between
 //! handling and commit, replaces owners that go on working, closes and opens the log, lets time pass, and gives and takes
-//! dependencies. Outputs, dead letters, state, timers and times must then equal those of the same inputs in the model.
+//! dependencies; some records end whoever handles them. Outputs, dead letters, state, timers and times must then equal those of the same inputs in the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,13 +18,14 @@ use super::ownership::release_all;
 use super::runner::share;
 use super::worker::{PartitionWorker, Turn};
 use super::{LocalLog, LocalLogConfig};
+use crate::REASON_KILLED_PROCESS;
 use crate::control::RELEASE_KEY;
 use crate::dead_letter::DeadLetter;
 use crate::error::BusError;
 use crate::interface::Bus;
 use crate::partition::partition_for;
-use crate::record::{Positions, Record, RecordKey, Retention, TopicSpec};
-use crate::step::{StepHandler, StepLimits, StepSpec};
+use crate::record::{CommittedRecord, Positions, Record, RecordKey, Retention, TopicSpec};
+use crate::step::{Failed, Input, Outcome, Prepared, Sealed, StepContext, StepHandler, StepLimits, StepSpec};
 use crate::testing::ReferenceStep;
 use crate::testing::scripted::{Action, Scripted, scripted};
 
@@ -86,6 +87,12 @@ fn operation() -> impl Strategy<Value = Operation> {
             actions
         },
     );
+    // Without a time of its own: when a record is given up, nobody has survived reading its time.
+    let deadly = prop::collection::vec((1..9_i64).prop_map(Action::Add), 0..2).prop_map(|mut actions| {
+        actions.push(Action::Deadly);
+        actions
+    });
+    let actions = prop_oneof![15 => actions, 1 => deadly];
     prop_oneof![
         10 => (0..KEYS, actions).prop_map(|(key, actions)| Operation::Publish { key, actions }),
         1 => (0..3_u8, 0..3_u8).prop_map(|(subject, value)| Operation::Control { subject, value }),
@@ -99,6 +106,28 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+/// The handler as the model sees it: what ends the process is poison.
+struct Survivor(Arc<Scripted>);
+
+impl StepHandler for Survivor {
+    fn prepare(&self, records: &[CommittedRecord]) -> Vec<Prepared> {
+        self.0.prepare(records)
+    }
+
+    fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        let outcome = self.0.handle(input, context);
+        if self.0.ended() { Outcome::Poison(REASON_KILLED_PROCESS.into()) } else { outcome }
+    }
+
+    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
+        self.0.partition_time_of(record)
+    }
+
+    fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {
+        self.0.dead_letter(failed)
+    }
+}
+
 struct System {
     runtime: Runtime,
     folder: tempfile::TempDir,
@@ -109,7 +138,9 @@ struct System {
     step: i64,
     owner: String,
     workers: BTreeMap<u32, PartitionWorker>,
+    /// By partition: how often a process ended there since nothing was suspect.
     ends: BTreeMap<u32, u32>,
+    claims: u32,
     model: ReferenceStep,
 }
 
@@ -123,10 +154,9 @@ impl System {
         let log = open(&folder, &clock);
         let topics = ["in", "out", "dead"].map(|name| TopicSpec::new(name, PARTITIONS, Retention::default()));
         runtime.block_on(log.create_topics(&topics)).unwrap();
-        let shared = Arc::clone(&handler) as Arc<dyn StepHandler>;
-        let model = ReferenceStep::new(spec.clone(), shared, PARTITIONS);
-        let (step, owner, workers, ends) = (0, String::new(), BTreeMap::new(), BTreeMap::new());
-        let mut system = Self { runtime, folder, clock, handler, spec, log, step, owner, workers, ends, model };
+        let model = ReferenceStep::new(spec.clone(), Arc::new(Survivor(Arc::clone(&handler))), PARTITIONS);
+        let (step, owner, workers, ends, claims) = (0, String::new(), BTreeMap::new(), BTreeMap::new(), 0);
+        let mut system = Self { runtime, folder, clock, handler, spec, log, step, owner, workers, ends, claims, model };
         system.claim();
         system
     }
@@ -134,6 +164,7 @@ impl System {
     /// A new owner takes all partitions.
     fn claim(&mut self) {
         self.workers.clear();
+        self.claims += 1;
         let inner = &self.log.inner;
         let handler = Arc::clone(&self.handler) as Arc<dyn StepHandler>;
         let (step, shared) = self.runtime.block_on(share(inner, self.spec.clone(), handler)).unwrap();
@@ -154,7 +185,16 @@ impl System {
 
     fn turn(&mut self, partition: u32) -> Turn {
         let worker = self.workers.get_mut(&partition).unwrap();
-        let turn = worker.turn().unwrap();
+        let computed = worker.begin().unwrap();
+        if self.handler.ended() {
+            *self.ends.entry(partition).or_default() += 1;
+            self.claim();
+            return Turn::Progress;
+        }
+        let turn = match computed {
+            Some(computed) => worker.commit(computed).unwrap(),
+            None => worker.idle_turn(),
+        };
         if !worker.is_suspect() {
             self.ends.insert(partition, 0);
         }
@@ -208,6 +248,7 @@ impl System {
             Operation::EndBeforeCommit { partition } => {
                 if self.may_end(partition) {
                     let computed = self.workers.get_mut(&partition).unwrap().begin().unwrap();
+                    self.handler.ended();
                     if computed.is_some() {
                         *self.ends.entry(partition).or_default() += 1;
                     }
@@ -219,6 +260,7 @@ impl System {
                 if self.may_end(partition) {
                     let mut worker = self.workers.remove(&partition).unwrap();
                     let computed = worker.begin().unwrap();
+                    self.handler.ended();
                     self.claim();
                     if let Some(computed) = computed {
                         *self.ends.entry(partition).or_default() += 1;
@@ -247,10 +289,12 @@ impl System {
 
     /// Both do what can be done.
     fn catch_up(&mut self) {
-        for partition in 0..PARTITIONS {
-            self.drain(partition);
-            // A partition that waits at a timer has not noticed yet that it was read to its end.
-            self.turn(partition);
+        // A record that ends its process ends the owners of all partitions; the new ones have seen none of them idle.
+        let mut claims = None;
+        while claims.replace(self.claims) != Some(self.claims) {
+            for partition in 0..PARTITIONS {
+                self.drain(partition);
+            }
         }
         self.model.run();
     }

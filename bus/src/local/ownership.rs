@@ -44,18 +44,25 @@ pub(super) struct Claim {
 impl Inner {
     /// Writes the step down with the start of every partition, when it is new.
     pub(super) async fn register_step(self: &Arc<Self>, spec: &StepSpec) -> Result<StepInfo, BusError> {
-        if spec.name.is_empty() || spec.name.len() > 249 {
-            return Err(BusError::Invalid("a step's name has 1 to 249 bytes".into()));
+        let name = self.config.stored_name(&spec.name);
+        if spec.name.is_empty() || name.len() > 249 {
+            return Err(BusError::Invalid("a step's name has 1 to 249 bytes, the prefix included".into()));
         }
         let topic = self.topic(&spec.input).await?;
         for output in spec.outputs.iter().chain([&spec.dead_letters]) {
             self.topic(output).await?;
         }
-        let (name, registered) = (spec.name.clone(), Arc::clone(&topic));
+        let registered = Arc::clone(&topic);
         let register =
             move |transaction: &mut WriteTransaction<'_>| register(transaction.connection, &name, &registered);
-        let id = self.writer.write(0, register).await?;
-        Ok(StepInfo { id, topic })
+        match self.writer.write(0, register).await? {
+            Registered::Step(id) => Ok(StepInfo { id, topic }),
+            Registered::OtherInput(stored) => Err(BusError::InputDiffers {
+                step: spec.name.clone(),
+                expected: spec.input.clone(),
+                actual: self.config.callers_name(&stored),
+            }),
+        }
     }
 
     /// Renews the leases of `owner` and takes what it may take.
@@ -97,18 +104,20 @@ pub(super) fn release_all(connection: &Connection, step: i64, owner: &str) -> ru
     Ok(())
 }
 
-fn register(connection: &Connection, name: &str, topic: &TopicInfo) -> Result<i64, Refusal> {
+enum Registered {
+    Step(i64),
+    /// The step reads this topic.
+    OtherInput(String),
+}
+
+fn register(connection: &Connection, name: &str, topic: &TopicInfo) -> Result<Registered, Refusal> {
     let mut query = connection.prepare_cached(
         "SELECT steps.id, steps.topic, topics.name FROM steps JOIN topics ON topics.id = steps.topic WHERE steps.name = ?1",
     )?;
     let found: Option<(i64, i64, String)> =
         query.query_row([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
     if let Some((id, input, actual)) = found {
-        if input == topic.id {
-            return Ok(id);
-        }
-        let (step, expected) = (name.to_owned(), topic.name.to_string());
-        return Err(Refusal::Job(BusError::InputDiffers { step, expected, actual }));
+        return Ok(if input == topic.id { Registered::Step(id) } else { Registered::OtherInput(actual) });
     }
     connection.execute("INSERT INTO steps (name, topic) VALUES (?1, ?2)", params![name, topic.id])?;
     let step = connection.last_insert_rowid();
@@ -117,7 +126,7 @@ fn register(connection: &Connection, name: &str, topic: &TopicInfo) -> Result<i6
          SELECT ?1, partition, oldest, 0, 0 FROM partitions WHERE topic = ?2",
         params![step, topic.id],
     )?;
-    Ok(step)
+    Ok(Registered::Step(step))
 }
 
 fn other_owners(connection: &Connection, step: i64) -> rusqlite::Result<Vec<String>> {

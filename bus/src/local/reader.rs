@@ -17,6 +17,9 @@ use crate::record::{Position, RecordKey};
 /// No read transaction is open for longer; SQLite is interrupted.
 const LONGEST_READ: Duration = Duration::from_secs(1);
 
+/// A read of records ends after this with what it has: large values make few instructions, and few looks at the time.
+const LONG_READ: Duration = Duration::from_millis(250);
+
 /// How many instructions of SQLite's virtual machine pass between two looks at the time.
 const INSTRUCTIONS_BETWEEN_LOOKS: i32 = 10_000;
 
@@ -118,10 +121,11 @@ fn read_once(connection: &Connection, range: ReadRange) -> rusqlite::Result<Vec<
     let mut rows = query.query([from, until, limit])?;
     let mut records = Vec::new();
     let mut bytes = 0;
+    let started = Instant::now();
     while let Some(row) = rows.next()? {
         let value: Vec<u8> = row.get(4)?;
         bytes += value.len();
-        if !records.is_empty() && bytes > range.bytes {
+        if !records.is_empty() && (bytes > range.bytes || started.elapsed() > LONG_READ) {
             break;
         }
         records.push(StoredRecord {
@@ -142,4 +146,26 @@ pub(super) fn partition_bounds(connection: &Connection, partition_id: i64) -> ru
         let position = |offset: i64| Position::from_offset(offset.cast_unsigned());
         Ok((position(row.get(0)?), position(row.get(1)?)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::LocalLogConfig;
+    use super::super::schema::open_writer;
+    use super::*;
+
+    #[test]
+    fn a_read_without_end_is_interrupted_and_its_connection_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.sqlite");
+        let _writer = open_writer(&path, &LocalLogConfig::default()).unwrap();
+        let readers = Readers::new(path);
+        let started = Instant::now();
+        let endless = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT MAX(x) FROM n";
+        let read = readers.with(|connection| connection.query_row(endless, [], |row| row.get::<_, i64>(0)));
+        assert!(matches!(read, Err(BusError::Storage(_))), "{read:?}");
+        assert!(started.elapsed() >= LONGEST_READ && started.elapsed() < 10 * LONGEST_READ, "{:?}", started.elapsed());
+        assert_eq!(readers.with(|connection| connection.query_row("SELECT 7", [], |row| row.get(0))), Ok(7));
+        assert_eq!(readers.idle.lock().len(), 1);
+    }
 }

@@ -30,7 +30,7 @@ impl Inner {
 
     pub(super) async fn step_lag(self: &Arc<Self>, step: &str) -> Result<StepLag, BusError> {
         let live = self.live.lock().clone();
-        let name = step.to_owned();
+        let name = self.config.stored_name(step);
         let lag = self
             .read(move |connection| {
                 // One snapshot, so that position and end belong together.
@@ -40,7 +40,9 @@ impl Inner {
                 lag
             })
             .await?;
-        lag.ok_or_else(|| BusError::UnknownStep(step.to_owned()))
+        let mut lag = lag.ok_or_else(|| BusError::UnknownStep(step.to_owned()))?;
+        lag.input = self.config.callers_name(&lag.input);
+        Ok(lag)
     }
 }
 

@@ -17,6 +17,7 @@ const MOST_PARTITIONS: u32 = 4096;
 #[derive(Debug)]
 pub(super) struct TopicInfo {
     pub(super) id: i64,
+    /// As callers know it, without the prefix.
     pub(super) name: Arc<str>,
     /// Row ids of the partitions, in order.
     pub(super) partition_ids: Vec<i64>,
@@ -44,57 +45,60 @@ impl Inner {
         if let Some(topic) = self.topics.read().get(name) {
             return Ok(Arc::clone(topic));
         }
-        let wanted = name.to_owned();
-        let found = self.read(move |connection| find(connection, &wanted)).await?;
-        let topic = Arc::new(found.ok_or_else(|| BusError::UnknownTopic(name.to_owned()))?);
+        let stored = self.config.stored_name(name);
+        let found = self.read(move |connection| find(connection, &stored)).await?;
+        let (id, partition_ids) = found.ok_or_else(|| BusError::UnknownTopic(name.to_owned()))?;
+        let topic = Arc::new(TopicInfo { id, name: Arc::from(name), partition_ids });
         self.topics.write().insert(name.to_owned(), Arc::clone(&topic));
         Ok(topic)
     }
 
     pub(super) async fn create_topics(self: &Arc<Self>, specs: &[TopicSpec]) -> Result<(), BusError> {
         for spec in specs {
-            if spec.name.is_empty() || spec.name.len() > 249 {
-                return Err(BusError::Invalid("a topic's name has 1 to 249 bytes".into()));
+            if spec.name.is_empty() || self.config.stored_name(&spec.name).len() > 249 {
+                return Err(BusError::Invalid("a topic's name has 1 to 249 bytes, the prefix included".into()));
             }
             if spec.partitions == 0 || spec.partitions > MOST_PARTITIONS {
                 let message = format!("topic {} must have 1 to {MOST_PARTITIONS} partitions", spec.name);
                 return Err(BusError::Invalid(message));
             }
         }
-        let specs = specs.to_vec();
+        let stored = |spec: &TopicSpec| (self.config.stored_name(&spec.name), spec.clone());
+        let specs: Vec<(String, TopicSpec)> = specs.iter().map(stored).collect();
         let create = move |transaction: &mut WriteTransaction<'_>| create(transaction.connection, &specs);
         self.writer.write(0, create).await
     }
 }
 
-fn find(connection: &Connection, name: &str) -> rusqlite::Result<Option<TopicInfo>> {
+/// Id and ids of the partitions.
+fn find(connection: &Connection, name: &str) -> rusqlite::Result<Option<(i64, Vec<i64>)>> {
     let id = connection.prepare_cached("SELECT id FROM topics WHERE name = ?1")?;
     let Some(id) = { id }.query_row([name], |row| row.get::<_, i64>(0)).optional()? else { return Ok(None) };
     let mut partitions = connection.prepare_cached("SELECT id FROM partitions WHERE topic = ?1 ORDER BY partition")?;
     let partition_ids = partitions.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(Some(TopicInfo { id, name: Arc::from(name), partition_ids }))
+    Ok(Some((id, partition_ids)))
 }
 
 /// All checks come first: a job that is refused must have changed nothing.
-fn create(connection: &Connection, specs: &[TopicSpec]) -> Result<(), Refusal> {
-    for spec in specs {
+fn create(connection: &Connection, specs: &[(String, TopicSpec)]) -> Result<(), Refusal> {
+    for (name, spec) in specs {
         let mut query = connection.prepare_cached("SELECT partitions FROM topics WHERE name = ?1")?;
-        let actual: Option<u32> = query.query_row([&spec.name], |row| row.get(0)).optional()?;
+        let actual: Option<u32> = query.query_row([name], |row| row.get(0)).optional()?;
         if let Some(actual) = actual.filter(|actual| *actual != spec.partitions) {
             let (topic, expected) = (spec.name.clone(), spec.partitions);
             return Err(Refusal::Job(BusError::PartitionsDiffer { topic, expected, actual }));
         }
     }
-    for spec in specs {
+    for (name, spec) in specs {
         let Retention { age, partition_bytes } = spec.retention;
         let age = age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         let bytes = partition_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
         connection.execute(
             "INSERT INTO topics (name, partitions, retention_age_us, retention_partition_bytes) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (name) DO UPDATE SET retention_age_us = ?3, retention_partition_bytes = ?4",
-            params![spec.name, spec.partitions, age, bytes],
+            params![name, spec.partitions, age, bytes],
         )?;
-        let id: i64 = connection.query_row("SELECT id FROM topics WHERE name = ?1", [&spec.name], |row| row.get(0))?;
+        let id: i64 = connection.query_row("SELECT id FROM topics WHERE name = ?1", [name], |row| row.get(0))?;
         for partition in 0..spec.partitions {
             connection.execute(
                 "INSERT INTO partitions (topic, partition, oldest, next, bytes) VALUES (?1, ?2, 0, 0, 0)

@@ -165,9 +165,15 @@ impl PartitionWorker {
             None => Ok(self.idle_turn()),
         });
         if result.is_err() {
-            self.loaded = None;
+            self.forget();
         }
         result
+    }
+
+    /// What the file holds is not known any more: a commit that was answered with an error may still have been made.
+    fn forget(&mut self) {
+        self.loaded = None;
+        self.cache = StateCache::new(self.shared.spec.limits.state_cache_bytes);
     }
 
     /// Everything of a turn before its commit; none when there is nothing to do now.
@@ -216,11 +222,12 @@ impl PartitionWorker {
     fn gather(&mut self) -> Result<Begin, BusError> {
         let limits = self.shared.spec.limits.clone();
         let position = self.loaded()?.position;
-        let has_records = self.inner.ends.end(self.partition_id) > position;
+        let now = self.inner.clock.now();
+        let has_records = self.has_records(position, now)?;
         if has_records {
             self.idle_since = None;
         } else {
-            self.advance_idle_time()?;
+            self.advance_idle_time(now)?;
         }
         if self.next_timer()? == NextTimer::Load {
             self.reload_timers = true;
@@ -253,6 +260,18 @@ impl PartitionWorker {
         let mut records: Vec<Entry> = stored.into_iter().map(|stored| self.entry(stored)).collect();
         self.prepare(&mut records);
         Ok(Begin::Work(Work::Batch { records }))
+    }
+
+    /// Whether there are records from `position` on. What is known of other processes' records lags behind (by much, when
+    /// this process was stopped), so before time goes on because there are none, the file itself is asked.
+    fn has_records(&self, position: u64, now: Timestamp) -> Result<bool, BusError> {
+        let Inner { ends, readers, .. } = &*self.inner;
+        let idle_for = self.idle_since.map_or(Duration::ZERO, |since| now.since(since));
+        if ends.end(self.partition_id) <= position && idle_for >= IDLE_AFTER {
+            let (_, end) = readers.with(|connection| partition_bounds(connection, self.partition_id))?;
+            ends.appended(std::iter::once((self.partition_id, end.offset())));
+        }
+        Ok(ends.end(self.partition_id) > position)
     }
 
     fn next_timer(&mut self) -> Result<NextTimer, BusError> {
@@ -366,8 +385,7 @@ impl PartitionWorker {
     }
 
     /// Lets an idle partition's time follow the clock.
-    fn advance_idle_time(&mut self) -> Result<(), BusError> {
-        let now = self.inner.clock.now();
+    fn advance_idle_time(&mut self, now: Timestamp) -> Result<(), BusError> {
         let since = *self.idle_since.get_or_insert(now);
         let loaded = self.loaded()?;
         if now.since(since) >= IDLE_AFTER {
@@ -379,7 +397,7 @@ impl PartitionWorker {
     }
 
     /// When an idle partition has something to do, if no record comes.
-    fn idle_turn(&self) -> Turn {
+    pub(super) fn idle_turn(&self) -> Turn {
         let now = self.inner.clock.now();
         let idle_at = self.idle_since.unwrap_or(now) + IDLE_AFTER;
         let timer_at =

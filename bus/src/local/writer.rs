@@ -3,7 +3,8 @@
 //! Every change of the log is a job. The thread takes what has queued up while the last transaction was being fsynced,
 //! applies it in one transaction, commits, and answers each job. Answers come after the commit only, so an `Ok` is durable.
 //! When a transaction fails, its jobs are applied again one by one, so that a job that cannot be written (a full disk) does
-//! not fail its neighbours.
+//! not fail its neighbours. When it could not even begin (another process holds the file's lock), all of them fail: each
+//! alone would wait as long again.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -13,7 +14,7 @@ use service::clock::SharedClock;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ends::Ends;
-use super::schema::{record_id, storage};
+use super::schema::{is_busy, record_id, storage};
 use crate::error::BusError;
 use crate::record::RecordKey;
 
@@ -222,19 +223,15 @@ impl Writer {
 
     fn write_group(&mut self, group: &mut [Box<dyn Job>]) {
         let result = self.commit(group);
-        if result.is_err() && group.len() > 1 {
-            for job in group {
-                let result = self.commit(std::slice::from_mut(job));
-                job.finish(result);
-            }
-        } else {
-            for job in group {
-                job.finish(result.clone());
-            }
+        let alone = result.as_ref().is_err_and(|error| !is_busy(error)) && group.len() > 1;
+        let result = result.map_err(storage);
+        for job in group {
+            let result = if alone { self.commit(std::slice::from_mut(job)).map_err(storage) } else { result.clone() };
+            job.finish(result);
         }
     }
 
-    fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), BusError> {
+    fn commit(&mut self, group: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
         let started = Instant::now();
         let result = self.transaction(group);
         if result.is_err() && !self.connection.is_autocommit() {
@@ -243,7 +240,7 @@ impl Writer {
         }
         metrics::histogram!("flywheel_bus_commit_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("flywheel_bus_commit_jobs").record(group.len() as f64);
-        let appended = result.map_err(storage)?;
+        let appended = result?;
         self.ends.appended(appended.iter().map(|(partition_id, appended)| (*partition_id, appended.next)));
         Ok(())
     }
@@ -258,5 +255,87 @@ impl Writer {
         let appended = transaction.finish()?;
         self.connection.prepare_cached("COMMIT")?.execute([])?;
         Ok(appended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use service::clock::RealClock;
+
+    use super::super::LocalLogConfig;
+    use super::super::schema::open_writer;
+    use super::*;
+
+    /// A writer, and how often it has committed.
+    fn start(folder: &tempfile::TempDir) -> (WriterHandle, Arc<AtomicUsize>) {
+        let connection = open_writer(&folder.path().join("log.sqlite"), &LocalLogConfig::default()).unwrap();
+        connection.execute_batch("CREATE TABLE written (number INTEGER PRIMARY KEY)").unwrap();
+        let commits = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&commits);
+        let count = move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            false
+        };
+        connection.commit_hook(Some(count)).unwrap();
+        let limits = GroupLimits { jobs: 100, bytes: 1 << 20 };
+        let writer = Writer { connection, clock: RealClock::shared(), ends: Arc::new(Ends::new()), limits };
+        (writer.start(100).unwrap(), commits)
+    }
+
+    /// Holds the thread inside a transaction while `numbers` queue up, and answers what became of each.
+    async fn write_together(writer: &WriterHandle, numbers: &[i64]) -> Vec<Result<(), BusError>> {
+        let (entered, has_entered) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let holder = writer.clone();
+        let held = tokio::task::spawn_blocking(move || {
+            holder.write_blocking(0, move |_| {
+                let _ = entered.send(());
+                let _ = released.recv();
+                Ok(())
+            })
+        });
+        tokio::task::spawn_blocking(move || has_entered.recv()).await.unwrap().unwrap();
+        let mut answers = Vec::new();
+        for number in numbers.iter().copied() {
+            let (job, answer) = typed(8, move |transaction: &mut WriteTransaction<'_>| {
+                transaction.connection.execute("INSERT INTO written VALUES (?1)", [number])?;
+                Ok(())
+            });
+            writer.0.send(job).await.unwrap();
+            answers.push(answer);
+        }
+        release.send(()).unwrap();
+        held.await.unwrap().unwrap();
+        let mut results = Vec::new();
+        for answer in answers {
+            results.push(answer.await.unwrap());
+        }
+        results
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_queues_up_during_a_commit_goes_into_the_next_one_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, commits) = start(&folder);
+        let results = write_together(&writer, &(0..40).collect::<Vec<i64>>()).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        assert_eq!(commits.load(Ordering::SeqCst), 2, "one for the job that held the thread, one for the forty");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_job_that_cannot_be_written_fails_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, _) = start(&folder);
+        // The second 3 breaks the primary key.
+        let results = write_together(&writer, &[1, 2, 3, 3, 4, 5]).await;
+        let failed: Vec<bool> = results.iter().map(Result::is_err).collect();
+        assert_eq!(failed, [false, false, false, true, false, false], "{results:?}");
+        let count = writer.write(0, |transaction| {
+            Ok(transaction.connection.query_row("SELECT COUNT(*) FROM written", [], |row| row.get::<_, i64>(0))?)
+        });
+        assert_eq!(count.await, Ok(5));
     }
 }

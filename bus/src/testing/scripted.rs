@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -47,6 +48,8 @@ pub enum Action {
     PreparePoison,
     /// `prepare` panics.
     PreparePanic,
+    /// End the process: see [`Scripted::ended`].
+    Deadly,
 }
 
 /// The value of a record that tells the handler to do these, in order.
@@ -71,6 +74,7 @@ pub fn script(actions: &[Action]) -> Bytes {
             Action::PrepareNeeds(name) => format!("prepare-needs {name}"),
             Action::PreparePoison => "prepare-poison".into(),
             Action::PreparePanic => "prepare-panic".into(),
+            Action::Deadly => "deadly".into(),
         })
         .collect();
     Bytes::from(lines.join("\n"))
@@ -91,6 +95,7 @@ pub struct Scripted {
     provided: Mutex<HashSet<String>>,
     asked: Mutex<Vec<String>>,
     provides_itself: bool,
+    ended: AtomicBool,
 }
 
 impl Scripted {
@@ -102,6 +107,7 @@ impl Scripted {
             provided: Mutex::default(),
             asked: Mutex::default(),
             provides_itself: false,
+            ended: AtomicBool::new(false),
         })
     }
 
@@ -113,6 +119,7 @@ impl Scripted {
             provided: Mutex::default(),
             asked: Mutex::default(),
             provides_itself: true,
+            ended: AtomicBool::new(false),
         })
     }
 
@@ -130,6 +137,12 @@ impl Scripted {
     #[must_use]
     pub fn asked(&self) -> Vec<String> {
         self.asked.lock().clone()
+    }
+
+    /// Whether the process would have ended since this was last asked: a test then drops what was computed, as the end of
+    /// a process does.
+    pub fn ended(&self) -> bool {
+        self.ended.swap(false, Ordering::Relaxed)
     }
 
     fn has(&self, name: &str) -> bool {
@@ -177,6 +190,10 @@ impl Scripted {
             "emit-elsewhere" => {
                 let key = context.key();
                 context.emit("elsewhere", Record { key, value: Bytes::new() });
+            }
+            "deadly" => {
+                self.ended.store(true, Ordering::Relaxed);
+                return Outcome::Poison("the process has ended".into());
             }
             "need" if !self.has(first) => return Outcome::Unavailable(first.to_owned()),
             _ => {}

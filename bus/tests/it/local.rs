@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::local::{LocalLog, LocalLogConfig};
+use bus::measure::{self, Load};
 use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{Bus, BusError, Position, Positions, PublishError, Record, Retention, TopicSpec};
 use bytes::Bytes;
@@ -90,7 +91,61 @@ suite!(
     a_missing_dependency_pauses_its_partition_only,
     control_records_apply_where_they_stand,
     random_records_end_as_the_model_says,
+    a_partition_is_idle_since_what_it_did_last,
+    undecodable_state_poisons_its_key_only,
 );
+
+/// A process that was stopped, or looks seldom, does not know of records that others appended; time must not pass them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_waits_for_records_that_this_process_has_not_noticed() {
+    let unaware = LocalLogConfig { watch_interval_ms: 3_600_000, ..config() };
+    let local = Local::with(unaware);
+    let (bus, another) = (local.bus(), local.another());
+    suite::topics(&*bus, 1).await;
+    let second = start().as_micros() / 1_000_000;
+    let close = Action::Timer("close".into(), 60);
+    publish(&*bus, vec![scripted(key(1), &[Action::At(second), Action::Add(1), close])]).await;
+    let running = Running::start(&bus, &Scripted::new("out"));
+    caught_up(&*bus).await;
+    publish(&*another, vec![scripted(key(1), &[Action::At(second + 10), Action::Add(1)])]).await;
+    local.clock.advance(Duration::from_secs(120));
+    caught_up(&*bus).await;
+    local.clock.advance(Duration::from_secs(2));
+    suite::settled(&*bus, &local.clock).await;
+    running.stop().await;
+    let found = suite::texts(&*bus).await;
+    assert!(found[1].starts_with("sum 2 ") && found[2].starts_with("timer close "), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_keeps_wheels_apart_and_is_never_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = SimulatedClock::new(start());
+    let open = |prefix: &str| {
+        let config = LocalLogConfig { prefix: prefix.to_owned(), ..config() };
+        LocalLog::open(&folder.path().join("log.sqlite"), clock.shared(), config)
+    };
+    assert!(matches!(open("no space").err(), Some(BusError::Invalid(_))));
+    let wheels: [Arc<dyn Bus>; 3] = ["", "a.", "b."].map(|prefix| Arc::new(open(prefix).unwrap()) as Arc<dyn Bus>);
+    for (number, bus) in (1_u32..).zip(&wheels) {
+        suite::topics(&**bus, number).await;
+        let actions = [Action::Add(i64::from(number))];
+        publish(&**bus, vec![scripted(key(1), &actions), scripted(key(1), &[Action::Poison])]).await;
+        let running = Running::start(bus, &Scripted::new("out"));
+        assert_eq!(caught_up(&**bus).await.input, "in");
+        running.stop().await;
+    }
+    for (number, bus) in (1_u32..).zip(&wheels) {
+        assert_eq!(bus.partitions("in").await, Ok(number));
+        assert_eq!(suite::texts(&**bus).await, [format!("sum {number} at 1970-01-01T00:00:00.000000Z")]);
+        assert!(read_all(&**bus, "in").await.iter().all(|record| &*record.topic == "in"));
+        let letters = suite::dead_letters(&**bus).await;
+        assert_eq!((letters.len(), letters[0].step.as_str(), letters[0].topic.as_str()), (1, "step", "in"));
+        let differs = bus.create_topics(&[TopicSpec::new("in", 9, Retention::default())]).await;
+        assert_eq!(differs, Err(BusError::PartitionsDiffer { topic: "in".into(), expected: 9, actual: number }));
+    }
+    assert_eq!(wheels[0].partitions("a.in").await, Ok(2), "the prefix is all that keeps them apart");
+}
 
 fn record(number: u8, bytes: usize) -> Record {
     Record { key: key(number), value: Bytes::from(vec![number; bytes]) }
@@ -193,6 +248,17 @@ async fn a_full_disk_refuses_and_keeps_what_was_acknowledged() {
         results.remove(0)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_measured_load_goes_through_whole() {
+    let local = Local::new();
+    let load = Load { records: 1_200, batch_records: 100, alternating_keys: 20, publishers: 1, ..Load::default() };
+    assert_eq!(measure::publish(&local.bus(), "load", &load).await.unwrap().records, 1_200);
+    assert_eq!(measure::step(&local.bus(), "load", &load).await.unwrap().records, 1_200);
+    let lag = local.bus().step_lag("load.step").await.unwrap();
+    let keys = load.records / load.records_per_key;
+    assert!(lag.pending_timers() <= 3 * load.alternating_keys && keys > 6 * load.alternating_keys, "{lag:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -106,6 +106,7 @@ fn child() {
             "publish" => publish_for_ever(path).await,
             "step" => run_step(path, LONG_LEASE_MS, Scripted::new("out")).await,
             "slow-step" => run_step(path, STOPPED_LEASE_MS, Arc::new(Slow(Scripted::new("out")))).await,
+            "deadly-timer-step" => run_step(path, LONG_LEASE_MS, Arc::new(DeadlyTimer(Scripted::new("out")))).await,
             "deadly-step" => run_step(path, LONG_LEASE_MS, Arc::new(Deadly(Scripted::new("out")))).await,
             other => panic!("{other}"),
         }
@@ -180,6 +181,31 @@ delegate!(Deadly, record => {
         std::process::abort();
     }
 });
+
+/// Ends the process at timers that say so.
+struct DeadlyTimer(Arc<Scripted>);
+
+impl StepHandler for DeadlyTimer {
+    fn prepare(&self, records: &[CommittedRecord]) -> Vec<bus::Prepared> {
+        self.0.prepare(records)
+    }
+
+    fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        if let Input::Timer { name: "deadly", .. } = &input {
+            say("dies");
+            std::process::abort();
+        }
+        self.0.handle(input, context)
+    }
+
+    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
+        self.0.partition_time_of(record)
+    }
+
+    fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {
+        self.0.dead_letter(failed)
+    }
+}
 
 /// The log of a test, with its topics.
 async fn prepared(partitions: u32, lease_ms: u64) -> (tempfile::TempDir, std::path::PathBuf, Arc<dyn Bus>) {
@@ -325,4 +351,28 @@ async fn a_record_that_ends_the_process_three_times_is_given_up() {
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].reason, bus::REASON_KILLED_PROCESS);
     assert_eq!(letters[0].redrive(), Some(deadly));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timer_that_ends_the_process_three_times_poisons_its_key() {
+    let (_folder, path, bus) = prepared(1, LONG_LEASE_MS).await;
+    let sets = scripted(key(1), &[Action::At(10), Action::Add(1), Action::Timer("deadly".into(), 5)]);
+    let makes_due = scripted(key(2), &[Action::At(20), Action::Add(1)]);
+    publish(&*bus, vec![sets, makes_due.clone(), scripted(key(1), &[Action::Add(1)]), makes_due]).await;
+    for _ in 0..3 {
+        let mut owner = Process::start("deadly-timer-step", &path);
+        assert_eq!(owner.line().as_deref(), Some("ready"));
+        assert_eq!(owner.line().as_deref(), Some("dies"));
+        owner.child.wait().unwrap();
+    }
+    let mut owner = Process::start("deadly-timer-step", &path);
+    assert_eq!(owner.line().as_deref(), Some("ready"));
+    caught_up(&*bus).await;
+    owner.kill();
+    let sums = ["sum 1 at 1970-01-01T00:00:10.000000Z", "sum 1 at 1970-01-01T00:00:20.000000Z"];
+    assert_eq!(texts(&*bus).await, [sums[0], sums[1], "sum 2 at 1970-01-01T00:00:20.000000Z"]);
+    let letters = dead_letters(&*bus).await;
+    let seen: Vec<(&str, bool)> = letters.iter().map(|letter| (letter.reason.as_str(), letter.key_poisoned)).collect();
+    assert_eq!(seen, [(bus::REASON_KILLED_PROCESS, true), (bus::REASON_KEY_POISONED, false)]);
+    assert_eq!(letters[0].timer_name.as_deref(), Some("deadly"));
 }

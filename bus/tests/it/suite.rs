@@ -423,6 +423,54 @@ pub(crate) async fn poison_never_blocks(harness: impl Harness) {
     running.stop().await;
 }
 
+/// Whoever sees that everything is handled and lets the clock go on, by no more than it takes, sees the timers fire: the
+/// partition counts as read to its end since what it did last, not since it looked again.
+pub(crate) async fn a_partition_is_idle_since_what_it_did_last(harness: impl Harness) {
+    let (bus, clock) = (harness.bus(), harness.clock());
+    topics(&*bus, 1).await;
+    let running = Running::start(&bus, &Scripted::new("out"));
+    for round in 1..=40 {
+        let at = Action::At(clock.now().as_micros() / 1_000_000);
+        publish(&*bus, vec![scripted(key(1), &[at, Action::Add(1), Action::Timer("settle".into(), 10)])]).await;
+        caught_up(&*bus).await;
+        clock.advance(Duration::from_secs(12));
+        settled(&*bus, &clock).await;
+        assert_eq!(texts(&*bus).await.len(), 2 * round);
+    }
+    running.stop().await;
+}
+
+pub(crate) async fn undecodable_state_poisons_its_key_only(harness: impl Harness) {
+    let (bus, clock) = (harness.bus(), harness.clock());
+    topics(&*bus, 1).await;
+    let running = Running::start(&bus, &Scripted::new("out"));
+    let timer = || Action::Timer("close".into(), 5);
+    publish(
+        &*bus,
+        vec![
+            scripted(key(1), &[Action::Add(1), timer()]),
+            scripted(key(2), &[Action::Add(1), timer()]),
+            scripted(key(1), &[Action::Add(1), Action::Undecodable]),
+            scripted(key(1), &[Action::Add(1)]),
+        ],
+    )
+    .await;
+    caught_up(&*bus).await;
+    clock.advance(Duration::from_secs(60));
+    settled(&*bus, &clock).await;
+    let letters = dead_letters(&*bus).await;
+    let seen: Vec<(&str, RecordKey, bool)> =
+        letters.iter().map(|letter| (letter.reason.as_str(), letter.key, letter.key_poisoned)).collect();
+    assert_eq!(seen, [("undecodable_state", key(1), true), ("key_poisoned", key(1), false)]);
+    // No conclusion is drawn from the poisoned key: its timer went with its state.
+    let out = read_all(&*bus, "out").await;
+    let fired: Vec<RecordKey> =
+        out.iter().filter(|record| record.value.starts_with(b"timer")).map(|record| record.key).collect();
+    assert_eq!(fired, [key(2)]);
+    assert_eq!(bus.step_lag("step").await.unwrap().partitions[0].poisoned_keys, 1);
+    running.stop().await;
+}
+
 pub(crate) async fn a_missing_dependency_pauses_its_partition_only(harness: impl Harness) {
     let bus = harness.bus();
     topics(&*bus, 2).await;
