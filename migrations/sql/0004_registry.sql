@@ -30,6 +30,7 @@ CREATE TABLE model_versions (
     method          TEXT   NOT NULL,
     audience        TEXT,            -- NULL: may be served to everybody
     evaluation      TEXT   NOT NULL, -- JSON
+    evaluation_digest TEXT NOT NULL, -- of the evaluation, when it was registered
     registered_at   BIGINT NOT NULL,
     registered_by   TEXT   NOT NULL,
     promoted_at     BIGINT,          -- when it last became current

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use events::{ModelName, ModelVersion, RolloutId};
+use events::{ModelName, ModelVersion, PairId, RolloutId, Sha256Digest};
 use service::config::Secret;
 use tokio_stream::{Stream, StreamExt};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -14,6 +14,7 @@ use tonic::{Code, Request, Status};
 use crate::ERROR_CODE_METADATA;
 use crate::convert::{InvalidField, parse_json};
 use crate::evidence::RolloutEvidence;
+use crate::lineage::{SnapshotMember, Trace, TraceOf, VersionLineage};
 use crate::policy::RolloutPolicy;
 use crate::proto;
 use crate::rollout::Rollout;
@@ -181,6 +182,47 @@ impl RegistryClient {
         let request = timed(proto::ListVersionsRequest { model: model.to_string() });
         let answer = self.calls.clone().list_versions(request).await?.into_inner();
         Ok(answer.versions.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?)
+    }
+
+    /// Where a version comes from: the chain of weights that ends in it, itself first.
+    ///
+    /// # Errors
+    /// `unknown_version`, or the registry cannot be reached.
+    pub async fn get_lineage(
+        &self,
+        model: &ModelName,
+        version: ModelVersion,
+    ) -> Result<Vec<VersionLineage>, ClientError> {
+        let request = timed(proto::GetVersionRequest { model: model.to_string(), version: version.0 });
+        let answer = self.calls.clone().get_lineage(request).await?.into_inner();
+        Ok(answer.versions.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?)
+    }
+
+    /// Pairs of a snapshot with their persons, after a pair, in order of pair ids; at most 1000.
+    ///
+    /// # Errors
+    /// `unknown_snapshot`, or the registry cannot be reached.
+    pub async fn list_snapshot_pairs(
+        &self,
+        snapshot: Sha256Digest,
+        after: Option<PairId>,
+    ) -> Result<Vec<SnapshotMember>, ClientError> {
+        let request = timed(proto::ListSnapshotPairsRequest {
+            snapshot_digest: snapshot.to_string(),
+            after_pair_id: after.map(|pair| pair.to_string()),
+            limit: 0,
+        });
+        let answer = self.calls.clone().list_snapshot_pairs(request).await?.into_inner();
+        Ok(answer.pairs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?)
+    }
+
+    /// Every data set and version that a person's pairs, or one pair, went into.
+    ///
+    /// # Errors
+    /// The registry cannot be reached.
+    pub async fn trace_data(&self, of: &TraceOf) -> Result<Trace, ClientError> {
+        let answer = self.calls.clone().trace_data(timed(proto::TraceDataRequest::from(of))).await?.into_inner();
+        Ok(answer.try_into()?)
     }
 
     /// Points `alias` to `version` if it points to `expected` now (none: if it does not exist). Returns the model's

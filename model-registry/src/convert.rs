@@ -26,7 +26,7 @@ where
     text.parse().map_err(|error: T::Err| InvalidField { field, expected: error.to_string() })
 }
 
-fn parse_optional<T>(field: &'static str, text: Option<&String>) -> Result<Option<T>, InvalidField>
+pub(crate) fn parse_optional<T>(field: &'static str, text: Option<&String>) -> Result<Option<T>, InvalidField>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
@@ -41,15 +41,15 @@ pub(crate) fn parse_json(field: &'static str, text: &str) -> Result<serde_json::
     serde_json::from_str(text).map_err(|_| InvalidField { field, expected: "expected JSON".to_owned() })
 }
 
-fn required<T>(field: &'static str, value: Option<T>) -> Result<T, InvalidField> {
+pub(crate) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, InvalidField> {
     value.ok_or_else(|| InvalidField { field, expected: "expected a value".to_owned() })
 }
 
-fn text<T: ToString>(value: Option<&T>) -> Option<String> {
+pub(crate) fn text<T: ToString>(value: Option<&T>) -> Option<String> {
     value.map(ToString::to_string)
 }
 
-fn number(version: Option<ModelVersion>) -> Option<i64> {
+pub(crate) fn number(version: Option<ModelVersion>) -> Option<i64> {
     version.map(|version| version.0)
 }
 
@@ -108,6 +108,7 @@ impl From<&Version> for proto::Version {
             registered_at: version.registered_at.as_micros(),
             registered_by: version.registered_by.clone(),
             promoted_at: version.promoted_at.map(Timestamp::as_micros),
+            evaluation_digest: version.evaluation_digest.to_string(),
         }
     }
 }
@@ -130,6 +131,7 @@ impl TryFrom<proto::Version> for Version {
             method: message.method,
             audience: parse_optional("audience", message.audience.as_ref())?,
             evaluation: parse_json("evaluation_json", &message.evaluation_json)?,
+            evaluation_digest: parse("evaluation_digest", &message.evaluation_digest)?,
             registered_at: Timestamp::from_micros(message.registered_at),
             registered_by: message.registered_by,
             promoted_at: message.promoted_at.map(Timestamp::from_micros),

@@ -67,6 +67,18 @@ pub enum RegistryError {
         /// Which part.
         source: ArtifactError,
     },
+    /// The rows of a data set do not give the digest that names it.
+    #[error("snapshot {snapshot} does not hold what its digest promises")]
+    SnapshotCorrupt {
+        /// Its digest.
+        snapshot: Sha256Digest,
+    },
+    /// What the evaluation said is not what it says now.
+    #[error("the evaluation of version {version} is not what was registered")]
+    EvaluationCorrupt {
+        /// The version.
+        version: ModelVersion,
+    },
     /// The artifact cannot be read at the moment.
     #[error("artifact {digest} cannot be read: {source}")]
     ArtifactUnavailable {
@@ -153,6 +165,8 @@ impl RegistryError {
             Self::AudienceMismatch { .. } => "audience_mismatch",
             Self::ArtifactMissing { .. } => "artifact_missing",
             Self::ArtifactCorrupt { .. } => "artifact_corrupt",
+            Self::SnapshotCorrupt { .. } => "snapshot_corrupt",
+            Self::EvaluationCorrupt { .. } => "evaluation_corrupt",
             Self::ArtifactUnavailable { .. } => "artifact_unavailable",
             Self::VersionConflict { .. } => "version_conflict",
             Self::AliasConflict { .. } => "alias_conflict",
@@ -166,6 +180,18 @@ impl RegistryError {
             Self::Database(_) => "database_unavailable",
             Self::Event(_) => "internal",
         }
+    }
+
+    /// Whether something that a version serves with is missing or altered.
+    pub(crate) const fn is_corrupt(&self) -> bool {
+        matches!(
+            self,
+            Self::ArtifactMissing { .. }
+                | Self::ArtifactCorrupt { .. }
+                | Self::SnapshotCorrupt { .. }
+                | Self::EvaluationCorrupt { .. }
+                | Self::UnknownSnapshot { .. }
+        )
     }
 
     /// Whether the whole operation may succeed when done again at once.

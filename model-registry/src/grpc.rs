@@ -42,35 +42,45 @@ fn status(code: Code, stable: &'static str, message: impl Into<String>) -> Statu
     Status::with_metadata(code, message, metadata)
 }
 
-impl From<RegistryError> for Status {
-    fn from(error: RegistryError) -> Self {
-        let code = match &error {
-            RegistryError::UnknownModel { .. }
-            | RegistryError::UnknownVersion { .. }
-            | RegistryError::UnknownRollout { .. }
-            | RegistryError::UnknownSnapshot { .. } => Code::NotFound,
-            RegistryError::NoCurrentVersion { .. }
-            | RegistryError::AudienceMismatch { .. }
-            | RegistryError::ArtifactMissing { .. }
-            | RegistryError::AliasConflict { .. }
-            | RegistryError::RolloutActive { .. }
-            | RegistryError::AlreadyCurrent { .. }
-            | RegistryError::IllegalTransition(_) => Code::FailedPrecondition,
-            RegistryError::VersionConflict { .. } => Code::AlreadyExists,
-            RegistryError::ArtifactCorrupt { .. } => Code::DataLoss,
-            RegistryError::Policy(_) | RegistryError::InvalidArgument { .. } => Code::InvalidArgument,
-            RegistryError::Contended => Code::Aborted,
-            RegistryError::ArtifactUnavailable { .. } | RegistryError::Database(_) => Code::Unavailable,
-            RegistryError::Unreadable { .. } | RegistryError::Event(_) => Code::Internal,
+impl RegistryError {
+    /// What a caller is told at either door: the class of the error and a message. What failed here is logged.
+    pub(crate) fn answer(&self) -> (Code, String) {
+        let code = match self {
+            Self::UnknownModel { .. }
+            | Self::UnknownVersion { .. }
+            | Self::UnknownRollout { .. }
+            | Self::UnknownSnapshot { .. } => Code::NotFound,
+            Self::NoCurrentVersion { .. }
+            | Self::AudienceMismatch { .. }
+            | Self::ArtifactMissing { .. }
+            | Self::AliasConflict { .. }
+            | Self::RolloutActive { .. }
+            | Self::AlreadyCurrent { .. }
+            | Self::IllegalTransition(_) => Code::FailedPrecondition,
+            Self::VersionConflict { .. } => Code::AlreadyExists,
+            Self::ArtifactCorrupt { .. } | Self::SnapshotCorrupt { .. } | Self::EvaluationCorrupt { .. } => {
+                Code::DataLoss
+            }
+            Self::Policy(_) | Self::InvalidArgument { .. } => Code::InvalidArgument,
+            Self::Contended => Code::Aborted,
+            Self::ArtifactUnavailable { .. } | Self::Database(_) => Code::Unavailable,
+            Self::Unreadable { .. } | Self::Event(_) => Code::Internal,
         };
         if matches!(code, Code::Unavailable | Code::Internal | Code::DataLoss) {
-            tracing::error!(%error, code = error.code(), "a call failed");
+            tracing::error!(error = %self, code = self.code(), "a call failed");
         }
         // What the database says is for the log: it may name hosts and files.
-        let message = match &error {
-            RegistryError::Database(_) => "the registry's database does not answer".to_owned(),
-            _ => error.to_string(),
+        let message = match self {
+            Self::Database(_) => "the registry's database does not answer".to_owned(),
+            _ => self.to_string(),
         };
+        (code, message)
+    }
+}
+
+impl From<RegistryError> for Status {
+    fn from(error: RegistryError) -> Self {
+        let (code, message) = error.answer();
         status(code, error.code(), message)
     }
 }
@@ -106,13 +116,13 @@ impl Door {
         let key = self.caller(&request).await?;
         let message = request.into_inner();
         let rollout: RolloutId = parse("rollout_id", &message.rollout_id)?;
-        let decided = self.registry.decide(&key.tenant, rollout, step, &message.decided_by, &message.reason).await?;
+        let decided = self.registry.decide(&key, rollout, step, &message.decided_by, &message.reason).await?;
         Ok(Response::new((&decided).into()))
     }
 }
 
 /// The audit log's name of a key. Names of keys are chosen by operators and are no secrets.
-fn actor(key: &ApiKey) -> String {
+pub(crate) fn actor(key: &ApiKey) -> String {
     format!("key {}", key.name)
 }
 
@@ -310,6 +320,49 @@ impl proto::registry_server::Registry for Door {
         request: Request<proto::DecideRolloutRequest>,
     ) -> Result<Response<proto::Rollout>, Status> {
         measured("rollback_rollout", self.decide(request, RolloutStep::RollBack)).await
+    }
+
+    async fn get_lineage(
+        &self,
+        request: Request<proto::GetVersionRequest>,
+    ) -> Result<Response<proto::GetLineageResponse>, Status> {
+        measured("get_lineage", async {
+            let key = self.caller(&request).await?;
+            let message = request.into_inner();
+            let model: ModelName = parse("model", &message.model)?;
+            let chain = self.registry.lineage(&key.tenant, &model, ModelVersion(message.version)).await?;
+            Ok(Response::new(proto::GetLineageResponse { versions: chain.iter().map(Into::into).collect() }))
+        })
+        .await
+    }
+
+    async fn list_snapshot_pairs(
+        &self,
+        request: Request<proto::ListSnapshotPairsRequest>,
+    ) -> Result<Response<proto::ListSnapshotPairsResponse>, Status> {
+        measured("list_snapshot_pairs", async {
+            let key = self.caller(&request).await?;
+            let message = request.into_inner();
+            let snapshot = parse("snapshot_digest", &message.snapshot_digest)?;
+            let after = message.after_pair_id.map(|pair| parse("after_pair_id", &pair)).transpose()?;
+            let limit = i64::from(message.limit);
+            let members = self.registry.snapshot_members(&key.tenant, snapshot, after, limit).await?;
+            Ok(Response::new(proto::ListSnapshotPairsResponse { pairs: members.iter().map(Into::into).collect() }))
+        })
+        .await
+    }
+
+    async fn trace_data(
+        &self,
+        request: Request<proto::TraceDataRequest>,
+    ) -> Result<Response<proto::TraceDataResponse>, Status> {
+        measured("trace_data", async {
+            let key = self.caller(&request).await?;
+            let of = request.into_inner().try_into()?;
+            let trace = self.registry.trace(&key.tenant, &of).await?;
+            Ok(Response::new((&trace).into()))
+        })
+        .await
     }
 
     async fn list_audit(

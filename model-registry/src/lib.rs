@@ -2,6 +2,7 @@
 //!
 //! * [`routing`] is pure and shared with serving: who is served which version.
 //! * [`evidence`] is pure: from what persons did to a verdict.
+//! * [`lineage`] leads from a person to every version that learned from it, and back.
 //! * [`rollout`] is the state machine; [`reconciler`] moves it by evidence, [`registry`] by a named person's word.
 //! * [`client`] is how other services call; [`run`] opens the door.
 
@@ -9,9 +10,12 @@ mod change;
 pub mod client;
 pub mod config;
 mod convert;
+mod convert_lineage;
 pub mod error;
 pub mod evidence;
 mod grpc;
+mod http;
+pub mod lineage;
 pub mod policy;
 pub mod reconciler;
 pub mod registry;
@@ -19,6 +23,7 @@ pub mod rollout;
 pub mod routing;
 pub mod server;
 mod store;
+mod trace;
 pub mod version;
 
 pub use client::{ClientError, RegistryClient};
@@ -26,11 +31,13 @@ pub use config::RegistryConfig;
 pub use convert::InvalidField;
 pub use error::RegistryError;
 pub use evidence::{RolloutEvidence, Verdict};
+pub use lineage::{Trace, TraceOf, VersionLineage};
 pub use policy::{Promotion, RolloutPolicy};
 pub use registry::{Registry, RegistryDeps, evaluate_rollout};
 pub use rollout::{Rollout, RolloutState};
 pub use routing::{Assignment, RoutingTable, ServedVersion, assign};
 pub use server::{RunError, RunningRegistry, run};
+pub use trace::served_pairs;
 pub use version::{Alias, AuditEntry, ModelSummary, NewVersion, Version};
 
 /// The messages and services of `flywheel.registry.v1`, generated from the proto.

@@ -13,7 +13,7 @@ use crate::change::Change;
 use crate::error::RegistryError;
 use crate::evidence::{RolloutEvidence, Verdict, evaluate};
 use crate::policy::Promotion;
-use crate::registry::{Registry, take_step, trial_of};
+use crate::registry::{By, Registry, take_step, trial_of};
 use crate::rollout::{Rollout, RolloutState, RolloutStep};
 use crate::store;
 
@@ -119,13 +119,13 @@ impl RolloutReconciler {
         Ok((change, found))
     }
 
-    /// Verifies the artifact once more, and lets it serve; one that does not hold ends the rollout.
+    /// Verifies artifact, data set and evaluation once more, and lets the candidate serve; one that does not hold ends the
+    /// rollout.
     async fn begin(&self, rollout: Rollout) -> Result<Rollout, RolloutReconcileError> {
-        let candidate = self.registry.version(&rollout.tenant, &rollout.model, rollout.candidate).await?;
-        let verified = self.registry.verify_artifact(candidate.artifact_digest).await;
+        let verified = self.registry.verify_version(&rollout.tenant, &rollout.model, rollout.candidate).await;
         let (step, reason) = match verified {
-            Ok(_) => (RolloutStep::Begin, "artifact_verified"),
-            Err(error @ (RegistryError::ArtifactMissing { .. } | RegistryError::ArtifactCorrupt { .. })) => {
+            Ok(()) => (RolloutStep::Begin, "verified"),
+            Err(error) if error.is_corrupt() => {
                 tracing::error!(rollout = %rollout.rollout_id, %error, "a rollout ends before it began");
                 (RolloutStep::Abort, error.code())
             }
@@ -133,7 +133,7 @@ impl RolloutReconciler {
         };
         let (change, mut found) = self.change(&rollout).await?;
         found.reason = reason.to_owned();
-        let begun = take_step(change, found, step, ACTOR, None).await?;
+        let begun = take_step(change, found, step, By::Reconciler, None).await?;
         self.registry.stepped();
         Ok(begun)
     }
@@ -156,7 +156,7 @@ impl RolloutReconciler {
             return Ok(found);
         };
         found.reason.clone_from(&evidence.reason);
-        let stepped = take_step(change, found, step, ACTOR, Some(&evidence)).await?;
+        let stepped = take_step(change, found, step, By::Reconciler, Some(&evidence)).await?;
         tracing::info!(
             rollout = %stepped.rollout_id, model = %stepped.model, candidate = %stepped.candidate,
             state = %stepped.state, reason = %stepped.reason, blocks = stepped.blocks_complete, "a rollout moved on"

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use artifacts::{ArtifactError, ArtifactStore, DirectoryManifest, get_manifest};
-use events::{IdSource, ModelName, ModelVersion, RolloutId, Sha256Digest, TenantId, Timestamp};
+use events::{IdSource, ModelName, ModelVersion, PairId, RolloutId, Sha256Digest, TenantId, Timestamp};
 use serde_json::json;
+use service::api_keys::ApiKey;
 use service::clock::SharedClock;
 use sqlx::AnyPool;
 use tokio::sync::watch;
@@ -13,10 +14,13 @@ use tokio::sync::watch;
 use crate::change::Change;
 use crate::error::RegistryError;
 use crate::evidence::{RolloutEvidence, Trial, evaluate, projected_blocks};
+use crate::grpc::actor;
+use crate::lineage::{SnapshotMember, Trace, TraceOf, VersionLineage, evaluation_digest};
 use crate::policy::RolloutPolicy;
 use crate::rollout::{Rollout, RolloutState, RolloutStep};
 use crate::routing::RoutingTable;
 use crate::store;
+use crate::trace;
 use crate::version::{Alias, AuditEntry, ModelSummary, NewVersion, Version};
 
 /// How often a change that met another one is done again.
@@ -26,6 +30,7 @@ const RECENTLY: Duration = Duration::from_secs(7 * 24 * 3600);
 const LONGEST_TEXT: usize = 200;
 const LONGEST_EVALUATION: usize = 256 * 1024;
 const MOST_AUDIT_ENTRIES: i64 = 1000;
+const MOST_MEMBERS: i64 = 1000;
 
 /// What the registry stands on.
 #[derive(Debug, Clone)]
@@ -150,11 +155,12 @@ impl Registry {
             }
         }
         if let Some(snapshot) = new.snapshot_digest {
-            let expected = store::snapshot_audience(change.connection(), tenant, snapshot)
-                .await?
-                .ok_or(RegistryError::UnknownSnapshot { snapshot })?;
-            if new.audience.as_ref() != Some(&expected) {
-                return Err(RegistryError::AudienceMismatch { of: "snapshot", expected });
+            let found = trace::snapshot(change.connection(), tenant, snapshot).await?;
+            if !found.is_verified {
+                return Err(RegistryError::SnapshotCorrupt { snapshot });
+            }
+            if new.audience.as_ref() != Some(&found.audience) {
+                return Err(RegistryError::AudienceMismatch { of: "snapshot", expected: found.audience });
             }
         }
         change.row.last_version += 1;
@@ -173,6 +179,7 @@ impl Registry {
             method: new.method.clone(),
             audience: new.audience.clone(),
             evaluation: new.evaluation.clone(),
+            evaluation_digest: evaluation_digest(&new.evaluation),
             registered_at: now,
             registered_by: actor.to_owned(),
             promoted_at: None,
@@ -182,6 +189,7 @@ impl Registry {
             "artifact_digest": version.artifact_digest, "parent": version.parent, "anchor": version.anchor,
             "snapshot_digest": version.snapshot_digest, "run_id": version.run_id, "method": version.method,
             "code_version": version.code_version, "audience": version.audience,
+            "evaluation_digest": version.evaluation_digest,
         });
         change.commit(actor, "version_registered", &version.version.to_string(), detail).await?;
         metrics::counter!("flywheel_registry_versions_registered_total").increment(1);
@@ -218,6 +226,71 @@ impl Registry {
         Ok(manifest)
     }
 
+    /// Everything that a version is about to serve with: its artifact, its data set and its evaluation are what they were
+    /// when it was registered.
+    ///
+    /// # Errors
+    /// Something is missing, altered, or cannot be read.
+    pub async fn verify_version(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+        version: ModelVersion,
+    ) -> Result<(), RegistryError> {
+        let version = self.version(tenant, model, version).await?;
+        if evaluation_digest(&version.evaluation) != version.evaluation_digest {
+            return Err(RegistryError::EvaluationCorrupt { version: version.version });
+        }
+        if let Some(snapshot) = version.snapshot_digest {
+            let mut connection = self.pool().acquire().await?;
+            if !trace::snapshot(&mut connection, tenant, snapshot).await?.is_verified {
+                return Err(RegistryError::SnapshotCorrupt { snapshot });
+            }
+        }
+        self.verify_artifact(version.artifact_digest).await.map(|_| ())
+    }
+
+    /// Where a version comes from: the chain of weights that ends in it, itself first, each with its data set, code
+    /// version and evaluation by digest.
+    ///
+    /// # Errors
+    /// There is no such version.
+    pub async fn lineage(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+        version: ModelVersion,
+    ) -> Result<Vec<VersionLineage>, RegistryError> {
+        trace::back(&mut *self.pool().acquire().await?, tenant, model, version).await
+    }
+
+    /// Pairs of a snapshot with their persons, after a pair, in order of pair ids, at most 1000.
+    ///
+    /// # Errors
+    /// There is no such snapshot.
+    pub async fn snapshot_members(
+        &self,
+        tenant: &TenantId,
+        snapshot: Sha256Digest,
+        after: Option<PairId>,
+        limit: i64,
+    ) -> Result<Vec<SnapshotMember>, RegistryError> {
+        let mut connection = self.pool().acquire().await?;
+        let limit = if (1..=MOST_MEMBERS).contains(&limit) { limit } else { MOST_MEMBERS };
+        if !trace::is_known(&mut connection, tenant, snapshot).await? {
+            return Err(RegistryError::UnknownSnapshot { snapshot });
+        }
+        trace::members(&mut connection, tenant, snapshot, after, limit).await
+    }
+
+    /// Every data set and version that a person's pairs, or one pair, went into: what an erasure must know.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn trace(&self, tenant: &TenantId, of: &TraceOf) -> Result<Trace, RegistryError> {
+        trace::forward(&mut *self.pool().acquire().await?, tenant, of).await
+    }
+
     /// One version.
     ///
     /// # Errors
@@ -247,11 +320,11 @@ impl Registry {
         store::models(&mut *self.pool().acquire().await?, tenant).await
     }
 
-    /// Points `alias` to `version` if it points to `expected` now. While a rollout runs, the versions that it compares
-    /// stay. Returns the model's new revision.
+    /// Points `alias` to `version` if it points to `expected` now, once everything that the version serves with was verified
+    /// again. While a rollout runs, the versions that it compares stay. Returns the model's new revision.
     ///
     /// # Errors
-    /// The alias points elsewhere, there is no such version, or a rollout runs.
+    /// The alias points elsewhere, there is no such version, it is not what was registered, or a rollout runs.
     pub async fn set_alias(
         &self,
         tenant: &TenantId,
@@ -261,6 +334,7 @@ impl Registry {
         version: ModelVersion,
         expected: Option<ModelVersion>,
     ) -> Result<i64, RegistryError> {
+        self.verify_version(tenant, model, version).await?;
         let revision = retried!(self.try_set_alias(tenant, actor, model, alias, version, expected))?;
         self.changed();
         Ok(revision)
@@ -295,11 +369,13 @@ impl Registry {
     /// # Errors
     /// There is no such model, or none of its versions is current.
     pub async fn routing(&self, tenant: &TenantId, model: &ModelName) -> Result<RoutingTable, RegistryError> {
-        let row = store::model_row(&mut *self.pool().acquire().await?, tenant, model)
-            .await?
-            .ok_or_else(|| RegistryError::UnknownModel { model: model.clone() })?;
-        let routing = row.routing.ok_or_else(|| RegistryError::NoCurrentVersion { model: model.clone() })?;
-        serde_json::from_str(&routing).map_err(|_| RegistryError::Unreadable { what: "routing" })
+        let mut connection = self.pool().acquire().await?;
+        if let Some(table) = store::routing(&mut connection, tenant, model).await? {
+            return Ok(table);
+        }
+        let is_known = store::model_row(&mut connection, tenant, model).await?.is_some();
+        let model = model.clone();
+        Err(if is_known { RegistryError::NoCurrentVersion { model } } else { RegistryError::UnknownModel { model } })
     }
 
     /// Starts a rollout: it is pending until the reconciler has verified the artifact once more. Asking again for the
@@ -403,14 +479,14 @@ impl Registry {
         evaluate_rollout(self.pool(), rollout, self.now()).await
     }
 
-    /// A step that a named person decides: approve, abort or roll back.
+    /// A step that a named person decides: approve, abort or roll back. The audit log names the person and the key.
     ///
     /// # Errors
     /// There is no such rollout, it cannot take this step, `person` or `reason` is empty or too long, or current is
     /// not what it was.
     pub async fn decide(
         &self,
-        tenant: &TenantId,
+        key: &ApiKey,
         rollout: RolloutId,
         step: RolloutStep,
         person: &str,
@@ -421,26 +497,26 @@ impl Registry {
             let expected = format!("at most {LONGEST_TEXT} characters and no control characters");
             return Err(RegistryError::InvalidArgument { field: "reason", expected });
         }
-        let model = self.rollout(tenant, rollout).await?.model;
-        let decided = retried!(self.try_decide(tenant, &model, rollout, step, person, reason))?;
+        let model = self.rollout(&key.tenant, rollout).await?.model;
+        let decided = retried!(self.try_decide(key, &model, rollout, step, person, reason))?;
         self.changed();
         Ok(decided)
     }
 
     async fn try_decide(
         &self,
-        tenant: &TenantId,
+        key: &ApiKey,
         model: &ModelName,
         rollout: RolloutId,
         step: RolloutStep,
         person: &str,
         reason: &str,
     ) -> Result<Rollout, RegistryError> {
-        let mut change = Change::begin(self.pool(), tenant, model, self.now()).await?;
+        let mut change = Change::begin(self.pool(), &key.tenant, model, self.now()).await?;
         let mut rollout = store::rollout(change.connection(), rollout).await?;
         rollout.decided_by = Some(person.to_owned());
         rollout.reason = if reason.is_empty() { step.action().to_owned() } else { reason.to_owned() };
-        take_step(change, rollout, step, person, None).await
+        take_step(change, rollout, step, By::Person { name: person, key: &actor(key) }, None).await
     }
 
     /// The reconciler's step.
@@ -464,12 +540,21 @@ impl Registry {
     }
 }
 
+/// Who takes a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum By<'a> {
+    /// The reconciler, by evidence.
+    Reconciler,
+    /// A person, through an API key.
+    Person { name: &'a str, key: &'a str },
+}
+
 /// Takes `step` and commits: the rollout's row, the alias where the step moves it, routing, audit and event at once.
 pub(crate) async fn take_step(
     mut change: Change,
     mut rollout: Rollout,
     step: RolloutStep,
-    actor: &str,
+    by: By<'_>,
     evidence: Option<&RolloutEvidence>,
 ) -> Result<Rollout, RegistryError> {
     let (before, blocks_before) = (rollout.state, rollout.blocks_complete);
@@ -511,11 +596,15 @@ pub(crate) async fn take_step(
     if !store::update_rollout(change.connection(), &rollout, before, blocks_before, text.as_deref()).await? {
         return Err(RegistryError::Contended);
     }
+    let (actor, key) = match by {
+        By::Reconciler => (crate::reconciler::ACTOR, None),
+        By::Person { name, key } => (name, Some(key)),
+    };
     let detail = json!({
         "from": before, "to": rollout.state, "candidate": rollout.candidate, "baseline": rollout.baseline,
         "blocks_complete": rollout.blocks_complete, "reason": rollout.reason,
         "no_harm_e_value": evidence.map(|evidence| evidence.no_harm.largest_e_value),
-        "harm_e_value": evidence.map(|evidence| evidence.harm.largest_e_value),
+        "harm_e_value": evidence.map(|evidence| evidence.harm.largest_e_value), "key": key,
     });
     change.commit(actor, step.action(), &rollout.rollout_id.to_string(), detail).await?;
     metrics::counter!("flywheel_registry_rollout_steps_total", "step" => step.as_str()).increment(1);

@@ -1,4 +1,4 @@
-//! The service put together: the door, the reconciler and its lease.
+//! The service put together: the door (gRPC and JSON at one address), the reconciler and its lease.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tonic::service::Routes;
 use crate::config::RegistryConfig;
 use crate::error::RegistryError;
 use crate::grpc::Door;
+use crate::http::{self, HttpDoor};
 use crate::proto::registry_server::RegistryServer;
 use crate::reconciler::RolloutReconciler;
 use crate::registry::{Registry, RegistryDeps};
@@ -64,6 +65,7 @@ pub fn run(
         Some(lease),
         stop.clone(),
     );
+    let http_door = http::router(HttpDoor { registry: registry.clone(), keys: keys.clone() });
     let door = Door {
         registry: registry.clone(),
         keys,
@@ -73,7 +75,7 @@ pub fn run(
         stop: stop.clone(),
     };
     let service = RegistryServer::new(door).max_decoding_message_size(MOST_REQUEST_BYTES);
-    let router = Routes::new(service).into_axum_router();
+    let router = Routes::new(service).into_axum_router().merge(http_door);
     let task = async move {
         ready.release();
         tokio::join!(service::http::serve(listener, router, &config.http, stop), keep_lease, reconcile);

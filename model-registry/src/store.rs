@@ -21,7 +21,7 @@ pub(crate) struct ModelRow {
 }
 
 const VERSION_COLUMNS: &str = "tenant, model, version, artifact_digest, manifest, parent, anchor, snapshot_digest, \
-     run_id, code_version, method, audience, evaluation, registered_at, registered_by, promoted_at";
+     run_id, code_version, method, audience, evaluation, evaluation_digest, registered_at, registered_by, promoted_at";
 const ROLLOUT_COLUMNS: &str = "rollout_id, tenant, model, candidate, baseline, reference, policy, state, created_at, \
      started_at, finished_at, blocks_complete, projected_blocks, reason, decided_by";
 
@@ -65,6 +65,7 @@ fn version_of(row: &AnyRow) -> Result<Version, RegistryError> {
         method: row.try_get("method")?,
         audience: parsed_optional(row, "audience")?,
         evaluation: json(row, "evaluation")?,
+        evaluation_digest: parsed(row, "evaluation_digest")?,
         registered_at: Timestamp::from_micros(row.try_get("registered_at")?),
         registered_by: row.try_get("registered_by")?,
         promoted_at: time_optional(row, "promoted_at")?,
@@ -163,8 +164,8 @@ pub(crate) async fn advance_model(
 pub(crate) async fn insert_version(connection: &mut AnyConnection, version: &Version) -> Result<(), RegistryError> {
     sqlx::query(
         "INSERT INTO model_versions (tenant, model, version, artifact_digest, manifest, parent, anchor, \
-         snapshot_digest, run_id, code_version, method, audience, evaluation, registered_at, registered_by) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+         snapshot_digest, run_id, code_version, method, audience, evaluation, registered_at, registered_by, \
+         evaluation_digest) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     )
     .bind(version.tenant.as_str())
     .bind(version.model.as_str())
@@ -181,6 +182,7 @@ pub(crate) async fn insert_version(connection: &mut AnyConnection, version: &Ver
     .bind(version.evaluation.to_string())
     .bind(version.registered_at.as_micros())
     .bind(&version.registered_by)
+    .bind(version.evaluation_digest.to_string())
     .execute(connection)
     .await?;
     Ok(())
@@ -244,18 +246,29 @@ pub(crate) async fn versions(
     rows.iter().map(version_of).collect()
 }
 
-/// The audience of a snapshot of this tenant.
-pub(crate) async fn snapshot_audience(
+/// All versions of a model, in no order.
+pub(crate) async fn all_versions(
     connection: &mut AnyConnection,
     tenant: &TenantId,
-    snapshot: events::Sha256Digest,
-) -> Result<Option<events::Audience>, RegistryError> {
-    let row = sqlx::query("SELECT audience FROM snapshots WHERE tenant = $1 AND snapshot_digest = $2")
+    model: &ModelName,
+) -> Result<Vec<Version>, RegistryError> {
+    let statement = format!("SELECT {VERSION_COLUMNS} FROM model_versions WHERE tenant = $1 AND model = $2");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
         .bind(tenant.as_str())
-        .bind(snapshot.to_string())
-        .fetch_optional(connection)
+        .bind(model.as_str())
+        .fetch_all(connection)
         .await?;
-    row.map(|row| parsed(&row, "audience")).transpose()
+    rows.iter().map(version_of).collect()
+}
+
+/// The routing table that is served now.
+pub(crate) async fn routing(
+    connection: &mut AnyConnection,
+    tenant: &TenantId,
+    model: &ModelName,
+) -> Result<Option<RoutingTable>, RegistryError> {
+    let text = model_row(connection, tenant, model).await?.and_then(|row| row.routing);
+    text.map(|text| serde_json::from_str(&text).map_err(unreadable("routing"))).transpose()
 }
 
 pub(crate) async fn alias(
@@ -501,13 +514,13 @@ pub(crate) async fn rollouts(
     rows.iter().map(rollout_of).collect()
 }
 
-/// What each person did, from closed opportunities. Canary rows count only if the candidate really answered. An
-/// exposure counts when it is older than the close at `cut`.
+/// What each person did, from closed opportunities. Canary rows count only if the candidate really answered, hold-back rows
+/// only if the reference did. An exposure counts when it is older than the close at `cut`.
 const TALLY: &str = "SELECT block, arm, person, COUNT(*) AS opportunities, SUM(utility) AS utility, \
      CAST(SUM(shown) AS BIGINT) AS shown, CAST(SUM(accepted) AS BIGINT) AS accepted, \
      CAST(SUM(kept_characters) AS BIGINT) AS kept_characters FROM opportunity_outcomes \
      WHERE tenant = $1 AND rollout_id = $2 AND block >= $3 AND block < $4 AND exposed_at <= $5 AND censored = 0 \
-     AND (arm = 'current' OR arm = 'holdback' OR (arm = 'canary' AND model_version = $6)) \
+     AND (arm = 'current' OR (arm = 'canary' AND model_version = $6) OR (arm = 'holdback' AND model_version = $7)) \
      GROUP BY block, arm, person";
 
 fn tally_of(row: &AnyRow) -> Result<PersonBlock, RegistryError> {
@@ -527,6 +540,11 @@ fn close_cut(cut: Timestamp) -> i64 {
     cut.as_micros().saturating_sub(CLOSE_SECONDS * 1_000_000)
 }
 
+/// The version that a hold-back row must come from; without a reference nobody is held back.
+fn reference_of(rollout: &Rollout) -> i64 {
+    rollout.reference.map_or(0, |version| version.0)
+}
+
 /// Tallies of the blocks from `first` to before `end`, straight from the outcomes.
 pub(crate) async fn live_tallies(
     connection: &mut AnyConnection,
@@ -542,6 +560,7 @@ pub(crate) async fn live_tallies(
         .bind(end)
         .bind(close_cut(cut))
         .bind(rollout.candidate.0)
+        .bind(reference_of(rollout))
         .fetch_all(connection)
         .await?;
     rows.iter().map(tally_of).collect()
@@ -556,7 +575,7 @@ pub(crate) async fn freeze_block(
 ) -> Result<(), RegistryError> {
     let statement = format!(
         "INSERT INTO rollout_tallies (rollout_id, block, arm, person, opportunities, utility, shown, accepted, \
-         kept_characters) SELECT $7, block, arm, person, opportunities, utility, shown, accepted, kept_characters \
+         kept_characters) SELECT $8, block, arm, person, opportunities, utility, shown, accepted, kept_characters \
          FROM ({TALLY}) AS tally"
     );
     sqlx::query(sqlx::AssertSqlSafe(statement))
@@ -566,6 +585,7 @@ pub(crate) async fn freeze_block(
         .bind(block + 1)
         .bind(close_cut(cut))
         .bind(rollout.candidate.0)
+        .bind(reference_of(rollout))
         .bind(rollout.rollout_id.to_string())
         .execute(connection)
         .await?;

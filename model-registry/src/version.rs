@@ -104,6 +104,8 @@ pub struct Version {
     pub audience: Option<Audience>,
     /// See [`NewVersion::evaluation`].
     pub evaluation: serde_json::Value,
+    /// Digest of the evaluation, as of its registration.
+    pub evaluation_digest: Sha256Digest,
     /// When.
     pub registered_at: Timestamp,
     /// By which API key.

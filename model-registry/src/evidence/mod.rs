@@ -14,6 +14,11 @@
 //! that is off by its point estimate alone stops no rollout, but keeps it from being promoted at that moment. See
 //! [`betting`] for why each is an e-process.
 //!
+//! A candidate that is not worse at all is rolled back for its utility with probability at most alpha, although two
+//! processes may ask for it: bet by bet and pair by pair the factor of *harm*, 1 + b (y - x - margin) / (1 + margin), is at
+//! most that of *not worse at all*, 1 + b (y - x), so whenever one of the two reaches its threshold the latter has reached
+//! 1/alpha. The shown rate adds alpha/2 at most, and that only for a candidate whose true shown rate is at the limit of 90%.
+//!
 //! The candidate must also be non-inferior to the pinned reference: hold-back persons against canary persons, each
 //! person once (its mean over blocks), Welch's one-sided bound above -margin at one of at most four looks at alpha/4.
 //! When the reference is the current version, the first row has said that already, with more persons.
@@ -25,6 +30,8 @@
 //! block; at -0.20, which is 0.10 beyond the margin, 79% are rolled back.
 
 pub mod betting;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod simulation;
 mod student;

@@ -293,6 +293,19 @@ fn a_clearly_better_model_is_promoted_within_the_demo_and_a_much_worse_one_rolle
 }
 
 #[test]
+fn losses_do_not_add_up_over_rollouts() {
+    // An earlier rollout lost the margin unnoticed. The next candidate is as good as what serves now: against the pinned
+    // reference it is not.
+    let lossy = BASE.with_effect(-0.1);
+    let drifted = |seed| World { candidate: lossy, current: lossy, ..world(seed, 0.0) };
+    let rates = measure_world(250, &policy(), drifted);
+    assert!(rates.no_harm >= 0.75 && rates.promoted <= 0.05, "{rates:?}");
+    // Without the reference it would be promoted, again and again.
+    let rates = measure_world(100, &policy(), |seed| World { pinned: false, ..drifted(seed) });
+    assert!(rates.promoted >= 0.75, "{rates:?}");
+}
+
+#[test]
 fn the_order_of_rows_and_later_blocks_change_nothing() {
     let trial = Trial {
         rollout_id: "3".repeat(32).parse().unwrap(),
@@ -326,39 +339,6 @@ fn the_order_of_rows_and_later_blocks_change_nothing() {
     assert_eq!(evaluate(&trial, &policy(), &tallies), evidence);
     let text = serde_json::to_string(&evidence).unwrap();
     assert_eq!(serde_json::from_str::<RolloutEvidence>(&text).unwrap(), evidence);
-}
-
-#[test]
-fn a_model_that_falls_silent_is_no_winner() {
-    // It shows a third of what it did, only what is surely accepted: acceptance up, utility and shown rate down.
-    let mut tallies = Vec::new();
-    for block in 0..4 {
-        for number in 0..48 {
-            let canary = (number + block) % 2 == 0;
-            tallies.push(PersonBlock {
-                block,
-                arm: if canary { Arm::Canary } else { Arm::Current },
-                person: format!("{number:032x}").parse().unwrap(),
-                opportunities: 6,
-                utility: if canary { 0.75 } else { 1.0 },
-                shown: if canary { 1 } else { 4 },
-                accepted: if canary { 1 } else { 2 },
-                kept_characters: 10,
-            });
-        }
-    }
-    let trial = Trial {
-        rollout_id: "5".repeat(32).parse().unwrap(),
-        candidate: ModelVersion(2),
-        baseline: ModelVersion(1),
-        reference: Some(ModelVersion(1)),
-        blocks_complete: 4,
-        at: Timestamp::EPOCH,
-    };
-    let evidence = evaluate(&trial, &policy(), &tallies);
-    assert!(evidence.no_harm.reached && evidence.canary.acceptance > evidence.current.acceptance);
-    assert!(evidence.guardrails.shown_rate_low && evidence.guardrails.acceptance_up_with_lower_utility);
-    assert_eq!((evidence.verdict, evidence.reason.as_str()), (Verdict::Rollback, "guardrail_harm"));
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use artifacts::{LocalArtifacts, put_directory};
-use events::{Arm, ModelName, ModelVersion, PersonPseudonym, RolloutId, Sha256Digest, TenantId, Timestamp};
+use events::{Arm, ModelName, ModelVersion, PairId, PersonPseudonym, RolloutId, Sha256Digest, TenantId, Timestamp};
+use model_registry::lineage::{Purpose, SnapshotFilters, snapshot_digest};
 use model_registry::{
     NewVersion, RegistryClient, RegistryConfig, RegistryDeps, Rollout, RolloutPolicy, RolloutState, RunningRegistry,
     assign, run,
@@ -28,6 +29,7 @@ pub(crate) struct Fixture {
     pub(crate) running: RunningRegistry,
     pub(crate) client: RegistryClient,
     pub(crate) address: String,
+    pub(crate) secret: Secret,
     pub(crate) keys: ApiKeys,
     pub(crate) stop: CancellationToken,
     pub(crate) task: tokio::task::JoinHandle<()>,
@@ -40,6 +42,14 @@ pub(crate) fn model() -> ModelName {
 
 pub(crate) fn start_time() -> Timestamp {
     Timestamp::from_seconds(1_800_000_000)
+}
+
+pub(crate) fn person_of(number: u64) -> PersonPseudonym {
+    format!("{number:032x}").parse().unwrap()
+}
+
+pub(crate) fn pair_id(name: &str) -> PairId {
+    Sha256Digest::of(format!("pair {name}").as_bytes()).to_string().parse().unwrap()
 }
 
 /// The demo's shape: 40% canary, 20% held back, four blocks of an hour, promoted automatically.
@@ -90,6 +100,7 @@ impl Fixture {
             running,
             client,
             address,
+            secret,
             keys,
             stop,
             task,
@@ -131,6 +142,57 @@ impl Fixture {
             audience: None,
             evaluation: serde_json::json!({ "gate": "passed" }),
         }
+    }
+
+    /// A data set as the orchestrator stores it: (pair, person, purpose) each.
+    pub(crate) async fn snapshot(&self, audience: &str, members: &[(&str, u64, Purpose)]) -> Sha256Digest {
+        let filters = SnapshotFilters {
+            tenant: TenantId::default(),
+            model: model(),
+            audience: audience.parse().unwrap(),
+            label_policy_version: 1,
+            code_version: "0.1.0".to_owned(),
+            maximum_pairs: 100,
+            gate_opportunities: 300,
+            placebo_exchange_repositories: false,
+        };
+        let list: Vec<_> = members
+            .iter()
+            .map(|(pair, _, purpose)| (pair_id(pair), Sha256Digest::of(pair.as_bytes()), *purpose))
+            .collect();
+        let digest = snapshot_digest(&filters, &list);
+        sqlx::query(
+            "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, filters, \
+             training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \
+             VALUES ($1, 'default', 'edit', $2, 1, '0.1.0', $3, 1, 1, 5, 6, 7, 8)",
+        )
+        .bind(digest.to_string())
+        .bind(audience)
+        .bind(serde_json::to_string(&filters).unwrap())
+        .execute(&self.pool)
+        .await
+        .unwrap();
+        for (pair, person, purpose) in members {
+            sqlx::query(
+                "INSERT INTO snapshot_pairs (snapshot_digest, pair_id, content_digest, person, purpose) \
+                 VALUES ($1, $2, $3, $4, $5)",
+            )
+            .bind(digest.to_string())
+            .bind(pair_id(pair).to_string())
+            .bind(Sha256Digest::of(pair.as_bytes()).to_string())
+            .bind(person_of(*person).to_string())
+            .bind(purpose.as_str())
+            .execute(&self.pool)
+            .await
+            .unwrap();
+        }
+        sqlx::query("INSERT INTO snapshot_parts VALUES ($1, $2, 3, '10', '20')")
+            .bind(digest.to_string())
+            .bind(Sha256Digest::of(b"part").to_string())
+            .execute(&self.pool)
+            .await
+            .unwrap();
+        digest
     }
 
     /// Version 1 current and reference, versions 2 to `count` registered.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use events::ModelVersion;
+use model_registry::lineage::Purpose;
 use model_registry::{Alias, ClientError, NewVersion, RegistryClient};
 use service::api_keys::Scope;
 use service::config::Secret;
@@ -79,16 +80,7 @@ async fn a_tampered_or_missing_artifact_is_refused() {
 #[tokio::test]
 async fn lineage_is_checked_and_audiences_never_widen() {
     let fixture = Fixture::with_versions(1).await;
-    let snapshot = events::Sha256Digest::of(b"snapshot");
-    sqlx::query(
-        "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, filters, \
-         training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \
-         VALUES ($1, 'default', 'edit', 'payments', 1, 'x', '{}', 1, 1, 0, 0, 0, 0)",
-    )
-    .bind(snapshot.to_string())
-    .execute(&fixture.pool)
-    .await
-    .unwrap();
+    let snapshot = fixture.snapshot("payments", &[("a", 1, Purpose::Training)]).await;
     let base = fixture.new_version("learned").await;
     let run = events::RunId::from_uuid("0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d".parse().unwrap());
     let learned = NewVersion {
