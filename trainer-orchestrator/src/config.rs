@@ -2,7 +2,15 @@
 
 use std::path::PathBuf;
 
+use events::{Audience, ModelName};
 use serde::Deserialize;
+
+use crate::error::OrchestratorError;
+
+/// Fewer held-out opportunities judge nobody.
+pub const LEAST_GATE_OPPORTUNITIES: usize = 300;
+/// Longest chain of versions that train from one another.
+pub const MOST_CHAIN_DEPTH: u32 = 3;
 
 /// When a run starts, what it is given, and by when it must be done.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -22,7 +30,7 @@ pub struct OrchestratorConfig {
     pub minimum_pairs: usize,
     /// Newest pairs that go into one snapshot; older ones are left out. Bounds memory and turn time.
     pub maximum_pairs: usize,
-    /// Opportunities held out by time for the gate.
+    /// Opportunities held out by time for the gate; at least [`LEAST_GATE_OPPORTUNITIES`].
     pub gate_opportunities: usize,
     /// `sft`, `dpo` or `actionrl`.
     pub method: String,
@@ -40,8 +48,13 @@ pub struct OrchestratorConfig {
     pub deadline_seconds: u64,
     /// A job whose heartbeat is older than this is dead. Seconds of real time.
     pub heartbeat_seconds: u64,
-    /// Attempts before a run fails.
+    /// Failed attempts before a run fails. An attempt that ended because this service ended is none.
     pub maximum_attempts: u32,
+    /// After a run that failed, none starts by itself for this long; on request one does. Seconds.
+    pub pause_after_failure_seconds: u64,
+    /// How many versions may train from one another. 0: every version trains from the base, so that what one of them
+    /// forgot is not handed on.
+    pub chain_depth: u32,
     /// How often the reconciler looks by itself. Seconds of real time.
     pub interval_seconds: u64,
     /// Program that is started for a run (`PROGRAM train --job FILE`); this binary when absent.
@@ -70,9 +83,59 @@ impl Default for OrchestratorConfig {
             deadline_seconds: 3600,
             heartbeat_seconds: 120,
             maximum_attempts: 3,
+            pause_after_failure_seconds: 900,
+            chain_depth: 0,
             interval_seconds: 5,
             program: None,
             placebo_exchange_repositories: false,
         }
+    }
+}
+
+impl OrchestratorConfig {
+    /// Model and audience, once everything else was found usable.
+    ///
+    /// # Errors
+    /// The first key that is not, and why.
+    pub fn validate(&self) -> Result<(ModelName, Audience), OrchestratorError> {
+        let refuse = |key, reason: String| OrchestratorError::Config { key, reason };
+        let check = |holds: bool, key, reason: &str| if holds { Ok(()) } else { Err(refuse(key, reason.to_owned())) };
+        let model = self.model.parse().map_err(|error| refuse("model", format!("{error}")))?;
+        let audience = self.audience.parse().map_err(|error| refuse("audience", format!("{error}")))?;
+        if !["sft", "dpo", "actionrl"].contains(&self.method.as_str()) {
+            return Err(refuse("method", format!("expected sft, dpo or actionrl, got \"{}\"", self.method)));
+        }
+        check(self.steps > 0, "steps", "expected at least 1")?;
+        check(self.batch > 0, "batch", "expected at least 1")?;
+        check(
+            self.gate_opportunities >= LEAST_GATE_OPPORTUNITIES,
+            "gate_opportunities",
+            "expected at least 300: fewer judge nobody",
+        )?;
+        check(self.maximum_pairs > 0, "maximum_pairs", "expected at least 1")?;
+        check(self.maximum_attempts > 0, "maximum_attempts", "expected at least 1")?;
+        check(self.deadline_seconds > 0, "deadline_seconds", "expected at least 1")?;
+        check(self.heartbeat_seconds > 0, "heartbeat_seconds", "expected at least 1")?;
+        check(self.chain_depth <= MOST_CHAIN_DEPTH, "chain_depth", "expected at most 3")?;
+        Ok((model, audience))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_hold_and_what_does_not_is_named() {
+        OrchestratorConfig::default().validate().unwrap();
+        let named = |config: OrchestratorConfig| config.validate().unwrap_err().to_string();
+        let refusals = [
+            named(OrchestratorConfig { gate_opportunities: 299, ..Default::default() }),
+            named(OrchestratorConfig { method: "magic".to_owned(), ..Default::default() }),
+            named(OrchestratorConfig { audience: String::new(), ..Default::default() }),
+            named(OrchestratorConfig { chain_depth: 4, ..Default::default() }),
+            named(OrchestratorConfig { steps: 0, ..Default::default() }),
+        ];
+        insta::assert_snapshot!(refusals.join("\n"));
     }
 }

@@ -24,6 +24,21 @@ pub enum OrchestratorError {
     /// The job ended without a result.
     #[error("training job: {0}")]
     Job(String),
+    /// What the job left is of no use: it is not what it says, or the registry refuses it for good.
+    #[error("result of the training job: {0}")]
+    Result(String),
+    /// Another process leads now.
+    #[error(transparent)]
+    Lease(#[from] service::lease::LeaseError),
+    /// The allow-list can not be read.
+    #[error(transparent)]
+    Rules(#[from] service::repositories::RepositoryRuleError),
+    /// The key store failed.
+    #[error(transparent)]
+    Keys(#[from] service::keys::KeyStoreError),
+    /// A fact for the bus that does not fit its schema.
+    #[error("event: {0}")]
+    Event(#[from] events::avro::AvroError),
     /// A setting is not usable.
     #[error("orchestrator.{key}: {reason}")]
     Config {

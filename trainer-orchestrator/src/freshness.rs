@@ -1,14 +1,13 @@
 //! Freshness: the age of the oldest label that passed every filter and is in no data set of a version that serves.
 
-use std::collections::HashSet;
-
-use events::{ModelName, PairId, TenantId, Timestamp};
+use events::{ModelName, PairReason, PreferencePair, TenantId, Timestamp};
 use labeler::lake::LakeReader;
-use sqlx::{AnyPool, Row};
+use sqlx::AnyPool;
 
 use crate::error::OrchestratorError;
 
-/// Label time of the oldest pair of weight above zero that no served version has seen; none when there is none.
+/// Label time of the oldest usable pair that no version which may be served now has seen, itself or through its anchors;
+/// none when there is none. A version that was rolled back serves nobody.
 ///
 /// # Errors
 /// A database or lake that fails.
@@ -18,21 +17,16 @@ pub async fn oldest_unserved(
     tenant: &TenantId,
     model: &ModelName,
 ) -> Result<Option<Timestamp>, OrchestratorError> {
-    let rows = sqlx::query(
-        "SELECT DISTINCT p.pair_id AS pair_id FROM snapshot_pairs p \
-         JOIN snapshots s ON s.snapshot_digest = p.snapshot_digest \
-         JOIN training_runs r ON r.snapshot_digest = p.snapshot_digest \
-         WHERE s.tenant = $1 AND s.model = $2 AND r.rollout_id IS NOT NULL",
-    )
-    .bind(tenant.as_str().to_owned())
-    .bind(model.as_str().to_owned())
-    .fetch_all(pool)
-    .await?;
-    let mut served = HashSet::with_capacity(rows.len());
-    for row in &rows {
-        served.insert(row.try_get::<String, _>("pair_id")?.parse::<PairId>()?);
-    }
-    lake.oldest_label_outside(tenant, &served, |pair| pair.weight > 0.0 && pair.model == *model)
+    let served = model_registry::served_pairs(pool, tenant, model)
+        .await
+        .map_err(|error| OrchestratorError::Registry(error.to_string()))?;
+    lake.oldest_label_outside(tenant, &served, |pair| pair.model == *model && is_awaited(pair))
         .await
         .map_err(|error| OrchestratorError::Lake(error.to_string()))
+}
+
+/// Whether a data set is sure to take a pair. Silence that was chosen is taken only as far as silence was rejected, so one
+/// such pair that is left out must not look like a wheel that stands still.
+fn is_awaited(pair: &PreferencePair) -> bool {
+    pair.weight > 0.0 && pair.sealed.is_some() && pair.reason != PairReason::Dismissed
 }

@@ -4,7 +4,11 @@
 //! otherwise the trigger decides whether new evidence is worth a run. A run is a row, a snapshot and a child process;
 //! everything that it decides is written under the fence of the leader's lease.
 
+pub mod allow_list;
+mod attempts;
+mod conclude;
 pub mod config;
+mod data;
 pub mod error;
 pub mod freshness;
 pub mod job;
@@ -16,7 +20,7 @@ pub mod snapshot;
 pub mod store;
 pub mod trigger;
 
+pub use attempts::progress_of;
 pub use config::OrchestratorConfig;
 pub use error::OrchestratorError;
 pub use reconcile::{Deps, Handle, run};
-pub use run::progress_of;

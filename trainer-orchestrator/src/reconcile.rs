@@ -5,19 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anonymizer::shape::Shape;
 use artifacts::ArtifactStore;
 use async_trait::async_trait;
-use events::{Audience, IdSource, ModelName, PreferencePair, RunId, TenantId};
-use labeler::lake::LakeReader;
+use events::{Audience, IdSource, ModelName, ModelVersion, PreferencePair, RunId, TenantId};
+use labeler::lake::{LakeExtent, LakeReader};
 use model_registry::client::RegistryClient;
 use model_registry::policy::RolloutPolicy;
+use model_registry::version::Version;
+use parking_lot::Mutex;
 use service::clock::{SharedClock, real_now};
 use service::keys::KeyStore;
-use service::lease::{self, LeaseHandle, LeaseStore};
-use service::reconciler::{Next, ReconcileError, Reconciler, ReconcilerHandle, Schedule, drive};
+use service::lease::{self, Fence, LeaseHandle, LeaseStore};
+use service::reconciler::{Next, ReconcileError, Reconciler, ReconcilerHandle, RequestError, Schedule, drive};
+use service::repositories::{RepositoryRule, RepositoryStore};
 use sqlx::AnyPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::allow_list::AllowList;
 use crate::config::OrchestratorConfig;
 use crate::error::OrchestratorError;
 use crate::run::{Finished, work};
@@ -66,9 +71,26 @@ pub(crate) struct Orchestrator {
     pub(crate) model: ModelName,
     pub(crate) audience: Audience,
     lake: LakeReader,
+    rules: RepositoryStore,
     lease: LeaseHandle,
     requested: Arc<AtomicBool>,
+    looked: Mutex<Option<Look>>,
     stop: CancellationToken,
+}
+
+/// What was found when the lake was last read. While nothing that it depends on has changed, reading everything again
+/// would find the same.
+struct Look {
+    at: LakeState,
+    evidence: NewEvidence,
+}
+
+/// What the evidence depends on.
+#[derive(Debug, Clone, PartialEq)]
+struct LakeState {
+    extent: LakeExtent,
+    rules: Vec<RepositoryRule>,
+    newest_run: Option<(RunId, RunState)>,
 }
 
 /// What others may ask of a running orchestrator.
@@ -89,6 +111,14 @@ impl Handle {
         self.driver.notify();
     }
 
+    /// Looks now; returns when a look that began after this call has ended.
+    ///
+    /// # Errors
+    /// The look failed, or another process leads.
+    pub async fn look(&self) -> Result<(), RequestError> {
+        self.driver.request().await
+    }
+
     /// Tells that something changed.
     pub fn notify(&self) {
         self.driver.notify();
@@ -104,15 +134,7 @@ pub fn run(
     deps: Deps,
     stop: CancellationToken,
 ) -> Result<(Handle, impl Future<Output = ()> + Send + use<>), OrchestratorError> {
-    let setting = |key, reason: String| OrchestratorError::Config { key, reason };
-    let model: ModelName = config.model.parse().map_err(|error| setting("model", format!("{error}")))?;
-    let audience: Audience = config.audience.parse().map_err(|error| setting("audience", format!("{error}")))?;
-    if !["sft", "dpo", "actionrl"].contains(&config.method.as_str()) {
-        return Err(setting("method", format!("expected sft, dpo or actionrl, got \"{}\"", config.method)));
-    }
-    if config.batch == 0 || config.steps == 0 {
-        return Err(setting("steps", "steps and batch must be at least 1".to_owned()));
-    }
+    let (model, audience) = config.validate()?;
     let store = Store::new(deps.pool.clone(), deps.tenant.clone(), model.clone());
     let lake = LakeReader::new(deps.pool.clone(), Arc::clone(&deps.artifacts));
     let lease_name = format!("orchestrator/{}/{model}", deps.tenant);
@@ -125,8 +147,10 @@ pub fn run(
         model,
         audience,
         lake,
+        rules: RepositoryStore::new(deps.pool.clone()),
         lease: lease.clone(),
         requested: Arc::clone(&requested),
+        looked: Mutex::new(None),
         stop: stop.clone(),
         deps,
         config,
@@ -153,13 +177,18 @@ impl Reconciler for Orchestrator {
                 Finished::Stopped => Ok(Next::Period),
             };
         }
-        if self.plan_run().await? { Ok(Next::Now) } else { Ok(Next::Period) }
+        if self.plan_run(&fence).await? { Ok(Next::Now) } else { Ok(Next::Period) }
     }
 }
 
 impl Orchestrator {
+    /// Whether this process still leads, in the same epoch.
+    pub(crate) fn leads(&self, epoch: i64) -> bool {
+        self.lease.fence().is_some_and(|fence| fence.epoch() == epoch)
+    }
+
     /// Queues a run if the trigger says so and no rollout is under way. Returns whether it did.
-    async fn plan_run(&self) -> Result<bool, OrchestratorError> {
+    async fn plan_run(&self, fence: &Fence) -> Result<bool, OrchestratorError> {
         let requested = self.requested.load(Ordering::SeqCst);
         if !requested && !self.config.enabled {
             return Ok(false);
@@ -169,16 +198,39 @@ impl Orchestrator {
         let Some(summary) = models.into_iter().find(|summary| summary.model == self.model) else { return Ok(false) };
         let (Some(parent), None) = (summary.current, summary.active_rollout) else { return Ok(false) };
 
-        let (pairs, parts) = self.pairs().await?;
-        let used = self.store.used_pairs().await?;
-        let new = |pair: &&PreferencePair| pair.weight > 0.0 && !used.contains(&pair.pair_id.to_string());
-        let evidence = NewEvidence {
-            pairs: pairs.iter().filter(new).count(),
-            oldest: pairs.iter().filter(new).map(|pair| pair.labeled_at).min(),
-        };
+        let state = self.lake_state().await?;
         let now = self.deps.clock.now();
-        let Some(trigger) = decide(&self.config, evidence, requested, now) else { return Ok(false) };
-        let filters = Filters {
+        let known = self.looked.lock().as_ref().filter(|look| look.at == state).map(|look| look.evidence);
+        if known.is_some_and(|evidence| decide(&self.config, evidence, requested, now).is_none()) {
+            return Ok(false);
+        }
+        let shape = Shape::new(&self.deps.keys.tenant_secret(&self.deps.tenant).await?);
+        let allowed = AllowList::new(&state.rules, &shape);
+        let (pairs, parts) = self.pairs().await?;
+        let plan = plan(self.filters(), &allowed, pairs);
+        let evidence = self.new_evidence(plan.as_ref()).await?;
+        let trigger = decide(&self.config, evidence, requested, now);
+        *self.looked.lock() = Some(Look { at: state, evidence });
+        let (Some(plan), Some(trigger)) = (plan, trigger) else { return Ok(false) };
+
+        let versions = self.deps.registry.list_versions(&self.model).await.map_err(registry)?;
+        let run = NewRun {
+            run_id: RunId::new(self.deps.ids.as_ref()),
+            parent_version: parent.0,
+            anchor_version: anchor_of(&versions, parent, self.config.chain_depth).0,
+            method: self.config.method.clone(),
+            seed: i64::try_from(self.config.seed).unwrap_or(i64::MAX),
+            deadline_at: real_now() + Duration::from_secs(self.config.deadline_seconds),
+            created_at: now,
+        };
+        self.store.queue(fence, &plan, &parts, &run).await?;
+        self.requested.store(false, Ordering::SeqCst);
+        self.report_plan(&plan, trigger.as_str(), &run);
+        Ok(true)
+    }
+
+    fn filters(&self) -> Filters {
+        Filters {
             tenant: self.deps.tenant.clone(),
             model: self.model.clone(),
             audience: self.audience.clone(),
@@ -187,22 +239,27 @@ impl Orchestrator {
             maximum_pairs: self.config.maximum_pairs,
             gate_opportunities: self.config.gate_opportunities,
             placebo_exchange_repositories: self.config.placebo_exchange_repositories,
-        };
-        let Some(plan) = plan(filters, pairs) else { return Ok(false) };
-        let run = NewRun {
-            run_id: RunId::new(self.deps.ids.as_ref()),
-            parent_version: parent.0,
-            // Versions train from the base: chaining from the parent adds up what was forgotten.
-            anchor_version: 1,
-            method: self.config.method.clone(),
-            seed: i64::try_from(self.config.seed).unwrap_or(i64::MAX),
-            deadline_at: real_now() + Duration::from_secs(self.config.deadline_seconds),
-            created_at: now,
-        };
-        self.store.queue(&plan, &parts, &run).await?;
-        self.requested.store(false, Ordering::SeqCst);
-        self.report_plan(&plan, trigger.as_str(), &run);
-        Ok(true)
+        }
+    }
+
+    async fn lake_state(&self) -> Result<LakeState, OrchestratorError> {
+        let extent = self.lake.extent(&self.deps.tenant).await.map_err(|error| lake_error(&error))?;
+        let rules = self.rules.list(&self.deps.tenant).await?;
+        let newest_run = self.store.runs(1).await?.pop().map(|run| (run.run_id, run.state));
+        Ok(LakeState { extent, rules, newest_run })
+    }
+
+    /// What of a planned data set is in none before it.
+    async fn new_evidence(&self, plan: Option<&SnapshotPlan>) -> Result<NewEvidence, OrchestratorError> {
+        let used = self.store.used_pairs().await?;
+        let members = plan.into_iter().flat_map(|plan| plan.training.iter().chain(&plan.gate));
+        let new: Vec<_> =
+            members.filter(|pair| pair.weight > 0.0 && !used.contains(&pair.pair_id.to_string())).collect();
+        Ok(NewEvidence {
+            pairs: new.len(),
+            oldest: new.iter().map(|pair| pair.labeled_at).min(),
+            last_failure: self.store.last_failure().await?,
+        })
     }
 
     fn report_plan(&self, plan: &SnapshotPlan, trigger: &'static str, run: &NewRun) {
@@ -220,11 +277,10 @@ impl Orchestrator {
 
     /// All pairs of the tenant's lake, with the parts that they lie in.
     pub(crate) async fn pairs(&self) -> Result<(Vec<PreferencePair>, Vec<PartRead>), OrchestratorError> {
-        let lake = |error: labeler::lake::LakeError| OrchestratorError::Lake(error.to_string());
         let mut pairs = Vec::new();
         let mut read = Vec::new();
-        for part in self.lake.parts(&self.deps.tenant).await.map_err(lake)? {
-            pairs.extend(self.lake.read(&part).await.map_err(lake)?);
+        for part in self.lake.parts(&self.deps.tenant).await.map_err(|error| lake_error(&error))? {
+            pairs.extend(self.lake.read(&part).await.map_err(|error| lake_error(&error))?);
             read.push(PartRead {
                 digest: part.digest,
                 partition: i64::from(part.partition),
@@ -234,19 +290,63 @@ impl Orchestrator {
         }
         Ok((pairs, read))
     }
+}
 
-    pub(crate) async fn fail(
-        &self,
-        run: &crate::store::Run,
-        epoch: i64,
-        reason: &str,
-    ) -> Result<(), OrchestratorError> {
-        let detail = serde_json::json!({ "reason": reason });
-        self.store
-            .finish((run.run_id, epoch), RunState::Failed, "failed", &detail, (None, None), self.deps.clock.now())
-            .await?;
-        metrics::counter!("flywheel_orchestrator_runs_finished_total", "outcome" => "failed").increment(1);
-        tracing::error!(run = %run.run_id, reason, "a training run failed");
-        Ok(())
+fn lake_error(error: &labeler::lake::LakeError) -> OrchestratorError {
+    OrchestratorError::Lake(error.to_string())
+}
+
+/// The version whose weights a run starts from: the parent, while fewer than `most` versions in a row have trained from one
+/// another; else the base, that is the version at the start of the parent's chain.
+fn anchor_of(versions: &[Version], parent: ModelVersion, most: u32) -> ModelVersion {
+    let anchor = |version| versions.iter().find(|known| known.version == version).and_then(|known| known.anchor);
+    let mut chain = vec![parent];
+    while let Some(next) = chain.last().copied().and_then(anchor) {
+        // A registry does not allow circles; a loop here would never end.
+        if chain.contains(&next) {
+            break;
+        }
+        chain.push(next);
+    }
+    let depth = u32::try_from(chain.len() - 1).unwrap_or(u32::MAX);
+    if depth < most { parent } else { chain.last().copied().unwrap_or(parent) }
+}
+
+#[cfg(test)]
+mod tests {
+    use events::{Sha256Digest, TenantId, Timestamp};
+
+    use super::*;
+
+    fn version(number: i64, anchor: Option<i64>) -> Version {
+        Version {
+            tenant: TenantId::default(),
+            model: "edit".parse().unwrap(),
+            version: ModelVersion(number),
+            artifact_digest: Sha256Digest::of(b""),
+            manifest: serde_json::Value::Null,
+            parent: None,
+            anchor: anchor.map(ModelVersion),
+            snapshot_digest: None,
+            run_id: None,
+            code_version: String::new(),
+            method: String::new(),
+            audience: None,
+            evaluation: serde_json::Value::Null,
+            evaluation_digest: Sha256Digest::of(b""),
+            registered_at: Timestamp::EPOCH,
+            registered_by: String::new(),
+            promoted_at: None,
+        }
+    }
+
+    #[test]
+    fn chains_are_cut_at_the_base() {
+        let versions = [version(1, None), version(2, Some(1)), version(3, Some(2)), version(4, Some(3))];
+        let anchor = |parent, most| anchor_of(&versions, ModelVersion(parent), most).0;
+        // By default nothing is handed on.
+        assert_eq!([1, 2, 3, 4].map(|parent| anchor(parent, 0)), [1, 1, 1, 1]);
+        assert_eq!([1, 2, 3, 4].map(|parent| anchor(parent, 1)), [1, 1, 1, 1]);
+        assert_eq!([1, 2, 3, 4].map(|parent| anchor(parent, 3)), [1, 2, 3, 1]);
     }
 }

@@ -1,55 +1,15 @@
 //! Immutable data sets: which pairs train, which are held out by time, and the digest that names the choice.
 //!
 //! The digest covers the sorted list of (pair id, content digest, purpose), the filters, the label policy, the code
-//! version and the audience. It does not cover the lake's parts: how pairs lie in files may change, what was learned
-//! from may not.
+//! version and the audience; the registry computes it again from the stored rows (`model_registry::lineage`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use events::{Audience, ModelName, PairReason, PreferencePair, Sha256Digest, TenantId, Timestamp};
-use serde::{Deserialize, Serialize};
+use events::{PairReason, PreferencePair, Sha256Digest, Timestamp};
+use model_registry::lineage::snapshot_digest;
+pub use model_registry::lineage::{Purpose, SnapshotFilters as Filters};
 
-/// What decides membership. Part of the digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Filters {
-    /// Owner of the data.
-    pub tenant: TenantId,
-    /// The model that it trains.
-    pub model: ModelName,
-    /// The one audience.
-    pub audience: Audience,
-    /// Version of the label table.
-    pub label_policy_version: i32,
-    /// Version of the code that selects and trains.
-    pub code_version: String,
-    /// Newest pairs that are kept.
-    pub maximum_pairs: usize,
-    /// Opportunities held out by time.
-    pub gate_opportunities: usize,
-    /// Whether prompts are trained with exchanged repository names (placebo).
-    pub placebo_exchange_repositories: bool,
-}
-
-/// What a pair is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Purpose {
-    /// Gradients.
-    Training,
-    /// Held out; judges the candidate.
-    Gate,
-}
-
-impl Purpose {
-    /// The symbol in tables.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Training => "training",
-            Self::Gate => "gate",
-        }
-    }
-}
+use crate::allow_list::AllowList;
 
 /// A data set, decided and named, not yet stored.
 #[derive(Debug, Clone)]
@@ -77,13 +37,14 @@ fn chooses_no_edit(reason: PairReason) -> bool {
     matches!(reason, PairReason::Dismissed)
 }
 
-/// Chooses the data set from all `pairs` of the lake, in any order; duplicates by id count once.
+/// Chooses the data set from all `pairs` of the lake, in any order; duplicates by id count once. A repository that `allowed`
+/// does not name is left out, and so is one whose audience is another now.
 ///
 /// The newest `gate_opportunities` are held out, with every pair of theirs; silence confirmed (weight 0) is evidence for
 /// the gate only. Of the rest, `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones: a model that is taught to
 /// fall silent wins acceptance and loses its use.
 #[must_use]
-pub fn plan(filters: Filters, pairs: Vec<PreferencePair>) -> Option<SnapshotPlan> {
+pub fn plan(filters: Filters, allowed: &AllowList, pairs: Vec<PreferencePair>) -> Option<SnapshotPlan> {
     let mut left_out: BTreeMap<&'static str, usize> = BTreeMap::new();
     let mut leave = |reason, count: usize| {
         if count > 0 {
@@ -94,7 +55,10 @@ pub fn plan(filters: Filters, pairs: Vec<PreferencePair>) -> Option<SnapshotPlan
     for pair in pairs {
         if pair.tenant != filters.tenant || pair.model != filters.model {
             leave("another_tenant_or_model", 1);
-        } else if pair.audience != filters.audience {
+        } else if allowed.audience_of(&pair.repository).is_none() {
+            leave("repository_without_rule", 1);
+        } else if pair.audience != filters.audience || allowed.audience_of(&pair.repository) != Some(&filters.audience)
+        {
             leave("another_audience", 1);
         } else if pair.label_policy_version != filters.label_policy_version {
             leave("another_label_policy", 1);
@@ -153,32 +117,12 @@ pub fn plan(filters: Filters, pairs: Vec<PreferencePair>) -> Option<SnapshotPlan
 }
 
 fn digest(filters: &Filters, training: &[PreferencePair], gate: &[PreferencePair]) -> Sha256Digest {
-    let mut list = Vec::with_capacity((training.len() + gate.len()) * 65);
-    let mut members: Vec<_> = training
+    let members: Vec<_> = training
         .iter()
         .map(|pair| (pair.pair_id, pair.content_digest, Purpose::Training))
         .chain(gate.iter().map(|pair| (pair.pair_id, pair.content_digest, Purpose::Gate)))
         .collect();
-    members.sort_unstable();
-    for (pair, content, purpose) in members {
-        list.extend_from_slice(pair.digest().as_bytes());
-        list.extend_from_slice(content.as_bytes());
-        list.push(purpose as u8);
-    }
-    Sha256Digest::of_parts(
-        "flywheel snapshot",
-        &[
-            &list,
-            filters.tenant.as_str().as_bytes(),
-            filters.model.as_str().as_bytes(),
-            filters.audience.as_str().as_bytes(),
-            &filters.label_policy_version.to_be_bytes(),
-            filters.code_version.as_bytes(),
-            &(filters.maximum_pairs as u64).to_be_bytes(),
-            &(filters.gate_opportunities as u64).to_be_bytes(),
-            &[u8::from(filters.placebo_exchange_repositories)],
-        ],
-    )
+    snapshot_digest(filters, &members)
 }
 
 #[cfg(test)]

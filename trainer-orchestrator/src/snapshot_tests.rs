@@ -1,4 +1,6 @@
-use events::{DataKey, EventId, KeyId, ModelVersion, OpportunityId, PairId, Probabilities, SessionId, SuggestionId};
+use events::{
+    DataKey, EventId, KeyId, ModelVersion, OpportunityId, PairId, Probabilities, SessionId, SuggestionId, TenantId,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -51,6 +53,10 @@ fn pair(number: u32, reason: PairReason) -> PreferencePair {
     }
 }
 
+fn plan(filters: Filters, pairs: Vec<PreferencePair>) -> Option<SnapshotPlan> {
+    super::plan(filters, &AllowList::everything_for("everyone".parse().unwrap()), pairs)
+}
+
 fn filters() -> Filters {
     Filters {
         tenant: TenantId::default(),
@@ -95,7 +101,54 @@ fn another_audience_never_enters() {
     assert!(plan(Filters { gate_opportunities: 0, ..filters() }, vec![other]).is_none());
 }
 
+#[test]
+fn a_repository_without_a_rule_or_with_another_audience_by_now_never_enters() {
+    let pairs = || (1..=6).map(|number| pair(number, PairReason::AcceptedKept)).collect::<Vec<_>>();
+    assert!(super::plan(filters(), &AllowList::default(), pairs()).is_none());
+    let moved = AllowList::everything_for("payments".parse().unwrap());
+    assert!(super::plan(filters(), &moved, pairs()).is_none());
+    assert_eq!(plan(filters(), pairs()).unwrap().training.len(), 4);
+}
+
+#[test]
+fn the_digest_is_final() {
+    // Versions name their data sets by it: a change of the formula breaks the lineage of everything that is registered.
+    let plan = plan(filters(), (1..=6).map(|number| pair(number, PairReason::AcceptedKept)).collect()).unwrap();
+    insta::assert_snapshot!(plan.digest.to_string());
+}
+
 proptest! {
+    #[test]
+    fn a_data_set_keeps_its_promises(
+        kinds in prop::collection::vec((0..6_u8, 0..3_u8), 1..80),
+        gate_opportunities in 0..12_usize,
+        maximum_pairs in 1..100_usize,
+    ) {
+        let pairs: Vec<_> = kinds.iter().zip(1..).map(|((reason, audience), number)| {
+            let reason = match reason {
+                0 | 1 => PairReason::Dismissed,
+                2 => PairReason::Missed,
+                3 => PairReason::SilenceConfirmed,
+                _ => PairReason::AcceptedKept,
+            };
+            let mut pair = pair(number, reason);
+            if *audience == 0 {
+                pair.audience = "payments".parse().unwrap();
+            }
+            pair
+        }).collect();
+        let Some(plan) = plan(Filters { gate_opportunities, maximum_pairs, ..filters() }, pairs) else { return Ok(()) };
+        let count = |reason| plan.training.iter().filter(|pair| pair.reason == reason).count();
+        prop_assert!(count(PairReason::Dismissed) <= count(PairReason::Missed));
+        prop_assert_eq!(count(PairReason::SilenceConfirmed), 0);
+        prop_assert!(plan.training.len() + plan.gate.len() <= maximum_pairs);
+        prop_assert!(plan.training.iter().chain(&plan.gate).all(|pair| pair.audience.as_str() == "everyone"));
+        // Held out by time: nothing that trains is newer than anything that judges.
+        let newest = plan.training.iter().map(|pair| pair.opened_at).max();
+        let oldest = plan.gate.iter().map(|pair| pair.opened_at).min();
+        prop_assert!(oldest.is_none() || newest < oldest);
+    }
+
     #[test]
     fn the_digest_names_the_set_and_not_its_order(order in Just((1..=12_u32).collect::<Vec<_>>()).prop_shuffle(), twice in 0..12_usize) {
         let reason = |number: u32| if number.is_multiple_of(3) { PairReason::Missed } else { PairReason::AcceptedKept };
@@ -108,5 +161,11 @@ proptest! {
         let other = Filters { placebo_exchange_repositories: true, ..filters() };
         let placebo = plan(other, (1..=12).map(|number| pair(number, reason(number))).collect()).unwrap();
         prop_assert_ne!(placebo.digest, sorted.digest);
+        let another = Filters { audience: "everyone".parse().unwrap(), code_version: "other".to_owned(), ..filters() };
+        let another = plan(another, (1..=12).map(|number| pair(number, reason(number))).collect()).unwrap();
+        prop_assert_ne!(another.digest, sorted.digest);
+        let mut edited: Vec<_> = (1..=12).map(|number| pair(number, reason(number))).collect();
+        edited[0].content_digest = Sha256Digest::of(b"another text under the same id");
+        prop_assert_ne!(plan(filters(), edited).unwrap().digest, sorted.digest);
     }
 }

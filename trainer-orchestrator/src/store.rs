@@ -1,8 +1,10 @@
 //! Snapshots and runs in the database.
 
-use events::{ModelName, RunId, Sha256Digest, TenantId, Timestamp};
+use events::{EventId, FlywheelEvent, ModelName, RunId, Sha256Digest, TenantId, Timestamp, topics, uuid_v7};
 use migrations::begin_write;
 use serde::Serialize;
+use service::lease::Fence;
+use service::outbox::{self, OutboxKind, OutboxMessage};
 use sqlx::{AnyPool, AssertSqlSafe, Row};
 
 use crate::error::OrchestratorError;
@@ -74,7 +76,7 @@ pub struct Run {
     pub seed: i64,
     /// Where it stands.
     pub state: RunState,
-    /// `eligible`, `held` or `failed`, once it ended.
+    /// `eligible`, `held`, `failed` or `deadline`, once it ended.
     pub outcome: Option<String>,
     /// Numbers and codes as JSON.
     pub detail: String,
@@ -92,6 +94,37 @@ pub struct Run {
     pub version: Option<i64>,
     /// The rollout that it started.
     pub rollout_id: Option<String>,
+}
+
+/// A pair of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The pair.
+    pub pair_id: String,
+    /// What it said when the snapshot was made.
+    pub content_digest: Sha256Digest,
+    /// What it is used for.
+    pub purpose: Purpose,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Ending<'a> {
+    pub(crate) state: RunState,
+    pub(crate) outcome: &'a str,
+    pub(crate) detail: &'a serde_json::Value,
+    pub(crate) version: Option<i64>,
+    pub(crate) rollout_id: Option<String>,
+}
+
+impl Run {
+    /// How many attempts failed so far, and why the last one did.
+    pub(crate) fn failures(&self) -> (i64, String) {
+        let detail: serde_json::Value = serde_json::from_str(&self.detail).unwrap_or_default();
+        let count = detail.get("failures").and_then(serde_json::Value::as_i64).unwrap_or(0);
+        let reason = detail.get("reason").and_then(serde_json::Value::as_str).unwrap_or("no attempt has failed");
+        (count, reason.to_owned())
+    }
 }
 
 /// Rows of one tenant's model.
@@ -153,11 +186,12 @@ impl Store {
         Self { pool, tenant, model }
     }
 
-    /// Ids of all pairs that some snapshot of this model already trains on or holds out.
+    /// Ids of all pairs that the snapshot of a run which did not fail trains on or holds out.
     pub async fn used_pairs(&self) -> Result<std::collections::HashSet<String>, OrchestratorError> {
         let rows = sqlx::query(
-            "SELECT DISTINCT p.pair_id AS pair_id FROM snapshot_pairs p JOIN snapshots s ON s.snapshot_digest = p.snapshot_digest \
-             WHERE s.tenant = $1 AND s.model = $2",
+            "SELECT DISTINCT p.pair_id AS pair_id FROM snapshot_pairs p \
+             JOIN training_runs r ON r.snapshot_digest = p.snapshot_digest \
+             WHERE r.tenant = $1 AND r.model = $2 AND r.state <> 'failed'",
         )
         .bind(self.tenant.as_str().to_owned())
         .bind(self.model.as_str().to_owned())
@@ -166,9 +200,23 @@ impl Store {
         rows.iter().map(|row| Ok(row.try_get::<String, _>("pair_id")?)).collect()
     }
 
-    /// Stores a snapshot (once; the same digest is the same snapshot) and queues a run on it, in one transaction.
-    pub async fn queue(&self, plan: &SnapshotPlan, parts: &[PartRead], run: &NewRun) -> Result<(), OrchestratorError> {
+    /// When the newest run ended, if it failed.
+    pub async fn last_failure(&self) -> Result<Option<Timestamp>, OrchestratorError> {
+        let newest = self.runs(1).await?.pop();
+        Ok(newest.filter(|run| run.state == RunState::Failed).and_then(|run| run.finished_at))
+    }
+
+    /// Stores a snapshot (once; the same digest is the same snapshot) and queues a run on it, in one transaction under
+    /// `fence`.
+    pub async fn queue(
+        &self,
+        fence: &Fence,
+        plan: &SnapshotPlan,
+        parts: &[PartRead],
+        run: &NewRun,
+    ) -> Result<(), OrchestratorError> {
         let mut transaction = begin_write(&self.pool).await?;
+        fence.check(&mut transaction).await?;
         let digest = plan.digest.to_string();
         let exists = sqlx::query("SELECT 1 AS one FROM snapshots WHERE snapshot_digest = $1")
             .bind(digest.clone())
@@ -245,8 +293,45 @@ impl Store {
         .bind(run.created_at.as_micros())
         .execute(&mut *transaction)
         .await?;
+        let detail = serde_json::json!({
+            "snapshot_digest": plan.digest, "parent": run.parent_version, "anchor": run.anchor_version,
+            "method": run.method, "deadline_at": run.deadline_at,
+        });
+        outbox::append(&mut transaction, &self.told(run.run_id, "run_queued", run.created_at, &detail)?).await?;
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// A fact for `flywheel.events.v1`. Its id depends on what it tells of alone, so that a repeated message is recognised.
+    fn told(
+        &self,
+        run: RunId,
+        kind: &str,
+        at: Timestamp,
+        detail: &serde_json::Value,
+    ) -> Result<OutboxMessage, OrchestratorError> {
+        let digest = Sha256Digest::of_parts("flywheel run", &[run.as_bytes(), kind.as_bytes()]);
+        let mut random = [0_u8; 10];
+        random.copy_from_slice(&digest.as_bytes()[..10]);
+        let id = uuid_v7(at, random);
+        let mut key = [0_u8; 16];
+        let (tenant, model) = (self.tenant.as_str().as_bytes(), self.model.as_str().as_bytes());
+        key.copy_from_slice(&Sha256Digest::of_parts("flywheel model", &[tenant, model]).as_bytes()[..16]);
+        let event = FlywheelEvent {
+            event_id: EventId::from_uuid(id),
+            tenant: self.tenant.clone(),
+            at,
+            kind: kind.to_owned(),
+            subject: run.to_string(),
+            detail: serde_json::json!({ "model": self.model, "detail": detail }).to_string(),
+        };
+        Ok(OutboxMessage {
+            id,
+            topic: topics::FLYWHEEL_EVENTS.to_owned(),
+            kind: OutboxKind::Record { key },
+            value: events::avro::encode(&event)?.into(),
+            created_at: at,
+        })
     }
 
     /// The run that is queued or running, if any.
@@ -274,22 +359,73 @@ impl Store {
         rows.iter().map(run_of).collect()
     }
 
-    /// Members of a snapshot with their purpose.
-    pub async fn members(&self, snapshot: Sha256Digest) -> Result<Vec<(String, Purpose)>, OrchestratorError> {
-        let rows =
-            sqlx::query("SELECT pair_id, purpose FROM snapshot_pairs WHERE snapshot_digest = $1 ORDER BY pair_id")
-                .bind(snapshot.to_string())
-                .fetch_all(&self.pool)
-                .await?;
+    /// Members of a snapshot.
+    pub async fn members(&self, snapshot: Sha256Digest) -> Result<Vec<Member>, OrchestratorError> {
+        let rows = sqlx::query(
+            "SELECT pair_id, content_digest, purpose FROM snapshot_pairs WHERE snapshot_digest = $1 ORDER BY pair_id",
+        )
+        .bind(snapshot.to_string())
+        .fetch_all(&self.pool)
+        .await?;
         rows.iter()
             .map(|row| {
-                let purpose = match row.try_get::<String, _>("purpose")?.as_str() {
-                    "gate" => Purpose::Gate,
-                    _ => Purpose::Training,
-                };
-                Ok((row.try_get::<String, _>("pair_id")?, purpose))
+                Ok(Member {
+                    pair_id: row.try_get("pair_id")?,
+                    content_digest: row.try_get::<String, _>("content_digest")?.parse()?,
+                    purpose: match row.try_get::<String, _>("purpose")?.as_str() {
+                        "gate" => Purpose::Gate,
+                        _ => Purpose::Training,
+                    },
+                })
             })
             .collect()
+    }
+
+    /// Makes `epoch` the owner of an active run, unless a later one is; whether it is the owner now.
+    pub async fn own(&self, run: RunId, epoch: i64) -> Result<bool, OrchestratorError> {
+        let done = sqlx::query(
+            "UPDATE training_runs SET owner_epoch = $2 \
+             WHERE run_id = $1 AND owner_epoch <= $2 AND state IN ('queued', 'running')",
+        )
+        .bind(run.to_string())
+        .bind(epoch)
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Whether `epoch` is the owner of an active run.
+    pub async fn owns(&self, run: RunId, epoch: i64) -> Result<bool, OrchestratorError> {
+        let row = sqlx::query(
+            "SELECT 1 AS one FROM training_runs \
+             WHERE run_id = $1 AND owner_epoch = $2 AND state IN ('queued', 'running')",
+        )
+        .bind(run.to_string())
+        .bind(epoch)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.is_some())
+    }
+
+    /// Remembers that an attempt failed, for whoever leads next.
+    pub(crate) async fn record_failure(
+        &self,
+        run: RunId,
+        epoch: i64,
+        failures: i64,
+        reason: &str,
+    ) -> Result<(), OrchestratorError> {
+        let detail = serde_json::json!({ "failures": failures, "reason": reason });
+        sqlx::query(
+            "UPDATE training_runs SET detail = $3 \
+             WHERE run_id = $1 AND owner_epoch = $2 AND state IN ('queued', 'running')",
+        )
+        .bind(run.to_string())
+        .bind(epoch)
+        .bind(detail.to_string())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Begins an attempt under a fence; `None` if another owner has a newer one.
@@ -313,29 +449,37 @@ impl Store {
     }
 
     /// Ends a run, if `epoch` still owns it. Returns whether it did.
-    pub async fn finish(
+    pub(crate) async fn finish(
         &self,
-        (run, epoch): (RunId, i64),
-        state: RunState,
-        outcome: &str,
-        detail: &serde_json::Value,
-        result: (Option<i64>, Option<String>),
+        run: RunId,
+        epoch: i64,
+        ending: &Ending<'_>,
         now: Timestamp,
     ) -> Result<bool, OrchestratorError> {
+        let mut transaction = begin_write(&self.pool).await?;
         let done = sqlx::query(
             "UPDATE training_runs SET state = $3, outcome = $4, detail = $5, finished_at = $6, version = $7, rollout_id = $8 \
              WHERE run_id = $1 AND owner_epoch = $2 AND state IN ('queued', 'running')",
         )
         .bind(run.to_string())
         .bind(epoch)
-        .bind(state.as_str().to_owned())
-        .bind(outcome.to_owned())
-        .bind(detail.to_string())
+        .bind(ending.state.as_str().to_owned())
+        .bind(ending.outcome.to_owned())
+        .bind(ending.detail.to_string())
         .bind(now.as_micros())
-        .bind(result.0)
-        .bind(result.1)
-        .execute(&self.pool)
+        .bind(ending.version)
+        .bind(ending.rollout_id.clone())
+        .execute(&mut *transaction)
         .await?;
-        Ok(done.rows_affected() == 1)
+        if done.rows_affected() != 1 {
+            return Ok(false);
+        }
+        let detail = serde_json::json!({
+            "outcome": ending.outcome, "version": ending.version, "rollout": ending.rollout_id,
+            "reason": ending.detail.get("reason"),
+        });
+        outbox::append(&mut transaction, &self.told(run, "run_ended", now, &detail)?).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 }

@@ -6,13 +6,16 @@ use events::Timestamp;
 
 use crate::config::OrchestratorConfig;
 
-/// What has been labelled since the last snapshot.
+/// What a data set made now would hold that none before did. Pairs that no data set takes (another audience, no rule for
+/// their repository, beyond a limit) are not counted: they would start a run again and again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NewEvidence {
-    /// Pairs of weight above zero that are in no snapshot.
+    /// Pairs of weight above zero that are in no snapshot of a run that did not fail.
     pub pairs: usize,
     /// Label time of the oldest of them.
     pub oldest: Option<Timestamp>,
+    /// When the newest run failed, unless one after it did not.
+    pub last_failure: Option<Timestamp>,
 }
 
 /// Why a run starts.
@@ -47,6 +50,11 @@ pub fn decide(config: &OrchestratorConfig, evidence: NewEvidence, requested: boo
     if !config.enabled || evidence.pairs < config.minimum_pairs.max(1) {
         return None;
     }
+    // What failed a moment ago most likely fails again: a broken trainer must not keep the machine busy.
+    let pause = Duration::from_secs(config.pause_after_failure_seconds);
+    if evidence.last_failure.is_some_and(|failed_at| now.since(failed_at) < pause) {
+        return None;
+    }
     if evidence.pairs >= config.minimum_new_pairs {
         return Some(Trigger::Pairs);
     }
@@ -63,7 +71,16 @@ mod tests {
     }
 
     fn evidence(pairs: usize) -> NewEvidence {
-        NewEvidence { pairs, oldest: Some(Timestamp::from_seconds(1000)) }
+        NewEvidence { pairs, oldest: Some(Timestamp::from_seconds(1000)), last_failure: None }
+    }
+
+    #[test]
+    fn after_a_failure_only_a_request_starts_one_at_once() {
+        let config = OrchestratorConfig { pause_after_failure_seconds: 100, ..config() };
+        let failed = NewEvidence { last_failure: Some(Timestamp::from_seconds(2000)), ..evidence(1000) };
+        assert_eq!(decide(&config, failed, false, Timestamp::from_seconds(2099)), None);
+        assert_eq!(decide(&config, failed, true, Timestamp::from_seconds(2099)), Some(Trigger::Requested));
+        assert_eq!(decide(&config, failed, false, Timestamp::from_seconds(2100)), Some(Trigger::Pairs));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The job contract: a file says what to train, a heartbeat says that it lives, a result says what came out.
+//! The job contract: a file says what to train, a heartbeat says that it lives, a result says what came out. It is written
+//! down for trainers that are not ours in `docs/job-contract.md`.
 //!
 //! The caller opens the pairs (they are sealed on disk) and hands them over as JSON lines in memory; this room writes no
 //! pair anywhere. Progress and result are replaced atomically. A job that was interrupted goes on at its last checkpoint;
@@ -17,7 +18,7 @@ use crate::checkpoint::{Checkpoint, write_atomically};
 use crate::error::TrainerError;
 use crate::evaluation::{TaskSummary, answer_tasks, in_parallel, matches_one};
 use crate::examples::{BaseTask, read_tasks};
-use crate::gate::{Behaviour, GateConfig, GateOutcome, GateReport, judge};
+use crate::gate::{Behaviour, GateConfig, GateOutcome, GateReport, GateVerdict, judge};
 use crate::methods::{MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
 use crate::pairs::{PairCensus, TrainingPair, parse_pairs};
 
@@ -248,7 +249,8 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
         Ok(TaskSummary::of(&all))
     };
     let (old_skills_candidate, old_skills_parent) = (old(&candidate)?, old(&parent)?);
-    let report = judge(&gate_config, &outcomes, old_skills_candidate.exact, old_skills_parent.exact);
+    let mut report = judge(&gate_config, &outcomes, old_skills_candidate.exact, old_skills_parent.exact);
+    check_health(&mut report, trained.chosen_log_p_before, trained.chosen_log_p_after);
     let last = trained.history.last();
     let result = JobResult {
         run_id: job.run_id.clone(),
@@ -276,6 +278,18 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
     match std::fs::remove_file(&checkpoint) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(TrainerError::file(&checkpoint, source)),
         _ => Ok(result),
+    }
+}
+
+/// A run after which the wanted side is less likely than before has failed, whatever else it gained: preference losses can
+/// win by pushing both sides down. What is no number has failed, too.
+fn check_health(report: &mut GateReport, before: f64, after: f64) {
+    if after >= before {
+        return;
+    }
+    report.reasons.push("chosen_log_p_fell".to_owned());
+    if report.verdict == GateVerdict::Eligible {
+        report.verdict = GateVerdict::Held;
     }
 }
 
@@ -337,4 +351,29 @@ fn wanted_task(pair: &TrainingPair) -> BaseTask {
     let mut wanted = pair.chosen.clone().unwrap_or_default();
     wanted.actions = pair.shared.iter().cloned().chain(wanted.actions).collect();
     BaseTask { context: pair.context.clone(), wanted, habit: Habit::Repository }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_makes_what_was_wanted_less_likely_is_held() {
+        let behaviour = |matches| Behaviour { shown: true, matches };
+        let outcomes: Vec<GateOutcome> = (0..300)
+            .map(|number| GateOutcome {
+                person: format!("p{}", number % 30),
+                candidate: behaviour(true),
+                parent: behaviour(number % 2 == 0),
+            })
+            .collect();
+        let judged = |before: f64, after: f64| {
+            let mut report = judge(&GateConfig::default(), &outcomes, 0.7, 0.7);
+            check_health(&mut report, before, after);
+            (report.verdict, report.reason())
+        };
+        assert_eq!(judged(-3.0, -2.0), (GateVerdict::Eligible, "eligible".to_owned()));
+        assert_eq!(judged(-2.0, -3.0), (GateVerdict::Held, "chosen_log_p_fell".to_owned()));
+        assert_eq!(judged(-2.0, f64::NAN), (GateVerdict::Held, "chosen_log_p_fell".to_owned()));
+    }
 }

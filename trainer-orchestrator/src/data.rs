@@ -1,0 +1,250 @@
+//! The data of a job: the pairs of a snapshot, opened for the job alone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use artifacts::get_directory;
+use events::{ActionList, ModelVersion, PreferencePair};
+use labeler::lake::{OpenTextError, open_text};
+use service::clock::real_now;
+use trainer::TrainingPair;
+use trainer::job::JobFile;
+use trainer::methods::{Method, MethodConfig};
+
+use crate::attempts::AttemptDirectory;
+use crate::error::OrchestratorError;
+use crate::process::JobProcess;
+use crate::reconcile::Orchestrator;
+use crate::sealed_file;
+use crate::snapshot::Purpose;
+use crate::store::{Member, Run};
+
+/// Threads of a job.
+const THREADS: usize = 2;
+
+/// Writes everything that an attempt needs.
+pub(crate) async fn prepare(
+    this: &Orchestrator,
+    run: &Run,
+    attempt: &AttemptDirectory,
+) -> Result<JobProcess, OrchestratorError> {
+    let (training, gate) = open_members(this, run).await?;
+    let key = sealed_file::fresh_key();
+    for (name, list) in [("training.sealed", &training), ("gate.sealed", &gate)] {
+        let mut lines = Vec::new();
+        for pair in list {
+            serde_json::to_writer(&mut lines, pair)?;
+            lines.push(b'\n');
+        }
+        sealed_file::write(&attempt.file(name), &key, run.run_id, &lines)?;
+    }
+    let method = match run.method.as_str() {
+        "dpo" => Method::Dpo,
+        "actionrl" => Method::Actionrl,
+        _ => Method::Sft,
+    };
+    let job = JobFile {
+        run_id: run.run_id.to_string(),
+        config: MethodConfig {
+            method,
+            steps: this.config.steps,
+            batch_pairs: this.config.batch,
+            batch_replay: this.config.replay,
+            learning_rate: this.config.learning_rate,
+            seed: u64::try_from(run.seed).unwrap_or(0),
+            threads: THREADS,
+            ..MethodConfig::default()
+        },
+        training_file: attempt.file("training.sealed"),
+        gate_file: attempt.file("gate.sealed"),
+        anchor: model_directory(this, run.anchor_version).await?,
+        parent: model_directory(this, run.parent_version).await?,
+        replay_file: this.deps.replay.clone(),
+        old_skills_file: this.deps.old_skills.clone(),
+        output: attempt.model(),
+        progress_file: attempt.file("progress.json"),
+        heartbeat_file: attempt.file("heartbeat"),
+        result_file: attempt.file("result.json"),
+        deadline_micros: run.deadline_at.as_micros(),
+        snapshot_digest: run.snapshot_digest.to_string(),
+        gate_opportunities: this.config.gate_opportunities,
+    };
+    let job_file = attempt.file("job.json");
+    std::fs::write(&job_file, serde_json::to_vec_pretty(&job)?)?;
+    let program = match &this.config.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()?,
+    };
+    let left = u64::try_from(run.deadline_at.as_micros().saturating_sub(real_now().as_micros())).unwrap_or(0);
+    Ok(JobProcess {
+        program,
+        job_file,
+        heartbeat_file: job.heartbeat_file,
+        heartbeat: Duration::from_secs(this.config.heartbeat_seconds),
+        deadline: SystemTime::now() + Duration::from_micros(left),
+        secret: key,
+        log_file: attempt.file("log"),
+    })
+}
+
+/// The members of the run's snapshot, opened, sorted by id.
+async fn open_members(
+    this: &Orchestrator,
+    run: &Run,
+) -> Result<(Vec<TrainingPair>, Vec<TrainingPair>), OrchestratorError> {
+    let members = this.store.members(run.snapshot_digest).await?;
+    let members: HashMap<&str, &Member> = members.iter().map(|member| (member.pair_id.as_str(), member)).collect();
+    let (pairs, _) = this.pairs().await?;
+    let (mut training, mut gate) = (Vec::new(), Vec::new());
+    let mut seen = BTreeSet::new();
+    for pair in pairs {
+        let Some(member) = members.get(pair.pair_id.to_string().as_str()) else { continue };
+        // What is learned from is what the snapshot's digest names, or nothing.
+        if pair.content_digest != member.content_digest || !seen.insert(pair.pair_id) {
+            continue;
+        }
+        match opened(this, &pair).await? {
+            Some(opened) => match member.purpose {
+                Purpose::Training => training.push(opened),
+                Purpose::Gate => gate.push(opened),
+            },
+            // Erased since the snapshot was made: it must not be learned from.
+            None => metrics::counter!("flywheel_orchestrator_pairs_erased_total").increment(1),
+        }
+    }
+    for list in [&mut training, &mut gate] {
+        list.sort_by(|one, other| one.pair_id.cmp(&other.pair_id));
+    }
+    balance_silence(&mut training);
+    if this.config.placebo_exchange_repositories {
+        exchange_repositories(&mut training);
+    }
+    Ok((training, gate))
+}
+
+async fn opened(this: &Orchestrator, pair: &PreferencePair) -> Result<Option<TrainingPair>, OrchestratorError> {
+    let text = match open_text(pair, &this.deps.keys).await {
+        Ok(text) => text,
+        Err(OpenTextError::Erased) => return Ok(None),
+        Err(error) => return Err(OrchestratorError::Lake(error.to_string())),
+    };
+    Ok(Some(TrainingPair {
+        pair_id: pair.pair_id.to_string(),
+        person: pair.person.to_string(),
+        repository: pair.repository.clone(),
+        reason: pair.reason.as_str().to_owned(),
+        weight: pair.weight as f32,
+        observed_micros: pair.opened_at.as_micros(),
+        context: text.context,
+        shared: text.shared,
+        chosen: text.chosen,
+        rejected: text.rejected,
+    }))
+}
+
+/// `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones. The snapshot saw to that by the pairs' reasons; here it
+/// is said of their texts, and of what erasures since then have left.
+fn balance_silence(training: &mut Vec<TrainingPair>) {
+    let is_silence = |side: Option<&ActionList>| side.is_some_and(|actions| actions.is_no_edit());
+    let chooses = |pair: &TrainingPair| pair.shared.is_empty() && is_silence(pair.chosen.as_ref());
+    let rejects = |pair: &TrainingPair| pair.shared.is_empty() && is_silence(pair.rejected.as_ref());
+    let most = training.iter().filter(|pair| rejects(pair)).count();
+    let mut kept = 0;
+    training.retain(|pair| {
+        if !chooses(pair) {
+            return true;
+        }
+        kept += 1;
+        kept <= most
+    });
+}
+
+/// Gives each prompt the name of the next repository of the data set: everything else about the pairs stays true.
+fn exchange_repositories(pairs: &mut [TrainingPair]) {
+    let names: Vec<String> =
+        pairs.iter().map(|pair| pair.context.repository.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let next: BTreeMap<String, String> = names.iter().cloned().zip(names.iter().cycle().skip(1).cloned()).collect();
+    for pair in pairs {
+        if let Some(other) = next.get(&pair.context.repository) {
+            pair.context.repository.clone_from(other);
+            pair.repository.clone_from(other);
+        }
+    }
+}
+
+/// The files of a version, verified each time: a directory that was altered since it was fetched is fetched again.
+async fn model_directory(this: &Orchestrator, version: i64) -> Result<PathBuf, OrchestratorError> {
+    let registry = |error: model_registry::ClientError| OrchestratorError::Registry(error.to_string());
+    let version = this.deps.registry.get_version(&this.model, ModelVersion(version)).await.map_err(registry)?;
+    let target = this.deps.runs.join("models").join(version.artifact_digest.to_string());
+    get_directory(this.deps.artifacts.as_ref(), &version.artifact_digest, &target)
+        .await
+        .map_err(|error| OrchestratorError::Job(format!("version {} can not be loaded: {error}", version.version)))?;
+    Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use events::{ByteRange, EditAction, EditContext, Window};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pair(number: usize, chosen: Option<ActionList>, rejected: Option<ActionList>) -> TrainingPair {
+        TrainingPair {
+            pair_id: format!("{number:04}"),
+            person: "p".to_owned(),
+            repository: format!("r{}", number % 3),
+            reason: "missed".to_owned(),
+            weight: 1.0,
+            observed_micros: 0,
+            context: EditContext {
+                repository: format!("r{}", number % 3),
+                path: "a.rs".to_owned(),
+                language: "rust".to_owned(),
+                recent_edits: Vec::new(),
+                window: Window { start_byte: 0, first_line: 0, text: String::new() },
+                cursor_byte: 0,
+            },
+            shared: Vec::new(),
+            chosen,
+            rejected,
+        }
+    }
+
+    fn edit() -> ActionList {
+        let action = EditAction {
+            path: "a.rs".to_owned(),
+            range: ByteRange::new(0, 0),
+            old_text: String::new(),
+            new_text: "x".to_owned(),
+        };
+        ActionList { actions: vec![action], closed: true }
+    }
+
+    proptest! {
+        #[test]
+        fn silence_chosen_never_outnumbers_silence_rejected(kinds in prop::collection::vec(0..3_u8, 0..60)) {
+            let mut pairs: Vec<_> = kinds.iter().enumerate().map(|(number, kind)| match kind {
+                0 => pair(number, Some(ActionList::no_edit()), Some(edit())),
+                1 => pair(number, Some(edit()), Some(ActionList::no_edit())),
+                _ => pair(number, Some(edit()), None),
+            }).collect();
+            let count = |kind: u8| kinds.iter().filter(|found| **found == kind).count();
+            balance_silence(&mut pairs);
+            let chosen = pairs.iter().filter(|pair| pair.chosen == Some(ActionList::no_edit())).count();
+            prop_assert_eq!(chosen, count(0).min(count(1)));
+            prop_assert_eq!(pairs.len() - chosen, count(1) + count(2));
+        }
+    }
+
+    #[test]
+    fn the_placebo_moves_every_pair_to_another_repository() {
+        let mut pairs: Vec<_> = (0..9).map(|number| pair(number, Some(edit()), None)).collect();
+        let before = pairs.clone();
+        exchange_repositories(&mut pairs);
+        assert!(pairs.iter().zip(&before).all(|(now, then)| now.context.repository != then.context.repository));
+        assert!(pairs.iter().all(|pair| pair.repository == pair.context.repository));
+    }
+}

@@ -1,0 +1,150 @@
+//! Runs that go well, and when they begin.
+
+use std::time::Duration;
+
+use events::{ModelVersion, TenantId};
+use model_registry::lineage::Purpose;
+use service::clock::Clock as _;
+use service::repositories::RepositoryStore;
+use trainer_orchestrator::OrchestratorConfig;
+use trainer_orchestrator::store::RunState;
+
+use crate::fixture::{Fixture, PATIENCE, REPOSITORY, attempt, config, model, wait_for};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_becomes_one_version_that_can_be_traced() {
+    let fixture = Fixture::new().await;
+    fixture.collect(0, 200, "everyone").await;
+    fixture.collect(200, 170, "everyone").await;
+    let orchestrating = fixture.orchestrate(config(), "first");
+    orchestrating.handle.request();
+    let run = orchestrating.ended().await;
+    assert_eq!((run.state, run.attempt, run.version), (RunState::Succeeded, 1, Some(2)), "{}", run.detail);
+    // A model of one layer after twelve steps is no better than its base; what it is was judged on enough opportunities.
+    assert_eq!((run.outcome.as_deref(), run.rollout_id.clone()), (Some("held"), None));
+
+    let chain = fixture.client.get_lineage(&model(), ModelVersion(2)).await.unwrap();
+    assert_eq!(chain.iter().map(|link| link.version.0).collect::<Vec<_>>(), [2, 1]);
+    let snapshot = chain[0].snapshot.as_ref().unwrap();
+    assert_eq!((snapshot.digest, snapshot.is_verified), (run.snapshot_digest, true));
+    assert_eq!((snapshot.training_pairs, snapshot.gate_pairs, snapshot.persons), (40, 330, 20));
+    assert_eq!(snapshot.parts.len(), 2);
+    assert_eq!(chain[0].run_id, Some(run.run_id));
+    let members = fixture.client.list_snapshot_pairs(run.snapshot_digest, None).await.unwrap();
+    assert_eq!(members.iter().filter(|member| member.purpose == Purpose::Gate).count(), 330);
+    let evaluation = &fixture.trained().await[0].evaluation;
+    assert_eq!(evaluation["gate"]["opportunities"], 330);
+
+    let told: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM outbox WHERE topic = 'flywheel.events.v1'")
+        .fetch_one(&fixture.pool)
+        .await
+        .unwrap();
+    let models = fixture.client.list_models().await.unwrap();
+    assert_eq!(
+        told,
+        models[0].revision + 2,
+        "one message a change of the model, one for the queued run and one for its end"
+    );
+
+    // Nothing of the data stays behind; the log and the result do.
+    let files = |name: &str| attempt(&fixture, &run, 1).join(name).exists();
+    assert!(!files("training.sealed") && !files("gate.sealed") && !files("model") && !files("model.checkpoint"));
+    assert!(files("log") && files("result.json"));
+    orchestrating.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_data_set_takes_starts_no_run() {
+    let fixture = Fixture::new().await;
+    // Enough pairs to train on, of another audience; and of our own too few.
+    fixture.collect(0, 400, "payments").await;
+    fixture.collect(400, 340, "everyone").await;
+    let eager = OrchestratorConfig {
+        enabled: true,
+        minimum_new_pairs: 345,
+        minimum_pairs: 10,
+        maximum_age_seconds: 1_000_000,
+        ..config()
+    };
+    let orchestrating = fixture.orchestrate(eager, "first");
+    looked(&orchestrating.handle).await;
+    assert!(orchestrating.handle.store.runs(1).await.unwrap().is_empty());
+    // Ten more are enough, and once they are in a data set they are new no longer.
+    fixture.collect(740, 10, "everyone").await;
+    looked(&orchestrating.handle).await;
+    let run = orchestrating.ended().await;
+    assert_eq!(run.state, RunState::Succeeded, "{}", run.detail);
+    looked(&orchestrating.handle).await;
+    assert_eq!(orchestrating.handle.store.runs(10).await.unwrap().len(), 1);
+    orchestrating.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_without_a_rule_is_never_trained_on() {
+    let fixture = Fixture::new().await;
+    fixture.collect(0, 370, "everyone").await;
+    let rules = RepositoryStore::new(fixture.pool.clone());
+    // The rule that held when the pairs were labeled is taken back.
+    assert!(rules.remove(&TenantId::default(), REPOSITORY).await.unwrap());
+    let orchestrating = fixture.orchestrate(config(), "first");
+    orchestrating.handle.request();
+    looked(&orchestrating.handle).await;
+    assert!(orchestrating.handle.store.runs(1).await.unwrap().is_empty());
+    // Another audience by now: what was learned for everyone would reach too many.
+    fixture.allow(REPOSITORY, "payments").await;
+    looked(&orchestrating.handle).await;
+    assert!(orchestrating.handle.store.runs(1).await.unwrap().is_empty());
+    // The request still stands when the rule comes back.
+    fixture.allow(REPOSITORY, "everyone").await;
+    looked(&orchestrating.handle).await;
+    assert_eq!(orchestrating.ended().await.state, RunState::Succeeded);
+    orchestrating.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pairs_of_an_erased_person_are_not_learned_from() {
+    let fixture = Fixture::new().await;
+    fixture.collect(0, 390, "everyone").await;
+    let tenant = TenantId::default();
+    let secret = fixture.keys.tenant_secret(&tenant).await.unwrap();
+    let person = secret.person_pseudonym("person 3");
+    // Erased after the data set was chosen, before its pairs are opened: the first attempt is made to fail.
+    let (gone, erased) = (fixture.root.join("gone"), fixture.root.join("erased"));
+    let script = fixture.script(
+        "erased-first",
+        &format!(
+            "test -e {erased} && exec {program} \"$@\"\necho > {gone}\nuntil test -e {erased}; do sleep 0.1; done\nexit 9",
+            erased = erased.display(),
+            gone = gone.display(),
+            program = program(),
+        ),
+    );
+    let orchestrating = fixture.orchestrate(OrchestratorConfig { program: Some(script), ..config() }, "first");
+    orchestrating.handle.request();
+    wait_for("the first attempt", async || gone.exists().then_some(())).await;
+    let mut transaction = migrations::begin_write(&fixture.pool).await.unwrap();
+    let keys = fixture.keys.erase(&mut transaction, &tenant, &person, fixture.clock.now()).await.unwrap();
+    transaction.commit().await.unwrap();
+    fixture.keys.forget(&keys);
+    std::fs::write(&erased, "").unwrap();
+    let run = orchestrating.ended().await;
+    assert_eq!((run.state, run.attempt), (RunState::Succeeded, 2), "{}", run.detail);
+    // 60 of 390 train, one in twenty of them is hers.
+    let detail: serde_json::Value = serde_json::from_str(&run.detail).unwrap();
+    assert_eq!(detail["training_pairs"], 57);
+    orchestrating.stop().await;
+}
+
+fn program() -> String {
+    crate::fixture::program().display().to_string()
+}
+
+/// An activation that began after now has ended.
+async fn looked(handle: &trainer_orchestrator::Handle) {
+    let looked = async {
+        while handle.look().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looked).await.unwrap();
+}
