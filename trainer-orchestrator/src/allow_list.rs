@@ -1,8 +1,9 @@
 //! Which repositories may be trained on, asked once more when a data set is made: a rule may have been taken back, or have
 //! moved to another audience, since the pair was labeled.
 //!
-//! Pairs know repositories as models see them, rules as people write them: rules are rendered by the anonymizer's shape.
-//! As for the labeler, a rule names one repository, or is `*` for all of the tenant's; a rule of its own goes before `*`.
+//! Pairs know repositories as models see them, rules as people write them: rules are rendered by the anonymizer's shape,
+//! which replaces word by word. As for the labeler, a rule names one repository, or with a `*` at its end all whose names
+//! begin so; the exact name goes before the longest prefix, and not even `*` covers a repository without a name.
 
 use std::collections::HashMap;
 
@@ -10,42 +11,48 @@ use anonymizer::shape::Shape;
 use events::Audience;
 use service::repositories::RepositoryRule;
 
-/// The rule that stands for all repositories of the tenant.
-const EVERY: &str = "*";
-
 /// The rules of a tenant. Empty: nothing may be trained on.
 #[derive(Debug, Clone, Default)]
 pub struct AllowList {
     /// By rendered name; none: the rule forbids it.
-    rules: HashMap<String, Option<Audience>>,
-    every: Option<Audience>,
+    names: HashMap<String, Option<Audience>>,
+    /// By rendered prefix, longest first.
+    prefixes: Vec<(String, Option<Audience>)>,
 }
 
 impl AllowList {
     /// The rules, rendered.
     #[must_use]
     pub fn new(rules: &[RepositoryRule], shape: &Shape) -> Self {
-        let audience = |rule: &RepositoryRule| rule.trainable.then(|| rule.audience.clone());
-        let (every, named): (Vec<_>, Vec<_>) = rules.iter().partition(|rule| rule.repository == EVERY);
-        Self {
-            rules: named.into_iter().map(|rule| (shape.repository(&rule.repository), audience(rule))).collect(),
-            every: every.into_iter().find_map(audience),
+        let mut list = Self::default();
+        for rule in rules {
+            let audience = rule.trainable.then(|| rule.audience.clone());
+            let rendered = shape.repository(&rule.repository);
+            match rendered.strip_suffix('*') {
+                Some(prefix) => list.prefixes.push((prefix.to_owned(), audience)),
+                None => {
+                    list.names.insert(rendered, audience);
+                }
+            }
         }
+        list.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        list
     }
 
     /// One rule for everything, for tests.
     #[cfg(test)]
     pub(crate) fn everything_for(audience: Audience) -> Self {
-        Self { rules: HashMap::new(), every: Some(audience) }
+        Self { names: HashMap::new(), prefixes: vec![(String::new(), Some(audience))] }
     }
 
     /// Who may be served what is learned from `repository`; none: nothing may be learned from it.
     #[must_use]
     pub fn audience_of(&self, repository: &str) -> Option<&Audience> {
-        match self.rules.get(repository).filter(|_| !repository.is_empty()) {
-            Some(rule) => rule.as_ref(),
-            None => self.every.as_ref(),
+        if repository.is_empty() {
+            return None;
         }
+        let prefixed = || self.prefixes.iter().find(|(prefix, _)| repository.starts_with(prefix)).map(|(_, rule)| rule);
+        self.names.get(repository).or_else(prefixed)?.as_ref()
     }
 }
 
@@ -70,15 +77,25 @@ mod tests {
         let named = |list: &AllowList, name: &str| list.audience_of(&shape.repository(name)).map(ToString::to_string);
         assert_eq!(named(&AllowList::default(), "shop"), None);
 
-        let rules = [rule("shop", "everyone", true), rule("vault", "everyone", false), rule("pay*", "everyone", true)];
+        let rules = [rule("shop", "everyone", true), rule("vault", "everyone", false)];
         let list = AllowList::new(&rules, &shape);
         assert_eq!(named(&list, "shop").as_deref(), Some("everyone"));
-        assert_eq!((named(&list, "vault"), named(&list, "other"), named(&list, "payments")), (None, None, None));
+        assert_eq!((named(&list, "vault"), named(&list, "other")), (None, None));
         // The name as people write it is not what pairs carry.
         assert_eq!(list.audience_of("shop"), None);
 
-        let open = AllowList::new(&[rule(EVERY, "company", true), rule("vault", "company", false)], &shape);
+        let rules = [
+            rule("*", "company", true),
+            rule("vault", "company", false),
+            rule("acme/*", "acme", true),
+            rule("acme/secret/*", "acme", false),
+            rule("acme/secret/known", "acme", true),
+        ];
+        let open = AllowList::new(&rules, &shape);
         assert_eq!(named(&open, "anything").as_deref(), Some("company"));
-        assert_eq!(named(&open, "vault"), None);
+        assert_eq!((named(&open, "vault"), named(&open, "acme/secret/plans")), (None, None));
+        assert_eq!(named(&open, "acme/site").as_deref(), Some("acme"));
+        assert_eq!(named(&open, "acme/secret/known").as_deref(), Some("acme"));
+        assert_eq!(open.audience_of(""), None);
     }
 }
