@@ -47,7 +47,7 @@ fn judged(persons: u64, blocks: i64, candidate: Habit) -> RolloutEvidence {
     let mut tallies = Vec::new();
     for block in 0..blocks {
         for number in 0..persons {
-            let is_canary = (number + u64::try_from(block).unwrap()) % 2 == 0;
+            let is_canary = (number + u64::try_from(block).unwrap()).is_multiple_of(2);
             let (arm, habit) = if is_canary { (Arm::Canary, candidate) } else { (Arm::Current, CURRENT) };
             tallies.push(tally(block, number, arm, habit));
         }
@@ -126,7 +126,7 @@ fn each_person_counts_once_against_the_reference() {
             tallies.push(tally(
                 block,
                 number,
-                if (number + block as u64) % 2 == 0 { Arm::Canary } else { Arm::Current },
+                if (number + block as u64).is_multiple_of(2) { Arm::Canary } else { Arm::Current },
                 CURRENT,
             ));
         }
