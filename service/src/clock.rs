@@ -11,6 +11,8 @@ use events::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::config::Invalid;
+
 /// A boxed future that ends when a clock says so. Dropping it forgets the wait.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
 
@@ -228,6 +230,20 @@ pub enum ClockError {
     },
 }
 
+impl ClockError {
+    fn invalid(&self) -> Invalid {
+        let (key, expected) = match self {
+            Self::Factor { .. } => ("factor", format!("1 to {LARGEST_SCALE}")),
+            Self::StartInFuture { .. } => ("start_micros", "a time that has passed".to_owned()),
+            Self::TestTimeNotAllowed { kind } => {
+                ("allow_test_time", format!("true, because clock.kind = \"{kind}\" is for tests"))
+            }
+            Self::Missing { missing } => (*missing, "a value, because clock.kind = \"scaled\" needs it".to_owned()),
+        };
+        Invalid { key: format!("clock.{key}"), expected }
+    }
+}
+
 /// A clock made from configuration.
 #[derive(Debug, Clone)]
 pub struct ConfiguredClock {
@@ -258,6 +274,14 @@ impl ClockConfig {
                 Ok(ConfiguredClock { clock: Arc::new(clock), simulated: None })
             }
         }
+    }
+
+    /// Refuses settings that make no clock.
+    ///
+    /// # Errors
+    /// Names the key and what was expected.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        self.build().map(drop).map_err(|error| error.invalid())
     }
 
     fn require_permission(&self, kind: &'static str) -> Result<(), ClockError> {
@@ -312,5 +336,8 @@ mod tests {
         let config = ClockConfig { kind: ClockKind::Simulated, factor: None, ..config };
         assert_eq!(config.build().unwrap().clock.now(), Timestamp::EPOCH);
         assert!(ClockConfig::default().build().unwrap().simulated.is_none());
+        let config =
+            ClockConfig { kind: ClockKind::Scaled, factor: Some(61), start_micros: Some(0), allow_test_time: true };
+        assert_eq!(config.validate().unwrap_err().to_string(), "`clock.factor`: expected 1 to 60");
     }
 }

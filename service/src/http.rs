@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::config::Invalid;
 use crate::problem::Problem;
 
 /// How long the accept loop pauses when the process has no file descriptor left.
@@ -69,6 +70,20 @@ impl HttpConfig {
     #[must_use]
     pub fn at(listen: impl Into<String>) -> Self {
         Self { listen: listen.into(), ..Self::default() }
+    }
+
+    /// Refuses values that make no door. `section` is where these settings stand, such as `ingest.http`.
+    ///
+    /// # Errors
+    /// Names the key and what was expected.
+    pub fn validate(&self, section: &str) -> Result<(), Invalid> {
+        let check =
+            |holds: bool, key: &str, expected: &str| Invalid::unless(holds, format!("{section}.{key}"), expected);
+        check(self.max_connections >= 1, "max_connections", "at least 1")?;
+        check(self.header_timeout_ms >= 1, "header_timeout_ms", "at least 1")?;
+        check(self.max_header_bytes >= 1024, "max_header_bytes", "at least 1024")?;
+        check(self.max_concurrent_streams >= 1, "max_concurrent_streams", "at least 1")?;
+        check(self.keep_alive_ms >= 1, "keep_alive_ms", "at least 1")
     }
 }
 

@@ -27,6 +27,26 @@ impl fmt::Display for Origin {
     }
 }
 
+/// A value that has the right type and makes no sense: what a room's own check of its settings says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}`: expected {expected}")]
+pub struct Invalid {
+    /// Dotted, from the root of the configuration.
+    pub key: String,
+    /// What was expected.
+    pub expected: String,
+}
+
+impl Invalid {
+    /// The error, unless `holds`.
+    ///
+    /// # Errors
+    /// When it does not hold.
+    pub fn unless(holds: bool, key: impl Into<String>, expected: impl Into<String>) -> Result<(), Self> {
+        if holds { Ok(()) } else { Err(Self { key: key.into(), expected: expected.into() }) }
+    }
+}
+
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-pub use error::{ConfigError, Origin};
+pub use error::{ConfigError, Invalid, Origin};
 pub use secret::Secret;
 
 use node::{Node, Value};
@@ -33,6 +33,39 @@ pub fn load<T: DeserializeOwned>(
     environment: impl Iterator<Item = (String, String)>,
     overrides: &[(String, String)],
 ) -> Result<T, ConfigError> {
+    load_checked(file, environment, overrides, |_| Ok(()))
+}
+
+/// [`load`], and then `check`, whose error is told with the place that the key came from.
+///
+/// # Errors
+/// As [`load`], or what `check` says.
+pub fn load_checked<T: DeserializeOwned>(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+    check: impl FnOnce(&T) -> Result<(), Invalid>,
+) -> Result<T, ConfigError> {
+    let root = merge(file, environment, overrides)?;
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(Value::Node(&root), &mut track);
+    let value = T::deserialize(deserializer).map_err(|error| {
+        let path: Vec<String> = track.path().iter().map(ToString::to_string).collect();
+        error.locate(&path, &root)
+    })?;
+    check(&value).map_err(|Invalid { key, expected }| {
+        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+        ConfigError::BadValue { origin: root.origin_on(&path).clone(), key, message: format!("expected {expected}") }
+    })?;
+    Ok(value)
+}
+
+/// The tree of all sources.
+fn merge(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+) -> Result<Node, ConfigError> {
     let mut root = Node::empty();
     if let Some(path) = file {
         let text =
@@ -57,13 +90,5 @@ pub fn load<T: DeserializeOwned>(
         let path: Vec<String> = key.split('.').map(str::to_owned).collect();
         root.set(&path, text.clone(), &Origin::Flag(key.clone()))?;
     }
-    let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(Value::Node(&root), &mut track);
-    match T::deserialize(deserializer) {
-        Ok(value) => Ok(value),
-        Err(error) => {
-            let path: Vec<String> = track.path().iter().map(ToString::to_string).collect();
-            Err(error.locate(&path, &root))
-        }
-    }
+    Ok(root)
 }

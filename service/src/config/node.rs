@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// The origin of the deepest place on `path` that exists; a secret's `_file` form counts as the secret.
-    fn origin_on(&self, path: &[String]) -> &Origin {
+    pub(super) fn origin_on(&self, path: &[String]) -> &Origin {
         let mut place = self;
         for part in path {
             let child = match place {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde::Deserialize;
-use service::config::{ConfigError, Secret, load};
+use service::config::{ConfigError, Invalid, Secret, load, load_checked};
 
 #[derive(Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -75,17 +75,26 @@ impl Sources {
         self
     }
 
-    fn load(&self) -> Result<Config, ConfigError> {
+    fn load_checked(&self, check: impl FnOnce(&Config) -> Result<(), Invalid>) -> Result<Config, ConfigError> {
         let path = self.directory.path().join("flywheel.toml");
         if let Some(text) = &self.file {
             std::fs::write(&path, text).unwrap();
         }
-        load(self.file.as_ref().map(|_| path.as_path()), self.environment.iter().cloned(), &self.overrides)
+        let file = self.file.as_ref().map(|_| path.as_path());
+        load_checked(file, self.environment.iter().cloned(), &self.overrides, check)
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        self.load_checked(|_| Ok(()))
+    }
+
+    fn error_of(&self, check: impl FnOnce(&Config) -> Result<(), Invalid>) -> String {
+        let error = self.load_checked(check).unwrap_err();
+        error.to_string().replace(&self.directory.path().display().to_string(), "DIR")
     }
 
     fn error(&self) -> String {
-        let error = self.load().unwrap_err();
-        error.to_string().replace(&self.directory.path().display().to_string(), "DIR")
+        self.error_of(|_| Ok(()))
     }
 }
 
@@ -189,6 +198,32 @@ fn errors_are_one_sentence_with_key_and_source() {
     let texts: Vec<String> = errors.iter().map(Sources::error).collect();
     assert!(texts.iter().all(|text| !text.contains("hunter2") && !text.contains("1234")));
     insta::assert_snapshot!(texts.join("\n"));
+}
+
+#[test]
+fn a_value_that_makes_no_sense_is_told_with_its_place() {
+    let check = |config: &Config| {
+        Invalid::unless(config.ingest.ratio <= 1.0, "ingest.ratio", "at most 1")?;
+        Invalid::unless(config.serving.limits.bytes != 0, "serving.limits.bytes", "at least 1")
+    };
+    let sources = [
+        Sources::new().file("[ingest]\nratio = 2\n[serving.limits]\nbytes = 1"),
+        Sources::new().file("[ingest]\nratio = 1\n[serving.limits]\nbytes = 0"),
+        Sources::new().file("[ingest]\nratio = 1\n[serving.limits]\nbytes = 1").variable("FLYWHEEL_INGEST__RATIO", "3"),
+        Sources::new().flag("ingest.ratio", "1.5"),
+        // The default is at fault: whoever wrote the section hears of it.
+        Sources::new().file("[serving.limits]\nname = 'x'"),
+        Sources::new(),
+    ];
+    let texts: Vec<String> = sources.iter().map(|sources| sources.error_of(check)).collect();
+    insta::assert_snapshot!(texts.join("\n"), @r"
+    file DIR/flywheel.toml: `ingest.ratio`: expected at most 1
+    file DIR/flywheel.toml: `serving.limits.bytes`: expected at least 1
+    variable FLYWHEEL_INGEST__RATIO: `ingest.ratio`: expected at most 1
+    flag for ingest.ratio: `ingest.ratio`: expected at most 1
+    file DIR/flywheel.toml: `serving.limits.bytes`: expected at least 1
+    configuration: `serving.limits.bytes`: expected at least 1
+    ");
 }
 
 #[test]
