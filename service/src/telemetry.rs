@@ -101,7 +101,7 @@ pub enum TelemetryError {
     AlreadyStarted,
 }
 
-/// Starts tracing for the whole process.
+/// Starts tracing for the whole process; panics are logged too, without what they may have been formatted from.
 ///
 /// # Errors
 /// Options that do not work, or a second start.
@@ -125,12 +125,36 @@ pub fn init(options: &TelemetryOptions) -> Result<(), TelemetryError> {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     }
-    .map_err(|_| TelemetryError::AlreadyStarted)
+    .map_err(|_| TelemetryError::AlreadyStarted)?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let thread = std::thread::current();
+        tracing::error!(place, text = fixed_text(panic.payload()), thread = thread.name(), "a panic");
+    }));
+    Ok(())
+}
+
+/// The text of a panic when it stands in the program. One that was formatted may hold what must never be logged: the
+/// text in which a slice went wrong is part of its message.
+fn fixed_text(payload: &(dyn std::any::Any + Send)) -> Option<&'static str> {
+    payload.downcast_ref::<&'static str>().copied()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_formatted_panic_is_not_told() {
+        let payload = |panic: fn()| std::panic::catch_unwind(panic).unwrap_err();
+        assert_eq!(fixed_text(&*payload(|| panic!("no such place"))), Some("no such place"));
+        let code = payload(|| {
+            let text = String::from("let ä = secret;");
+            let _ = &text[..std::hint::black_box(5)];
+        });
+        assert!(code.downcast_ref::<String>().unwrap().contains("secret"), "the reason for all this");
+        assert_eq!(fixed_text(&*code), None);
+    }
 
     #[test]
     fn options_come_from_two_variables() {
