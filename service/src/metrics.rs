@@ -14,7 +14,9 @@ const SECONDS: [f64; 20] = [
 ];
 /// Upper bounds for histograms of bytes.
 const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
-/// Upper bounds for histograms of counts.
+/// Units of histograms that count things.
+const COUNTED: [&str; 3] = ["_records", "_inputs", "_jobs"];
+/// Upper bounds for them.
 const COUNTS: [f64; 13] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0];
 
 /// How often recorded samples are folded into their histograms when nobody scrapes.
@@ -68,11 +70,13 @@ pub fn install() -> Result<MetricsHandle, MetricsError> {
     if let Some(handle) = INSTALLED.get() {
         return Ok(MetricsHandle(handle.clone()));
     }
-    let recorder = PrometheusBuilder::new()
+    let mut builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES)?
-        .set_buckets_for_metric(Matcher::Suffix("_count".to_owned()), &COUNTS)?
-        .build_recorder();
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES)?;
+    for counted in COUNTED {
+        builder = builder.set_buckets_for_metric(Matcher::Suffix(counted.to_owned()), &COUNTS)?;
+    }
+    let recorder = builder.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| MetricsError::AlreadyInstalled)?;
     Ok(MetricsHandle(INSTALLED.get_or_init(|| handle).clone()))

@@ -14,5 +14,6 @@ mod database;
 mod http;
 mod keys;
 mod lease;
+mod metrics;
 mod outbox;
 mod stores;
