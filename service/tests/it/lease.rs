@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use parking_lot::Mutex;
 use service::lease::{Fence, LeaseError, LeaseStore, keep};
+use service::reconciler::{Next, ReconcileError, Reconciler, RequestError, Schedule, drive};
 use tokio_util::sync::CancellationToken;
 
 use crate::database::{database, eventually, open};
@@ -149,4 +152,56 @@ async fn a_stolen_lease_is_noticed() {
     eventually("the loss", || async { handle.fence().is_none() }).await;
     stop.cancel();
     task.await.unwrap();
+}
+
+/// Notes who was activated.
+struct Noting {
+    name: &'static str,
+    activated: Arc<Mutex<Vec<&'static str>>>,
+}
+
+#[async_trait]
+impl Reconciler for Noting {
+    fn name(&self) -> &'static str {
+        "noting"
+    }
+
+    async fn activate(&self) -> Result<Next, ReconcileError> {
+        self.activated.lock().push(self.name);
+        Ok(Next::Period)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_drivers_only_the_leaders_reconciler_acts_and_the_other_takes_over() {
+    let database = database().await;
+    let activated = Arc::new(Mutex::new(Vec::new()));
+    let start = |name: &'static str, pool| {
+        let stop = CancellationToken::new();
+        let (lease, keeping) = keep(LeaseStore::new(pool), "noting", name, Duration::from_secs(9), stop.clone());
+        let reconciler = Arc::new(Noting { name, activated: activated.clone() });
+        let schedule = Schedule::every(Duration::from_millis(5));
+        let (handle, driving) = drive(reconciler, schedule, Some(lease.clone()), stop.clone());
+        (handle, lease, stop, tokio::spawn(async move { tokio::join!(keeping, driving) }))
+    };
+    let count = |name| activated.lock().iter().filter(|activated| **activated == name).count();
+
+    let (_first, mut lease, stop_first, first) = start("first", database.pool.clone());
+    lease.wait().await.unwrap();
+    eventually("the first acts", || async { count("first") > 3 }).await;
+    let (second, _, stop_second, other) = start("second", open(&database.directory).await);
+    assert_eq!(second.request().await, Err(RequestError::NotLeader { reconciler: "noting" }));
+    let seen = count("first");
+    eventually("the first goes on", || async { count("first") > seen + 20 }).await;
+    assert_eq!(count("second"), 0);
+
+    // It gives its lease back, so that the other need not wait for its end.
+    stop_first.cancel();
+    first.await.unwrap();
+    let seen = count("first");
+    eventually("the second acts", || async { count("second") > 3 }).await;
+    second.request().await.unwrap();
+    assert_eq!(count("first"), seen);
+    stop_second.cancel();
+    other.await.unwrap();
 }
