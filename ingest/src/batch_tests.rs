@@ -139,7 +139,29 @@ fn optional_fields_may_be_null() {
     assert_eq!(codes(body(&event)), ["range_mismatch"]);
 }
 
+fn event_by_number(kind: u8, number: usize) -> String {
+    match kind {
+        0 => format!("{{\"sequence\": {number}, \"monotonic_ms\": 5, \"kind\": \"session_ended\"}}"),
+        1 => format!("{{\"sequence\": {number}, \"monotonic_ms\": 5, \"kind\": \"dreamt\"}}"),
+        2 => format!("{{\"sequence\": {number}, \"kind\": \"session_ended\"}}"),
+        3 => format!("{{\"monotonic_ms\": {number}, \"sequence\": {number}, \"kind\": [[]]}}"),
+        _ => format!("\"{number}\""),
+    }
+}
+
 proptest! {
+    #[test]
+    fn every_event_has_one_entry_in_its_place(kinds in prop::collection::vec(0_u8..5, 0..50)) {
+        let events: Vec<String> =
+            kinds.iter().zip(1..).map(|(kind, number)| event_by_number(*kind, number)).collect();
+        let batch = parsed(body(&events.join(","))).unwrap();
+        prop_assert_eq!(batch.entries.len(), kinds.len());
+        for ((entry, kind), number) in batch.entries.iter().zip(&kinds).zip(1..) {
+            prop_assert_eq!(entry.event.is_ok(), *kind == 0);
+            prop_assert_eq!(entry.sequence, (*kind < 4).then_some(number));
+        }
+    }
+
     #[test]
     fn no_body_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = parsed(bytes);

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use service::body::BodyLimits;
+use service::config::Invalid;
 use service::http::HttpConfig;
 
 /// `[ingest]`.
@@ -77,12 +79,35 @@ impl Default for IngestLimits {
 }
 
 impl IngestConfig {
+    /// Refuses values that make no door.
+    ///
+    /// # Errors
+    /// Names the key and what was expected.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        self.http.validate("ingest.http")?;
+        let positive = |value: usize, key: &str| Invalid::unless(value >= 1, key, "at least 1");
+        let limits = &self.limits;
+        Invalid::unless(limits.body_bytes >= 1024, "ingest.limits.body_bytes", "at least 1024")?;
+        Invalid::unless(limits.event_bytes >= 256, "ingest.limits.event_bytes", "at least 256")?;
+        // Beyond this the parser itself would refuse what the limit lets pass.
+        Invalid::unless((1..=120).contains(&limits.json_depth), "ingest.limits.json_depth", "1 to 120")?;
+        positive(limits.events, "ingest.limits.events")?;
+        positive(limits.path_bytes, "ingest.limits.path_bytes")?;
+        positive(limits.in_flight_requests, "ingest.limits.in_flight_requests")?;
+        positive(limits.in_flight_bytes, "ingest.limits.in_flight_bytes")?;
+        positive(limits.remembered_consents, "ingest.limits.remembered_consents")?;
+        Invalid::unless(self.publish_timeout_ms >= 1, "ingest.publish_timeout_ms", "at least 1")?;
+        Invalid::unless(self.body_timeout_ms >= 1, "ingest.body_timeout_ms", "at least 1")?;
+        let share = self.backlog_share;
+        Invalid::unless(share > 0.0 && share <= 1.0, "ingest.backlog_share", "above 0, at most 1")
+    }
+
     pub(crate) fn publish_timeout(&self) -> Duration {
         Duration::from_millis(self.publish_timeout_ms)
     }
 
-    pub(crate) fn body_timeout(&self) -> Duration {
-        Duration::from_millis(self.body_timeout_ms)
+    pub(crate) fn body_limits(&self) -> BodyLimits {
+        BodyLimits { bytes: self.limits.body_bytes, timeout: Duration::from_millis(self.body_timeout_ms) }
     }
 
     pub(crate) fn consent_staleness(&self) -> Duration {
@@ -91,5 +116,27 @@ impl IngestConfig {
 
     pub(crate) fn backlog_staleness(&self) -> Duration {
         Duration::from_millis(self.backlog_staleness_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_hold_and_bad_values_name_their_key() {
+        IngestConfig::default().validate().unwrap();
+        let with = |change: fn(&mut IngestConfig)| {
+            let mut config = IngestConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert_eq!(with(|config| config.limits.events = 0), "`ingest.limits.events`: expected at least 1");
+        assert_eq!(
+            with(|config| config.backlog_share = f64::NAN),
+            "`ingest.backlog_share`: expected above 0, at most 1"
+        );
+        assert!(with(|config| config.http.max_connections = 0).starts_with("`ingest.http.max_connections`"));
+        assert!(with(|config| config.limits.json_depth = 128).starts_with("`ingest.limits.json_depth`"));
     }
 }

@@ -104,6 +104,17 @@ fn receipts_hold_only_where_they_belong() {
     assert_eq!(state(Some(4), Some(own.sign(&secret))), ReceiptState::Invalid);
 }
 
+proptest::proptest! {
+    /// Whatever a client sends as a receipt: the event is kept, and counts as invalid.
+    #[test]
+    fn no_text_passes_as_a_receipt_or_makes_it_panic(token in "\\PC{0,200}|[A-Za-z0-9_-]{0,300}\\.[A-Za-z0-9_-]{0,60}") {
+        let secret = TenantSecret::new([1; 32]);
+        let record = sender(&secret, ConsentTier::Usage).record(shown(Some(3), Some(token)), None).unwrap();
+        proptest::prop_assert_eq!(record.header.receipt_state, ReceiptState::Invalid);
+        proptest::prop_assert!(record.header.receipt.is_none());
+    }
+}
+
 #[test]
 fn consent_decides_what_is_kept() {
     let secret = TenantSecret::new([1; 32]);

@@ -3,18 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use bus::{PublishError, Record, RecordKey};
-use bytes::{Bytes, BytesMut};
 use events::wire::{EventResult, EventStatus, TelemetryAnswer};
 use events::{ConsentTier, TenantId, avro, topics};
-use futures::StreamExt;
 use service::api_keys::Scope;
+use service::body::{UnreadBody, require_json};
 use service::problem::{self, Problem};
 
 use crate::Door;
@@ -23,8 +21,6 @@ use crate::event::{CONSENT_NONE, Sender, has_text};
 
 /// When clients should try again after a failure that will pass.
 const RETRY: Duration = Duration::from_secs(2);
-/// A body that is too large is read and thrown away up to this many times the limit.
-const DISCARDED_LIMITS: usize = 8;
 
 /// The door's routes.
 pub(crate) fn router(door: Arc<Door>) -> Router {
@@ -37,7 +33,10 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
 
 async fn telemetry(State(door): State<Arc<Door>>, request: Request) -> Response {
     let start = Instant::now();
-    let answered = answer(&door, request).await;
+    let (parts, body) = request.into_parts();
+    let mut body = UnreadBody::new(&parts.headers, body, door.config.body_limits());
+    let answered = answer(&door, &parts.headers, &mut body).await;
+    body.discard().await;
     let code = answered.as_ref().map_or_else(|problem| problem.code(), |_| "ok");
     metrics::counter!("flywheel_ingest_requests_total", "code" => code).increment(1);
     metrics::histogram!("flywheel_ingest_request_seconds").record(start.elapsed().as_secs_f64());
@@ -47,21 +46,14 @@ async fn telemetry(State(door): State<Arc<Door>>, request: Request) -> Response 
     }
 }
 
-async fn answer(door: &Door, request: Request) -> Result<TelemetryAnswer, Problem> {
-    let (parts, body) = request.into_parts();
-    let key = door.api_keys.verify_headers(&parts.headers, Scope::Telemetry).await?;
-    content_type(&parts.headers)?;
+async fn answer(door: &Door, headers: &HeaderMap, body: &mut UnreadBody) -> Result<TelemetryAnswer, Problem> {
+    let key = door.api_keys.verify_headers(headers, Scope::Telemetry).await?;
+    require_json(headers)?;
     door.backlog.check(door.clock.now()).await?;
     let limit = door.config.limits.body_bytes;
-    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let _place = door.admission.enter(announced.map_or(limit, |announced: usize| announced.min(limit)))?;
-    let body = match tokio::time::timeout(door.config.body_timeout(), read(body, limit)).await {
-        Ok(body) => body?,
-        Err(_) => {
-            let late = "The body did not arrive in time";
-            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", late));
-        }
-    };
+    let body = body.read().await?;
     metrics::histogram!("flywheel_ingest_body_bytes").record(body.len() as f64);
     let batch = batch::parse(&body, &door.config.limits).map_err(batch_problem)?;
     if batch.unknown_fields > 0 {
@@ -83,35 +75,6 @@ fn status_name(status: EventStatus) -> &'static str {
         EventStatus::Refused => "refused",
         EventStatus::Unavailable => "unavailable",
     }
-}
-
-fn content_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let sent = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = sent.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    let title = "The body has another content type than application/json";
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", title))
-}
-
-/// The body, when it is within `limit`. One that is not is read a while longer and thrown away: a client that is still
-/// sending would not see an answer on a connection that was closed under it.
-async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let mut stream = body.into_data_stream();
-    let mut read = BytesMut::new();
-    let mut seen = 0_usize;
-    while let Some(chunk) = stream.next().await {
-        let chunk =
-            chunk.map_err(|_| Problem::bad_request("the body could not be read").with_code("unreadable_body"))?;
-        seen = seen.saturating_add(chunk.len());
-        if seen <= limit {
-            read.extend_from_slice(&chunk);
-        } else if seen > limit.saturating_mul(DISCARDED_LIMITS) {
-            break;
-        }
-    }
-    if seen > limit { Err(Problem::too_large(limit)) } else { Ok(read.freeze()) }
 }
 
 fn batch_problem(error: BatchError) -> Problem {

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod api_keys;
+pub mod body;
 pub mod clock;
 pub mod config;
 pub mod consent;

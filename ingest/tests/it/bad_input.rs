@@ -112,3 +112,42 @@ async fn slow_and_crowding_clients_are_bounded() {
     assert_eq!(door.results(batch("jane", json!([edit(1, "a")]))).await, [("admitted".to_owned(), None)]);
     door.stop().await;
 }
+
+/// A client that sends before it listens gets its answer also when nobody wanted what it sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_arrives_although_the_body_was_not_wanted() {
+    let door = Running::start().await;
+    let address = door.url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
+    let large = 4 << 20;
+    for (key, path, status) in [
+        ("fw_nobody", "/v1/telemetry", "401"),
+        (door.key.as_str(), "/v1/telemetry", "413"),
+        ("", "/v1/telemetry", "401"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\ncontent-length: {large}\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b' '; large]).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains("application/problem+json"), "{answer}");
+    }
+    door.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_door_speaks_http2_as_well() {
+    let door = Running::start().await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+    let request = client.post(&door.url).bearer_auth(&door.key).header("content-type", "application/json");
+    let response = request.body(batch("jane", json!([edit(1, "a")]))).send().await.unwrap();
+    assert_eq!((response.version(), response.status().as_u16()), (reqwest::Version::HTTP_2, 200));
+    let request = client.post(&door.url).bearer_auth("fw_nobody").header("content-type", "application/json");
+    let response = request.body(vec![b' '; 1 << 20]).send().await.unwrap();
+    assert_eq!(problem(response).await, (401, "unauthorized".into()));
+    assert_eq!(door.raw().await.len(), 1);
+    door.stop().await;
+}
