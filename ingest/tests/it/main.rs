@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod door;
+mod leaks;
 
 use std::sync::Arc;
 use std::time::Duration;
