@@ -15,7 +15,7 @@ use service::http;
 use service::lease::{self, LeaseStore};
 use service::outbox::{OutboxKind, OutboxMessage, OutboxPublisher, OutboxRelay, PublishError};
 use service::reconciler::{ReconcilerHandle, Schedule, drive};
-use serving::{Database, Serving, ServingDeps, ServingHandle};
+use serving::{Database, Log, Serving, ServingDeps, ServingHandle};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -201,7 +201,7 @@ pub(crate) async fn serving(
     let listener = http::bind("serving", &config.http).await.map_err(Failure::refuse)?;
     let address = listener.local_addr()?;
     let deps = ServingDeps {
-        bus: Arc::clone(&foundation.bus),
+        log: Log::Open(Arc::clone(&foundation.bus)),
         clock: Arc::clone(&foundation.clock),
         ids: foundation.ids("serving"),
         database: Database::Open { pool: foundation.pool.clone(), keys: foundation.keys.clone() },

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use events::ModelName;
 use serde::{Deserialize, Serialize};
+use service::config::Invalid;
 use service::http::HttpConfig;
-
-use crate::error::ServingError;
 
 /// `[serving]`. Every limit is here; none is hidden in the code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,6 +68,8 @@ pub struct ServingConfig {
     pub exposure_attempts: u32,
     /// Pause after the first failed attempt in milliseconds; it doubles with every further one. Default 250.
     pub exposure_retry_ms: u64,
+    /// How long database and log may take for an exposure before that attempt has failed, in milliseconds. Default 10000.
+    pub exposure_timeout_ms: u64,
     /// How long a consent that was read is used, in seconds. Default 5.
     pub consent_refresh_seconds: u64,
     /// How long exposures still in the queue may take when the service stops, in milliseconds. Default 5000.
@@ -112,6 +113,7 @@ impl Default for ServingConfig {
             exposure_batch: 256,
             exposure_attempts: 6,
             exposure_retry_ms: 250,
+            exposure_timeout_ms: 10_000,
             consent_refresh_seconds: 5,
             drain_ms: 5000,
             routing_poll_ms: 1000,
@@ -126,11 +128,10 @@ impl ServingConfig {
     /// Refuses values that make no service.
     ///
     /// # Errors
-    /// [`ServingError::Config`] names the key and what was expected.
-    pub fn validate(&self) -> Result<(), ServingError> {
-        let expect = |holds: bool, key: &'static str, expected: &'static str| {
-            if holds { Ok(()) } else { Err(ServingError::Config { key, expected }) }
-        };
+    /// Names the key and what was expected.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let expect = |holds: bool, key: &str, expected: &str| Invalid::unless(holds, key, expected);
+        self.http.validate("serving.http")?;
         expect((0.0..=1.0).contains(&self.threshold), "serving.threshold", "0 to 1")?;
         expect((0.0..=0.5).contains(&self.exploration), "serving.exploration", "0 to 0.5")?;
         expect((1..=64).contains(&self.max_actions), "serving.max_actions", "1 to 64")?;
@@ -149,6 +150,7 @@ impl ServingConfig {
         expect(self.authentication_timeout_ms >= 1, "serving.authentication_timeout_ms", "at least 1")?;
         expect(self.exposure_queue >= 1, "serving.exposure_queue", "at least 1")?;
         expect(self.exposure_batch >= 1, "serving.exposure_batch", "at least 1")?;
+        expect(self.exposure_timeout_ms >= 1, "serving.exposure_timeout_ms", "at least 1")?;
         expect(self.exposure_attempts >= 1, "serving.exposure_attempts", "at least 1")?;
         expect(self.routing_poll_ms >= 10, "serving.routing_poll_ms", "at least 10")?;
         expect(self.registry_timeout_ms >= 1, "serving.registry_timeout_ms", "at least 1")?;

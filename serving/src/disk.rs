@@ -1,7 +1,7 @@
 //! Files of the data directory that survive a crash: whole or not at all, readable by their owner alone.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,17 +12,29 @@ use crate::error::ServingError;
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ServingError> {
     let failed = |source| ServingError::File { path: path.to_owned(), source };
     let bytes = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
+    write(path, &bytes).map_err(failed)
+}
+
+/// Makes renames in a directory survive a power cut.
+pub(crate) async fn sync_directory(directory: PathBuf) -> std::io::Result<()> {
+    let synced = tokio::task::spawn_blocking(move || std::fs::File::open(directory)?.sync_all()).await;
+    synced.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+/// Writes a file and replaces the old one in one step.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(directory).map_err(failed)?;
+    std::fs::create_dir_all(directory)?;
     let temporary = path.with_extension("new");
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&temporary).map_err(failed)?;
-    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(failed)?;
-    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+    let mut file = options.open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    std::fs::File::open(directory)?.sync_all()
 }
 
 /// Reads what [`write_json`] wrote; none when the file is absent or damaged (which is logged: its content can be had

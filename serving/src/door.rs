@@ -145,7 +145,7 @@ impl Door {
                 Ok(Ok(None)) => return Err(unknown_key()),
                 Ok(Err(Unavailable)) | Err(_) => {
                     return Err(Problem::unavailable(
-                        "authentication_unavailable",
+                        "keys_unavailable",
                         "the key can not be verified now",
                         Duration::from_secs(1),
                     ));
@@ -270,7 +270,7 @@ impl Door {
 }
 
 fn unknown_key() -> Problem {
-    Problem::unauthorized("the key is not known or was revoked").with_code("unknown_key")
+    Problem::unauthorized("the key is not known or was revoked")
 }
 
 #[derive(Serialize, Deserialize)]

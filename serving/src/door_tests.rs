@@ -22,8 +22,8 @@ async fn only_a_living_key_with_the_scope_opens() {
     let world = World::new().await;
     let door = open(&world, &plain_config());
     assert_eq!(knock(&door, &world.api_key).await, Ok(TenantId::default()));
-    assert_eq!(knock(&door, "fw_0000").await, Err("unknown_key"));
-    assert_eq!(knock(&door, &format!("{}0", world.api_key)).await, Err("unknown_key"));
+    assert_eq!(knock(&door, "fw_0000").await, Err("unauthorized"));
+    assert_eq!(knock(&door, &format!("{}0", world.api_key)).await, Err("unauthorized"));
     let other = world.create_key(&[Scope::Telemetry]).await;
     assert_eq!(knock(&door, &other).await, Err("missing_scope"));
     let admin = world.create_key(&[Scope::Admin]).await;
@@ -41,7 +41,7 @@ async fn a_known_key_outlives_the_database_and_a_restart_but_not_for_ever() {
     knock(&door, &world.api_key).await.unwrap();
     set_down(&world, true);
     assert_eq!(knock(&door, &world.api_key).await, Ok(TenantId::default()));
-    assert_eq!(knock(&door, "fw_never_seen").await, Err("authentication_unavailable"));
+    assert_eq!(knock(&door, "fw_never_seen").await, Err("keys_unavailable"));
 
     let restarted = open(&world, &config);
     assert_eq!(knock(&restarted, &world.api_key).await, Ok(TenantId::default()));
@@ -58,7 +58,7 @@ async fn a_known_key_outlives_the_database_and_a_restart_but_not_for_ever() {
         known.keys.insert(digest, key);
     };
     age(&restarted, restarted.staleness + Duration::from_secs(1));
-    assert_eq!(knock(&restarted, &world.api_key).await, Err("authentication_unavailable"));
+    assert_eq!(knock(&restarted, &world.api_key).await, Err("keys_unavailable"));
     age(&restarted, restarted.refresh + Duration::from_secs(1));
     assert_eq!(knock(&restarted, &world.api_key).await, Ok(TenantId::default()));
 }
@@ -85,7 +85,7 @@ async fn a_revoked_key_is_forgotten_behind_the_requests_back_and_on_disk() {
         if known { Err("still known".to_owned()) } else { Ok(()) }
     })
     .await;
-    assert_eq!(knock(&door, &world.api_key).await, Err("unknown_key"));
+    assert_eq!(knock(&door, &world.api_key).await, Err("unauthorized"));
     eventually("the file forgets it", || {
         let text = std::fs::read_to_string(world.data_dir().join("door.json")).unwrap();
         if text.contains(&digest.to_string()) { Err("still there".to_owned()) } else { Ok(()) }

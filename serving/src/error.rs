@@ -7,13 +7,8 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum ServingError {
     /// A setting makes no service.
-    #[error("{key}: expected {expected}")]
-    Config {
-        /// The setting.
-        key: &'static str,
-        /// What it should be.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    Config(#[from] service::config::Invalid),
     /// A file of the data directory cannot be read or written.
     #[error("{path}: {source}")]
     File {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bus::{Bus, PublishError, Record, RecordKey};
+use bus::{PublishError, Record, RecordKey};
 use bytes::Bytes;
 use events::topics::TELEMETRY_RAW;
 use events::{
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ServingConfig;
+use crate::log::{LateLog, Log};
 
 /// Why a stub was filtered, as at the other door.
 const CONSENT_NONE: &str = "consent_none";
@@ -132,22 +133,25 @@ pub(crate) struct ExposureReceiver {
 
 /// Publishes what comes out of the queue.
 pub(crate) struct Publisher {
-    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) log: LateLog,
     pub(crate) people: Arc<dyn People>,
     pub(crate) batch: usize,
     pub(crate) attempts: u32,
     pub(crate) retry: Duration,
+    /// Longest answer of the database or the log.
+    pub(crate) timeout: Duration,
     pub(crate) drain: Duration,
 }
 
 impl Publisher {
-    pub(crate) fn new(bus: Arc<dyn Bus>, people: Arc<dyn People>, config: &ServingConfig) -> Self {
+    pub(crate) fn new(log: Log, people: Arc<dyn People>, config: &ServingConfig) -> Self {
         Self {
-            bus,
+            log: LateLog::new(log),
             people,
             batch: config.exposure_batch,
             attempts: config.exposure_attempts,
             retry: Duration::from_millis(config.exposure_retry_ms),
+            timeout: Duration::from_millis(config.exposure_timeout_ms),
             drain: Duration::from_millis(config.drain_ms),
         }
     }
@@ -225,13 +229,25 @@ impl Publisher {
                     records.push(record);
                 }
                 Err(Refused::Later(why)) => reason = why,
+                Err(Refused::Silent(why)) => {
+                    // What does not answer once is not asked again for each of the rest.
+                    reason = why;
+                    break;
+                }
                 Err(Refused::Never(why)) => refused.push((index, why)),
             }
         }
         let mut published = 0;
         if !records.is_empty() {
-            let results = self.bus.publish(TELEMETRY_RAW, records).await;
-            let mut results = results.into_iter();
+            let publishing = async {
+                match self.log.get().await {
+                    Some(bus) => bus.publish(TELEMETRY_RAW, records).await,
+                    None => Vec::new(),
+                }
+            };
+            // A log that is down, or does not answer in time, is like one that takes nothing. What it took all the same
+            // comes again under the same id.
+            let mut results = tokio::time::timeout(self.timeout, publishing).await.unwrap_or_default().into_iter();
             ready.retain(|index| match results.next() {
                 Some(Ok(_)) => {
                     published += 1;
@@ -268,14 +284,11 @@ impl Publisher {
 
     async fn record(&self, exposure: &Exposure) -> Result<Record, Refused> {
         let receipt = &exposure.receipt;
-        let consent = self
-            .people
-            .consent(&receipt.tenant, &receipt.person)
-            .await
-            .map_err(|Unavailable| Refused::Later("consent_unavailable"))?;
+        let asked = self.people.consent(&receipt.tenant, &receipt.person);
+        let consent = self.in_time(asked, "consent_unavailable").await?;
         let key = if consent == ConsentTier::Code {
-            let key = self.people.data_key(&receipt.tenant, &receipt.person).await;
-            Some(key.map_err(|Unavailable| Refused::Later("key_unavailable"))?)
+            let asked = self.people.data_key(&receipt.tenant, &receipt.person);
+            Some(self.in_time(asked, "key_unavailable").await?)
         } else {
             None
         };
@@ -283,10 +296,25 @@ impl Publisher {
         let value = events::avro::encode(&event).map_err(|_| Refused::Never("unwritable"))?;
         Ok(Record { key: RecordKey(exposure.secret.record_key(exposure.session_id)), value: Bytes::from(value) })
     }
+
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Unavailable>>,
+        why: &'static str,
+    ) -> Result<T, Refused> {
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(answer) => answer.map_err(|Unavailable| Refused::Later(why)),
+            Err(_) => Err(Refused::Silent(why)),
+        }
+    }
 }
 
 enum Refused {
+    /// It failed, and may succeed later.
     Later(&'static str),
+    /// There was no answer in time.
+    Silent(&'static str),
+    /// It will always fail.
     Never(&'static str),
 }
 

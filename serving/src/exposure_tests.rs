@@ -56,7 +56,7 @@ fn exposure(secret: &TenantSecret, person: &str, number: u8, suggested: bool) ->
 }
 
 fn publisher(world: &World, attempts: u32) -> Publisher {
-    let mut publisher = Publisher::new(Arc::clone(&world.bus), world.database.clone(), &plain_config());
+    let mut publisher = Publisher::new(Log::Open(Arc::clone(&world.bus)), world.database.clone(), &plain_config());
     publisher.attempts = attempts;
     publisher.retry = Duration::from_millis(1);
     publisher

@@ -9,11 +9,10 @@ use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use bytes::Bytes;
 use events::{ModelName, OpportunityId, TenantId};
-use futures::StreamExt;
 use metrics::counter;
 use model_registry::routing::assign;
+use service::body::{BodyLimits, UnreadBody, require_json};
 use service::problem::{Problem, unknown_method, unknown_path};
 use tokio::sync::mpsc;
 
@@ -35,7 +34,12 @@ pub(crate) fn router(state: Arc<State>) -> Router {
 }
 
 async fn suggest(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    match answer(&state, request).await {
+    let (parts, body) = request.into_parts();
+    let limits = BodyLimits { bytes: state.config.max_body_bytes, timeout: state.config.answer_timeout() };
+    let mut body = UnreadBody::new(&parts.headers, body, limits);
+    let answered = answer(&state, &parts.headers, &mut body).await;
+    body.discard().await;
+    match answered {
         Ok(frames) => {
             counter!("flywheel_serving_requests_total", "code" => "ok").increment(1);
             let headers = [
@@ -51,16 +55,12 @@ async fn suggest(Shared(state): Shared<Arc<State>>, request: Request) -> Respons
     }
 }
 
-async fn answer(state: &Arc<State>, request: Request) -> Result<Frames, Problem> {
+async fn answer(state: &Arc<State>, headers: &HeaderMap, body: &mut UnreadBody) -> Result<Frames, Problem> {
     let started = Instant::now();
-    let (parts, body) = request.into_parts();
-    let authorization = parts.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let tenant = state.door.authenticate(authorization).await?;
-    require_json(&parts.headers)?;
-    let limit = state.config.max_body_bytes;
-    let body = tokio::time::timeout(state.config.answer_timeout(), read(body, limit))
-        .await
-        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time"))??;
+    require_json(headers)?;
+    let body = body.read().await?;
     let (question, unknown) = Question::parse(&body, &state.config)?;
     if unknown.0 > 0 {
         counter!("flywheel_serving_unknown_fields_total").increment(unknown.0);
@@ -146,33 +146,6 @@ fn served_model(state: &State, tenant: &TenantId, name: Option<&ModelName>) -> R
         (None, _) => Err(unknown("the tenant has no served model")),
         (Some(_), Some(_)) => Err(unknown("the tenant has several models; the request must name one")),
     }
-}
-
-fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported_media_type",
-        "The body has another content type than application/json",
-    ))
-}
-
-async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let mut stream = body.into_data_stream();
-    let mut bytes = Vec::new();
-    while let Some(chunk) = stream.next().await {
-        let chunk =
-            chunk.map_err(|_| Problem::bad_request("the body could not be read").with_code("unreadable_body"))?;
-        if bytes.len() + chunk.len() > limit {
-            return Err(Problem::too_large(limit));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.into())
 }
 
 #[cfg(test)]

@@ -334,7 +334,7 @@ async fn bad_requests_have_stable_codes() {
     );
     assert_eq!(
         refused(door.raw("fw_forged", "application/json", question().to_string())).await,
-        code(401, "unknown_key")
+        code(401, "unauthorized")
     );
     let telemetry = door.world.create_key(&[Scope::Telemetry]).await;
     let url = format!("{}/v1/suggestions", door.address);

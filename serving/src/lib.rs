@@ -15,6 +15,7 @@ mod engine;
 mod error;
 mod exposure;
 mod http;
+mod log;
 mod models;
 mod offsets;
 mod pool;
@@ -29,6 +30,7 @@ pub use config::ServingConfig;
 pub use database::Database;
 pub use decision::DecisionPolicy;
 pub use error::ServingError;
+pub use log::{Log, OpenLog};
 pub use offsets::{OffsetError, byte_at, units};
 pub use running::{
     ModelStatus, RoutingFailure, Serving, ServingDeps, ServingHandle, ServingStatus, VersionStatus, run,

@@ -2,8 +2,8 @@
 //!
 //! A routing table is followed only when every version that it can choose is in memory. Until then, and when a file is
 //! truncated, altered or gone, the last good table with its models stays: a request holds both by one pointer, so a swap
-//! drops nobody. What serves is kept on disk (`routing.json`, `models/<digest>/`), so that a restart with everything
-//! down serves it again.
+//! drops nobody. What serves, and what served before it, is kept on disk (`routing.json`, `models/<digest>/`), so that a
+//! restart with everything down serves it again, and the version before when the newest is damaged.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use events::{ModelName, ModelVersion, Sha256Digest, TenantId, Timestamp};
 use metrics::{counter, gauge};
 use model_registry::routing::{RoutingTable, ServedVersion};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::disk;
@@ -65,6 +66,15 @@ pub(crate) trait RoutingSource: Send + Sync {
 /// A version of a model of a tenant.
 pub(crate) type VersionKey = (TenantId, ModelName, ModelVersion);
 
+/// `routing.json`.
+#[derive(Default, Serialize, Deserialize)]
+struct Kept {
+    /// What serves.
+    tables: Vec<RoutingTable>,
+    /// For each model whose current version changed: the table before.
+    previous: Vec<RoutingTable>,
+}
+
 struct Failure {
     revision: i64,
     reason: Unservable,
@@ -84,6 +94,8 @@ pub(crate) struct Models {
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
     failures: Mutex<BTreeMap<ModelKey, Failure>>,
+    /// What was served before the current version of each model.
+    previous: Mutex<BTreeMap<ModelKey, RoutingTable>>,
     first_served: Mutex<BTreeMap<VersionKey, Timestamp>>,
 }
 
@@ -104,6 +116,7 @@ impl Models {
             keep_directories,
             changing: tokio::sync::Mutex::new(()),
             failures: Mutex::new(BTreeMap::new()),
+            previous: Mutex::new(BTreeMap::new()),
             first_served: Mutex::new(BTreeMap::new()),
         })
     }
@@ -147,11 +160,23 @@ impl Models {
         first_served.insert(key, now);
     }
 
-    /// Serves again what the last run served, as far as its files are good.
+    /// Serves again what the last run served, as far as its files are good; where they are not, what served before.
     pub(crate) async fn restore(&self) {
-        let tables: Vec<RoutingTable> = disk::read_json(&self.routing_file).unwrap_or_default();
-        for table in tables {
+        let kept: Kept = disk::read_json(&self.routing_file).unwrap_or_default();
+        let previous = kept.previous.into_iter().map(|table| (key_of(&table), table));
+        *self.previous.lock() = previous.collect();
+        for table in kept.tables {
+            let key = key_of(&table);
             self.follow(table, false).await;
+            let before = self.previous.lock().get(&key).cloned();
+            if let Some(mut before) = before
+                && !self.catalog().contains_key(&key)
+            {
+                tracing::error!(model = %key.1, version = %before.current.version, "going back to the version before");
+                // Its rollout is over.
+                before.rollout = None;
+                self.follow(before, false).await;
+            }
         }
     }
 
@@ -159,7 +184,7 @@ impl Models {
     pub(crate) async fn refresh(&self, source: &dyn RoutingSource) -> Result<(), Unservable> {
         let known = self.catalog().iter().map(|(key, served)| (key.clone(), served.table.revision)).collect();
         for table in source.changed(&known).await? {
-            let key = (table.tenant.clone(), table.model.clone());
+            let key = key_of(&table);
             let failed_lately = self
                 .failures
                 .lock()
@@ -175,7 +200,7 @@ impl Models {
     /// Loads what `table` needs and serves by it, or keeps what is served and says why.
     async fn follow(&self, table: RoutingTable, is_new: bool) {
         let _one_at_a_time = self.changing.lock().await;
-        let key = (table.tenant.clone(), table.model.clone());
+        let key = key_of(&table);
         let catalog = self.catalog();
         let previous = catalog.get(&key);
         if previous.is_some_and(|previous| previous.table.revision >= table.revision) {
@@ -197,14 +222,18 @@ impl Models {
                 let next = Arc::new(next);
                 self.catalog.store(Arc::clone(&next));
                 self.ready.send_replace(true);
-                match complete {
-                    Ok(()) => {
-                        self.failures.lock().remove(&key);
-                    }
-                    Err(reason) => self.failed(key, revision, reason),
-                }
                 if is_new {
+                    if let (Some(previous), Some(now)) = (previous, next.get(&key))
+                        && previous.table.current != now.table.current
+                    {
+                        self.previous.lock().insert(key.clone(), previous.table.clone());
+                    }
                     self.keep(next).await;
+                }
+                match complete {
+                    // The failure of a newer table stays told.
+                    Ok(()) => self.failures.lock().retain(|of, failure| *of != key || failure.revision > revision),
+                    Err(reason) => self.failed(key, revision, reason),
                 }
             }
             Err(reason) => self.failed(key, revision, reason),
@@ -304,6 +333,7 @@ impl Models {
         // A damaged directory stays for a look until a good one takes its place.
         let _ = tokio::fs::remove_dir_all(&directory).await;
         tokio::fs::rename(&fresh, &directory).await.map_err(io)?;
+        disk::sync_directory(self.directory.clone()).await.map_err(io)?;
         Ok(engine)
     }
 
@@ -311,11 +341,16 @@ impl Models {
     async fn keep(&self, catalog: Arc<Catalog>) {
         let (routing_file, directory, keep) =
             (self.routing_file.clone(), self.directory.clone(), self.keep_directories);
+        let kept = Kept {
+            tables: catalog.values().map(|served| served.table.clone()).collect(),
+            previous: self.previous.lock().values().cloned().collect(),
+        };
+        let mut used = digests(&catalog);
+        used.extend(kept.previous.iter().map(|table| table.current.artifact_digest));
         let written = tokio::task::spawn_blocking(move || {
-            let tables: Vec<&RoutingTable> = catalog.values().map(|served| &served.table).collect();
-            let written = disk::write_json(&routing_file, &tables);
+            let written = disk::write_json(&routing_file, &kept);
             if written.is_ok() {
-                prune(&directory, &digests(&catalog), keep);
+                prune(&directory, &used, keep);
             }
             written
         })
@@ -325,6 +360,10 @@ impl Models {
             counter!("flywheel_serving_disk_failures_total").increment(1);
         }
     }
+}
+
+fn key_of(table: &RoutingTable) -> ModelKey {
+    (table.tenant.clone(), table.model.clone())
 }
 
 fn digests(catalog: &Catalog) -> BTreeSet<Sha256Digest> {

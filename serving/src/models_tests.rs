@@ -40,8 +40,9 @@ async fn follows_newer_routing_only_and_removes_what_nothing_needs() {
         models.refresh(&*world.routing).await.unwrap();
         assert_eq!(current(&models), Some(expected));
     }
+    // What serves, and what served before it.
     let directories = std::fs::read_dir(world.data_dir().join("models")).unwrap().count();
-    assert_eq!(directories, 1);
+    assert_eq!(directories, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,4 +118,36 @@ async fn a_restart_with_everything_down_serves_what_is_good_on_disk() {
     restarted.restore().await;
     assert_eq!(current(&restarted), None);
     assert!(restarted.failures()[0].1.contains("version 1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_goes_back_to_the_version_before_when_the_newest_is_damaged() {
+    let world = World::new().await;
+    let versions: Vec<ServedVersion> = (1..=4).map(|number| world.version(number, Script::new(0.9, 1))).collect();
+    let running = models(&world);
+    world.route(1, versions[0].clone());
+    running.refresh(&*world.routing).await.unwrap();
+    // Two candidates come and go; they are no versions to go back to.
+    for (revision, candidate) in [(2, &versions[1]), (3, &versions[2])] {
+        *world.routing.tables.lock() = vec![with_candidate(revision, versions[0].clone(), candidate.clone())];
+        running.refresh(&*world.routing).await.unwrap();
+    }
+    world.route(4, versions[3].clone());
+    running.refresh(&*world.routing).await.unwrap();
+    assert_eq!(current(&running), Some(4));
+
+    world.models.is_down.store(true, Ordering::Release);
+    let file = world.data_dir().join("models").join(versions[3].artifact_digest.to_string()).join("model");
+    std::fs::write(&file, "truncated").unwrap();
+    let restarted = models(&world);
+    restarted.restore().await;
+    assert_eq!(current(&restarted), Some(1));
+    assert!(restarted.catalog()[&key()].table.rollout.is_none());
+    assert!(restarted.failures()[0].1.contains("version 4"), "{:?}", restarted.failures());
+
+    // When the store is back, the newest is followed again.
+    world.models.is_down.store(false, Ordering::Release);
+    restarted.failures.lock().clear();
+    restarted.refresh(&*world.routing).await.unwrap();
+    assert_eq!(current(&restarted), Some(4));
 }

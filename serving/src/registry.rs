@@ -15,6 +15,7 @@ use events::Sha256Digest;
 use model_registry::client::RegistryClient;
 use model_registry::routing::RoutingTable;
 
+use crate::disk;
 use crate::engine::{self, Engine};
 use crate::models::{ModelKey, ModelSource, RoutingSource, Unservable};
 
@@ -38,10 +39,10 @@ impl ModelSource for ArtifactModels {
         let manifest = get_directory(&*self.store, &digest, &directory.join(FILES))
             .await
             .map_err(|error| Unservable(format!("it can not be fetched: {error}")))?;
-        let path = directory.join(MANIFEST);
-        tokio::fs::write(&path, manifest.to_bytes())
-            .await
-            .map_err(|error| Unservable(format!("{}: {error}", path.display())))
+        let (path, bytes) = (directory.join(MANIFEST), manifest.to_bytes());
+        let failed = |error: std::io::Error| Unservable(format!("{}: {error}", directory.join(MANIFEST).display()));
+        let written = tokio::task::spawn_blocking(move || disk::write(&path, &bytes)).await;
+        written.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(failed)
     }
 
     async fn load(&self, digest: Sha256Digest, directory: &Path) -> Result<Arc<dyn Engine>, Unservable> {

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use events::edit::{EditContext, RecentEdit, Window};
 use events::wire::SuggestionRequest;
 use events::{EditAction, ModelName, OffsetEncoding, OpportunityId, SessionId};
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use service::problem::Problem;
 
@@ -21,8 +21,8 @@ use crate::offsets::{OffsetError, byte_at, units};
 const MAX_PERSON_BYTES: usize = 256;
 /// Most bytes of a repository's name.
 const MAX_REPOSITORY_BYTES: usize = 512;
-/// Most bytes of a path.
-const MAX_PATH_BYTES: usize = 4096;
+/// Most bytes of a path, as at the other door.
+const MAX_PATH_BYTES: usize = 1024;
 /// Most bytes of a language id.
 const MAX_LANGUAGE_BYTES: usize = 64;
 
@@ -71,6 +71,13 @@ impl Question {
         let text = &request.document.text;
         if text.contains('\0') {
             return Err(invalid_field("document.text", "text without NUL characters"));
+        }
+        if request
+            .recent_edits
+            .iter()
+            .any(|edit| [&edit.path, &edit.old_text, &edit.new_text].iter().any(|text| text.contains('\0')))
+        {
+            return Err(invalid_field("recent_edits", "text without NUL characters"));
         }
         let (encoding, start) = (request.offset_encoding, request.document.start);
         // Offsets are signed 64-bit numbers in events; an excerpt that far into a document is a mistake.
@@ -256,38 +263,79 @@ const REQUEST_FIELDS: [&str; 11] = [
     "recent_edits",
 ];
 const DOCUMENT_FIELDS: [&str; 3] = ["start", "first_line", "text"];
+const EDIT_FIELDS: [&str; 3] = ["path", "old_text", "new_text"];
+
+/// A place of the request; as a visitor it counts the fields there, and below it, that have no meaning.
+#[derive(Clone, Copy)]
+enum Place {
+    Request,
+    Document,
+    Edits,
+    Edit,
+}
+
+impl Place {
+    fn known(self) -> &'static [&'static str] {
+        match self {
+            Self::Request => &REQUEST_FIELDS,
+            Self::Document => &DOCUMENT_FIELDS,
+            Self::Edits => &[],
+            Self::Edit => &EDIT_FIELDS,
+        }
+    }
+
+    fn inside(self, key: &str) -> Option<Self> {
+        match (self, key) {
+            (Self::Request, "document") => Some(Self::Document),
+            (Self::Request, "recent_edits") => Some(Self::Edits),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Place {
+    type Value = u64;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u64, D::Error> {
+        match self {
+            Self::Edits => deserializer.deserialize_seq(self),
+            _ => deserializer.deserialize_map(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Place {
+    type Value = u64;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("what the request was read as")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<u64, A::Error> {
+        let mut unknown = 0;
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if let Some(inside) = self.inside(&key) {
+                unknown += map.next_value_seed(inside)?;
+                continue;
+            }
+            unknown += u64::from(!self.known().contains(&key.as_ref()));
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(unknown)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<u64, A::Error> {
+        let mut unknown = 0;
+        while let Some(of_edit) = sequence.next_element_seed(Self::Edit)? {
+            unknown += of_edit;
+        }
+        Ok(unknown)
+    }
+}
 
 impl<'de> Deserialize<'de> for UnknownFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Document(u64);
-        impl<'de> Deserialize<'de> for Document {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_map(Counter { known: &DOCUMENT_FIELDS, nested: false }).map(Self)
-            }
-        }
-        struct Counter {
-            known: &'static [&'static str],
-            nested: bool,
-        }
-        impl<'de> Visitor<'de> for Counter {
-            type Value = u64;
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<u64, A::Error> {
-                let mut unknown = 0;
-                while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-                    if self.nested && key == "document" {
-                        unknown += map.next_value::<Document>()?.0;
-                        continue;
-                    }
-                    unknown += u64::from(!self.known.contains(&key.as_ref()));
-                    map.next_value::<IgnoredAny>()?;
-                }
-                Ok(unknown)
-            }
-        }
-        deserializer.deserialize_map(Counter { known: &REQUEST_FIELDS, nested: true }).map(Self)
+        Place::Request.deserialize(deserializer).map(Self)
     }
 }
 
@@ -352,6 +400,12 @@ mod tests {
         assert_eq!(refused(|body| body["path"] = json!("a\u{0}b")), "invalid_field");
         assert_eq!(refused(|body| body["document"]["text"] = json!("a\u{0}b")), "invalid_field");
         assert_eq!(refused(|body| body["document"]["start"] = json!(u64::MAX)), "invalid_field");
+        fn edit(text: &str) -> serde_json::Value {
+            json!([{ "path": "a.rs", "old_text": text, "new_text": "b" }])
+        }
+        assert_eq!(refused(|body| body["recent_edits"] = edit("a\u{0}b")), "invalid_field");
+        assert_eq!(refused(|body| body["recent_edits"] = json!([{ "path": "ada" }])), "invalid_shape");
+        assert_eq!(refused(|body| body["recent_edits"] = json!("ada")), "invalid_shape");
         assert_eq!(refused(|body| body["model"] = json!("../ada")), "invalid_shape");
         assert_eq!(refused(|body| body["offset_encoding"] = json!("ada")), "invalid_shape");
         assert_eq!(refused(|body| *body = json!([])), "invalid_shape");
@@ -377,8 +431,11 @@ mod tests {
         let mut body = body();
         body["colour"] = json!({ "deep": [1, 2] });
         body["document"]["mood"] = json!(1);
-        let (_, unknown) = Question::parse(body.to_string().as_bytes(), &ServingConfig::default()).unwrap();
-        assert_eq!(unknown, UnknownFields(2));
+        let edit = json!({ "path": "a.rs", "old_text": "a", "new_text": "b", "when": 5 });
+        body["recent_edits"] = json!([edit, edit]);
+        let (question, unknown) = Question::parse(body.to_string().as_bytes(), &ServingConfig::default()).unwrap();
+        assert_eq!(unknown, UnknownFields(4));
+        assert_eq!(question.recent_edits.len(), 2);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use bus::Bus;
 use events::{IdSource, ModelName, ModelVersion, TenantId, Timestamp};
 use model_registry::client::RegistryClient;
 use service::clock::SharedClock;
@@ -21,6 +20,7 @@ use crate::decision::DecisionPolicy;
 use crate::door::Door;
 use crate::error::ServingError;
 use crate::exposure::{ExposureQueue, People, Publisher};
+use crate::log::Log;
 use crate::models::{ModelSource, Models, RoutingSource};
 use crate::pool::DecodePool;
 use crate::registry::{ArtifactModels, Registry};
@@ -29,7 +29,7 @@ use crate::state::{Repetitions, State};
 /// What serving stands on.
 pub struct ServingDeps {
     /// Where exposures go.
-    pub bus: Arc<dyn Bus>,
+    pub log: Log,
     /// Time of exposures, receipts and arms.
     pub clock: SharedClock,
     /// Ids of opportunities that clients do not name.
@@ -116,7 +116,6 @@ impl std::fmt::Debug for Serving {
     }
 }
 
-/// Where things come from; tests put others in.
 /// What others of the process may ask of a running service.
 #[derive(Clone)]
 pub struct ServingHandle {
@@ -143,12 +142,13 @@ impl ServingHandle {
     }
 }
 
+/// Where things come from; tests put others in.
 pub(crate) struct Sources {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) people: Arc<dyn People>,
     pub(crate) models: Arc<dyn ModelSource>,
     pub(crate) routing: Arc<dyn RoutingSource>,
-    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) log: Log,
     pub(crate) clock: SharedClock,
     pub(crate) ids: Arc<dyn IdSource>,
     pub(crate) key_file: PathBuf,
@@ -169,7 +169,7 @@ impl Serving {
             people: database,
             models: Arc::new(ArtifactModels::new(deps.artifacts)),
             routing: Arc::new(Registry::new(deps.registry, timeout)),
-            bus: deps.bus,
+            log: deps.log,
             clock: deps.clock,
             ids: deps.ids,
             key_file: deps.key_file,
@@ -185,7 +185,7 @@ impl Serving {
             Models::new(sources.models, &sources.data_dir, config.max_loaded_models, config.keep_model_directories);
         models.restore().await;
         let (exposures, receiver) = ExposureQueue::new(config.exposure_queue);
-        let publisher = Publisher::new(sources.bus, sources.people, &config);
+        let publisher = Publisher::new(sources.log, sources.people, &config);
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
         background.spawn(publisher.run(receiver, stop.clone()));

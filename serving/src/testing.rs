@@ -29,7 +29,7 @@ use crate::engine::{Completion, Decoding, Engine, EngineError};
 use crate::exposure::{People, Unavailable};
 use crate::models::{ModelKey, ModelSource, RoutingSource, Unservable};
 use crate::running::Sources;
-use crate::{Database, Serving, ServingConfig};
+use crate::{Database, Log, Serving, ServingConfig};
 
 /// How long a test waits for a condition before it fails.
 pub(crate) const WAIT: Duration = Duration::from_secs(30);
@@ -334,7 +334,7 @@ impl World {
             people: self.database.clone(),
             models: self.models.clone(),
             routing: self.routing.clone(),
-            bus: Arc::clone(&self.bus),
+            log: Log::Open(Arc::clone(&self.bus)),
             clock: self.clock.shared(),
             ids: Arc::new(SeededIds::new(7, Timestamp::from_seconds(1_700_000_000))),
             key_file: self.key_file(),

@@ -15,6 +15,7 @@ use events::{
     ConsentTier, EditContext, ModelName, ModelVersion, RawEvent, Sha256Digest, TenantId, TenantSecret, Timestamp,
     Window,
 };
+use ingest::{IngestConfig, IngestDeps};
 use model_registry::{Alias, NewVersion, RegistryClient, RegistryConfig, RegistryDeps, RoutingTable, RunningRegistry};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -27,7 +28,7 @@ use service::http::{HttpConfig, bind};
 use service::ids::{SeededIds, SystemIds};
 use service::keys::{KeyStore, KeyStoreOptions};
 use service::readiness::Readiness;
-use serving::{Database, Serving, ServingConfig, ServingDeps};
+use serving::{Database, Log, Serving, ServingConfig, ServingDeps};
 use sqlx::AnyPool;
 use tokio_util::sync::CancellationToken;
 
@@ -50,9 +51,22 @@ pub(crate) fn question(person: &str) -> Value {
 
 /// Flips one bit in the middle of a file.
 pub(crate) fn flip_a_bit(path: &Path) {
+    damage(path, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+}
+
+/// Takes the last byte of a file away.
+pub(crate) fn truncate(path: &Path) {
+    damage(path, |bytes| {
+        bytes.pop();
+    });
+}
+
+fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    change(&mut bytes);
     let mut permissions = std::fs::metadata(path).unwrap().permissions();
     #[cfg(unix)]
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
@@ -102,17 +116,25 @@ fn find_talkative_models(shape: &Shape, count: usize) -> Vec<EditModel> {
 
 pub(crate) struct Fixture {
     pub(crate) directory: tempfile::TempDir,
-    pool: AnyPool,
+    pub(crate) pool: AnyPool,
     keys: KeyStore,
     pub(crate) clock: SimulatedClock,
-    bus: Arc<dyn Bus>,
+    pub(crate) bus: Arc<dyn Bus>,
     artifacts: Arc<LocalArtifacts>,
     models: Vec<EditModel>,
     pub(crate) client: RegistryClient,
     pub(crate) registry: RunningRegistry,
     stop_registry: CancellationToken,
     registry_task: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
-    api_key: String,
+    /// Opens both doors.
+    pub(crate) api_key: String,
+    stop_ingest: CancellationToken,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stop_ingest.cancel();
+    }
 }
 
 impl Fixture {
@@ -134,7 +156,7 @@ impl Fixture {
         let api_keys = ApiKeys::new(pool.clone(), clock.shared(), Arc::new(ids.child("keys")));
         let tenant = TenantId::default();
         let (_, registry_key) = api_keys.create(&tenant, "serving", &[Scope::Registry]).await.unwrap();
-        let (_, api_key) = api_keys.create(&tenant, "editor", &[Scope::Suggest]).await.unwrap();
+        let (_, api_key) = api_keys.create(&tenant, "editor", &[Scope::Suggest, Scope::Telemetry]).await.unwrap();
 
         let http = HttpConfig::at("127.0.0.1:0");
         let listener = bind("registry", &http).await.unwrap();
@@ -163,6 +185,7 @@ impl Fixture {
             stop_registry,
             registry_task,
             api_key: api_key.expose_secret().to_owned(),
+            stop_ingest: CancellationToken::new(),
             directory,
         };
         let first = fixture.new_version(1).await;
@@ -262,15 +285,38 @@ impl Fixture {
         task.unwrap().await.unwrap();
     }
 
+    /// The other door, and its address.
+    pub(crate) async fn ingest(&self) -> String {
+        let config = IngestConfig { http: HttpConfig::at("127.0.0.1:0"), ..IngestConfig::default() };
+        let listener = bind("ingest", &config.http).await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let ids = Arc::new(SystemIds::new(self.clock.shared()));
+        let deps = IngestDeps {
+            bus: Arc::clone(&self.bus),
+            clock: self.clock.shared(),
+            keys: self.keys.clone(),
+            api_keys: ApiKeys::new(self.pool.clone(), self.clock.shared(), ids),
+            consents: ConsentStore::new(self.pool.clone()),
+        };
+        let latch = Readiness::new().gate("ingest");
+        tokio::spawn(ingest::run(config, deps, listener, latch, self.stop_ingest.clone()));
+        address
+    }
+
     /// Serving among its neighbours. It asks the registry when the test says so.
     pub(crate) async fn serve(&self) -> Served {
+        self.serve_with(Log::Open(Arc::clone(&self.bus)), |_| ()).await
+    }
+
+    /// [`Fixture::serve`] with another log and other settings.
+    pub(crate) async fn serve_with(&self, log: Log, adjust: impl FnOnce(&mut ServingConfig)) -> Served {
         let database = Database::Open { pool: self.pool.clone(), keys: self.keys.clone() };
-        let served = self.start(database, self.client.clone(), self.artifacts.clone()).await;
+        let served = self.start(log, database, self.client.clone(), self.artifacts.clone(), adjust).await;
         assert!(served.serving.refresh().await);
         served
     }
 
-    /// Serving with nobody around: no registry, no database, no artifacts.
+    /// Serving with nobody around: no registry, no log, no database, no artifacts.
     pub(crate) async fn serve_alone(&self) -> Served {
         let nowhere = self.directory.path().join("no such directory");
         std::fs::write(&nowhere, "a file, so that no database can be made below it").unwrap();
@@ -282,19 +328,28 @@ impl Fixture {
         };
         let registry = RegistryClient::new("http://127.0.0.1:1", &Secret::new("fw_nobody")).unwrap();
         let empty = LocalArtifacts::open(self.directory.path().join("empty")).unwrap();
-        self.start(database, registry, Arc::new(empty)).await
+        let log = Log::Later(Arc::new(|| Box::pin(async { Err("the log is down".to_owned()) })));
+        self.start(log, database, registry, Arc::new(empty), |_| ()).await
     }
 
-    async fn start(&self, database: Database, registry: RegistryClient, artifacts: Arc<dyn ArtifactStore>) -> Served {
-        let config = ServingConfig {
+    async fn start(
+        &self,
+        log: Log,
+        database: Database,
+        registry: RegistryClient,
+        artifacts: Arc<dyn ArtifactStore>,
+        adjust: impl FnOnce(&mut ServingConfig),
+    ) -> Served {
+        let mut config = ServingConfig {
             exploration: 0.0,
             routing_poll_ms: 3_600_000,
             exposure_attempts: 2,
             exposure_retry_ms: 10,
             ..ServingConfig::default()
         };
+        adjust(&mut config);
         let deps = ServingDeps {
-            bus: Arc::clone(&self.bus),
+            log,
             clock: self.clock.shared(),
             ids: Arc::new(SystemIds::new(self.clock.shared())),
             database,
@@ -329,10 +384,31 @@ pub(crate) struct Answered {
     pub(crate) end: EndEvent,
 }
 
+impl Answered {
+    /// What the actions would write.
+    pub(crate) fn new_texts(&self) -> Vec<&str> {
+        self.actions.iter().map(|action| action.new_text.as_str()).collect()
+    }
+}
+
+/// Reads a whole stream of events.
+pub(crate) fn parse_events(text: &str) -> Answered {
+    let (mut actions, mut end) = (Vec::new(), None);
+    for event in text.split("\n\n").filter(|event| !event.is_empty()) {
+        let (name, data) = event.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
+        match name {
+            "action" => actions.push(serde_json::from_str(data).unwrap()),
+            "end" => end = Some(serde_json::from_str(data).unwrap()),
+            other => panic!("{other}: {data}"),
+        }
+    }
+    Answered { actions, end: end.unwrap() }
+}
+
 /// A running service and a client of it.
 pub(crate) struct Served {
     pub(crate) serving: Serving,
-    address: String,
+    pub(crate) address: String,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
     client: reqwest::Client,
@@ -355,16 +431,7 @@ impl Served {
         let status = response.status();
         let text = response.text().await.unwrap();
         assert_eq!(status, reqwest::StatusCode::OK, "{text}");
-        let (mut actions, mut end) = (Vec::new(), None);
-        for event in text.split("\n\n").filter(|event| !event.is_empty()) {
-            let (name, data) = event.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
-            match name {
-                "action" => actions.push(serde_json::from_str(data).unwrap()),
-                "end" => end = Some(serde_json::from_str(data).unwrap()),
-                other => panic!("{other}: {data}"),
-            }
-        }
-        Answered { actions, end: end.unwrap() }
+        parse_events(&text)
     }
 
     pub(crate) async fn refused(&self, fixture: &Fixture, body: &Value) -> (u16, String) {

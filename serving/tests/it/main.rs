@@ -9,13 +9,15 @@
     reason = "a test may fail loudly"
 )]
 
+mod faults;
 mod fixture;
+mod leaks;
+mod wire;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use events::{Arm, ConsentTier, Decision, ModelVersion, PersonPseudonym, Receipt};
-use fixture::{Fixture, REQUEST_PERSON, flip_a_bit, question};
+use fixture::{Fixture, REQUEST_PERSON, question};
 use model_registry::{RolloutPolicy, assign};
 use service::clock::Clock;
 
@@ -68,47 +70,4 @@ async fn a_rollout_divides_persons_by_the_registrys_own_function() {
         arms.insert(receipt.arm);
     }
     assert_eq!(arms, BTreeSet::from([Arm::Current, Arm::Canary, Arm::Holdback]));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bit_flipped_in_the_store_keeps_the_last_good_version() {
-    let fixture = Fixture::new().await;
-    let served = fixture.serve().await;
-    let second = fixture.register(2).await;
-    flip_a_bit(&fixture.object_of(second, "model.safetensors").await);
-    fixture.promote(second).await;
-    assert!(!served.serving.refresh().await);
-    let status = served.serving.status();
-    assert_eq!(status.models[0].current, ModelVersion(1));
-    assert!(status.failures[0].reason.contains("version 2") && status.failures[0].reason.contains("corrupt"));
-    assert_eq!(served.ask(&fixture, &question(REQUEST_PERSON)).await.end.model_version, ModelVersion(1));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restart_with_everything_down_serves_the_last_good_version_from_disk() {
-    let fixture = Fixture::new().await;
-    let served = fixture.serve().await;
-    let answered = served.ask(&fixture, &question(REQUEST_PERSON)).await;
-    served.stop().await;
-    fixture.stop_registry().await;
-
-    let served = fixture.serve_alone().await;
-    let again = served.ask(&fixture, &question(REQUEST_PERSON)).await;
-    assert_eq!(again.end.model_version, ModelVersion(1));
-    assert_eq!(
-        again.actions.iter().map(|action| &action.new_text).collect::<Vec<_>>(),
-        answered.actions.iter().map(|action| &action.new_text).collect::<Vec<_>>()
-    );
-    // Without a database no consent can be read, so nothing leaves; the completion did not wait for it.
-    tokio::time::timeout(Duration::from_secs(60), served.serving.settled()).await.unwrap();
-    served.stop().await;
-
-    // The same, with a damaged file: a clear reason, and no answer from a model that is not what it should be.
-    flip_a_bit(&fixture.served_file("model.safetensors"));
-    let served = fixture.serve_alone().await;
-    let status = served.serving.status();
-    assert!(status.models.is_empty());
-    assert!(status.failures[0].reason.contains("model.safetensors"), "{status:?}");
-    assert_eq!(served.refused(&fixture, &question(REQUEST_PERSON)).await, (503, "no_model".to_owned()));
-    served.stop().await;
 }
