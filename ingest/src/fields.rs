@@ -96,7 +96,9 @@ pub(crate) fn check_together(event: &ClientEvent, encoding: OffsetEncoding) -> R
             let units: usize = match encoding {
                 OffsetEncoding::Utf8 => old_text.len(),
                 OffsetEncoding::Utf16 => old_text.chars().map(char::len_utf16).sum(),
-                OffsetEncoding::Unknown => return Err(Refusal::new("bad_offset_encoding", "\"utf8\" or \"utf16\"")),
+                OffsetEncoding::Unknown => {
+                    return Err(Refusal::new("unknown_symbol", "`offset_encoding`: expected \"utf8\" or \"utf16\""));
+                }
             };
             if end - start != units as u64 {
                 let detail = "`old_text` does not have the length of `start` to `end` in `offset_encoding`";
