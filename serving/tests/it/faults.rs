@@ -178,9 +178,9 @@ async fn a_damaged_model_in_the_store_is_refused_and_the_last_good_version_serve
             let served = fixture.serve().await;
             let second = fixture.register(2).await;
             let object = fixture.object_of(second, file).await;
-            // What version 1 has too is on serving's disk already, but not believed to be there.
-            damage(&object);
+            // The registry would not promote what is damaged: it happens between its look and ours.
             fixture.promote(second).await;
+            damage(&object);
             assert!(!served.serving.refresh().await, "{file}");
             let status = served.serving.status();
             assert_eq!(status.models[0].current, ModelVersion(1));
