@@ -556,7 +556,8 @@ async fn a_repository_without_a_rule_is_never_trained_on() {
     editor.shown(&served, 1).wait(900).accepted(&served, 0, None).looks(&served, opened);
     // Rules on top of the one for this very repository: what is said, and who may be served what is learned.
     let own = crate::kit::REPOSITORY;
-    let cases: [(&[(&str, &str)], Option<&str>); 7] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+    let cases: [Case<'_>; 7] = [
         (&[], Some("repository:a")),
         (&[(own, "")], None),
         (&[(own, ""), ("*", "tenant")], Some("tenant")),
