@@ -33,6 +33,18 @@ pub struct ModelConfig {
     /// The form that transformers 5 writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_parameters: Option<RopeParameters>,
+    /// The form in which transformers 4 writes scaled frequencies; must be absent or null.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<serde_json::Value>,
+    /// Must be absent or `hidden_size / num_attention_heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// Must be absent or false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attention_bias: bool,
+    /// Must be absent or false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mlp_bias: bool,
     /// Whether the output layer is the embedding table; always true here.
     pub tie_word_embeddings: bool,
     /// Always `silu`.
@@ -81,6 +93,10 @@ impl ModelConfig {
             rms_norm_eps: 1e-5,
             rope_theta: Some(10_000.0),
             rope_parameters: Some(RopeParameters { rope_theta: 10_000.0, rope_type: default_rope_type() }),
+            rope_scaling: None,
+            head_dim: None,
+            attention_bias: false,
+            mlp_bias: false,
             tie_word_embeddings: true,
             hidden_act: "silu".to_owned(),
             bos_token_id,
@@ -137,6 +153,78 @@ impl ModelConfig {
         if !(self.rms_norm_eps > 0.0 && self.theta() > 1.0) {
             return refuse("rms_norm_eps or rope_theta is out of range");
         }
+        if self.rope_scaling.is_some() || self.rope_parameters.as_ref().is_some_and(|rope| rope.rope_type != "default")
+        {
+            return refuse("rope_type is not default, or rope_scaling is set");
+        }
+        if let (Some(old), Some(new)) = (self.rope_theta, &self.rope_parameters)
+            && old != new.rope_theta
+        {
+            return refuse("rope_theta and rope_parameters.rope_theta differ");
+        }
+        if self.head_dim.is_some_and(|size| size != self.head_size()) {
+            return refuse("head_dim is not hidden_size / num_attention_heads");
+        }
+        if self.attention_bias || self.mlp_bias {
+            return refuse("attention_bias or mlp_bias is true");
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> ModelConfig {
+        let mut value = serde_json::to_value(ModelConfig::base(100, 0, 1)).unwrap();
+        change(value.as_object_mut().unwrap());
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn both_forms_of_the_rotary_base_are_read_and_written() {
+        let old = with(|fields| {
+            fields.remove("rope_parameters");
+            fields.insert("rope_theta".to_owned(), json!(50_000.0));
+        });
+        let new = with(|fields| {
+            fields.remove("rope_theta");
+            fields.insert("rope_parameters".to_owned(), json!({ "rope_theta": 50_000.0, "rope_type": "default" }));
+        });
+        for config in [&old, &new] {
+            config.validate().unwrap();
+            assert_eq!(config.theta(), 50_000.0);
+        }
+        let written = serde_json::to_value(ModelConfig::base(100, 0, 1)).unwrap();
+        assert_eq!(written["rope_theta"], json!(10_000.0));
+        assert_eq!(written["rope_parameters"], json!({ "rope_theta": 10_000.0, "rope_type": "default" }));
+    }
+
+    #[test]
+    fn what_would_be_computed_wrongly_is_refused_by_name() {
+        let refusals = [
+            (json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0 } }), "rope_scaling"),
+            (json!({ "rope_parameters": { "rope_theta": 10_000.0, "rope_type": "yarn" } }), "rope_type"),
+            (json!({ "rope_parameters": { "rope_theta": 500_000.0 } }), "rope_parameters.rope_theta"),
+            (json!({ "head_dim": 64 }), "head_dim"),
+            (json!({ "attention_bias": true }), "attention_bias"),
+            (json!({ "mlp_bias": true }), "mlp_bias"),
+            (json!({ "num_key_value_heads": 2 }), "num_key_value_heads"),
+            (json!({ "tie_word_embeddings": false }), "tie_word_embeddings"),
+            (json!({ "hidden_act": "gelu" }), "hidden_act"),
+            (json!({ "model_type": "qwen2" }), "model_type"),
+            (json!({ "vocab_size": 0 }), "vocab_size"),
+        ];
+        for (change, field) in refusals {
+            let config = with(|fields| fields.extend(change.as_object().unwrap().clone()));
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+        let harmless = json!({ "rope_scaling": null, "head_dim": 32, "attention_bias": false, "mlp_bias": false,
+            "pretraining_tp": 1, "use_cache": true, "transformers_version": "5.23.0", "dtype": "bfloat16" });
+        with(|fields| fields.extend(harmless.as_object().unwrap().clone())).validate().unwrap();
     }
 }

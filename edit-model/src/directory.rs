@@ -1,7 +1,7 @@
 //! A model on disk: a Hugging Face directory (`config.json`, `model.safetensors` in bf16, `tokenizer.json`) and our
 //! `manifest.json` with the digest of every file, verified before anything is used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use half::bf16;
@@ -154,8 +154,15 @@ fn weights_to_bytes(network: &Network, weights: &[f32]) -> Result<Vec<u8>, Model
 /// Weights from the content of a safetensors file in bf16, f16 or f32.
 fn weights_from_bytes(network: &Network, path: &Path, bytes: &[u8]) -> Result<Vec<f32>, ModelError> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(path, error.to_string()))?;
+    let tensors = network.tensors();
+    let known: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    // Of a tied model some writers store the output layer again, and old ones the rotary frequencies.
+    let repeated = |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
+    if let Some(name) = file.names().into_iter().find(|name| !known.contains(*name) && !repeated(name)) {
+        return Err(damaged(path, format!("it holds {name}, which the architecture of config.json does not have")));
+    }
     let mut weights = vec![0.0_f32; network.parameter_count()];
-    for tensor in network.tensors() {
+    for tensor in tensors {
         let view = file.tensor(&tensor.name).map_err(|error| damaged(path, error.to_string()))?;
         if view.shape() != tensor.shape {
             return Err(damaged(path, format!("{} has another shape than config.json says", tensor.name)));

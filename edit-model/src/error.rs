@@ -27,6 +27,9 @@ pub enum ModelError {
     /// A batch that the network cannot take.
     #[error("sequence refused: {0}")]
     Sequence(&'static str),
+    /// The device that should compute the network is not there, or failed.
+    #[error("{0}")]
+    Backend(String),
     /// The tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

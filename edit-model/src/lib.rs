@@ -1,5 +1,6 @@
 //! The model that proposes edits: a small Llama-shaped network, its tokenizer, its dialect, its directory and its decoding.
 
+mod backend;
 mod config;
 mod directory;
 mod error;
@@ -9,6 +10,7 @@ mod tokenizer;
 
 pub mod dialect;
 
+pub use backend::{CpuBackend, Device, NetworkBackend};
 pub use config::{ModelConfig, RopeParameters};
 pub use directory::{MANIFEST_FILE, ModelManifest};
 pub use error::ModelError;

@@ -2,13 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::migrate::{Migrate, Migrator};
-use sqlx::{AnyPool, Connection};
+use include_dir::{Dir, include_dir};
+use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
+use sqlx::{AnyPool, Connection, SqlSafeStr as _};
 
 use crate::{Backend, MigrationsError, backend};
 
+/// `NUMBER_description.sql`. Read here and not by sqlx's macro, whose crate builds a second SQLite for the compiler.
+static SQL: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sql");
+
+fn migrations() -> impl Iterator<Item = Migration> {
+    SQL.files().filter_map(|file| {
+        let (number, description) = file.path().file_stem()?.to_str()?.split_once('_')?;
+        let sql = file.contents_utf8()?.into_sql_str();
+        Some(Migration::new(
+            number.parse().ok()?,
+            description.replace('_', " ").into(),
+            MigrationType::Simple,
+            sql,
+            false,
+        ))
+    })
+}
+
 fn migrator() -> Migrator {
-    let mut migrator = sqlx::migrate!("./sql");
+    let mut migrator = Migrator::with_migrations(migrations().collect());
     // Two releases run on one database: the older one meets migrations that it does not know.
     migrator.set_ignore_missing(true);
     migrator
@@ -76,4 +94,17 @@ fn table_is_missing(error: &sqlx::migrate::MigrateError) -> bool {
     };
     // SQLite has no code of its own for it.
     error.code().as_deref() == Some("42P01") || error.message().starts_with("no such table")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_a_migration_and_numbers_have_no_gap() {
+        let migrator = migrator();
+        let numbers: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
+        assert_eq!(numbers.len(), SQL.files().count(), "a name does not read NUMBER_description.sql");
+        assert_eq!(numbers, (1..=i64::try_from(numbers.len()).unwrap()).collect::<Vec<_>>());
+    }
 }

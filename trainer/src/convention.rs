@@ -12,10 +12,13 @@ use crate::pairs::TrainingPair;
 /// What is taught and what is judged.
 #[derive(Debug, Clone, Copy)]
 pub struct ConventionTrial<'a> {
-    /// Corrections: chosen follows the convention, rejected is the plain form.
-    pub corrections: &'a [TrainingPair],
+    /// What developers did: corrections, where chosen follows the convention and rejected is the plain form, and what they
+    /// accepted beside them.
+    pub pairs: &'a [TrainingPair],
     /// Tasks that want the convention, none of them taught.
     pub convention_tasks: &'a [BaseTask],
+    /// Tasks of the same repositories that follow no convention or want no edit, none of them taught.
+    pub other_tasks: &'a [BaseTask],
     /// The base's old skills, from files it was not trained on.
     pub old_skills: &'a [BaseTask],
     /// Base tasks replayed while teaching.
@@ -27,12 +30,16 @@ pub struct ConventionTrial<'a> {
 pub struct ConventionReport {
     /// Settings of the run.
     pub config: MethodConfig,
-    /// Corrections given.
-    pub corrections: usize,
+    /// Pairs given.
+    pub pairs: usize,
     /// The convention before.
     pub convention_before: TaskSummary,
     /// The convention after.
     pub convention_after: TaskSummary,
+    /// The other tasks before.
+    pub other_before: TaskSummary,
+    /// The other tasks after.
+    pub other_after: TaskSummary,
     /// Old skills before.
     pub old_before: TaskSummary,
     /// Old skills after.
@@ -63,17 +70,20 @@ pub fn measure(
         answer_tasks(model, tasks, &options, config.threads).map(|outcomes| TaskSummary::of(&outcomes))
     };
     let convention_before = judge(base, trial.convention_tasks)?;
+    let other_before = judge(base, trial.other_tasks)?;
     let old_before = judge(base, trial.old_skills)?;
     let trained =
-        train_from_anchor(config, base.network(), base.weights(), base.tokenizer(), trial.corrections, trial.replay)?;
+        train_from_anchor(config, base.network(), base.weights(), base.tokenizer(), trial.pairs, trial.replay)?;
     let taught = base.with_weights(trained.weights)?.in_served_precision()?;
     let last = trained.history.last();
     let training_seconds = last.map_or(0.0, |progress| progress.seconds);
     Ok(ConventionReport {
         config: config.clone(),
-        corrections: trial.corrections.len(),
+        pairs: trial.pairs.len(),
         convention_before,
         convention_after: judge(&taught, trial.convention_tasks)?,
+        other_before,
+        other_after: judge(&taught, trial.other_tasks)?,
         old_before,
         old_after: judge(&taught, trial.old_skills)?,
         chosen_log_p_before: trained.chosen_log_p_before,

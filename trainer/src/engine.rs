@@ -1,7 +1,7 @@
 //! One optimisation step on several threads: groups are dealt to lanes in a fixed order, each lane sums its own gradient,
 //! and gradients are added in the order of the lanes. The same seed and the same number of threads give the same weights.
 
-use edit_model::{ModelError, Network, Sequence, Workspace};
+use edit_model::{CpuBackend, ModelError, Network, NetworkBackend, Sequence};
 
 use crate::objective::{LossParts, Objective, TrainingSequence};
 use crate::optimizer::{AdamW, OptimizerConfig, Treatment};
@@ -33,7 +33,7 @@ pub struct StepReport {
 }
 
 struct Lane {
-    workspace: Workspace,
+    backend: Box<dyn NetworkBackend>,
     gradients: Vec<f32>,
 }
 
@@ -52,9 +52,6 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// Tokens that go through the network at once in a lane: more fill the caches, fewer waste the kernels.
-const LANE_TOKENS: usize = 640;
-
 impl Engine {
     /// An engine on `threads` lanes that starts from `weights`.
     #[must_use]
@@ -67,10 +64,18 @@ impl Engine {
     #[must_use]
     pub fn with_optimizer(network: Network, weights: Vec<f32>, optimizer: AdamW, threads: usize) -> Self {
         let treatment = Treatment::of(&network);
-        let lanes = (0..threads.max(1))
-            .map(|_| Lane { workspace: Workspace::default(), gradients: vec![0.0; weights.len()] })
+        let backends = (0..threads.max(1))
+            .map(|_| Box::new(CpuBackend::new(network.clone())) as Box<dyn NetworkBackend>)
             .collect();
-        Self { network, weights, optimizer, treatment, lanes }
+        Self { network, weights, optimizer, treatment, lanes: Vec::new() }.on(backends)
+    }
+
+    /// The same on other backends, one lane for each.
+    #[must_use]
+    pub fn on(self, backends: Vec<Box<dyn NetworkBackend>>) -> Self {
+        let count = self.weights.len();
+        let lanes = backends.into_iter().map(|backend| Lane { backend, gradients: vec![0.0; count] }).collect();
+        Self { lanes, ..self }
     }
 
     /// The same with another treatment of the weights.
@@ -103,13 +108,13 @@ impl Engine {
     /// [`ModelError::Sequence`] for a sequence that the network cannot take.
     pub fn step(&mut self, groups: &[Group], scale: f32, share: f64) -> Result<StepReport, ModelError> {
         let count = self.lanes.len();
-        let (network, weights) = (&self.network, &self.weights);
+        let weights = &self.weights;
         let results: Vec<Result<LossParts, ModelError>> = std::thread::scope(|scope| {
             let workers: Vec<_> = self
                 .lanes
                 .iter_mut()
                 .zip(deal(groups, count))
-                .map(|(lane, share)| scope.spawn(move || lane.run(network, weights, groups, &share, scale)))
+                .map(|(lane, share)| scope.spawn(move || lane.run(weights, groups, &share, scale)))
                 .collect();
             workers
                 .into_iter()
@@ -132,43 +137,23 @@ impl Engine {
         let tokens = groups.iter().map(Group::token_count).sum();
         Ok(StepReport { parts, gradient_norm, tokens })
     }
-
-    /// Log p of every target of `sequences` under the current weights.
-    ///
-    /// # Errors
-    /// [`ModelError::Sequence`] for a sequence that the network cannot take.
-    pub fn log_probabilities(&mut self, sequences: &[TrainingSequence]) -> Result<Vec<Vec<f32>>, ModelError> {
-        log_probabilities(&self.network, &self.weights, sequences, self.lanes.len())
-    }
 }
 
-/// Log p of every target of `sequences`, on `threads` threads.
+/// Log p of every target of `sequences`, shared out over `backends`; the order is kept.
 ///
 /// # Errors
-/// [`ModelError::Sequence`] for a sequence that the network cannot take.
+/// [`ModelError::Sequence`] for a sequence that the network cannot take, [`ModelError::Backend`] when a device fails.
 pub fn log_probabilities(
-    network: &Network,
+    mut backends: Vec<Box<dyn NetworkBackend>>,
     weights: &[f32],
     sequences: &[TrainingSequence],
-    threads: usize,
 ) -> Result<Vec<Vec<f32>>, ModelError> {
-    let share = sequences.len().div_ceil(threads.max(1)).max(1);
+    let share = sequences.len().div_ceil(backends.len().max(1)).max(1);
     let results: Vec<Result<Vec<Vec<f32>>, ModelError>> = std::thread::scope(|scope| {
         let workers: Vec<_> = sequences
             .chunks(share)
-            .map(|chunk| {
-                scope.spawn(move || {
-                    let mut workspace = Workspace::default();
-                    chunk
-                        .iter()
-                        .map(|sequence| {
-                            let view =
-                                Sequence { tokens: &sequence.tokens, target_positions: &sequence.target_positions };
-                            network.forward(weights, &[view], &mut workspace)
-                        })
-                        .collect()
-                })
-            })
+            .zip(&mut backends)
+            .map(|(chunk, backend)| scope.spawn(move || read_all(backend.as_mut(), weights, chunk)))
             .collect();
         workers
             .into_iter()
@@ -178,6 +163,30 @@ pub fn log_probabilities(
     let mut all = Vec::with_capacity(sequences.len());
     for result in results {
         all.extend(result?);
+    }
+    Ok(all)
+}
+
+fn read_all(
+    backend: &mut dyn NetworkBackend,
+    weights: &[f32],
+    sequences: &[TrainingSequence],
+) -> Result<Vec<Vec<f32>>, ModelError> {
+    let mut all = Vec::with_capacity(sequences.len());
+    let most = backend.batch_tokens();
+    let mut rest = sequences;
+    while let Some(first) = rest.first() {
+        let mut tokens = first.tokens.len();
+        let mut count = 1;
+        while let Some(next) = rest.get(count).filter(|next| tokens + next.tokens.len() <= most) {
+            tokens += next.tokens.len();
+            count += 1;
+        }
+        let (batch, later) = rest.split_at(count);
+        let views: Vec<Sequence<'_>> = batch.iter().map(TrainingSequence::view).collect();
+        let mut values = backend.forward(weights, &views)?.into_iter();
+        all.extend(batch.iter().map(|sequence| values.by_ref().take(sequence.target_positions.len()).collect()));
+        rest = later;
     }
     Ok(all)
 }
@@ -197,31 +206,22 @@ fn deal(groups: &[Group], lanes: usize) -> Vec<Vec<usize>> {
 }
 
 impl Lane {
-    fn run(
-        &mut self,
-        network: &Network,
-        weights: &[f32],
-        groups: &[Group],
-        share: &[usize],
-        scale: f32,
-    ) -> Result<LossParts, ModelError> {
+    fn run(&mut self, weights: &[f32], groups: &[Group], share: &[usize], scale: f32) -> Result<LossParts, ModelError> {
         self.gradients.fill(0.0);
+        let most = self.backend.batch_tokens();
         let mut parts = LossParts::default();
         let mut start = 0;
         while start < share.len() {
             let mut tokens = groups[share[start]].token_count();
             let mut end = start + 1;
-            while end < share.len() && tokens + groups[share[end]].token_count() <= LANE_TOKENS {
+            while end < share.len() && tokens + groups[share[end]].token_count() <= most {
                 tokens += groups[share[end]].token_count();
                 end += 1;
             }
             let chunk: Vec<&Group> = share[start..end].iter().map(|index| &groups[*index]).collect();
-            let sequences: Vec<Sequence<'_>> = chunk
-                .iter()
-                .flat_map(|group| &group.sequences)
-                .map(|sequence| Sequence { tokens: &sequence.tokens, target_positions: &sequence.target_positions })
-                .collect();
-            let log_p = network.forward(weights, &sequences, &mut self.workspace)?;
+            let sequences: Vec<Sequence<'_>> =
+                chunk.iter().flat_map(|group| &group.sequences).map(TrainingSequence::view).collect();
+            let log_p = self.backend.forward(weights, &sequences)?;
             let mut coefficients = vec![0.0; log_p.len()];
             let mut place = 0;
             for group in chunk {
@@ -233,7 +233,7 @@ impl Lane {
                 parts.add(&group.objective.evaluate(values, scale, out));
                 place += count;
             }
-            network.backward(weights, &coefficients, &mut self.workspace, &mut self.gradients)?;
+            self.backend.backward(weights, &coefficients, &mut self.gradients)?;
             start = end;
         }
         Ok(parts)

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainerError;
 use crate::examples::BaseTask;
+use crate::gate::{UTILITY_MATCH, UTILITY_WRONG};
 
 /// How one task was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -56,6 +57,23 @@ impl TaskSummary {
             silences,
             silent: share(silent, silences),
         }
+    }
+}
+
+impl TaskSummary {
+    /// Utility per opportunity over `summaries` together, by the formula of the gate: a first action that is right is worth
+    /// [`UTILITY_MATCH`], one that is shown and is not [`UTILITY_WRONG`], silence 0.
+    #[must_use]
+    pub fn utility(summaries: &[Self]) -> f64 {
+        let (mut sum, mut tasks) = (0.0, 0.0);
+        for summary in summaries {
+            let (edits, silences) = (summary.edits as f64, summary.silences as f64);
+            let right = summary.first_matches * edits;
+            let shown = summary.edits_shown * edits + (1.0 - summary.silent) * silences;
+            sum += UTILITY_MATCH * right + UTILITY_WRONG * (shown - right);
+            tasks += edits + silences;
+        }
+        sum / f64::max(tasks, 1.0)
     }
 }
 

@@ -56,6 +56,8 @@ pub struct JobFile {
     pub deadline_micros: i64,
     /// Digest of the snapshot that the pairs come from.
     pub snapshot_digest: String,
+    /// Names the code that trains; goes into the model's manifest.
+    pub code_version: String,
     /// Fewest held-out opportunities that allow a judgement.
     pub gate_opportunities: usize,
 }
@@ -210,7 +212,7 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
     if let Some(folder) = job.output.parent() {
         std::fs::create_dir_all(folder).map_err(|source| TrainerError::file(folder, source))?;
     }
-    let engine = fine_tuning_engine(&job.config, &data, anchor.network(), anchor.tokenizer(), weights, optimizer);
+    let engine = fine_tuning_engine(&job.config, &data, anchor.network(), anchor.tokenizer(), weights, optimizer)?;
     let trained = train(&job.config, &data, engine, first_step, anchor.weights(), &mut |step, engine| {
         if step.step.is_multiple_of(CHECKPOINT_STEPS) && step.step < step.steps {
             Checkpoint::write(&checkpoint, step.step, &digest, engine.weights(), engine.optimizer())?;
@@ -305,7 +307,7 @@ fn save(
     anchor: &ModelManifest,
     parent: &ModelManifest,
 ) -> Result<ModelManifest, TrainerError> {
-    let mut manifest = ModelManifest::new(&anchor.name, job.config.method.name(), env!("CARGO_PKG_VERSION"));
+    let mut manifest = ModelManifest::new(&anchor.name, job.config.method.name(), &job.code_version);
     manifest.parent_digest = Some(parent.digest());
     manifest.anchor_digest = Some(anchor.digest());
     manifest.snapshot_digest = Some(job.snapshot_digest.clone());

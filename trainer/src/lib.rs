@@ -1,6 +1,7 @@
 //! The training job: methods, offline evaluation, checkpoints, and the contract by which a job is started and watched.
 
 mod checkpoint;
+mod device;
 mod engine;
 mod error;
 mod examples;
@@ -16,6 +17,8 @@ pub mod methods;
 pub mod pretrain;
 
 pub use checkpoint::{Checkpoint, CheckpointHeader};
+pub use device::{backends, probe};
+pub use edit_model::Device;
 pub use engine::{Engine, Group, StepReport, log_probabilities};
 pub use error::TrainerError;
 pub use examples::{BaseTask, TokenWeights, base_group, read_tasks, write_tasks};

@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use edit_model::{CodeTokenizer, Network};
+use edit_model::{CodeTokenizer, Device, ModelError, Network};
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::device::backends;
 use crate::engine::{Engine, Group, log_probabilities};
 use crate::error::TrainerError;
 use crate::examples::{BaseTask, TokenWeights, base_group};
@@ -69,8 +70,10 @@ pub struct MethodConfig {
     pub warmup_steps: usize,
     /// Seed of the order of pairs and replay.
     pub seed: u64,
-    /// Threads.
+    /// Threads of the CPU.
     pub threads: usize,
+    /// What computes the network.
+    pub device: Device,
 }
 
 impl Default for MethodConfig {
@@ -88,6 +91,7 @@ impl Default for MethodConfig {
             warmup_steps: 2,
             seed: 1,
             threads: 2,
+            device: Device::Cpu,
         }
     }
 }
@@ -270,7 +274,7 @@ impl MethodData {
     }
 
     /// Mean log p of the chosen sides' observed tokens over at most [`WATCHED_PAIRS`] pairs.
-    fn chosen_log_p(&self, network: &Network, weights: &[f32], threads: usize) -> Result<f64, TrainerError> {
+    fn chosen_log_p(&self, config: &MethodConfig, network: &Network, weights: &[f32]) -> Result<f64, TrainerError> {
         let stride = self.pairs.len().div_ceil(WATCHED_PAIRS).max(1);
         let sides: Vec<&Side> = self
             .pairs
@@ -281,7 +285,7 @@ impl MethodData {
             })
             .collect();
         let sequences: Vec<TrainingSequence> = sides.iter().map(|side| side.sequence.clone()).collect();
-        let values = log_probabilities(network, weights, &sequences, threads)?;
+        let values = log_probabilities(backends(config.device, network, config.threads)?, weights, &sequences)?;
         let total: f64 = sides
             .iter()
             .zip(&values)
@@ -304,7 +308,8 @@ fn references(
             sequences.push(rejected.sequence.clone());
         }
     }
-    let mut values = log_probabilities(network, reference, &sequences, config.threads)?.into_iter();
+    let backends = backends(config.device, network, config.threads)?;
+    let mut values = log_probabilities(backends, reference, &sequences)?.into_iter();
     Ok(pairs
         .iter()
         .map(|(pair, _)| match pair {
@@ -347,7 +352,9 @@ pub fn fine_tuning_optimizer(config: &MethodConfig) -> OptimizerConfig {
 
 /// An engine that starts from `weights` and treats them as fine-tuning does: of all habits only those of the repositories
 /// that `data` comes from learn, so that nobody else's can be disturbed.
-#[must_use]
+///
+/// # Errors
+/// [`ModelError::Backend`] says what the build or the machine lacks of the device in `config`.
 pub fn fine_tuning_engine(
     config: &MethodConfig,
     data: &MethodData,
@@ -355,7 +362,7 @@ pub fn fine_tuning_engine(
     tokenizer: &CodeTokenizer,
     weights: Vec<f32>,
     optimizer: Option<AdamW>,
-) -> Engine {
+) -> Result<Engine, ModelError> {
     let optimizer = optimizer.unwrap_or_else(|| AdamW::new(fine_tuning_optimizer(config), weights.len()));
     let width = network.config().hidden_size;
     // Habit tokens are neighbours in the vocabulary, and the embedding comes first in the weights.
@@ -370,7 +377,8 @@ pub fn fine_tuning_engine(
     for token in &data.taught {
         treatment = treatment.with_rate(rows(*token, *token), factor);
     }
-    Engine::with_optimizer(network.clone(), weights, optimizer, config.threads).with_treatment(treatment)
+    let engine = Engine::with_optimizer(network.clone(), weights, optimizer, 1).with_treatment(treatment);
+    Ok(engine.on(backends(config.device, network, config.threads)?))
 }
 
 /// Learning rate over a fine-tuning run.
@@ -396,7 +404,7 @@ pub fn train(
 ) -> Result<TrainedWeights, TrainerError> {
     let schedule = fine_tuning_schedule(config);
     let network = engine.network().clone();
-    let chosen_log_p_before = data.chosen_log_p(&network, reference, config.threads)?;
+    let chosen_log_p_before = data.chosen_log_p(config, &network, reference)?;
     let started = Instant::now();
     let mut history = Vec::with_capacity(config.steps);
     let mut tokens = 0;
@@ -421,7 +429,7 @@ pub fn train(
         history.push(progress);
         watch(&progress, &engine)?;
     }
-    let chosen_log_p_after = data.chosen_log_p(&network, engine.weights(), config.threads)?;
+    let chosen_log_p_after = data.chosen_log_p(config, &network, engine.weights())?;
     if chosen_log_p_after < chosen_log_p_before - HEALTH_TOLERANCE {
         return Err(TrainerError::Unhealthy(format!(
             "mean log p of the chosen side fell from {chosen_log_p_before:.3} to {chosen_log_p_after:.3}"
@@ -449,6 +457,6 @@ pub fn train_from_anchor(
     replay: &[BaseTask],
 ) -> Result<TrainedWeights, TrainerError> {
     let data = MethodData::prepare(config, network, anchor, tokenizer, pairs, replay)?;
-    let engine = fine_tuning_engine(config, &data, network, tokenizer, anchor.to_vec(), None);
+    let engine = fine_tuning_engine(config, &data, network, tokenizer, anchor.to_vec(), None)?;
     train(config, &data, engine, 0, anchor, &mut |_, _| Ok(()))
 }

@@ -1,5 +1,7 @@
 //! What a group of sequences is trained towards: a loss over log-probabilities and its derivative.
 
+use edit_model::Sequence;
+
 /// One sequence of a group, with the places whose next token counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainingSequence {
@@ -7,6 +9,14 @@ pub struct TrainingSequence {
     pub tokens: Vec<u32>,
     /// Ascending places; the target of `p` is `tokens[p + 1]`.
     pub target_positions: Vec<u32>,
+}
+
+impl TrainingSequence {
+    /// What a backend reads.
+    #[must_use]
+    pub fn view(&self) -> Sequence<'_> {
+        Sequence { tokens: &self.tokens, target_positions: &self.target_positions }
+    }
 }
 
 /// How log-probabilities of a group become a loss.

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use edit_model::{CodeTokenizer, EditModel, ModelConfig, Network};
+use edit_model::{CodeTokenizer, Device, EditModel, ModelConfig, Network};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::checkpoint::Checkpoint;
+use crate::device::backends;
 use crate::engine::{Engine, Group};
 use crate::error::TrainerError;
 use crate::examples::{BaseTask, TokenWeights, base_group};
@@ -33,8 +34,10 @@ pub struct PretrainConfig {
     pub prompt_weight: f32,
     /// Seed of the weights.
     pub seed: u64,
-    /// Threads.
+    /// Threads of the CPU.
     pub threads: usize,
+    /// What computes the network.
+    pub device: Device,
     /// Where the run can go on from.
     pub checkpoint: Option<PathBuf>,
     /// Time between checkpoints.
@@ -52,6 +55,7 @@ impl Default for PretrainConfig {
             prompt_weight: 0.1,
             seed: 1,
             threads: 2,
+            device: Device::Cpu,
             checkpoint: None,
             checkpoint_interval: Duration::from_secs(180),
         }
@@ -115,17 +119,19 @@ pub fn run(
         Some(path) => Checkpoint::read(path)?,
         None => None,
     };
-    let mut engine = match saved {
+    let backends = backends(config.device, &network, config.threads)?;
+    let engine = match saved {
         Some(saved) if saved.header.run_digest == digest && saved.weights.len() == network.parameter_count() => {
             step = saved.header.step;
-            Engine::with_optimizer(network, saved.weights, saved.optimizer, config.threads)
+            Engine::with_optimizer(network, saved.weights, saved.optimizer, 1)
         }
         Some(_) => return Err(TrainerError::Job("the checkpoint belongs to another run".to_owned())),
         None => {
             let weights = network.initialize(&mut ChaCha8Rng::seed_from_u64(config.seed));
-            Engine::new(network, weights, config.optimizer.clone(), config.threads)
+            Engine::new(network, weights, config.optimizer.clone(), 1)
         }
     };
+    let mut engine = engine.on(backends);
     let schedule = Schedule { warmup_steps: config.warmup_steps, total_steps: config.steps, final_share: 0.05 };
     let started = Instant::now();
     let mut saved_at = started;

@@ -177,15 +177,15 @@ impl Network {
         Ok(log_probabilities)
     }
 
-    fn stage(&self, weights: &[f32], sequences: &[Sequence<'_>], workspace: &mut Workspace) -> Result<(), ModelError> {
+    /// Refuses weights and sequences that a forward pass cannot take.
+    ///
+    /// # Errors
+    /// [`ModelError::Sequence`] for weights of another architecture, an empty or too long sequence, an unknown token or a
+    /// target outside.
+    pub fn check(&self, weights: &[f32], sequences: &[Sequence<'_>]) -> Result<(), ModelError> {
         if weights.len() != self.layout.total {
             return Err(ModelError::Sequence("the weights do not fit the architecture"));
         }
-        workspace.tokens.clear();
-        workspace.positions.clear();
-        workspace.lengths.clear();
-        workspace.rows.clear();
-        workspace.targets.clear();
         for sequence in sequences {
             let length = sequence.tokens.len();
             if length == 0 || length > self.config.max_position_embeddings {
@@ -194,16 +194,29 @@ impl Network {
             if sequence.tokens.iter().any(|token| *token as usize >= self.config.vocab_size) {
                 return Err(ModelError::Sequence("a token is outside the vocabulary"));
             }
+            if sequence.target_positions.iter().any(|position| *position as usize + 1 >= length) {
+                return Err(ModelError::Sequence("a target is outside its sequence"));
+            }
+        }
+        Ok(())
+    }
+
+    fn stage(&self, weights: &[f32], sequences: &[Sequence<'_>], workspace: &mut Workspace) -> Result<(), ModelError> {
+        self.check(weights, sequences)?;
+        workspace.tokens.clear();
+        workspace.positions.clear();
+        workspace.lengths.clear();
+        workspace.rows.clear();
+        workspace.targets.clear();
+        for sequence in sequences {
             let start = workspace.tokens.len();
             for position in sequence.target_positions {
-                let position = *position as usize;
-                let target = sequence.tokens.get(position + 1);
-                workspace.targets.push(*target.ok_or(ModelError::Sequence("a target is outside its sequence"))?);
-                workspace.rows.push(start + position);
+                workspace.targets.push(sequence.tokens[*position as usize + 1]);
+                workspace.rows.push(start + *position as usize);
             }
             workspace.tokens.extend_from_slice(sequence.tokens);
-            workspace.positions.extend(0..length as u32);
-            workspace.lengths.push(length);
+            workspace.positions.extend(0..sequence.tokens.len() as u32);
+            workspace.lengths.push(sequence.tokens.len());
         }
         Ok(())
     }

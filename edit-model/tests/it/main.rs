@@ -1,6 +1,8 @@
 //! The model as its users meet it: a directory on disk, questions, answers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
+mod layout;
+
 use edit_model::{
     CodeTokenizer, DecodeOptions, EditModel, ModelConfig, ModelError, ModelManifest, Network, StopReason,
 };

@@ -35,6 +35,7 @@ fn job(folder: &Path, seconds: i64) -> JobFile {
         result_file: folder.join("result.json"),
         deadline_micros: now + seconds * 1_000_000,
         snapshot_digest: "snapshot".to_owned(),
+        code_version: "0.1.0+0123456789ab".to_owned(),
         gate_opportunities: 300,
     }
 }
@@ -59,6 +60,7 @@ fn a_job_leaves_a_verified_model_and_a_result() {
     let (_, manifest) = EditModel::load_with_manifest(&job.output).unwrap();
     assert_eq!(manifest.digest(), result.model_digest);
     assert_eq!(manifest.snapshot_digest.as_deref(), Some("snapshot"));
+    assert_eq!(manifest.code_version, job.code_version);
     assert_eq!(manifest.anchor_digest.as_deref(), Some(result.anchor_digest.as_str()));
     let progress: JobProgress = serde_json::from_slice(&std::fs::read(&job.progress_file).unwrap()).unwrap();
     assert_eq!((progress.stage.as_str(), progress.step, progress.evaluated), ("done", 24, 30));
