@@ -16,6 +16,8 @@ use crate::step::{StepHandler, StepSpec};
 #[async_trait]
 pub trait Bus: Send + Sync {
     /// Creates topics that are absent. For those present the number of partitions is checked and the retention updated.
+    /// The steps and readers that a spec names are registered where they are new: from then on retention waits for them,
+    /// and what they have not read counts as unread, even when none of them has ever run.
     async fn create_topics(&self, specs: &[TopicSpec]) -> Result<(), BusError>;
 
     /// Number of partitions of a topic.
@@ -34,6 +36,10 @@ pub trait Bus: Send + Sync {
     /// `reader` is registered under its name and holds retention back from those positions on, until it commits others
     /// ([`Tail::commit`]) or is forgotten ([`Bus::forget_reader`]).
     async fn tail(&self, topic: &str, reader: &str, from: Positions) -> Result<Box<dyn Tail>, BusError>;
+
+    /// Reads committed records as [`Bus::tail`] does, for somebody who only looks: nothing is registered, and retention
+    /// does not wait. What it has deleted is passed over, and [`Tail::commit`] does nothing.
+    async fn look(&self, topic: &str, from: Positions) -> Result<Box<dyn Tail>, BusError>;
 
     /// A reader of that name no longer holds retention of the topic back.
     async fn forget_reader(&self, topic: &str, reader: &str) -> Result<(), BusError>;
@@ -82,7 +88,7 @@ pub struct TopicStatus {
     /// Bytes of their values.
     pub bytes: u64,
     /// When the oldest record was appended that some registered reader or step has not read; none when all was read, or
-    /// nobody reads. Ingest refuses new records when this is older than 75% of the retention.
+    /// nobody is registered. Ingest refuses new records when this is older than 75% of the retention.
     pub oldest_unread: Option<Timestamp>,
     /// How long records are kept at most.
     pub retention: Retention,

@@ -21,6 +21,8 @@
 //! What makes the *result* independent of where transactions fall is that a handler is a pure function of the record or
 //! timer, the keyed state of its key, and the partition time; and partition time is advanced record by record, with due
 //! timers fired before the record that made them due is handled. Batch boundaries cannot be seen from inside a handler.
+//! Silence makes time pass too; a step that follows another one ([`StepSpec::following`]) takes for silence only what that
+//! one has concluded, so that its results do not depend on how long the wheel stood still.
 //!
 //! Effects outside the bus are not covered by this argument: they are sinks, which [`Bus::tail`] the log and store their
 //! positions in the same database transaction as the effect.
@@ -43,7 +45,8 @@ pub use partition::partition_for;
 pub use record::{CommittedRecord, Position, Positions, Record, RecordKey, Retention, TopicSpec};
 pub use step::{Failed, FailedInput, Input, Outcome, Prepared, Sealed, StepContext, StepHandler, StepLimits, StepSpec};
 
-/// An idle partition's time is the own clock less this; a partition is idle when it was read to its end for this long.
+/// An idle partition's time is the own clock less this, as far as the step before (if the step follows one) has concluded;
+/// a partition is idle when it was read to its end for this long.
 pub const IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Reason of dead letters of records whose key was poisoned earlier.

@@ -16,7 +16,10 @@
 //! until it goes on or ends; stopped anywhere else it holds up nothing but its own partitions, until their lease runs out.
 
 mod cache;
+mod concluded;
 mod ends;
+#[cfg(test)]
+mod following_tests;
 mod liveness;
 #[cfg(test)]
 mod model_tests;
@@ -48,12 +51,12 @@ use service::clock::SharedClock;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::concluded::LivePartition;
 use self::ends::Ends;
 use self::liveness::Liveness;
 use self::reader::Readers;
 use self::topics::TopicInfo;
 use self::watch::Watch;
-use self::worker::LivePartition;
 use self::writer::{GroupLimits, Writer, WriterHandle};
 use crate::control::Control;
 use crate::error::{BusError, PublishError};
@@ -344,6 +347,10 @@ impl Bus for LocalLog {
 
     async fn tail(&self, topic: &str, reader: &str, from: Positions) -> Result<Box<dyn Tail>, BusError> {
         tail::open(Arc::clone(&self.inner), topic, reader, from).await
+    }
+
+    async fn look(&self, topic: &str, from: Positions) -> Result<Box<dyn Tail>, BusError> {
+        tail::look(Arc::clone(&self.inner), topic, from).await
     }
 
     async fn forget_reader(&self, topic: &str, reader: &str) -> Result<(), BusError> {

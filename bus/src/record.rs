@@ -235,13 +235,33 @@ pub struct TopicSpec {
     pub partitions: u32,
     /// How long its records are kept; may change.
     pub retention: Retention,
+    /// The steps that must see every record of it.
+    pub steps: Vec<String>,
+    /// The readers that must see every record of it, by the name with which they tail.
+    pub readers: Vec<String>,
 }
 
 impl TopicSpec {
     /// A topic of that name.
     #[must_use]
     pub fn new(name: impl Into<String>, partitions: u32, retention: Retention) -> Self {
-        Self { name: name.into(), partitions, retention }
+        let (steps, readers) = (Vec::new(), Vec::new());
+        Self { name: name.into(), partitions, retention, steps, readers }
+    }
+
+    /// The same, read by a step. Retention waits for it from the creation of the topic on, whether it has ever run or not.
+    #[must_use]
+    pub fn read_by_step(mut self, step: impl Into<String>) -> Self {
+        self.steps.push(step.into());
+        self
+    }
+
+    /// The same, tailed by a reader of that name. Retention waits for it from the creation of the topic on, whether it has
+    /// ever come or not.
+    #[must_use]
+    pub fn read_by(mut self, reader: impl Into<String>) -> Self {
+        self.readers.push(reader.into());
+        self
     }
 }
 

@@ -21,6 +21,10 @@ pub struct StepSpec {
     pub outputs: Vec<String>,
     /// The topic of its dead letters.
     pub dead_letters: String,
+    /// The step that writes the input, if one does, key for key into partitions of the same number. The time of an idle
+    /// partition never passes what that step has concluded there: what it still holds back is no silence. A step that the
+    /// log does not know holds nothing back.
+    pub follows: Option<String>,
     /// Bounds of batches, caches and waits.
     pub limits: StepLimits,
 }
@@ -39,8 +43,15 @@ impl StepSpec {
             input: input.into(),
             outputs: outputs.into_iter().map(Into::into).collect(),
             dead_letters: dead_letters.into(),
+            follows: None,
             limits: StepLimits::default(),
         }
+    }
+
+    /// The same, behind the step that writes its input.
+    #[must_use]
+    pub fn following(self, step: impl Into<String>) -> Self {
+        Self { follows: Some(step.into()), ..self }
     }
 }
 
@@ -177,7 +188,8 @@ pub trait StepContext {
     fn key(&self) -> RecordKey;
     /// The current partition.
     fn partition(&self) -> u32;
-    /// Greatest `received_at` so far, the current record's included; when the partition is idle, the own clock less 2 s.
+    /// Greatest `received_at` so far, the current record's included; when the partition is idle, the own clock less 2 s, or
+    /// what the followed step has concluded, if that is less.
     fn partition_time(&self) -> Timestamp;
     /// The state of that name, as this record has left it so far.
     fn get(&mut self, name: &str) -> Option<Bytes>;

@@ -110,14 +110,36 @@ impl ReferenceStep {
     }
 
     /// The own clock goes on to `now`: every partition that was read to its end is idle for long enough, its time becomes
-    /// `now` less 2 s, and its due timers fire.
+    /// `now` less 2 s, and its due timers fire. As far as this step knows, no other one writes its input: see
+    /// [`ReferenceStep::advance_behind`].
     pub fn advance_to(&mut self, now: Timestamp) -> Vec<Paused> {
+        let idle = Some(now - IDLE_AFTER);
+        let reached = vec![idle; self.partitions.len()];
+        self.advance(now, &reached)
+    }
+
+    /// The same behind the step that writes the input: no partition's time passes what that step has concluded there.
+    pub fn advance_behind(&mut self, now: Timestamp, before: &Self) -> Vec<Paused> {
+        let idle = now - IDLE_AFTER;
+        let concluded = |index: usize| before.concluded(index).map(|concluded| concluded.min(idle));
+        let reached: Vec<Option<Timestamp>> = (0..self.partitions.len()).map(concluded).collect();
+        self.advance(now, &reached)
+    }
+
+    /// Up to where everything of a partition is emitted: a timer that is due and has not fired holds that back.
+    fn concluded(&self, index: usize) -> Option<Timestamp> {
+        let partition = self.partitions.get(index)?;
+        let due = partition.keys.values().flat_map(|state| state.timers.values()).min();
+        let before_due = due.map(|due| Timestamp::from_micros(due.as_micros() - 1));
+        partition.time.map(|time| before_due.map_or(time, |before_due| time.min(before_due)))
+    }
+
+    fn advance(&mut self, now: Timestamp, reached: &[Option<Timestamp>]) -> Vec<Paused> {
         self.now = self.now.max(now);
         let mut paused = self.run();
-        for index in 0..self.partitions.len() {
+        for (index, reached) in reached.iter().enumerate() {
             if self.partitions[index].waiting.is_empty() {
-                let idle = Some(self.now - IDLE_AFTER);
-                self.partitions[index].time = self.partitions[index].time.max(idle);
+                self.partitions[index].time = self.partitions[index].time.max(*reached);
                 let partition = u32::try_from(index).unwrap_or(u32::MAX);
                 if let Err(dependencies) = self.fire_due(index)
                     && paused.iter().all(|known| known.partition != partition)

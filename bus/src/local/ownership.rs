@@ -54,7 +54,7 @@ impl Inner {
         }
         let registered = Arc::clone(&topic);
         let register =
-            move |transaction: &mut WriteTransaction<'_>| register(transaction.connection, &name, &registered);
+            move |transaction: &mut WriteTransaction<'_>| register(transaction.connection, &name, registered.id);
         match self.writer.write(0, register).await? {
             Registered::Step(id) => Ok(StepInfo { id, topic }),
             Registered::OtherInput(stored) => Err(BusError::InputDiffers {
@@ -104,27 +104,30 @@ pub(super) fn release_all(connection: &Connection, step: i64, owner: &str) -> ru
     Ok(())
 }
 
-enum Registered {
+/// What became of a registration.
+pub(super) enum Registered {
+    /// The step's id.
     Step(i64),
     /// The step reads this topic.
     OtherInput(String),
 }
 
-fn register(connection: &Connection, name: &str, topic: &TopicInfo) -> Result<Registered, Refusal> {
+/// Writes a step down with the start of every partition, unless it is known.
+pub(super) fn register(connection: &Connection, name: &str, topic: i64) -> Result<Registered, Refusal> {
     let mut query = connection.prepare_cached(
         "SELECT steps.id, steps.topic, topics.name FROM steps JOIN topics ON topics.id = steps.topic WHERE steps.name = ?1",
     )?;
     let found: Option<(i64, i64, String)> =
         query.query_row([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
     if let Some((id, input, actual)) = found {
-        return Ok(if input == topic.id { Registered::Step(id) } else { Registered::OtherInput(actual) });
+        return Ok(if input == topic { Registered::Step(id) } else { Registered::OtherInput(actual) });
     }
-    connection.execute("INSERT INTO steps (name, topic) VALUES (?1, ?2)", params![name, topic.id])?;
+    connection.execute("INSERT INTO steps (name, topic) VALUES (?1, ?2)", params![name, topic])?;
     let step = connection.last_insert_rowid();
     connection.execute(
         "INSERT INTO slots (step, partition, position, epoch, lease_until)
          SELECT ?1, partition, oldest, 0, 0 FROM partitions WHERE topic = ?2",
-        params![step, topic.id],
+        params![step, topic],
     )?;
     Ok(Registered::Step(step))
 }

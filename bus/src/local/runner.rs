@@ -19,6 +19,8 @@ const RENEWALS_PER_LEASE: u32 = 4;
 
 /// A waiting partition looks again at least that often (in real time), whatever woke it or not.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How often a partition that waits for the step before it looks, in real time.
+const HELD_WAIT: Duration = Duration::from_millis(50);
 
 /// Runs a step until `shutdown`.
 pub(super) async fn run(
@@ -195,8 +197,9 @@ async fn work(
         paused.set(if matches!(result, Ok(Turn::Paused(_))) { 1.0 } else { 0.0 });
         match result {
             Ok(Turn::Progress) => pause = limits.first_pause,
-            Ok(Turn::Idle { wake_at }) => {
+            Ok(Turn::Idle { wake_at, held }) => {
                 pause = limits.first_pause;
+                let longest = if held { HELD_WAIT } else { LONGEST_WAIT };
                 let grown = async {
                     // Growth of another partition is none of ours; the worker knows its own end.
                     while inner.ends.end(worker.partition_id()) <= worker.position() {
@@ -209,7 +212,7 @@ async fn work(
                     () = token.cancelled() => {}
                     () = grown => {}
                     () = inner.clock.sleep_until(wake_at) => {}
-                    () = tokio::time::sleep(LONGEST_WAIT) => {}
+                    () = tokio::time::sleep(longest) => {}
                 }
             }
             Ok(Turn::Paused(dependencies)) => {

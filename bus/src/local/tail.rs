@@ -35,7 +35,24 @@ pub(super) async fn open(
     let register = move |transaction: &mut WriteTransaction<'_>| register(transaction, &registered, &name, &from);
     let next = inner.writer.write(0, register).await?;
     let changes = inner.ends.subscribe();
-    Ok(Box::new(LocalTail { inner, topic, reader: reader.to_owned(), next, first: 0, changes }))
+    Ok(Box::new(LocalTail { inner, topic, reader: Some(reader.to_owned()), next, first: 0, changes }))
+}
+
+/// Reads without being registered.
+pub(super) async fn look(inner: Arc<Inner>, topic: &str, from: Positions) -> Result<Box<dyn Tail>, BusError> {
+    let topic = inner.topic(topic).await?;
+    let looked_at = Arc::clone(&topic);
+    let next = inner.read(move |connection| {
+        let mut next = Vec::with_capacity(looked_at.partition_ids.len());
+        for (partition, id) in (0..).zip(&looked_at.partition_ids) {
+            let (oldest, end) = partition_bounds(connection, *id)?;
+            next.push(from.get(partition).unwrap_or(oldest).clamp(oldest, end).offset());
+        }
+        Ok(next)
+    });
+    let next = next.await?;
+    let changes = inner.ends.subscribe();
+    Ok(Box::new(LocalTail { inner, topic, reader: None, next, first: 0, changes }))
 }
 
 /// Where every partition is read on. Checks come first: a job that is refused must have changed nothing.
@@ -97,7 +114,8 @@ impl Inner {
 struct LocalTail {
     inner: Arc<Inner>,
     topic: Arc<TopicInfo>,
-    reader: String,
+    /// Under what name it is registered; none: it only looks.
+    reader: Option<String>,
     /// By partition.
     next: Vec<u64>,
     /// The partition that is read first next time, so that a busy one does not starve the others.
@@ -123,7 +141,8 @@ impl LocalTail {
             .map(|partition| (partition, self.topic.partition_ids[partition], self.next[partition]))
             .collect();
         let topic = Arc::clone(&self.topic);
-        let read = move || read_partitions(&inner, &topic, &ranges, max_records);
+        let only_looks = self.reader.is_none();
+        let read = move || read_partitions(&inner, &topic, &ranges, max_records, only_looks);
         let read = tokio::task::spawn_blocking(read).await;
         let read = read.unwrap_or_else(|error| Err(BusError::Storage(error.to_string())))?;
         for (partition, next) in read.next {
@@ -144,6 +163,7 @@ fn read_partitions(
     topic: &TopicInfo,
     ranges: &[(usize, i64, u64)],
     max_records: usize,
+    only_looks: bool,
 ) -> Result<Read, BusError> {
     let mut read = Read { records: Vec::new(), next: Vec::new() };
     let mut bytes = 0;
@@ -162,6 +182,11 @@ fn read_partitions(
         let stored = read_records(&inner.readers, range)?;
         match stored.first() {
             Some(first) if first.position == *from => {}
+            Some(_) if only_looks => {}
+            None if only_looks => {
+                let (oldest, _) = inner.readers.with(|connection| partition_bounds(connection, *partition_id))?;
+                next = next.max(oldest.offset());
+            }
             _ => return Err(gone(inner, topic, *partition, *partition_id, *from)?),
         }
         for stored in stored {
@@ -221,7 +246,8 @@ impl Tail for LocalTail {
     }
 
     async fn commit(&mut self, positions: &Positions) -> Result<(), BusError> {
-        let (topic, reader, positions) = (self.topic.id, self.reader.clone(), positions.clone());
+        let Some(reader) = self.reader.clone() else { return Ok(()) };
+        let (topic, positions) = (self.topic.id, positions.clone());
         let commit = move |transaction: &mut WriteTransaction<'_>| {
             for (partition, position) in positions.iter() {
                 hold(transaction, topic, &reader, partition, position.offset())?;

@@ -1,11 +1,13 @@
 //! Topics: creating them and looking them up.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Inner;
+use super::ownership::register;
 use super::writer::{Refusal, WriteTransaction};
 use crate::error::BusError;
 use crate::record::{Retention, TopicSpec};
@@ -63,10 +65,29 @@ impl Inner {
                 return Err(BusError::Invalid(message));
             }
         }
-        let stored = |spec: &TopicSpec| (self.config.stored_name(&spec.name), spec.clone());
+        for name in specs.iter().flat_map(|spec| spec.steps.iter().chain(&spec.readers)) {
+            if name.is_empty() || self.config.stored_name(name).len() > 249 {
+                return Err(BusError::Invalid("the name of a step or reader has 1 to 249 bytes".into()));
+            }
+        }
+        let mut steps = HashSet::new();
+        if let Some(step) = specs.iter().flat_map(|spec| &spec.steps).find(|step| !steps.insert(*step)) {
+            return Err(BusError::Invalid(format!("step {step} is to read more than one topic")));
+        }
+        let stored = |spec: &TopicSpec| {
+            let steps = spec.steps.iter().map(|step| self.config.stored_name(step)).collect();
+            (self.config.stored_name(&spec.name), TopicSpec { steps, ..spec.clone() })
+        };
         let specs: Vec<(String, TopicSpec)> = specs.iter().map(stored).collect();
         let create = move |transaction: &mut WriteTransaction<'_>| create(transaction.connection, &specs);
-        self.writer.write(0, create).await
+        self.writer.write(0, create).await.map_err(|error| match error {
+            BusError::InputDiffers { step, expected, actual } => BusError::InputDiffers {
+                step: self.config.callers_name(&step),
+                expected,
+                actual: self.config.callers_name(&actual),
+            },
+            other => other,
+        })
     }
 }
 
@@ -88,6 +109,16 @@ fn create(connection: &Connection, specs: &[(String, TopicSpec)]) -> Result<(), 
             let (topic, expected) = (spec.name.clone(), spec.partitions);
             return Err(Refusal::Job(BusError::PartitionsDiffer { topic, expected, actual }));
         }
+        for step in &spec.steps {
+            let mut query = connection.prepare_cached(
+                "SELECT topics.name FROM steps JOIN topics ON topics.id = steps.topic WHERE steps.name = ?1",
+            )?;
+            let actual: Option<String> = query.query_row([step], |row| row.get(0)).optional()?;
+            if let Some(actual) = actual.filter(|actual| actual != name) {
+                let (step, expected) = (step.clone(), spec.name.clone());
+                return Err(Refusal::Job(BusError::InputDiffers { step, expected, actual }));
+            }
+        }
     }
     for (name, spec) in specs {
         let Retention { age, partition_bytes } = spec.retention;
@@ -104,6 +135,18 @@ fn create(connection: &Connection, specs: &[(String, TopicSpec)]) -> Result<(), 
                 "INSERT INTO partitions (topic, partition, oldest, next, bytes) VALUES (?1, ?2, 0, 0, 0)
                  ON CONFLICT DO NOTHING",
                 params![id, partition],
+            )?;
+        }
+        for step in &spec.steps {
+            register(connection, step, id)?;
+        }
+        for reader in &spec.readers {
+            // Where it is known, it has told how far it is.
+            connection.execute(
+                "INSERT INTO readers (topic, name, partition, position)
+                 SELECT ?1, ?2, partition, oldest FROM partitions WHERE topic = ?1
+                 ON CONFLICT DO NOTHING",
+                params![id, reader],
             )?;
         }
     }

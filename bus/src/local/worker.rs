@@ -22,6 +22,7 @@ use events::Timestamp;
 
 use super::Inner;
 use super::cache::StateCache;
+use super::concluded::{Concluded, LivePartition};
 use super::ownership::Owned;
 use super::pending::{CommittedState, ContextParts, Pending, RecordContext};
 use super::reader::{ReadRange, StoredRecord, partition_bounds, read_records};
@@ -44,12 +45,6 @@ const PREPARE_SLICE: usize = 32;
 /// An idle partition's time in memory may lag behind the clock by this.
 const IDLE_TICK: Duration = Duration::from_millis(250);
 
-/// What this process knows about a partition it works on, for status.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct LivePartition {
-    pub(super) time: Option<Timestamp>,
-}
-
 /// What all partitions of a running step share.
 pub(super) struct StepShared {
     pub(super) spec: StepSpec,
@@ -66,8 +61,9 @@ pub(super) struct StepShared {
 pub(super) enum Turn {
     /// Something was done; there may be more.
     Progress,
-    /// Nothing to do until a record comes or the clock reaches `wake_at`.
-    Idle { wake_at: Timestamp },
+    /// Nothing to do until a record comes or the clock reaches `wake_at`; or, when it is `held`, until the step before has
+    /// concluded more.
+    Idle { wake_at: Timestamp, held: bool },
     /// Waits for these dependencies.
     Paused(Vec<String>),
 }
@@ -111,6 +107,8 @@ pub(super) struct PartitionWorker {
     suspicion_ended: bool,
     reload_timers: bool,
     idle_since: Option<Timestamp>,
+    /// The step before has not concluded as much as the clock would allow.
+    is_held: bool,
 }
 
 enum Begin {
@@ -141,6 +139,7 @@ impl PartitionWorker {
             suspicion_ended: false,
             reload_timers: false,
             idle_since: None,
+            is_held: false,
         })
     }
 
@@ -150,6 +149,11 @@ impl PartitionWorker {
 
     pub(super) const fn partition_id(&self) -> i64 {
         self.partition_id
+    }
+
+    #[cfg(test)]
+    pub(super) const fn slot(&self) -> i64 {
+        self.owned.slot
     }
 
     /// Where the step goes on in this partition.
@@ -223,11 +227,16 @@ impl PartitionWorker {
         let limits = self.shared.spec.limits.clone();
         let position = self.loaded()?.position;
         let now = self.inner.clock.now();
+        // Before the look for records: what the step before had concluded by now is found by that look.
+        let before = match &self.shared.spec.follows {
+            Some(step) if self.is_idle(now) => self.inner.concluded(step, self.owned.partition)?,
+            _ => Concluded::Everything,
+        };
         let has_records = self.has_records(position, now)?;
         if has_records {
             self.idle_since = None;
         } else {
-            self.advance_idle_time(now)?;
+            self.advance_idle_time(now, before)?;
         }
         if self.next_timer()? == NextTimer::Load {
             self.reload_timers = true;
@@ -266,8 +275,7 @@ impl PartitionWorker {
     /// this process was stopped), so before time goes on because there are none, the file itself is asked.
     fn has_records(&self, position: u64, now: Timestamp) -> Result<bool, BusError> {
         let Inner { ends, readers, .. } = &*self.inner;
-        let idle_for = self.idle_since.map_or(Duration::ZERO, |since| now.since(since));
-        if ends.end(self.partition_id) <= position && idle_for >= IDLE_AFTER {
+        if ends.end(self.partition_id) <= position && self.is_idle(now) {
             let (_, end) = readers.with(|connection| partition_bounds(connection, self.partition_id))?;
             ends.appended(std::iter::once((self.partition_id, end.offset())));
         }
@@ -289,6 +297,8 @@ impl PartitionWorker {
 
     /// Nothing is to be handled; but the time of an idle partition is written down now and then.
     fn rest(&mut self) -> Result<Begin, BusError> {
+        let time = self.loaded()?.time;
+        self.inner.live.lock().insert(self.owned.slot, LivePartition { time, concluded: time });
         let ended = self.suspicion_ended;
         let commit_after = self.shared.spec.limits.idle_commit_after;
         let loaded = self.loaded()?;
@@ -384,16 +394,31 @@ impl PartitionWorker {
         catch_unwind(AssertUnwindSafe(|| self.shared.handler.partition_time_of(record))).unwrap_or(None)
     }
 
-    /// Lets an idle partition's time follow the clock.
-    fn advance_idle_time(&mut self, now: Timestamp) -> Result<(), BusError> {
-        let since = *self.idle_since.get_or_insert(now);
+    /// Lets an idle partition's time follow the clock, as far as the step before has concluded.
+    fn advance_idle_time(&mut self, now: Timestamp, before: Concluded) -> Result<(), BusError> {
+        self.idle_since.get_or_insert(now);
+        let is_idle = self.is_idle(now);
+        let slot = self.owned.slot;
         let loaded = self.loaded()?;
-        if now.since(since) >= IDLE_AFTER {
-            loaded.time = loaded.time.max(Some(now - IDLE_AFTER));
+        let mut is_held = false;
+        if is_idle {
+            let clock = now - IDLE_AFTER;
+            let reached = match before {
+                Concluded::Everything => Some(clock),
+                Concluded::UpTo(time) => time.map(|time| time.min(clock)),
+            };
+            loaded.time = loaded.time.max(reached);
+            is_held = reached.is_none_or(|reached| reached + IDLE_TICK < clock);
         }
-        let live = LivePartition { time: loaded.time };
-        self.inner.live.lock().insert(self.owned.slot, live);
+        let time = loaded.time;
+        self.is_held = is_held;
+        self.inner.live.lock().entry(slot).or_default().time = time;
         Ok(())
+    }
+
+    /// Whether nothing came for long enough that silence means something.
+    fn is_idle(&self, now: Timestamp) -> bool {
+        self.idle_since.is_some_and(|since| now.since(since) >= IDLE_AFTER)
     }
 
     /// When an idle partition has something to do, if no record comes.
@@ -405,7 +430,7 @@ impl PartitionWorker {
         let tick = now + IDLE_TICK;
         let wake_at =
             if now < idle_at { idle_at } else { timer_at.filter(|at| *at > now).map_or(tick, |at| at.min(tick)) };
-        Turn::Idle { wake_at }
+        Turn::Idle { wake_at, held: self.is_held }
     }
 
     fn nothing_but_time(&self) -> Computed {
@@ -748,7 +773,7 @@ impl PartitionWorker {
         loaded.position = position;
         loaded.committed_time = time;
         loaded.paused = paused;
-        self.inner.live.lock().insert(self.owned.slot, LivePartition { time });
+        self.inner.live.lock().entry(self.owned.slot).or_default().time = time;
         Ok(())
     }
 }

@@ -354,6 +354,26 @@ mod tests {
     }
 
     #[test]
+    fn behind_another_step_no_silence_is_longer_than_what_that_one_concluded() {
+        let handler = Scripted::new("out");
+        let (mut first, mut second) = (step(&handler), step(&Scripted::new("out")));
+        let (key, hours) = (RecordKey([1; 16]), Timestamp::from_seconds(9_000));
+        let held = [Action::At(100), Action::Timer("need-k".into(), 60)];
+        first.publish(scripted(key, &held));
+        first.run();
+        second.advance_behind(hours, &first);
+        assert_eq!(second.partition_time(0), Some(Timestamp::from_seconds(100)));
+        // The timer is due, and waits for something.
+        first.advance_to(hours);
+        second.advance_behind(hours, &first);
+        assert_eq!(second.partition_time(0), Some(Timestamp::from_micros(160_000_000 - 1)));
+        handler.provide("k", true);
+        first.advance_to(hours);
+        second.advance_behind(hours, &first);
+        assert_eq!(second.partition_time(0), Some(hours - crate::IDLE_AFTER));
+    }
+
+    #[test]
     fn a_dependency_makes_a_partition_wait() {
         let handler = Scripted::new("out");
         let mut step = step(&handler);

@@ -92,6 +92,7 @@ suite!(
     control_records_apply_where_they_stand,
     random_records_end_as_the_model_says,
     a_partition_is_idle_since_what_it_did_last,
+    a_step_that_follows_waits_for_what_is_held,
     undecodable_state_poisons_its_key_only,
 );
 
@@ -195,6 +196,78 @@ async fn retention_waits_for_the_slowest_reader() {
     let end = bus.end_positions("in").await.unwrap().get(0).unwrap();
     let ahead = bus.tail("in", "ahead", [(0, end.next())].into_iter().collect()).await;
     assert!(matches!(ahead.err(), Some(BusError::PositionAhead { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_waits_for_those_who_have_not_come_yet() {
+    let local = Local::new();
+    let bus = local.bus();
+    suite::topics(&*bus, 1).await;
+    let day = Retention::age(Duration::from_secs(86_400));
+    let known = || [TopicSpec::new("in", 1, day).read_by_step("step").read_by("sink"), TopicSpec::new("out", 1, day)];
+    bus.create_topics(&known()).await.unwrap();
+    publish(&*bus, (0..10).map(|_| scripted(key(1), &[Action::Add(1)])).collect()).await;
+    bus.publish("out", vec![record(1, 10)]).await[0].as_ref().unwrap();
+    local.clock.advance(Duration::from_secs(90_000));
+    publish(&*bus, vec![scripted(key(1), &[Action::Add(1)])]).await;
+    let held = |records: u64| {
+        let bus = Arc::clone(&bus);
+        async move {
+            let status = bus.topic_status("in").await.unwrap();
+            if status.records == records { Ok(()) } else { Err(status) }
+        }
+    };
+    // The topic that nobody is to read is swept after the other one.
+    eventually("retention runs", || async {
+        let status = bus.topic_status("out").await.unwrap();
+        if status.records == 0 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let status = bus.topic_status("in").await.unwrap();
+    assert_eq!((status.records, status.oldest_unread), (11, Some(start())), "nobody has read, and nothing is gone");
+
+    // Both come, and read everything from the first record on.
+    let running = Running::start(&bus, &Scripted::new("out"));
+    caught_up(&*bus).await;
+    assert_eq!(bus.topic_status("in").await.unwrap().oldest_unread, Some(start()), "the sink has not read");
+    let mut tail = bus.tail("in", "sink", Positions::oldest()).await.unwrap();
+    assert_eq!(tail.next(100, Duration::from_secs(60)).await.unwrap().len(), 11);
+    tail.commit(&tail.positions()).await.unwrap();
+    eventually("what is old is gone", || held(1)).await;
+
+    // Saying it again, as every start does, moves nobody back.
+    bus.create_topics(&known()).await.unwrap();
+    assert_eq!(bus.topic_status("in").await.unwrap().oldest_unread, None);
+    running.stop().await;
+    let differs = bus.create_topics(&[TopicSpec::new("out", 1, day).read_by_step("step")]).await;
+    let expected = BusError::InputDiffers { step: "step".into(), expected: "out".into(), actual: "in".into() };
+    assert_eq!(differs, Err(expected));
+    let two = ["in", "out"].map(|name| TopicSpec::new(name, 1, day).read_by_step("another"));
+    assert!(matches!(bus.create_topics(&two).await, Err(BusError::Invalid(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_looks_holds_nothing_back() {
+    let local = Local::new();
+    let bus = local.bus();
+    let day = Retention::age(Duration::from_secs(86_400));
+    bus.create_topics(&[TopicSpec::new("in", 1, day)]).await.unwrap();
+    publish(&*bus, (0..3).map(|number| record(number, 10)).collect()).await;
+    let mut look = bus.look("in", Positions::oldest()).await.unwrap();
+    assert_eq!(look.next(1, Duration::from_secs(60)).await.unwrap().len(), 1);
+    look.commit(&look.positions()).await.unwrap();
+    assert_eq!(bus.topic_status("in").await.unwrap().oldest_unread, None, "nobody is registered");
+    local.clock.advance(Duration::from_secs(90_000));
+    eventually("all are gone", || async {
+        let status = bus.topic_status("in").await.unwrap();
+        if status.records == 0 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    assert!(look.next(10, Duration::ZERO).await.unwrap().is_empty(), "what is gone is passed over");
+    publish(&*bus, vec![record(7, 10)]).await;
+    assert_eq!(look.next(10, Duration::from_secs(60)).await.unwrap()[0].value[0], 7);
+    let mut another = bus.look("in", [(0, Position::START)].into_iter().collect()).await.unwrap();
+    assert_eq!(another.next(10, Duration::from_secs(60)).await.unwrap()[0].value[0], 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

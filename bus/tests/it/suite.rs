@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bus::testing::ReferenceStep;
 use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{
-    Bus, BusError, CommittedRecord, DeadLetter, Positions, PublishError, Record, RecordKey, Retention, StepHandler,
-    StepLag, StepSpec, TopicSpec, partition_for,
+    Bus, BusError, CommittedRecord, DeadLetter, Input, Outcome, Positions, PublishError, Record, RecordKey, Retention,
+    StepContext, StepHandler, StepLag, StepSpec, TopicSpec, partition_for,
 };
 use bytes::Bytes;
 use events::Timestamp;
@@ -438,6 +438,95 @@ pub(crate) async fn a_partition_is_idle_since_what_it_did_last(harness: impl Har
         assert_eq!(texts(&*bus).await.len(), 2 * round);
     }
     running.stop().await;
+}
+
+/// Notes every record of `out` with the partition time at which it is handled.
+struct Notes;
+
+impl StepHandler for Notes {
+    fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        if let Input::Record { record, .. } = input {
+            let seconds = context.partition_time().as_micros() / 1_000_000;
+            let text = format!("{} {}", seconds, String::from_utf8_lossy(&record.value));
+            context.emit("notes", Record { key: record.key, value: Bytes::from(text) });
+        }
+        Outcome::Ok
+    }
+
+    fn partition_time_of(&self, _: &CommittedRecord) -> Option<Timestamp> {
+        None
+    }
+}
+
+/// The platform was down for an hour, and what the first step still held about the time before comes out only now: to the
+/// step that follows, no hour of silence has passed.
+pub(crate) async fn a_step_that_follows_waits_for_what_is_held(harness: impl Harness) {
+    let (bus, clock) = (harness.bus(), harness.clock());
+    topics(&*bus, 1).await;
+    bus.create_topics(&[TopicSpec::new("notes", 1, Retention::default())]).await.unwrap();
+    let behind = || StepSpec::new("behind", "out", ["notes"], "dead").following("step");
+    let begun = clock.now().as_micros() / 1_000_000;
+    let held = Action::Timer("held".into(), 60);
+    publish(&*bus, vec![scripted(key(1), &[Action::At(begun), Action::Add(1), held])]).await;
+    let first = Running::start(&bus, &Scripted::new("out"));
+    caught_up(&*bus).await;
+    first.stop().await;
+
+    clock.advance(Duration::from_secs(3600));
+    // Of another process, and first.
+    let another = harness.another();
+    let second = Running::start_spec(&another, behind(), Arc::new(Notes));
+    let time = || async {
+        let lag = another.step_lag("behind").await.ok()?;
+        (lag.records_behind() == 0).then(|| lag.partitions[0].partition_time)
+    };
+    eventually("the record is noted", || async { time().await.ok_or(()) }).await;
+    clock.advance(Duration::from_secs(2));
+    for _ in 0..20 {
+        let reached = time().await.flatten();
+        assert!(reached.is_none_or(|reached| reached <= Timestamp::from_seconds(begun + 60)), "{reached:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let first = Running::start(&bus, &Scripted::new("out"));
+    eventually("the held timer fires", || async {
+        clock.advance(Duration::from_secs(2));
+        match read_all(&*bus, "notes").await.len() {
+            2 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let notes = read_all(&*bus, "notes").await;
+    let notes: Vec<String> = notes.iter().map(|note| String::from_utf8_lossy(&note.value).into_owned()).collect();
+    let (at, what) = notes[1].split_once(' ').unwrap();
+    assert!(what.starts_with("timer held ") && at.parse::<i64>().unwrap() < begun + 60, "{notes:?}");
+    // Nothing is held any more: the time of both goes on with the clock, however small its steps are.
+    clock.advance(Duration::from_secs(3600));
+    eventually("the time goes on", || async {
+        clock.advance(Duration::from_secs(2));
+        let reached = time().await.flatten();
+        let now = clock.now();
+        if reached.is_some_and(|reached| now.since(reached) <= Duration::from_secs(20)) { Ok(()) } else { Err(reached) }
+    })
+    .await;
+    second.stop().await;
+    // In one process not even what is not committed yet is waited for.
+    let second = Running::start_spec(&bus, behind(), Arc::new(Notes));
+    clock.advance(Duration::from_secs(5));
+    eventually("both settle", || async {
+        let until = clock.now() - bus::IDLE_AFTER;
+        match (bus.step_lag("step").await, bus.step_lag("behind").await) {
+            (Ok(one), Ok(other)) if one.settled_at(until) && other.settled_at(until) => Ok(()),
+            (one, other) => {
+                // A partition that was read to its end only after the clock went on is idle from now on.
+                clock.advance(bus::IDLE_AFTER);
+                Err(format!("{one:?} {other:?}"))
+            }
+        }
+    })
+    .await;
+    second.stop().await;
+    first.stop().await;
 }
 
 pub(crate) async fn undecodable_state_poisons_its_key_only(harness: impl Harness) {
