@@ -13,6 +13,7 @@ fn receipt() -> Receipt {
     Receipt {
         tenant: TenantId::default(),
         person: "00112233445566778899aabbccddeeff".parse().unwrap(),
+        session_id: SessionId::from_uuid(uuid(5)),
         opportunity_id: OpportunityId::from_uuid(uuid(1)),
         suggestion_id: Some(SuggestionId::from_uuid(uuid(2))),
         model: "edit".parse().unwrap(),
@@ -40,7 +41,7 @@ fn header() -> EventHeader {
         event_id: EventId::from_uuid(uuid(4)),
         tenant: TenantId::default(),
         person: receipt().person,
-        session_id: SessionId::from_uuid(uuid(5)),
+        session_id: receipt().session_id,
         sequence: 7,
         kind: EventKind::SuggestionAccepted,
         consent: ConsentTier::Code,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use crate::ids::{
-    ModelName, ModelVersion, OpportunityId, PersonPseudonym, RolloutId, Sha256Digest, SuggestionId, TenantId,
+    ModelName, ModelVersion, OpportunityId, PersonPseudonym, RolloutId, SessionId, Sha256Digest, SuggestionId, TenantId,
 };
 use crate::sealing::TenantSecret;
 use crate::time::Timestamp;
@@ -39,6 +39,8 @@ pub struct Receipt {
     pub tenant: TenantId,
     /// The developer who asked.
     pub person: PersonPseudonym,
+    /// The session that asked.
+    pub session_id: SessionId,
     /// The decision.
     pub opportunity_id: OpportunityId,
     /// The suggestion; none when there was nothing to say.
@@ -126,6 +128,7 @@ mod tests {
         Receipt {
             tenant: TenantId::default(),
             person: "00112233445566778899aabbccddeeff".parse().unwrap(),
+            session_id: SessionId::from_uuid(uuid::Uuid::from_bytes([4; 16])),
             opportunity_id: OpportunityId::from_uuid(uuid::Uuid::from_bytes([1; 16])),
             suggestion_id: Some(SuggestionId::from_uuid(uuid::Uuid::from_bytes([2; 16]))),
             model: "edit".parse().unwrap(),

@@ -112,7 +112,7 @@ impl Sender<'_> {
         }
     }
 
-    /// A receipt holds when we signed it for this tenant, this person and the decision that the event names.
+    /// A receipt holds when we signed it for this tenant, person and session and the decision that the event names.
     fn verified(
         &self,
         reference: SuggestionReference,
@@ -122,6 +122,7 @@ impl Sender<'_> {
         let verified = Receipt::verify(&token, self.secret).ok().filter(|receipt| {
             receipt.tenant == self.tenant
                 && receipt.person == self.person
+                && receipt.session_id == self.session_id
                 && receipt.opportunity_id == opportunity_id
                 && suggestion_id.is_none_or(|suggestion| receipt.suggestion_id == Some(suggestion))
         });

@@ -22,6 +22,7 @@ fn receipt(secret: &TenantSecret) -> Receipt {
     Receipt {
         tenant: TenantId::default(),
         person: secret.person_pseudonym("jane"),
+        session_id: SessionId::from_uuid(uuid(1)),
         opportunity_id: OpportunityId::from_uuid(uuid(2)),
         suggestion_id: Some(SuggestionId::from_uuid(uuid(3))),
         model: "edit".parse().unwrap(),
@@ -96,6 +97,7 @@ fn receipts_hold_only_where_they_belong() {
         own.sign(&TenantSecret::new([2; 32])),
         Receipt { tenant: "other".parse().unwrap(), ..own.clone() }.sign(&secret),
         Receipt { person: secret.person_pseudonym("john"), ..own.clone() }.sign(&secret),
+        Receipt { session_id: SessionId::from_uuid(uuid(9)), ..own.clone() }.sign(&secret),
         Receipt { opportunity_id: OpportunityId::from_uuid(uuid(9)), ..own.clone() }.sign(&secret),
     ];
     for token in invalid {

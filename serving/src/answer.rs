@@ -289,6 +289,7 @@ impl Answer {
         Receipt {
             tenant: tenant.id.clone(),
             person: self.asked.person.clone(),
+            session_id: self.asked.question.session_id,
             opportunity_id: self.asked.opportunity_id,
             suggestion_id: verdict.has_suggestion.then_some(self.asked.suggestion_id),
             model: served.table.model.clone(),

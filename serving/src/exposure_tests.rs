@@ -31,6 +31,7 @@ fn exposure(secret: &TenantSecret, person: &str, number: u8, suggested: bool) ->
         receipt: Receipt {
             tenant: TenantId::default(),
             person: secret.person_pseudonym(person),
+            session_id: SessionId::from_uuid(Uuid::from_bytes([1; 16])),
             opportunity_id: OpportunityId::from_uuid(Uuid::from_bytes([number; 16])),
             suggestion_id,
             model: "edit".parse().unwrap(),

@@ -174,6 +174,7 @@ async fn the_first_action_arrives_before_the_end_and_everything_is_recorded() {
     let receipt = Receipt::verify(&end.receipt, &secret).unwrap();
     assert_eq!(receipt.suggestion_id, end.suggestion_id);
     assert_eq!(receipt.person, secret.person_pseudonym("ada"));
+    assert_eq!(json!(receipt.session_id), question()["session_id"]);
     assert!((receipt.probabilities.p_show - 1.0).abs() < 1e-12);
     assert!((receipt.probabilities.gate_score - f64::from(0.9_f32)).abs() < 1e-12);
     assert!((receipt.probabilities.log_p_text + 0.5).abs() < 1e-12);
@@ -194,6 +195,23 @@ async fn the_first_action_arrives_before_the_end_and_everything_is_recorded() {
     assert!(!context.repository.contains("engine"));
     let status = door.serving.status();
     assert_eq!(status.models[0].first_served[0].version, ModelVersion(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_are_dropped_and_counted() {
+    let metrics = service::metrics::install().unwrap();
+    let counted = || {
+        let rendered = metrics.render();
+        let count = rendered.lines().find_map(|row| row.strip_prefix("flywheel_serving_unknown_fields_total "));
+        count.map_or(0_u64, |count| count.parse().unwrap())
+    };
+    let before = counted();
+    let door = Door::open(plain_config(), Script::new(0.9, 1)).await;
+    let mut body = question();
+    body["colour"] = json!({ "deep": [1, 2] });
+    body["document"]["mood"] = json!(1);
+    assert_eq!(door.ask(&body).await.end().decision, Decision::Shown);
+    assert_eq!(counted() - before, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,10 @@
 //! What every request shares.
 
-use events::{IdSource, OpportunityId, PersonPseudonym, Sha256Digest, SuggestionId, TenantId, uuid_v7};
+use events::{IdSource, OpportunityId, PersonPseudonym, Sha256Digest, SuggestionId, TenantId, Timestamp, uuid_v7};
 use parking_lot::Mutex;
 use service::clock::SharedClock;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::bounded::BoundedMap;
@@ -52,7 +53,8 @@ impl Repetitions {
 
 impl State {
     /// The id of the suggestion that answers this asking. It is a function of who asks, about what, and how often before,
-    /// so that a seeded run makes the same ids whatever the schedule; the time in it is the clock's.
+    /// so that a seeded run makes the same ids whatever the schedule; the time in it is the one in the opportunity's id,
+    /// beside which it sorts.
     pub(crate) fn suggestion_id(
         &self,
         tenant: &TenantId,
@@ -73,6 +75,9 @@ impl State {
         );
         let mut random = [0_u8; 10];
         random.copy_from_slice(&digest.as_bytes()[..10]);
-        SuggestionId::from_uuid(uuid_v7(self.clock.now(), random))
+        let mut milliseconds = [0_u8; 8];
+        milliseconds[2..].copy_from_slice(&opportunity.as_bytes()[..6]);
+        let time = Timestamp::EPOCH + Duration::from_millis(u64::from_be_bytes(milliseconds));
+        SuggestionId::from_uuid(uuid_v7(time, random))
     }
 }

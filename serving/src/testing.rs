@@ -310,9 +310,9 @@ impl World {
     pub(crate) async fn consent(&self, person: &str, tier: ConsentTier) {
         let pseudonym = self.secret().await.person_pseudonym(person);
         let store = service::consent::ConsentStore::new(self.pool.clone());
-        store.set_ceiling(&TenantId::default(), ConsentTier::Code).await.unwrap();
         let ids = service::ids::SystemIds::new(self.clock.shared());
         use service::clock::Clock;
+        store.set_ceiling(&ids, &TenantId::default(), ConsentTier::Code, self.clock.now()).await.unwrap();
         store.decide(&ids, &TenantId::default(), &pseudonym, tier, self.clock.now()).await.unwrap();
     }
 

@@ -44,6 +44,30 @@ async fn each_bad_body_has_its_problem_and_the_door_stays_open() {
     door.stop().await;
 }
 
+/// Fields that the doors of this process dropped so far.
+fn unknown_fields() -> u64 {
+    let rendered = service::metrics::install().unwrap().render();
+    let count = rendered.lines().find_map(|row| row.strip_prefix("flywheel_ingest_unknown_fields_total "));
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_are_dropped_and_counted() {
+    let before = unknown_fields();
+    let door = Running::start().await;
+    let mut event = edit(1, "a");
+    for number in 0..1000 {
+        event[format!("later_{number}")] = json!(number);
+    }
+    let mut body: Value = serde_json::from_str(&batch("jane", json!([event]))).unwrap();
+    body["editor"] = json!({ "name": "vi" });
+    assert_eq!(door.results(body.to_string()).await, [("admitted".to_owned(), None)]);
+    // Other tests of this process may send a few as well.
+    let counted = unknown_fields() - before;
+    assert!((1001..1100).contains(&counted), "{counted}");
+    door.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_tiny_events_in_batches_are_all_admitted() {
     let door = Running::start().await;

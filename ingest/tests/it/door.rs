@@ -5,12 +5,12 @@ use std::time::Duration;
 use bus::PublishError;
 use events::{
     Arm, ConsentTier, Decision, EventText, ModelVersion, OpportunityId, Probabilities, Receipt, ReceiptState,
-    Sha256Digest, TenantId, TenantSecret, Timestamp, topics,
+    SessionId, Sha256Digest, TenantId, TenantSecret, Timestamp, topics,
 };
 use serde_json::json;
 use service::api_keys::Scope;
 
-use crate::{OPPORTUNITY, Running, batch, edit, problem, shown};
+use crate::{OPPORTUNITY, Running, SESSION, batch, edit, problem, shown};
 
 fn admitted() -> (String, Option<String>) {
     ("admitted".into(), None)
@@ -56,7 +56,7 @@ async fn consent_filters_at_the_door() {
     assert!(raw[2].header.opportunity_id.is_none());
     // The tenant's ceiling is below the person's choice.
     door.consent("john", ConsentTier::Code).await;
-    door.consents.set_ceiling(&TenantId::default(), ConsentTier::Usage).await.unwrap();
+    door.ceiling(ConsentTier::Usage).await;
     door.results(batch("john", json!([edit(4, "code")]))).await;
     assert!(door.raw().await[3].sealed.is_none());
     door.stop().await;
@@ -69,6 +69,7 @@ async fn receipts_are_verified_and_forged_ones_are_admitted_as_invalid() {
     let receipt = Receipt {
         tenant: TenantId::default(),
         person: secret.person_pseudonym("jane"),
+        session_id: SESSION.parse::<SessionId>().unwrap(),
         opportunity_id: OPPORTUNITY.parse::<OpportunityId>().unwrap(),
         suggestion_id: None,
         model: "edit".parse().unwrap(),
@@ -135,6 +136,20 @@ async fn what_the_log_did_not_take_is_not_acknowledged() {
     assert_eq!(door.results(body.clone()).await, [late.clone(), late.clone(), refused.clone(), late]);
     *door.switch.hanging.lock() = false;
     assert_eq!(door.results(body).await, [admitted(), admitted(), refused, admitted()]);
+    door.stop().await;
+}
+
+/// The steps and sinks behind the door have never run: what was acknowledged is unread all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_is_refused_although_no_reader_has_ever_come() {
+    let door = Running::start().await;
+    let retention = bus::Retention::age(Duration::from_secs(24 * 3600));
+    let spec = bus::TopicSpec::new(topics::TELEMETRY_RAW, 4, retention).read_by_step("anonymizer").read_by("ledger");
+    bus::Bus::create_topics(&*door.bus, &[spec]).await.unwrap();
+    assert_eq!(door.results(batch("jane", json!([edit(1, "a")]))).await, [admitted()]);
+    door.clock.advance(Duration::from_secs(19 * 3600));
+    assert_eq!(problem(door.send(batch("jane", json!([edit(2, "a")]))).await).await, (503, "backlog".into()));
+    assert_eq!(door.raw().await.len(), 1);
     door.stop().await;
 }
 

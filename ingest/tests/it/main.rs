@@ -28,7 +28,7 @@ use ingest::{IngestConfig, IngestDeps};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use service::api_keys::{ApiKeys, Scope};
-use service::clock::SimulatedClock;
+use service::clock::{Clock as _, SimulatedClock};
 use service::consent::ConsentStore;
 use service::ids::SystemIds;
 use service::keys::KeyStore;
@@ -96,6 +96,9 @@ impl Bus for Switch {
     async fn tail(&self, topic: &str, reader: &str, from: Positions) -> Result<Box<dyn Tail>, BusError> {
         self.log.tail(topic, reader, from).await
     }
+    async fn look(&self, topic: &str, from: Positions) -> Result<Box<dyn Tail>, BusError> {
+        self.log.look(topic, from).await
+    }
     async fn forget_reader(&self, topic: &str, reader: &str) -> Result<(), BusError> {
         self.log.forget_reader(topic, reader).await
     }
@@ -141,7 +144,7 @@ impl Running {
         let api_keys = ApiKeys::new(pool.clone(), clock.shared(), ids.clone());
         let (_, key) = api_keys.create(&tenant, "editor", &[Scope::Telemetry]).await.unwrap();
         let consents = ConsentStore::new(pool);
-        consents.set_ceiling(&tenant, ConsentTier::Code).await.unwrap();
+        consents.set_ceiling(&*ids, &tenant, ConsentTier::Code, clock.now()).await.unwrap();
         let mut config = IngestConfig { consent_staleness_ms: 0, backlog_staleness_ms: 0, ..IngestConfig::default() };
         config.http.listen = "127.0.0.1:0".into();
         adjust(&mut config);
@@ -187,6 +190,12 @@ impl Running {
         let person = self.secret().await.person_pseudonym(person);
         let now = self.clock.advance(Duration::from_secs(1));
         self.consents.decide(&*self.ids, &TenantId::default(), &person, tier, now).await.unwrap();
+    }
+
+    /// Sets the widest tier that the tenant allows.
+    pub(crate) async fn ceiling(&self, tier: ConsentTier) {
+        let now = self.clock.advance(Duration::from_secs(1));
+        self.consents.set_ceiling(&*self.ids, &TenantId::default(), tier, now).await.unwrap();
     }
 
     pub(crate) async fn send(&self, body: impl Into<reqwest::Body>) -> reqwest::Response {

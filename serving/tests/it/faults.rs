@@ -55,6 +55,9 @@ impl Bus for Faulty {
     async fn tail(&self, topic: &str, reader: &str, from: Positions) -> Result<Box<dyn Tail>, BusError> {
         self.log.tail(topic, reader, from).await
     }
+    async fn look(&self, topic: &str, from: Positions) -> Result<Box<dyn Tail>, BusError> {
+        self.log.look(topic, from).await
+    }
     async fn forget_reader(&self, topic: &str, reader: &str) -> Result<(), BusError> {
         self.log.forget_reader(topic, reader).await
     }

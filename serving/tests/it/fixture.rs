@@ -261,9 +261,9 @@ impl Fixture {
 
     pub(crate) async fn consent(&self, person: &str, tier: ConsentTier) {
         let store = ConsentStore::new(self.pool.clone());
-        store.set_ceiling(&TenantId::default(), ConsentTier::Code).await.unwrap();
         let pseudonym = self.secret().await.person_pseudonym(person);
         let ids = SystemIds::new(self.clock.shared());
+        store.set_ceiling(&ids, &TenantId::default(), ConsentTier::Code, self.clock.now()).await.unwrap();
         store.decide(&ids, &TenantId::default(), &pseudonym, tier, self.clock.now()).await.unwrap();
     }
 
