@@ -61,7 +61,11 @@ impl Default for AnonymizerConfig {
 }
 
 impl AnonymizerConfig {
-    pub(crate) fn check(&self) -> Result<(), AnonymizerError> {
+    /// Refuses values that make no step.
+    ///
+    /// # Errors
+    /// Names the key and what was expected.
+    pub fn check(&self) -> Result<(), AnonymizerError> {
         let rules: [(bool, &'static str, &'static str); 5] = [
             (self.settle_s > 0, "settle_s", "at least 1"),
             (self.longest_group_s >= self.settle_s, "longest_group_s", "at least settle_s"),

@@ -88,8 +88,10 @@ pub(crate) struct Session {
     /// Sequence number of the event that ended the session.
     pub(crate) ended_at: Option<i64>,
     pub(crate) memory_until: Option<Timestamp>,
-    /// The latest decision seen; control records may be repeated late.
+    /// The person's latest choice seen; control records may be repeated late.
     pub(crate) consent: Option<ConsentDecision>,
+    /// The tenant's latest ceiling seen.
+    pub(crate) ceiling: Option<ConsentDecision>,
 }
 
 impl Session {
@@ -108,6 +110,7 @@ impl Session {
             ended_at: None,
             memory_until: None,
             consent: None,
+            ceiling: None,
         }
     }
 

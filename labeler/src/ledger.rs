@@ -4,10 +4,16 @@
 //! erased + lost + pending. The left side is the raw topic; the right side is what the anonymizer decided (clean,
 //! quarantine) or its step gave up (dead letters of the raw topic). Duplicates, a second raw record of an id, are counted
 //! apart. A disposition without a raw record, or a second disposition of an id, is an anomaly: it must never happen, and is
-//! shown when it does. A dead letter is no second one: what was redriven and came through is clean, not dead-lettered.
+//! shown when it does. A dead letter is no second one: what was redriven and came through is clean, not dead-lettered. Nor
+//! is the same disposition of an id read from the clean topic again: the labeler gave the record up, somebody redrove it,
+//! and so the topic holds it twice. Such repeats are counted apart, too.
 //!
 //! The cut is the ledger's own positions. They move in the transaction of the rows, and what stood in the raw topic when a
 //! disposition was read is written before it, so the equation holds at every cut.
+//!
+//! Rows of hours that lie longer back than anything in the log are folded into counts by hour ([`fold_hours`]); the time
+//! for it is that of the records. What comes about an id of such an hour that has no row is a repetition: every event of the
+//! hour was read and had its end before it was folded.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,13 +46,17 @@ const REASONS_OF_REUSED_IDS: [&str; 2] = ["content_conflict", "person_conflict"]
 #[derive(Debug)]
 pub struct Ledger {
     config: SinkConfig,
+    /// When the newest record that was written was appended.
+    newest: Option<Timestamp>,
+    /// All hours before this one were looked at for folding.
+    folded_before: Option<Timestamp>,
 }
 
 impl Ledger {
     /// A ledger with these batches.
     #[must_use]
     pub fn new(config: SinkConfig) -> Self {
-        Self { config }
+        Self { config, newest: None, folded_before: None }
     }
 }
 
@@ -62,6 +72,7 @@ struct Entry {
     disposition: Option<String>,
     reason: Option<String>,
     dispositions: i64,
+    repeats: i64,
 }
 
 type Entries = BTreeMap<(String, String), Entry>;
@@ -76,6 +87,15 @@ fn entry_at(entries: &mut Entries, key: (String, String), hour: i64) -> &mut Ent
 fn entry<'a>(entries: &'a mut Entries, header: &EventHeader) -> &'a mut Entry {
     let key = (header.tenant.to_string(), header.event_id.to_string());
     entry_at(entries, key, header.received_at.hour().as_micros())
+}
+
+/// What the clean topic decides; said again, it is a repeat.
+fn decided_or_repeated(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
+    if entry.dispositions > 0 && entry.disposition.as_deref() == Some(disposition) {
+        entry.repeats += 1;
+    } else {
+        decided(entry, disposition, reason);
+    }
 }
 
 fn decided(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
@@ -131,7 +151,7 @@ fn collect(records: &[CommittedRecord]) -> Result<(Entries, Vec<(String, Entry)>
             if reason == Some(REASON_OF_REPETITIONS) {
                 decided_weakly(entry, disposition, reason);
             } else {
-                decided(entry, disposition, reason);
+                decided_or_repeated(entry, disposition, reason);
             }
         } else if record.topic.ends_with(TELEMETRY_QUARANTINE) {
             let Some(event) = decode::<QuarantinedEvent>(record)? else { continue };
@@ -192,12 +212,79 @@ impl Sink for Ledger {
             let known = entry_at(&mut entries, (tenant, event_id), entry.received_hour);
             decided_weakly(known, "dead_lettered", entry.reason.as_deref());
         }
+        let entries = without_folded(transaction, entries).await?;
         let entries: Vec<((String, String), Entry)> = entries.into_iter().collect();
         for chunk in entries.chunks(ROWS) {
             upsert(transaction, chunk).await?;
         }
+        self.newest = self.newest.max(records.iter().map(|record| record.appended_at).max());
         Ok(())
     }
+
+    /// Folds once an hour of the log's time. Everything that stood in the raw topic is written, so an hour without pending
+    /// events is complete.
+    async fn caught_up(&mut self, pool: &AnyPool) -> Result<(), SinkError> {
+        let Some(newest) = self.newest.filter(|_| self.config.fold_after_hours > 0) else { return Ok(()) };
+        let before = (newest - Duration::from_secs(self.config.fold_after_hours.saturating_mul(3600))).hour();
+        if self.folded_before.is_some_and(|folded| folded >= before) {
+            return Ok(());
+        }
+        let folded = fold_hours(pool, before).await?;
+        self.folded_before = Some(before);
+        counter!("flywheel_labeler_ledger_events_folded_total").increment(folded);
+        Ok(())
+    }
+}
+
+/// Takes out what is about events without a row in hours that were folded, and counts it there as repetitions.
+async fn without_folded(transaction: &mut Transaction<'static, Any>, entries: Entries) -> Result<Entries, SinkError> {
+    let mut is_folded: BTreeMap<(String, i64), bool> = BTreeMap::new();
+    let mut kept = Entries::new();
+    for ((tenant, event_id), entry) in entries {
+        let hour = (tenant.clone(), entry.received_hour);
+        let folded = match is_folded.get(&hour) {
+            Some(folded) => *folded,
+            None => {
+                let found: Option<i64> = sqlx::query_scalar(
+                    "SELECT received_hour FROM ledger_hours WHERE tenant = $1 AND received_hour = $2 LIMIT 1",
+                )
+                .bind(&tenant)
+                .bind(entry.received_hour)
+                .fetch_optional(&mut **transaction)
+                .await?;
+                is_folded.insert(hour, found.is_some());
+                found.is_some()
+            }
+        };
+        if !folded || has_row(transaction, &tenant, &event_id).await? {
+            kept.insert((tenant, event_id), entry);
+            continue;
+        }
+        sqlx::query(
+            "INSERT INTO ledger_hours \
+             (tenant, received_hour, entered, disposition, reason, events, copies, dispositions, repeats) \
+             VALUES ($1, $2, '', '', '', 0, $3, 0, $4) \
+             ON CONFLICT (tenant, received_hour, entered, disposition, reason) DO UPDATE SET \
+             copies = ledger_hours.copies + excluded.copies, repeats = ledger_hours.repeats + excluded.repeats",
+        )
+        .bind(&tenant)
+        .bind(entry.received_hour)
+        .bind(entry.copies)
+        .bind(entry.dispositions + entry.repeats)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(kept)
+}
+
+async fn has_row(transaction: &mut Transaction<'static, Any>, tenant: &str, event_id: &str) -> Result<bool, SinkError> {
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT received_hour FROM ledger_events WHERE tenant = $1 AND event_id = $2")
+            .bind(tenant)
+            .bind(event_id)
+            .fetch_optional(&mut **transaction)
+            .await?;
+    Ok(found.is_some())
 }
 
 async fn upsert(
@@ -205,14 +292,14 @@ async fn upsert(
     chunk: &[((String, String), Entry)],
 ) -> Result<(), SinkError> {
     let mut statement = String::from(
-        "INSERT INTO ledger_events (tenant, event_id, received_hour, entered, copies, disposition, reason, dispositions) \
-         VALUES ",
+        "INSERT INTO ledger_events \
+         (tenant, event_id, received_hour, entered, copies, disposition, reason, dispositions, repeats) VALUES ",
     );
     for row in 0..chunk.len() {
-        let at = row * 8;
+        let at = row * 9;
         let separator = if row == 0 { "" } else { ", " };
         statement.push_str(&format!(
-            "{separator}(${}, ${}, ${}, ${}, ${}, ${}, ${}, ${})",
+            "{separator}(${}, ${}, ${}, ${}, ${}, ${}, ${}, ${}, ${})",
             at + 1,
             at + 2,
             at + 3,
@@ -220,10 +307,15 @@ async fn upsert(
             at + 5,
             at + 6,
             at + 7,
-            at + 8
+            at + 8,
+            at + 9
         ));
     }
-    statement.push_str(
+    // Said again, a disposition of the clean topic is a repeat; what else is decided about an id that has its end is an
+    // anomaly.
+    const IS_REPEAT: &str = "ledger_events.dispositions > 0 AND excluded.dispositions > 0 \
+         AND excluded.disposition = ledger_events.disposition AND excluded.disposition <> 'quarantined'";
+    statement.push_str(&format!(
         " ON CONFLICT (tenant, event_id) DO UPDATE SET \
          entered = COALESCE(ledger_events.entered, excluded.entered), \
          copies = ledger_events.copies + excluded.copies, \
@@ -235,8 +327,10 @@ async fn upsert(
          disposition = CASE WHEN ledger_events.disposition IS NULL \
          OR (ledger_events.dispositions = 0 AND excluded.dispositions > 0) \
          THEN excluded.disposition ELSE ledger_events.disposition END, \
-         dispositions = ledger_events.dispositions + excluded.dispositions",
-    );
+         dispositions = ledger_events.dispositions + excluded.dispositions \
+         - CASE WHEN {IS_REPEAT} THEN 1 ELSE 0 END, \
+         repeats = ledger_events.repeats + excluded.repeats + CASE WHEN {IS_REPEAT} THEN 1 ELSE 0 END"
+    ));
     let mut query = sqlx::query(sqlx::AssertSqlSafe(statement));
     for ((tenant, event_id), entry) in chunk {
         query = query
@@ -247,7 +341,8 @@ async fn upsert(
             .bind(entry.copies)
             .bind(&entry.disposition)
             .bind(&entry.reason)
-            .bind(entry.dispositions);
+            .bind(entry.dispositions)
+            .bind(entry.repeats);
     }
     query.execute(&mut **transaction).await?;
     Ok(())
@@ -278,7 +373,10 @@ pub struct LedgerTotals {
     pub pending: i64,
     /// Further raw records of an id that was there already.
     pub duplicates: i64,
-    /// Dispositions without a raw record and second dispositions; always 0.
+    /// Further clean records of an id that had the same disposition already: redriven dead letters of a later step.
+    #[serde(default)]
+    pub repeats: i64,
+    /// Dispositions without a raw record and second, other dispositions; always 0.
     pub anomalies: i64,
     /// Counts by disposition and reason.
     pub reasons: BTreeMap<String, BTreeMap<String, i64>>,
@@ -307,6 +405,7 @@ impl LedgerTotals {
         let events = counts.events;
         self.anomalies += counts.dispositions_beyond_one;
         self.duplicates += counts.copies_beyond_one;
+        self.repeats += counts.repeats;
         match entered {
             Some("admitted") => self.admitted += events,
             Some("filtered_at_door") => self.filtered_at_door += events,
@@ -337,6 +436,7 @@ struct Counts {
     events: i64,
     copies_beyond_one: i64,
     dispositions_beyond_one: i64,
+    repeats: i64,
 }
 
 /// The equation of a tenant and the cut at which it was taken.
@@ -391,12 +491,13 @@ async fn by_hour<'c>(
     let rows = sqlx::query(
         "SELECT received_hour, entered, disposition, reason, CAST(COUNT(*) AS BIGINT) AS events, \
          CAST(SUM(CASE WHEN copies > 1 THEN copies - 1 ELSE 0 END) AS BIGINT) AS copies_beyond, \
-         CAST(SUM(CASE WHEN dispositions > 1 THEN dispositions - 1 ELSE 0 END) AS BIGINT) AS dispositions_beyond \
+         CAST(SUM(CASE WHEN dispositions > 1 THEN dispositions - 1 ELSE 0 END) AS BIGINT) AS dispositions_beyond, \
+         CAST(SUM(repeats) AS BIGINT) AS repeats_of_all \
          FROM ledger_events WHERE tenant = $1 AND received_hour >= $2 \
          GROUP BY received_hour, entered, disposition, reason \
          UNION ALL \
          SELECT received_hour, NULLIF(entered, ''), NULLIF(disposition, ''), NULLIF(reason, ''), events, copies, \
-         dispositions FROM ledger_hours WHERE tenant = $1 AND received_hour >= $2",
+         dispositions, repeats FROM ledger_hours WHERE tenant = $1 AND received_hour >= $2",
     )
     .bind(tenant.as_str())
     .bind(from.map_or(i64::MIN, |from| from.hour().as_micros()))
@@ -409,6 +510,7 @@ async fn by_hour<'c>(
             events: row.try_get(4)?,
             copies_beyond_one: row.try_get(5)?,
             dispositions_beyond_one: row.try_get(6)?,
+            repeats: row.try_get(7)?,
         };
         let (entered, disposition, reason) = (text(1)?, text(2)?, text(3)?);
         hours.entry(Timestamp::from_micros(row.try_get(0)?)).or_default().add(
@@ -433,6 +535,7 @@ fn merged(mut sum: LedgerTotals, hour: LedgerTotals) -> LedgerTotals {
     sum.lost += hour.lost;
     sum.pending += hour.pending;
     sum.duplicates += hour.duplicates;
+    sum.repeats += hour.repeats;
     sum.anomalies += hour.anomalies;
     for (disposition, reasons) in hour.reasons {
         let known = sum.reasons.entry(disposition).or_default();
@@ -443,27 +546,35 @@ fn merged(mut sum: LedgerTotals, hour: LedgerTotals) -> LedgerTotals {
     sum
 }
 
-/// Folds all hours before `before` in which nothing is pending: their counts stay, their ids go. Call it with a time that no
-/// record of the raw topic or of quarantine can be older than. Returns how many events were folded.
+/// Folds all hours before `before` in which nothing is pending: their counts stay, their ids go. What was dead-lettered
+/// keeps its id: it may be redriven and end otherwise. Call it with a time that no record of the raw topic or of quarantine
+/// can be older than, when everything in the raw topic was written. Returns how many events were folded.
 ///
 /// # Errors
 /// A database that fails; nothing is changed then.
 pub async fn fold_hours(pool: &AnyPool, before: Timestamp) -> Result<u64, sqlx::Error> {
     let mut transaction = migrations::begin_write(pool).await?;
     let before = before.hour().as_micros();
-    const SETTLED: &str = "received_hour < $1 AND NOT EXISTS (SELECT 1 FROM ledger_events pending \
+    // Whoever writes the ledger moves its positions first; until this commits nobody does.
+    sqlx::query("UPDATE sink_positions SET next_position = next_position WHERE sink = $1")
+        .bind(SINK)
+        .execute(&mut *transaction)
+        .await?;
+    const SETTLED: &str = "received_hour < $1 AND disposition <> 'dead_lettered' AND NOT EXISTS (SELECT 1 FROM ledger_events pending \
          WHERE pending.tenant = ledger_events.tenant AND pending.received_hour = ledger_events.received_hour \
          AND (pending.disposition IS NULL OR pending.entered IS NULL))";
     sqlx::query(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO ledger_hours (tenant, received_hour, entered, disposition, reason, events, copies, dispositions) \
+        "INSERT INTO ledger_hours \
+         (tenant, received_hour, entered, disposition, reason, events, copies, dispositions, repeats) \
          SELECT tenant, received_hour, COALESCE(entered, ''), COALESCE(disposition, ''), COALESCE(reason, ''), \
          COUNT(*), SUM(CASE WHEN copies > 1 THEN copies - 1 ELSE 0 END), \
-         SUM(CASE WHEN dispositions > 1 THEN dispositions - 1 ELSE 0 END) \
+         SUM(CASE WHEN dispositions > 1 THEN dispositions - 1 ELSE 0 END), SUM(repeats) \
          FROM ledger_events WHERE {SETTLED} \
          GROUP BY tenant, received_hour, COALESCE(entered, ''), COALESCE(disposition, ''), COALESCE(reason, '') \
          ON CONFLICT (tenant, received_hour, entered, disposition, reason) DO UPDATE SET \
          events = ledger_hours.events + excluded.events, copies = ledger_hours.copies + excluded.copies, \
-         dispositions = ledger_hours.dispositions + excluded.dispositions"
+         dispositions = ledger_hours.dispositions + excluded.dispositions, \
+         repeats = ledger_hours.repeats + excluded.repeats"
     )))
     .bind(before)
     .execute(&mut *transaction)

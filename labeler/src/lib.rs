@@ -13,6 +13,7 @@ pub mod lake;
 pub mod ledger;
 pub mod lexing;
 pub mod policy;
+pub mod policy_record;
 mod reading;
 pub mod replay;
 mod run;

@@ -1,11 +1,15 @@
-//! The numbers of the label policy. Changing what a number means is a new label policy version.
+//! The numbers of the label policy. Changing what a number means, or a default, is a new label policy version.
 
 use std::time::Duration;
 
+use events::Sha256Digest;
 use serde::{Deserialize, Serialize};
 
-/// Version of the label table and its numbers; part of every pair's id.
+/// Version of the label table with its default numbers; part of every pair's id.
 pub const LABEL_POLICY_VERSION: i32 = 1;
+
+/// Versions of other numbers begin here; below are the releases' own.
+const FIRST_DERIVED_VERSION: u32 = 1_000_000;
 
 /// When the looks of an episode are taken, in seconds after the decision.
 pub const LOOKS_S: [i32; 3] = [30, 120, 300];
@@ -68,6 +72,29 @@ impl Default for LabelPolicy {
 }
 
 impl LabelPolicy {
+    /// The version under which pairs of this policy have their ids: the release's own for the default numbers, else one
+    /// that is derived from the numbers, so that pairs of different policies never share an id.
+    ///
+    /// `lateness` and `timer_margin` are no part of it. No verdict reads them: given the same facts, an episode is judged
+    /// the same. They say until when facts are awaited, and so which of them are known when a timer closes an episode that
+    /// no event did. Within one log that is settled once for every opportunity, at one position and by one policy (the
+    /// control record carries both settings), so two different pairs under one id cannot come of it.
+    #[must_use]
+    pub fn version(&self) -> i32 {
+        let judging = |policy: &Self| Self { lateness: Duration::ZERO, timer_margin: Duration::ZERO, ..policy.clone() };
+        let own = judging(self);
+        if own == judging(&Self::default()) {
+            return LABEL_POLICY_VERSION;
+        }
+        // Numbers of a policy always serialize; if they did not, debug text would still tell policies apart.
+        let numbers = serde_json::to_vec(&own).unwrap_or_else(|_| format!("{own:?}").into_bytes());
+        let digest = Sha256Digest::of_parts("label policy", &[&LABEL_POLICY_VERSION.to_be_bytes(), &numbers]);
+        let [one, two, three, four, ..] = *digest.as_bytes();
+        let range = i32::MAX.unsigned_abs() - FIRST_DERIVED_VERSION;
+        let derived = FIRST_DERIVED_VERSION + u32::from_be_bytes([one, two, three, four]) % range;
+        i32::try_from(derived).unwrap_or(i32::MAX)
+    }
+
     /// When an opportunity closes that no event closes, after serving answered.
     #[must_use]
     pub fn close_by_timer_after(&self) -> Duration {
@@ -87,5 +114,32 @@ mod seconds {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_secs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_numbers_are_another_version_and_other_waits_are_not() {
+        let default = LabelPolicy::default();
+        assert_eq!(default.version(), LABEL_POLICY_VERSION);
+        let patient =
+            LabelPolicy { timer_margin: Duration::from_secs(1800), lateness: Duration::ZERO, ..default.clone() };
+        assert_eq!(patient.version(), LABEL_POLICY_VERSION);
+        let others = [
+            LabelPolicy { settle_ms: 9_999, ..default.clone() },
+            LabelPolicy { close_ms: 300_001, ..default.clone() },
+            LabelPolicy { typed_through_weight: 0.25, ..default.clone() },
+            LabelPolicy { typed_against_weight: 0.25, ..default.clone() },
+            LabelPolicy { no_edit_for_dismissed: false, ..default.clone() },
+        ];
+        let mut versions: Vec<i32> = others.iter().map(LabelPolicy::version).collect();
+        assert!(versions.iter().all(|version| *version >= 1_000_000), "{versions:?}");
+        assert_eq!(versions, others.iter().map(LabelPolicy::version).collect::<Vec<_>>());
+        versions.sort_unstable();
+        versions.dedup();
+        assert_eq!(versions.len(), others.len());
     }
 }

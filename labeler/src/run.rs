@@ -13,6 +13,7 @@ use crate::config::LabelerConfig;
 use crate::keys::LoadedKeys;
 use crate::lake::LakeWriter;
 use crate::ledger::Ledger;
+use crate::policy_record::{TellError, tell_in_time};
 use crate::sink::{Sink, SinkError, run_sink};
 use crate::step;
 use crate::tally::Tally;
@@ -37,6 +38,9 @@ pub enum LabelerError {
     /// The step cannot run.
     #[error("labeler: {0}")]
     Step(#[from] BusError),
+    /// The log cannot be told the label policy.
+    #[error("labeler: {0}")]
+    Policy(#[from] TellError),
     /// A sink cannot go on.
     #[error("labeler: {0}")]
     Sink(#[from] SinkError),
@@ -45,7 +49,7 @@ pub enum LabelerError {
     Task,
 }
 
-/// Runs the step and the sinks until `shutdown`, or until one of them cannot go on; then all stop.
+/// Tells the log the label policy, if it is another one; runs the step and the sinks until `shutdown`, or until one of them cannot go on; then all stop.
 ///
 /// # Errors
 /// The first failure that trying again cannot help.
@@ -54,8 +58,15 @@ pub async fn run(config: LabelerConfig, deps: Deps, shutdown: CancellationToken)
     let mut tasks: JoinSet<Result<(), LabelerError>> = JoinSet::new();
     let keys = Arc::new(LoadedKeys::new(deps.keys.clone()));
     let handler = step::handler(keys, config.policy.clone(), config.limits.clone());
-    let (bus, step_stop) = (Arc::clone(&deps.bus), stop.clone());
-    tasks.spawn(async move { Ok(bus.step(step::spec(), handler, step_stop).await?) });
+    let (bus, pool, step_stop) = (Arc::clone(&deps.bus), deps.pool.clone(), stop.clone());
+    let policy = config.policy.clone();
+    tasks.spawn(async move {
+        // First the policy, then the records that it is in force for.
+        if tell_in_time(&*bus, &pool, &policy, &step_stop).await? {
+            bus.step(step::spec(), handler, step_stop).await?;
+        }
+        Ok(())
+    });
     let sinks: [Box<dyn Sink>; 3] = [
         Box::new(LakeWriter::new(Arc::clone(&deps.artifacts), config.lake.clone())),
         Box::new(Ledger::new(config.sinks.clone())),

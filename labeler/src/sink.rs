@@ -101,6 +101,16 @@ pub trait Sink: Send {
         transaction: &mut Transaction<'static, Any>,
         records: &[CommittedRecord],
     ) -> Result<(), SinkError>;
+
+    /// Everything that stood in the first topic a moment ago, and everything read of the others, is written. Called again
+    /// and again while records come; what it does may be done twice.
+    ///
+    /// # Errors
+    /// The sink goes on from its stored positions after a pause.
+    async fn caught_up(&mut self, pool: &AnyPool) -> Result<(), SinkError> {
+        let _ = pool;
+        Ok(())
+    }
 }
 
 /// Runs a sink until `shutdown`; after a failure it goes on from the stored positions. What was read and not written is
@@ -185,6 +195,9 @@ async fn follow(
             flush(pool, sink, first, limits, true).await?;
             for source in later.iter_mut() {
                 flush(pool, sink, source, limits, true).await?;
+            }
+            if first.tail.positions().reached(&cut) {
+                sink.caught_up(pool).await?;
             }
             continue;
         }

@@ -25,7 +25,8 @@ use crate::audience;
 use crate::config::SessionLimits;
 use crate::episode::{Conclusion, Verdict, ending, judge, outcome};
 use crate::keys::{LoadedKeys, Unloaded};
-use crate::policy::{LABEL_POLICY_VERSION, LabelPolicy};
+use crate::policy::LabelPolicy;
+use crate::policy_record::{Policies, UNREADABLE};
 use crate::reading::{ReadError, StoryReader};
 use crate::state::{
     EditBounds, FORGET_TIMER, Open, SESSION, SessionState, Undecodable, close_timer, closed_name, edit_name, fact_name,
@@ -36,21 +37,25 @@ use crate::story::Story;
 /// The step's name.
 pub const STEP: &str = "labeler";
 
+/// The step that writes clean events. An opportunity is not over while signals about it are held there, however long the
+/// platform was down.
+pub const STEP_BEFORE: &str = "anonymizer";
+
 /// The step's specification.
 #[must_use]
 pub fn spec() -> StepSpec {
-    StepSpec::new(STEP, TELEMETRY_CLEAN, [PREFERENCE_PAIRS, SERVING_OUTCOMES], DEAD_LETTERS)
+    StepSpec::new(STEP, TELEMETRY_CLEAN, [PREFERENCE_PAIRS, SERVING_OUTCOMES], DEAD_LETTERS).following(STEP_BEFORE)
 }
 
-/// The step's handler.
+/// The step's handler. `policy` is in force until the log names one (see [`crate::policy_record`]).
 #[must_use]
 pub fn handler(keys: Arc<LoadedKeys>, policy: LabelPolicy, limits: SessionLimits) -> Arc<dyn StepHandler> {
-    Arc::new(Labeler { keys, policy, limits })
+    Arc::new(Labeler { keys, policies: Policies::new(policy), limits })
 }
 
 struct Labeler {
     keys: Arc<LoadedKeys>,
-    policy: LabelPolicy,
+    policies: Policies,
     limits: SessionLimits,
 }
 
@@ -89,12 +94,16 @@ impl StepHandler for Labeler {
     }
 
     fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        let Some(in_force) = self.policies.in_force(context) else {
+            return Outcome::Unavailable(UNREADABLE.to_owned());
+        };
+        let turn = Turn { keys: &self.keys, limits: &self.limits, policy: &in_force.policy, version: in_force.version };
         let result = match input {
             Input::Record { record, prepared } => match prepared.take::<CleanEvent>() {
-                Some(event) => self.record(record, event, context),
+                Some(event) => turn.record(record, event, context),
                 None => Ok(()),
             },
-            Input::Timer { name, due } => self.timer(name, due, context),
+            Input::Timer { name, due } => turn.timer(name, due, context),
         };
         match result {
             Ok(()) => Outcome::Ok,
@@ -148,7 +157,17 @@ impl Labeler {
         }
         if missing.is_empty() { Prepared::ready(event) } else { Prepared::Unavailable(missing) }
     }
+}
 
+/// The handling of one input under the policy that is in force there.
+struct Turn<'a> {
+    keys: &'a LoadedKeys,
+    limits: &'a SessionLimits,
+    policy: &'a LabelPolicy,
+    version: i32,
+}
+
+impl Turn<'_> {
     fn record(&self, record: &CommittedRecord, event: CleanEvent, context: &mut dyn StepContext) -> Result<(), Stop> {
         let header = &event.header;
         if event.disposition != Disposition::Clean {
@@ -304,7 +323,7 @@ impl Labeler {
         }
         let is_pause = quiet_ms >= self.policy.settle_ms;
         let close_ms = self.policy.close_ms + self.policy.look_grace_ms;
-        let mut reader = StoryReader::new(&self.keys);
+        let mut reader = StoryReader::new(self.keys);
         let open: Vec<(OpportunityId, Open)> = session.open.iter().map(|(id, open)| (*id, open.clone())).collect();
         for (opportunity, open) in open {
             let is_over = open.opened_ms.is_some_and(|opened| session.latest_ms - opened >= close_ms);
@@ -344,7 +363,7 @@ impl Labeler {
     }
 
     fn close_all(&self, session: &mut SessionState, context: &mut dyn StepContext, at: Timestamp) -> Result<(), Stop> {
-        let mut reader = StoryReader::new(&self.keys);
+        let mut reader = StoryReader::new(self.keys);
         let open: Vec<OpportunityId> = session.open.keys().copied().collect();
         for opportunity in open {
             self.close(session, context, &mut reader, opportunity, at)?;
@@ -366,7 +385,7 @@ impl Labeler {
             if !concluded {
                 self.label(story, true, context, at)?;
             }
-            let ending = ending(story, &self.policy);
+            let ending = ending(story, self.policy);
             let record = outcome(story, &ending, at);
             let value = avro::encode(&record).map_err(|_| Stop::Unwritable)?;
             counter!(
@@ -391,7 +410,7 @@ impl Labeler {
     fn timer(&self, name: &str, due: Timestamp, context: &mut dyn StepContext) -> Result<(), Stop> {
         let Some(mut session) = SessionState::load(context)? else { return Ok(()) };
         if let Some(opportunity) = opportunity_of_timer(name) {
-            self.close(&mut session, context, &mut StoryReader::new(&self.keys), opportunity, due)?;
+            self.close(&mut session, context, &mut StoryReader::new(self.keys), opportunity, due)?;
             session.store(context);
         } else if name == FORGET_TIMER {
             let forget_at = session.latest_received_at + self.forget_after();
@@ -414,7 +433,7 @@ impl Labeler {
 
     /// Emits the pair of a story if there is one. True when it is certain what the label is.
     fn label(&self, story: &Story, closed: bool, context: &mut dyn StepContext, at: Timestamp) -> Result<bool, Stop> {
-        match judge(story, closed, &self.policy) {
+        match judge(story, closed, self.policy) {
             Verdict::Waiting => Ok(false),
             Verdict::NoPair(reason) => {
                 counter!("flywheel_labeler_opportunities_without_pair_total", "reason" => reason).increment(1);
@@ -456,7 +475,7 @@ impl Labeler {
             suggestion_id,
             conclusion.action_index,
             conclusion.reason.as_str(),
-            LABEL_POLICY_VERSION,
+            self.version,
         );
         let event_id = PreferencePair::event_id_of(pair_id);
         let text = serde_json::to_vec(&conclusion.text).map_err(|_| Stop::Unwritable)?;
@@ -470,7 +489,7 @@ impl Labeler {
             suggestion_id,
             action_index: conclusion.action_index,
             reason: conclusion.reason,
-            label_policy_version: LABEL_POLICY_VERSION,
+            label_policy_version: self.version,
             weight: conclusion.weight,
             divergence: conclusion.divergence,
             audience,

@@ -7,6 +7,8 @@ CREATE TABLE tenants (
     wrapped_secret  BYTEA    NOT NULL,
     -- The widest consent tier that the tenant allows: none, usage or code.
     consent_ceiling TEXT     NOT NULL DEFAULT 'usage' CHECK (consent_ceiling IN ('none', 'usage', 'code')),
+    -- When that was decided; 0 while nobody has.
+    ceiling_decided_at BIGINT NOT NULL DEFAULT 0,
     created_at      BIGINT   NOT NULL
 );
 

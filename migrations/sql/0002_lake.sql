@@ -42,11 +42,14 @@ CREATE TABLE ledger_events (
     reason          TEXT,
     -- How many dispositions were read; more than one is an anomaly.
     dispositions    BIGINT   NOT NULL,
+    -- How often the clean topic said the same disposition again: a dead letter of a later step was redriven.
+    repeats         BIGINT   NOT NULL,
     PRIMARY KEY (tenant, event_id)
 );
 CREATE INDEX ledger_events_by_hour ON ledger_events (tenant, received_hour);
 
--- Hours whose events were folded: the same counts without the ids.
+-- Hours whose events were folded: the same counts without the ids. `copies` and `dispositions` are those beyond one. What
+-- comes later of an event without an id is a repetition and stands in a row of 0 events with three empty texts.
 CREATE TABLE ledger_hours (
     tenant          TEXT     NOT NULL,
     received_hour   BIGINT   NOT NULL,
@@ -56,7 +59,14 @@ CREATE TABLE ledger_hours (
     events          BIGINT   NOT NULL,
     copies          BIGINT   NOT NULL,
     dispositions    BIGINT   NOT NULL,
+    repeats         BIGINT   NOT NULL,
     PRIMARY KEY (tenant, received_hour, entered, disposition, reason)
+);
+
+-- The label policy that the log was told last, as the control record says it; without a row it was told none.
+CREATE TABLE label_policy (
+    subject         TEXT     NOT NULL PRIMARY KEY,
+    value           TEXT     NOT NULL
 );
 
 -- One row per closed opportunity, as the labeler published it.

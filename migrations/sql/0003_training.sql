@@ -56,7 +56,7 @@ CREATE TABLE training_runs (
     attempt         BIGINT NOT NULL,
     owner_epoch     BIGINT NOT NULL, -- fence: a write of an older epoch changes no row
     last_signal_at  BIGINT NOT NULL, -- the clock of a turn starts here
-    deadline_at     BIGINT NOT NULL, -- real time; covers queueing and retries
+    deadline_at     BIGINT NOT NULL, -- real time; from the newest signal to the beginning of the rollout
     created_at      BIGINT NOT NULL,
     started_at      BIGINT,
     finished_at     BIGINT,

@@ -2,8 +2,10 @@
 //! has not chosen is at `usage`.
 //!
 //! A change also enters the log as a control record in every partition of `telemetry.raw.v1`, so that the anonymizer
-//! decides by what was true at that place of the log: kind [`CONTROL_KIND`], subject [`control_subject`], value
-//! [`ConsentDecision`] as JSON. Of two values the one with the later `decided_at` counts.
+//! decides by what was true at that place of the log: kind [`CONTROL_KIND`], value [`ConsentDecision`] as JSON. What a
+//! person chose has the subject [`control_subject`], the tenant's ceiling the subject [`ceiling_subject`]; each says what
+//! was decided and not what follows from both, so that a change of one never freezes the other. Of two values of a subject
+//! the one with the later `decided_at` counts.
 
 use events::{ConsentTier, IdSource, PersonPseudonym, TenantId, Timestamp, topics};
 use serde::{Deserialize, Serialize};
@@ -20,10 +22,19 @@ pub fn control_subject(tenant: &TenantId, person: &PersonPseudonym) -> String {
     format!("{tenant}/{person}")
 }
 
+/// Subject of the control records of a tenant's ceiling. No person's: a pseudonym is hexadecimal.
+#[must_use]
+pub fn ceiling_subject(tenant: &TenantId) -> String {
+    format!("{tenant}/ceiling")
+}
+
+/// The ceiling of a tenant that has not set any, in the database and in the log.
+pub const DEFAULT_CEILING: ConsentTier = ConsentTier::Usage;
+
 /// Value of a control record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsentDecision {
-    /// The effective tier at that time.
+    /// What the person chose, or the widest tier that the tenant allows; never the narrower of both.
     pub tier: ConsentTier,
     /// When it was decided.
     pub decided_at: Timestamp,
@@ -96,7 +107,7 @@ impl ConsentStore {
         effective(&mut connection, tenant, person).await
     }
 
-    /// The widest tier that a tenant allows; `usage` until it is set.
+    /// The widest tier that a tenant allows; [`DEFAULT_CEILING`] until it is set.
     ///
     /// # Errors
     /// A database that fails.
@@ -105,22 +116,42 @@ impl ConsentStore {
         ceiling(&mut connection, tenant).await
     }
 
-    /// Sets the widest tier that a tenant allows. Persons' control records are not rewritten: the door and every
-    /// look-up apply the ceiling, and a ceiling that falls holds for what comes in from then on.
+    /// Sets the widest tier that a tenant allows and, in the same transaction, writes the control record that tells the
+    /// log. Persons' own records stay as they are: whoever applies one applies the ceiling beside it. A ceiling that falls
+    /// holds at once for what comes in, and for what was admitted before and is not scrubbed yet. A decision older than the
+    /// one stored changes nothing.
     ///
     /// # Errors
     /// `unknown`, a tenant that does not exist (its secret comes first), or a database that fails.
-    pub async fn set_ceiling(&self, tenant: &TenantId, tier: ConsentTier) -> Result<(), ConsentError> {
+    pub async fn set_ceiling(
+        &self,
+        ids: &dyn IdSource,
+        tenant: &TenantId,
+        tier: ConsentTier,
+        decided_at: Timestamp,
+    ) -> Result<(), ConsentError> {
         if tier == ConsentTier::Unknown {
             return Err(ConsentError::Unknown);
         }
-        let changed = sqlx::query("UPDATE tenants SET consent_ceiling = $1 WHERE tenant = $2")
-            .bind(tier.as_str())
-            .bind(tenant.as_str())
-            .execute(&self.pool)
-            .await?
-            .rows_affected();
-        if changed == 1 { Ok(()) } else { Err(ConsentError::NoTenant { tenant: tenant.clone() }) }
+        let mut transaction = migrations::begin_write(&self.pool).await?;
+        let changed = sqlx::query(
+            "UPDATE tenants SET consent_ceiling = $1, ceiling_decided_at = $2 \
+             WHERE tenant = $3 AND ceiling_decided_at <= $2",
+        )
+        .bind(tier.as_str())
+        .bind(decided_at.as_micros())
+        .bind(tenant.as_str())
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        if changed == 1 {
+            let message = control(ids, &ceiling_subject(tenant), tier, decided_at)?;
+            outbox::append(&mut transaction, &message).await?;
+        } else if stored_ceiling(&mut transaction, tenant).await?.is_none() {
+            return Err(ConsentError::NoTenant { tenant: tenant.clone() });
+        }
+        transaction.commit().await?;
+        Ok(())
     }
 
     /// Records a person's choice and, in the same transaction, the control record that tells the log. Returns the
@@ -152,24 +183,41 @@ impl ConsentStore {
         .execute(&mut *transaction)
         .await?
         .rows_affected();
-        let tier = effective(&mut transaction, tenant, person).await?;
+        let effective = effective(&mut transaction, tenant, person).await?;
         if changed == 1 {
-            let value = serde_json::to_vec(&ConsentDecision { tier, decided_at })?;
-            let subject = control_subject(tenant, person);
-            let message = OutboxMessage::control(ids, decided_at, topics::TELEMETRY_RAW, CONTROL_KIND, &subject, value);
+            let message = control(ids, &control_subject(tenant, person), tier, decided_at)?;
             outbox::append(&mut transaction, &message).await?;
         }
         transaction.commit().await?;
-        Ok(tier)
+        Ok(effective)
     }
 }
 
-async fn ceiling(connection: &mut AnyConnection, tenant: &TenantId) -> Result<ConsentTier, ConsentError> {
+/// The message that tells the log what was decided.
+fn control(
+    ids: &dyn IdSource,
+    subject: &str,
+    tier: ConsentTier,
+    decided_at: Timestamp,
+) -> Result<OutboxMessage, ConsentError> {
+    let value = serde_json::to_vec(&ConsentDecision { tier, decided_at })?;
+    Ok(OutboxMessage::control(ids, decided_at, topics::TELEMETRY_RAW, CONTROL_KIND, subject, value))
+}
+
+/// The ceiling in the row of the tenant; none when there is no such tenant.
+async fn stored_ceiling(
+    connection: &mut AnyConnection,
+    tenant: &TenantId,
+) -> Result<Option<ConsentTier>, ConsentError> {
     let ceiling: Option<String> = sqlx::query_scalar("SELECT consent_ceiling FROM tenants WHERE tenant = $1")
         .bind(tenant.as_str())
         .fetch_optional(connection)
         .await?;
-    Ok(ceiling.map_or(ConsentTier::Usage, |ceiling| ConsentTier::from_symbol(&ceiling)))
+    Ok(ceiling.map(|ceiling| ConsentTier::from_symbol(&ceiling)))
+}
+
+async fn ceiling(connection: &mut AnyConnection, tenant: &TenantId) -> Result<ConsentTier, ConsentError> {
+    Ok(stored_ceiling(connection, tenant).await?.unwrap_or(DEFAULT_CEILING))
 }
 
 async fn effective(

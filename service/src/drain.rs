@@ -81,6 +81,22 @@ impl Drain {
         self.stop.cancel();
     }
 
+    /// From now on the first SIGTERM or SIGINT asks everything to stop. Call it before anybody learns that the process is
+    /// there: a signal that comes earlier ends it at once.
+    ///
+    /// # Errors
+    /// The process cannot listen for signals.
+    pub fn begin_on_signal(&self) -> std::io::Result<()> {
+        let mut signals = StopSignals::install()?;
+        let drain = self.clone();
+        tokio::spawn(async move {
+            let signal = signals.first().await;
+            tracing::info!(signal, "stopping");
+            drain.begin();
+        });
+        Ok(())
+    }
+
     /// Runs `task`. Its error or panic stops the process; its plain end does not.
     pub fn spawn<F>(&self, name: &'static str, task: F)
     where
@@ -136,18 +152,31 @@ impl Drain {
     }
 }
 
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn install() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn first(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
 /// Ends with the first SIGTERM or SIGINT.
 ///
 /// # Errors
 /// The process cannot listen for signals.
 pub async fn stop_signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+    Ok(StopSignals::install()?.first().await)
 }
 
 #[cfg(test)]

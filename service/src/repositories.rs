@@ -1,8 +1,11 @@
 //! The allow-list of repositories: which ones may be trained on, and who may be served what was learned from them.
 //!
-//! A repository without a rule is never trained on. A rule names a repository, or a pattern with `*` for any run of
-//! characters; the rule with the longest literal text wins, an exact name before any pattern. Two patterns of the same
-//! length that disagree deny.
+//! A repository without a rule is never trained on. A rule names one repository, or with a `*` at its end all whose names
+//! begin so; the exact name goes before the longest beginning, and not even `*` covers a repository without a name.
+//!
+//! Pairs know repositories as models see them: every word replaced by a keyed pseudonym. A beginning can be found again
+//! there only where it ends between two words, so every other pattern is refused when it is set; serving, labeler and
+//! orchestrator then read every rule alike.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +34,16 @@ pub enum RepositoryRuleError {
     /// The name or pattern does not fit.
     #[error("a repository has 1 to 512 characters and no control characters")]
     BadRepository,
+    /// Training could not honour the pattern.
+    #[error(
+        "\"{pattern}\" is no rule that training can honour, because names are replaced word by word before anybody \
+         learns from them; possible are a full name, `*` for every repository, and a beginning that ends after `/`, `-` \
+         or another sign that is no letter or digit, followed by one `*`, such as `acme/*`"
+    )]
+    BadPattern {
+        /// What was to be set.
+        pattern: String,
+    },
     /// A stored audience is none.
     #[error("repository rules: {0}")]
     BadAudience(#[from] events::InvalidId),
@@ -43,32 +56,33 @@ pub enum RepositoryRuleError {
 #[derive(Debug, Clone, Default)]
 pub struct RepositoryRules {
     exact: Arc<HashMap<String, RepositoryRule>>,
-    patterns: Arc<Vec<RepositoryRule>>,
+    /// By beginning.
+    beginnings: Arc<HashMap<String, RepositoryRule>>,
 }
 
 impl RepositoryRules {
     /// Rules from anywhere.
     #[must_use]
     pub fn new(rules: impl IntoIterator<Item = RepositoryRule>) -> Self {
-        let (patterns, exact): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.repository.contains('*'));
-        Self {
-            exact: Arc::new(exact.into_iter().map(|rule| (rule.repository.clone(), rule)).collect()),
-            patterns: Arc::new(patterns),
+        let (mut exact, mut beginnings) = (HashMap::new(), HashMap::new());
+        for rule in rules {
+            match rule.repository.strip_suffix('*').map(str::to_owned) {
+                Some(beginning) => beginnings.insert(beginning, rule),
+                None => exact.insert(rule.repository.clone(), rule),
+            };
         }
+        Self { exact: Arc::new(exact), beginnings: Arc::new(beginnings) }
     }
 
     /// The rule that decides about `repository`.
     #[must_use]
     pub fn rule(&self, repository: &str) -> Option<&RepositoryRule> {
-        if let Some(rule) = self.exact.get(repository) {
-            return Some(rule);
+        if repository.is_empty() {
+            return None;
         }
-        let matching = || self.patterns.iter().filter(|rule| matches(&rule.repository, repository));
-        let longest = matching().map(|rule| literal_length(&rule.repository)).max()?;
-        let mut candidates = matching().filter(|rule| literal_length(&rule.repository) == longest);
-        let first = candidates.next()?;
-        let agree = candidates.all(|rule| rule.audience == first.audience && rule.trainable == first.trainable);
-        agree.then_some(first)
+        let ends = repository.char_indices().map(|(end, _)| end).rev();
+        let mut longest_first = std::iter::once(repository.len()).chain(ends);
+        self.exact.get(repository).or_else(|| longest_first.find_map(|end| self.beginnings.get(&repository[..end])))
     }
 
     /// Who may be served what is learned from `repository`; `None` when nothing may be learned from it.
@@ -78,22 +92,12 @@ impl RepositoryRules {
     }
 }
 
-fn literal_length(pattern: &str) -> usize {
-    pattern.chars().filter(|character| *character != '*').count()
-}
-
-/// Whether `pattern`, in which `*` stands for any run of characters, covers the whole `text`.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
+/// Whether a rule may be set for `repository`: a name, `*`, or a beginning that ends between two words and a `*`.
+fn is_honoured(repository: &str) -> bool {
+    match repository.split_once('*') {
+        None => true,
+        Some((beginning, rest)) => rest.is_empty() && !beginning.ends_with(char::is_alphanumeric),
     }
-    rest.ends_with(last)
 }
 
 /// The rules of a database.
@@ -144,7 +148,7 @@ impl RepositoryStore {
     /// Sets a rule in the caller's transaction.
     ///
     /// # Errors
-    /// A bad name, or a database that fails: roll back.
+    /// A bad name or pattern, or a database that fails: roll back.
     pub async fn set(
         transaction: &mut AnyConnection,
         tenant: &TenantId,
@@ -156,6 +160,9 @@ impl RepositoryStore {
         let length = repository.chars().count();
         if !(1..=512).contains(&length) || repository.chars().any(char::is_control) {
             return Err(RepositoryRuleError::BadRepository);
+        }
+        if !is_honoured(repository) {
+            return Err(RepositoryRuleError::BadPattern { pattern: repository.to_owned() });
         }
         sqlx::query(
             "INSERT INTO audience_rules (tenant, repository, audience, trainable, updated_at) \
@@ -172,10 +179,10 @@ impl RepositoryStore {
         Ok(())
     }
 
-    /// Allows training on `repository` for `audience`.
+    /// Allows training on `repository` for `audience`. The log does not hear of it.
     ///
     /// # Errors
-    /// A bad name, or a database that fails.
+    /// A bad name or pattern, or a database that fails.
     pub async fn allow(
         &self,
         tenant: &TenantId,
@@ -188,7 +195,7 @@ impl RepositoryStore {
     }
 
     /// Removes a rule: the repository is denied from then on, unless another rule covers it. Returns whether there was
-    /// one.
+    /// one. The log does not hear of it.
     ///
     /// # Errors
     /// A database that fails.
@@ -227,37 +234,45 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_rule_wins_and_a_tie_denies() {
+    fn the_name_goes_before_the_longest_beginning() {
         let rules = RepositoryRules::new([
             rule("*", "everyone", true),
             rule("acme/*", "acme", true),
-            rule("acme/secret*", "board", false),
+            rule("acme/secret-*", "board", false),
             rule("acme/secret-but-open", "acme", true),
-            rule("*/tie", "a", true),
-            rule("bcme*", "b", true),
         ]);
         assert_eq!(rules.trainable_audience("else/x").unwrap().as_str(), "everyone");
         assert_eq!(rules.trainable_audience("acme/x").unwrap().as_str(), "acme");
-        assert_eq!(rules.trainable_audience("acme/secrets"), None);
+        assert_eq!(rules.trainable_audience("acme/").unwrap().as_str(), "acme");
+        assert_eq!(rules.trainable_audience("acme/secret-plans"), None);
         assert_eq!(rules.trainable_audience("acme/secret-but-open").unwrap().as_str(), "acme");
-        assert_eq!(rules.trainable_audience("bcme/tie"), None);
+        assert_eq!(rules.trainable_audience("acme").unwrap().as_str(), "everyone");
+        assert_eq!(rules.trainable_audience("é/x").unwrap().as_str(), "everyone");
+        assert_eq!(rules.trainable_audience(""), None);
     }
 
-    /// The plain definition, by recursion.
-    fn matches_slowly(pattern: &[char], text: &[char]) -> bool {
-        match pattern.split_first() {
-            None => text.is_empty(),
-            Some(('*', rest)) => (0..=text.len()).any(|skip| matches_slowly(rest, &text[skip..])),
-            Some((character, rest)) => text.first() == Some(character) && matches_slowly(rest, &text[1..]),
+    #[test]
+    fn only_what_training_finds_again_can_be_set() {
+        for possible in ["acme", "acme/site", "*", "acme/*", "acme-*", "acme/a.b_*"] {
+            assert!(is_honoured(possible), "{possible}");
+        }
+        for impossible in ["acme*", "*/site", "acme/*/site", "**", "acme/**", "acme/v2*", "é*"] {
+            assert!(!is_honoured(impossible), "{impossible}");
         }
     }
 
     proptest! {
         #[test]
-        fn matching_agrees_with_its_definition(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
-            let pattern_characters: Vec<char> = pattern.chars().collect();
-            let text_characters: Vec<char> = text.chars().collect();
-            prop_assert_eq!(matches(&pattern, &text), matches_slowly(&pattern_characters, &text_characters));
+        fn the_rule_is_the_longest_that_covers(rules in prop::collection::vec("[ab/]{0,3}[*]?", 0..8), name in "[ab/]{1,5}") {
+            let chosen = RepositoryRules::new(rules.iter().map(|repository| rule(repository, "a", true)));
+            let covers = |repository: &&String| match repository.strip_suffix('*') {
+                Some(beginning) => name.starts_with(beginning),
+                None => **repository == name,
+            };
+            let expected = rules.iter().filter(covers).max_by_key(|repository| {
+                (!repository.ends_with('*'), repository.len())
+            });
+            prop_assert_eq!(chosen.rule(&name).map(|rule| &rule.repository), expected);
         }
     }
 }

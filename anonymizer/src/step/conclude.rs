@@ -273,19 +273,24 @@ fn refuse_all(decided: &mut [Decided], error: ScrubError) {
     }
 }
 
-/// The narrower of what held at the door and what control records say now. What can not be read allows nothing.
-fn current_consent(header: &EventHeader, session: &mut Session, context: &mut dyn StepContext) -> ConsentTier {
+/// The narrowest of what held at the door, what the person chose and what the tenant allows, the last two as control
+/// records say now.
+fn current_consent(header: &EventHeader, session: &mut Session, context: &dyn StepContext) -> ConsentTier {
     let subject = consent::control_subject(&header.tenant, &header.person);
-    if let Some(value) = context.control(consent::CONTROL_KIND, &subject) {
-        let decision = ConsentDecision::from_value(&value);
-        let decision = decision.unwrap_or(ConsentDecision { tier: ConsentTier::None, decided_at: header.received_at });
-        if session.consent.as_ref().is_none_or(|known| known.decided_at <= decision.decided_at) {
-            session.consent = Some(decision);
-        }
-    }
-    match &session.consent {
-        Some(decision) => consent::narrower(header.consent, decision.tier),
-        None => consent::narrower(header.consent, header.consent),
+    follow(&mut session.consent, &subject, header, context);
+    follow(&mut session.ceiling, &consent::ceiling_subject(&header.tenant), header, context);
+    let chosen = session.consent.as_ref().map_or(header.consent, |decision| decision.tier);
+    let ceiling = session.ceiling.as_ref().map_or(consent::DEFAULT_CEILING, |decision| decision.tier);
+    consent::narrower(consent::narrower(header.consent, chosen), ceiling)
+}
+
+/// Brings `known` up to the control record of `subject`. What can not be read allows nothing.
+fn follow(known: &mut Option<ConsentDecision>, subject: &str, header: &EventHeader, context: &dyn StepContext) {
+    let Some(value) = context.control(consent::CONTROL_KIND, subject) else { return };
+    let decision = ConsentDecision::from_value(&value);
+    let decision = decision.unwrap_or(ConsentDecision { tier: ConsentTier::None, decided_at: header.received_at });
+    if known.as_ref().is_none_or(|known| known.decided_at <= decision.decided_at) {
+        *known = Some(decision);
     }
 }
 

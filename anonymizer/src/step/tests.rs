@@ -59,7 +59,24 @@ impl Bench {
         let handler = handler(config, keys.clone()).unwrap();
         let step = ReferenceStep::new(crate::step_spec(), Arc::clone(&handler), 4);
         let session = SessionId::from_uuid(uuid(7));
-        Self { runtime, keys, handler, step, secret, data_key, person, session, _directory: directory }
+        let mut bench = Self { runtime, keys, handler, step, secret, data_key, person, session, _directory: directory };
+        bench.ceiling(ConsentTier::Code, -60.0);
+        bench
+    }
+
+    /// A control record: the widest tier that the tenant allows.
+    fn ceiling(&mut self, tier: ConsentTier, second: f64) {
+        self.control(&consent::ceiling_subject(&TenantId::default()), tier, second);
+    }
+
+    /// A control record: what the person chose.
+    fn decide(&mut self, tier: ConsentTier, second: f64) {
+        self.control(&consent::control_subject(&TenantId::default(), &self.person), tier, second);
+    }
+
+    fn control(&mut self, subject: &str, tier: ConsentTier, second: f64) {
+        let decision = ConsentDecision { tier, decided_at: at(second) };
+        self.step.publish_control(consent::CONTROL_KIND, subject, serde_json::to_vec(&decision).unwrap().into());
     }
 
     fn header(&self, sequence: i64, second: f64) -> EventHeader {
@@ -115,6 +132,7 @@ impl Bench {
         Receipt {
             tenant: TenantId::default(),
             person: self.person.clone(),
+            session_id: self.session,
             opportunity_id: opportunity(number),
             suggestion_id: Some(SuggestionId::from_uuid(uuid(number))),
             model: "edit".parse().unwrap(),
@@ -337,23 +355,18 @@ fn a_session_ends_with_its_end_or_after_a_day() {
 #[test]
 fn consent_is_looked_at_again_when_scrubbing() {
     let mut bench = Bench::new();
-    let decide = |bench: &mut Bench, tier, second| {
-        let subject = consent::control_subject(&TenantId::default(), &bench.person);
-        let decision = ConsentDecision { tier, decided_at: at(second) };
-        bench.step.publish_control(consent::CONTROL_KIND, &subject, serde_json::to_vec(&decision).unwrap().into());
-    };
     let event = bench.typed(1, 0.0, 0, "secret text");
     bench.publish(&event);
-    decide(&mut bench, ConsentTier::None, 1.0);
+    bench.decide(ConsentTier::None, 1.0);
     bench.advance(11.0);
     assert_eq!(bench.story(), ["1 filtered consent_withdrawn"]);
     assert!(bench.clean()[0].sealed().is_none() && bench.clean()[0].header.kind == EventKind::Unknown);
-    decide(&mut bench, ConsentTier::Usage, 20.0);
+    bench.decide(ConsentTier::Usage, 20.0);
     // A relay that repeats the older decision changes nothing.
     let event = bench.typed(2, 21.0, 0, "x");
     bench.publish(&event);
     bench.advance(32.0);
-    decide(&mut bench, ConsentTier::None, 1.0);
+    bench.decide(ConsentTier::None, 1.0);
     let event = bench.typed(3, 41.0, 0, "x");
     bench.publish(&event);
     bench.advance(60.0);
@@ -363,12 +376,61 @@ fn consent_is_looked_at_again_when_scrubbing() {
     let mut stub = bench.bare(4, 61.0, EventKind::Unknown);
     stub.filtered_at_door = Some("consent_none".into());
     bench.publish(&stub);
-    decide(&mut bench, ConsentTier::Code, 62.0);
+    bench.decide(ConsentTier::Code, 62.0);
     let event = bench.typed(5, 63.0, 0, "y");
     bench.publish(&event);
     bench.advance(90.0);
     assert_eq!(bench.story()[3..], ["5"]);
     assert!(bench.clean()[3].sealed().is_some());
+}
+
+#[test]
+fn a_ceiling_raised_after_the_person_agreed_lets_text_through() {
+    let mut bench = Bench::new();
+    bench.ceiling(ConsentTier::Usage, 0.0);
+    bench.decide(ConsentTier::Code, 1.0);
+    let event = bench.typed(1, 2.0, 0, "text");
+    bench.publish(&event);
+    bench.advance(20.0);
+    assert!(bench.clean()[0].sealed().is_none() && bench.clean()[0].header.consent == ConsentTier::Usage);
+    bench.ceiling(ConsentTier::Code, 30.0);
+    let event = bench.typed(2, 31.0, 0, "text");
+    bench.publish(&event);
+    bench.advance(50.0);
+    assert_eq!(bench.story(), ["1", "2"]);
+    assert!(bench.clean()[1].sealed().is_some() && bench.clean()[1].header.consent == ConsentTier::Code);
+}
+
+#[test]
+fn a_ceiling_lowered_after_an_event_was_admitted_keeps_its_text_back() {
+    let mut bench = Bench::new();
+    bench.decide(ConsentTier::Code, 0.0);
+    let event = bench.typed(1, 1.0, 0, "text");
+    bench.publish(&event);
+    bench.ceiling(ConsentTier::Usage, 2.0);
+    bench.advance(20.0);
+    assert_eq!(bench.story(), ["1"]);
+    assert!(bench.clean()[0].sealed().is_none());
+    // A relay that repeats the older ceiling changes nothing.
+    bench.ceiling(ConsentTier::Code, -60.0);
+    let event = bench.typed(2, 21.0, 0, "text");
+    bench.publish(&event);
+    bench.ceiling(ConsentTier::None, 22.0);
+    bench.advance(40.0);
+    assert_eq!(bench.story(), ["1", "2 filtered consent_withdrawn"]);
+    assert!(bench.clean().iter().all(|event| event.sealed().is_none()));
+}
+
+#[test]
+fn without_a_ceiling_in_the_log_the_default_holds() {
+    let mut bench = Bench::new();
+    bench.step = ReferenceStep::new(crate::step_spec(), Arc::clone(&bench.handler), 4);
+    bench.decide(ConsentTier::Code, 0.0);
+    let event = bench.typed(1, 1.0, 0, "text");
+    bench.publish(&event);
+    bench.advance(20.0);
+    assert_eq!(bench.story(), ["1"]);
+    assert!(bench.clean()[0].sealed().is_none() && bench.clean()[0].header.consent == consent::DEFAULT_CEILING);
 }
 
 #[test]
@@ -557,6 +619,7 @@ proptest! {
         (shuffled.keys, shuffled.handler, shuffled.data_key) = (plain.keys.clone(), Arc::clone(&plain.handler), Arc::clone(&plain.data_key));
         (shuffled.secret, shuffled.person) = (plain.secret.clone(), plain.person.clone());
         shuffled.step = ReferenceStep::new(crate::step_spec(), Arc::clone(&plain.handler), 4);
+        shuffled.ceiling(ConsentTier::Code, -60.0);
         let mut arrivals: Vec<&RawEvent> = script.iter().collect();
         arrivals.extend(repeated.iter().map(|index| index.get(&script)));
         let mut numbered: Vec<(u32, &RawEvent)> = order.iter().copied().cycle().zip(arrivals).collect();

@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anonymizer::AnonymizerConfig;
-use bus::{DeadLetter, Positions};
+use bus::testing::ReferenceStep;
+use bus::{CommittedRecord, DeadLetter, Failed, Input, Outcome, Positions, Prepared, Sealed, StepContext, StepHandler};
 use events::topics::{DEAD_LETTERS, PREFERENCE_PAIRS, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
 use events::{CleanEvent, EventId, EventKind, PreferencePair, QuarantinedEvent, RawEvent, SessionId, TenantId, avro};
+use labeler::LabelPolicy;
 use labeler::ledger::{self, LedgerTotals, Statement};
 use service::clock::Clock as _;
 
@@ -304,4 +306,72 @@ async fn a_redriven_dead_letter_ends_as_what_it_became() {
     let found = ledger::statement(&rig.world.pool, &TenantId::default()).await.unwrap().totals;
     assert_eq!((found.admitted, found.dead_lettered, found.clean, found.duplicates), (1, 0, 1, 1));
     assert!(found.holds());
+}
+
+/// The labeler on a day on which it refuses every record.
+struct Refusing(std::sync::Arc<dyn StepHandler>);
+
+#[async_trait::async_trait]
+impl StepHandler for Refusing {
+    fn prepare(&self, records: &[CommittedRecord]) -> Vec<Prepared> {
+        records.iter().map(|_| Prepared::Poison("refused".to_owned())).collect()
+    }
+
+    fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        self.0.handle(input, context)
+    }
+
+    fn partition_time_of(&self, record: &CommittedRecord) -> Option<events::Timestamp> {
+        self.0.partition_time_of(record)
+    }
+
+    fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {
+        self.0.dead_letter(failed)
+    }
+
+    async fn make_available(&self, dependencies: &[String]) {
+        self.0.make_available(dependencies).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redriven_letter_of_the_labeler_is_a_repeat_and_no_second_end() {
+    let rig = Rig::new(AnonymizerConfig::default()).await;
+    let person = rig.world.person("someone").await;
+    let mut editor = crate::kit::Editor::new(&person, 1);
+    for name in ["user", "other"] {
+        editor.wait(1_000).replace(name, 0, "owner", events::Origin::Typed);
+    }
+    let events: Vec<RawEvent> = editor.events.iter().map(|event| person.raw(event, |text| text)).collect();
+    rig.publish(&events).await;
+    let running = rig.start();
+    rig.settle(Duration::from_secs(60)).await;
+    rig.sunk().await;
+
+    // The letters as the labeler writes them.
+    let handler = std::sync::Arc::new(Refusing(rig.world.handler(LabelPolicy::default())));
+    let mut step = ReferenceStep::new(labeler::step::spec(), handler, 2);
+    for record in rig.records(TELEMETRY_CLEAN).await {
+        step.publish(bus::Record { key: record.key, value: record.value });
+    }
+    assert!(step.run().is_empty());
+    let letters = step.dead_letters().to_vec();
+    assert_eq!(letters.len(), 2);
+    let values = letters.iter().map(|letter| bus::Record { key: letter.key, value: letter.encode().unwrap() });
+    assert!(rig.log.publish(DEAD_LETTERS, values.collect()).await.iter().all(Result::is_ok));
+    // `flywheel dead-letters redrive all` publishes them again: the first in a batch of its own, the second twice at once.
+    let mut redriven: Vec<bus::Record> = letters.iter().filter_map(DeadLetter::redrive).collect();
+    assert_eq!(redriven.len(), 2);
+    redriven.push(redriven[1].clone());
+    let (first, rest) = redriven.split_at(1);
+    for records in [first, rest] {
+        assert!(rig.log.publish(TELEMETRY_CLEAN, records.to_vec()).await.iter().all(Result::is_ok));
+        rig.settle(Duration::from_secs(60)).await;
+        rig.sunk().await;
+    }
+    running.stop().await;
+    let Statement { totals, .. } = ledger::statement(&rig.world.pool, &TenantId::default()).await.unwrap();
+    assert_eq!((totals.admitted, totals.clean, totals.dead_lettered), (2, 2, 0));
+    assert_eq!((totals.repeats, totals.duplicates, totals.anomalies), (3, 0, 0));
+    assert!(totals.holds(), "{totals:?}");
 }

@@ -327,6 +327,7 @@ impl Editor {
         let receipt = Receipt {
             tenant: TenantId::default(),
             person: self.person.pseudonym.clone(),
+            session_id: self.session,
             opportunity_id: opportunity,
             suggestion_id: suggestion,
             model: "edit".parse().unwrap(),

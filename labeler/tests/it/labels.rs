@@ -1,7 +1,9 @@
 //! Every row of the label table, and the measures beside it.
 
+use bytes::Bytes;
 use events::{Decision, EditAction, Origin, PairReason, Signal};
-use labeler::LabelPolicy;
+use labeler::policy_record::{CONTROL_KIND, SUBJECT, canonical};
+use labeler::{LABEL_POLICY_VERSION, LabelPolicy};
 
 use crate::kit::{Editor, World, label, label_with};
 
@@ -618,4 +620,64 @@ async fn state_of_a_session_goes_when_nothing_of_it_can_come_any_more() {
     labeling.finish().await;
     assert_eq!(labeling.step.state(&key).len(), 0);
     assert_eq!(labeling.step.timers(&key).len(), 0);
+}
+
+#[tokio::test]
+async fn another_policy_is_in_force_from_its_position_in_the_log_on_whatever_is_configured() {
+    let world = World::new().await;
+    let mut sessions = Vec::new();
+    for (name, seed) in [("someone", 60), ("someone else", 61)] {
+        let mut editor = Editor::new(&world.person(name).await, seed);
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).dismissed(&served, 0).looks(&served, opened);
+        sessions.push(editor);
+    }
+    let other = LabelPolicy { no_edit_for_dismissed: false, ..LabelPolicy::default() };
+    let said = |policy: &LabelPolicy| Bytes::from(canonical(policy).unwrap());
+    let (mut default_pairs, _) = label(&world, &sessions[0]).await;
+    default_pairs.extend(label(&world, &sessions[1]).await.0);
+    assert_eq!(default_pairs.len(), 2);
+
+    // The log begins with the default policy, which is not the configured one, and changes between the sessions.
+    let mut labeling = world.step_with(2, other.clone());
+    labeling.step.publish_control(CONTROL_KIND, SUBJECT, said(&LabelPolicy::default()));
+    for event in &sessions[0].events {
+        labeling.publish(event, &world.secret);
+    }
+    labeling.run().await;
+    labeling.step.publish_control(CONTROL_KIND, SUBJECT, said(&other));
+    for event in &sessions[1].events {
+        labeling.publish(event, &world.secret);
+    }
+    labeling.finish().await;
+    let pairs = labeling.pairs();
+    assert_eq!(pairs.len(), 2);
+    let of = |editor: &Editor| {
+        let session = editor.events[0].header.session_id;
+        pairs.iter().find(|pair| pair.session_id == session).unwrap().clone()
+    };
+    let (before, after) = (of(&sessions[0]), of(&sessions[1]));
+    assert_eq!((before.label_policy_version, after.label_policy_version), (LABEL_POLICY_VERSION, other.version()));
+    assert_ne!(other.version(), LABEL_POLICY_VERSION);
+    assert!(default_pairs.iter().any(|pair| pair.pair_id == before.pair_id));
+    assert!(default_pairs.iter().all(|pair| pair.pair_id != after.pair_id));
+    assert!(world.text(&before).await.chosen.unwrap().is_no_edit());
+    assert_eq!(world.text(&after).await.chosen, None);
+}
+
+#[tokio::test]
+async fn a_policy_of_a_newer_release_is_waited_for() {
+    let (world, mut editor) = editor(62).await;
+    editor.types("user", 0, "owner");
+    let mut labeling = world.step_with(2, LabelPolicy::default());
+    labeling.publish(&editor.events[0], &world.secret);
+    labeling.run().await;
+    labeling.step.publish_control(CONTROL_KIND, SUBJECT, Bytes::from_static(b"{\"version\": 7, \"newer\": true}"));
+    labeling.publish(&editor.events[0], &world.secret);
+    let paused = labeling.step.run();
+    assert_eq!(paused.len(), 1);
+    assert_eq!(paused[0].dependencies, ["label-policy"]);
+    assert_eq!(labeling.step.dead_letters(), []);
 }

@@ -13,10 +13,11 @@ use bytes::Bytes;
 use events::topics::{
     DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW,
 };
-use events::{RawEvent, TenantId, avro};
+use events::{ConsentTier, RawEvent, TenantId, avro};
 use labeler::LabelerConfig;
 use labeler::config::{LakeConfig, SinkConfig};
 use service::clock::{Clock as _, SimulatedClock};
+use service::consent::{self, ConsentDecision};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +79,10 @@ impl Rig {
         let repository = Shape::new(&world.secret).repository(REPOSITORY);
         let audience = "repository:a".parse().unwrap();
         labeler::audience::publish_rule(&*log, &TenantId::default(), &repository, Some(&audience)).await.unwrap();
+        let ceiling = consent::ceiling_subject(&TenantId::default());
+        let decision = ConsentDecision { tier: ConsentTier::Code, decided_at: START };
+        let decision = serde_json::to_vec(&decision).unwrap().into();
+        log.publish_control(TELEMETRY_RAW, consent::CONTROL_KIND, &ceiling, decision).await.unwrap();
         Self { world, clock, log, artifacts, anonymizer }
     }
 
@@ -99,7 +104,7 @@ impl Rig {
         };
         let config = LabelerConfig {
             lake: LakeConfig { part_age_ms: 20, ..LakeConfig::default() },
-            sinks: SinkConfig { batch_records: 7, wait_ms: 10 },
+            sinks: SinkConfig { batch_records: 7, wait_ms: 10, ..SinkConfig::default() },
             ..LabelerConfig::default()
         };
         let token = stop.clone();

@@ -16,12 +16,14 @@ use events::{
     CleanEvent, Decision, EventKind, ModelVersion, OpportunityOutcome, PreferencePair, QuarantinedEvent, RawEvent,
     TenantId,
 };
+use labeler::LabelPolicy;
 use labeler::config::{LakeConfig, SinkConfig};
 use labeler::lake::{LakeReader, LakeWriter};
 use labeler::ledger::{self, Ledger, LedgerTotals};
+use labeler::policy_record::tell;
 use labeler::sink::{Sink, SinkError, run_sink, stored_positions};
 use labeler::tally::{MeasureFilter, Tally, measures};
-use service::clock::RealClock;
+use service::clock::{RealClock, SharedClock, SimulatedClock};
 use sqlx::AnyPool;
 use tokio_util::sync::CancellationToken;
 
@@ -34,11 +36,13 @@ struct Bench {
 }
 
 async fn bench() -> Bench {
+    bench_at(RealClock::shared()).await
+}
+
+async fn bench_at(clock: SharedClock) -> Bench {
     let world = World::new().await;
-    let log: Arc<dyn Bus> = Arc::new(
-        LocalLog::open(&world.directory.path().join("log.sqlite"), RealClock::shared(), LocalLogConfig::default())
-            .unwrap(),
-    );
+    let log: Arc<dyn Bus> =
+        Arc::new(LocalLog::open(&world.directory.path().join("log.sqlite"), clock, LocalLogConfig::default()).unwrap());
     let topics =
         [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES]
             .map(|topic| TopicSpec::new(topic, 2, Retention::default()));
@@ -402,4 +406,68 @@ async fn folded_hours_count_as_before() {
     assert_eq!(totals(&bench.world.pool).await, before);
     let hours = ledger::hours(&bench.world.pool, &TenantId::default(), Some(START)).await.unwrap();
     assert_eq!(hours.keys().copied().collect::<Vec<_>>(), [events[1].header.received_at.hour()]);
+}
+
+async fn ledger_rows(pool: &AnyPool) -> i64 {
+    sqlx::query_scalar("SELECT COUNT(*) FROM ledger_events").fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_ledger_folds_old_hours_by_itself_and_knows_repetitions_of_what_it_folded() {
+    let bench = bench_at(SimulatedClock::new(START + Duration::from_secs(3 * 3600)).shared()).await;
+    let events = events_of(&bench.world).await;
+    bench.publish(TELEMETRY_RAW, events.iter().map(|event| (1, raw(event, None))).collect()).await;
+    let clean: Vec<(u8, Vec<u8>)> = events[2..].iter().map(|event| (1, avro::encode(event).unwrap())).collect();
+    bench.publish(TELEMETRY_CLEAN, clean).await;
+    bench.publish(DEAD_LETTERS, vec![(1, dead_letter(&events[0], TELEMETRY_RAW))]).await;
+    let never = || Box::new(Ledger::new(SinkConfig { fold_after_hours: 0, ..SinkConfig::default() }));
+    let soon = || Box::new(Ledger::new(SinkConfig { fold_after_hours: 1, ..SinkConfig::default() }));
+    // A letter of a later step says nothing to the ledger, but something came.
+    let something = || bench.publish(DEAD_LETTERS, vec![(1, dead_letter(&events[3], TELEMETRY_CLEAN))]);
+    bench.follow(never()).await;
+    something().await;
+    bench.follow(soon()).await;
+    assert_eq!(ledger_rows(&bench.world.pool).await, 12, "something is pending in that hour");
+
+    bench.publish(TELEMETRY_CLEAN, vec![(1, avro::encode(&events[1]).unwrap())]).await;
+    bench.follow(never()).await;
+    let before = totals(&bench.world.pool).await;
+    something().await;
+    bench.follow(soon()).await;
+    // What was dead-lettered may still be redriven.
+    assert_eq!(ledger_rows(&bench.world.pool).await, 1);
+    assert_eq!(totals(&bench.world.pool).await, before);
+    assert_eq!((before.clean, before.dead_lettered, before.pending), (11, 1, 0));
+    assert!(before.holds(), "{before:?}");
+
+    // Both came again, and what was given up came through.
+    bench.publish(TELEMETRY_RAW, vec![(1, raw(&events[5], None)), (1, raw(&events[0], None))]).await;
+    let again = vec![(1, avro::encode(&events[5]).unwrap()), (1, avro::encode(&events[0]).unwrap())];
+    bench.publish(TELEMETRY_CLEAN, again).await;
+    bench.follow(soon()).await;
+    let after = totals(&bench.world.pool).await;
+    assert_eq!((after.exposed + after.admitted, after.clean, after.dead_lettered), (12, 12, 0));
+    assert_eq!((after.duplicates, after.repeats, after.anomalies), (2, 1, 0));
+    assert!(after.holds(), "{after:?}");
+}
+
+#[tokio::test]
+async fn the_log_is_told_a_label_policy_once() {
+    let bench = bench().await;
+    let (log, pool) = (&*bench.log, &bench.world.pool);
+    let default = LabelPolicy::default();
+    let start = log.end_positions(TELEMETRY_CLEAN).await.unwrap();
+    assert!(tell(log, pool, &default).await.unwrap());
+    let told = log.end_positions(TELEMETRY_CLEAN).await.unwrap();
+    assert_ne!(told, start);
+    // Started again.
+    assert!(!tell(log, pool, &default).await.unwrap());
+    assert_eq!(log.end_positions(TELEMETRY_CLEAN).await.unwrap(), told);
+    let other = LabelPolicy { region_lines: 2, ..default.clone() };
+    for policy in [&other, &default] {
+        assert!(tell(log, pool, policy).await.unwrap());
+        assert!(!tell(log, pool, policy).await.unwrap());
+    }
+    let no_number = LabelPolicy { typed_against_weight: f64::NAN, ..default };
+    assert!(tell(log, pool, &no_number).await.is_err());
 }

@@ -10,10 +10,11 @@ use bus::testing::ReferenceStep;
 use bus::{Record, RecordKey, StepHandler};
 use bytes::Bytes;
 use events::topics::{TELEMETRY_CLEAN, TELEMETRY_QUARANTINE};
-use events::{EventKind, RawEvent, TenantId, Timestamp, avro};
+use events::{ConsentTier, EventKind, RawEvent, TenantId, Timestamp, avro};
 use labeler::audience::{CONTROL_KIND, subject};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use service::consent::{self, ConsentDecision};
 
 use crate::kit::{Labeling, REPOSITORY, START, World};
 use crate::orders::{Crew, Habit, crew, habit, sessions};
@@ -29,7 +30,10 @@ pub(crate) struct Wheel<'a> {
 impl<'a> Wheel<'a> {
     pub(crate) fn new(world: &'a World, partitions: u32) -> Self {
         let handler = anonymizer::step::handler(AnonymizerConfig::default(), world.keys.clone()).unwrap();
-        let anonymizer = ReferenceStep::new(anonymizer::step_spec(), Arc::clone(&handler), partitions);
+        let mut anonymizer = ReferenceStep::new(anonymizer::step_spec(), Arc::clone(&handler), partitions);
+        let decision = ConsentDecision { tier: ConsentTier::Code, decided_at: START };
+        let decision = serde_json::to_vec(&decision).unwrap().into();
+        anonymizer.publish_control(consent::CONTROL_KIND, &consent::ceiling_subject(&TenantId::default()), decision);
         let mut labeling = world.step(partitions);
         // The log knows repositories as models see them.
         let repository = Shape::new(&world.secret).repository(REPOSITORY);

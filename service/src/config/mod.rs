@@ -10,6 +10,7 @@ mod secret;
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::{ConfigError, Invalid, Origin};
@@ -46,12 +47,36 @@ pub fn load_checked<T: DeserializeOwned>(
     overrides: &[(String, String)],
     check: impl FnOnce(&T) -> Result<(), Invalid>,
 ) -> Result<T, ConfigError> {
-    let root = merge(file, environment, overrides)?;
+    read(&merge(Node::empty(), file, environment, overrides)?, check)
+}
+
+/// [`load_checked`] over `defaults`, the lowest layer: a section that is given in part keeps the defaults of its place, also
+/// where the same struct has others elsewhere (each door has a port of its own).
+///
+/// # Errors
+/// As [`load_checked`]; defaults that no TOML can hold.
+pub fn load_over<T: Serialize + DeserializeOwned>(
+    defaults: &T,
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+    check: impl FnOnce(&T) -> Result<(), Invalid>,
+) -> Result<T, ConfigError> {
+    let defaults = toml::Table::try_from(defaults).map_err(|error| ConfigError::BadValue {
+        origin: Origin::Nowhere,
+        key: String::new(),
+        message: error.to_string(),
+    })?;
+    let root = Node::from_value(toml::Value::Table(defaults), &Origin::Nowhere);
+    read(&merge(root, file, environment, overrides)?, check)
+}
+
+fn read<T: DeserializeOwned>(root: &Node, check: impl FnOnce(&T) -> Result<(), Invalid>) -> Result<T, ConfigError> {
     let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(Value::Node(&root), &mut track);
+    let deserializer = serde_path_to_error::Deserializer::new(Value::Node(root), &mut track);
     let value = T::deserialize(deserializer).map_err(|error| {
         let path: Vec<String> = track.path().iter().map(ToString::to_string).collect();
-        error.locate(&path, &root)
+        error.locate(&path, root)
     })?;
     check(&value).map_err(|Invalid { key, expected }| {
         let path: Vec<String> = key.split('.').map(str::to_owned).collect();
@@ -60,13 +85,13 @@ pub fn load_checked<T: DeserializeOwned>(
     Ok(value)
 }
 
-/// The tree of all sources.
+/// The tree of all sources, over `root`.
 fn merge(
+    mut root: Node,
     file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
     overrides: &[(String, String)],
 ) -> Result<Node, ConfigError> {
-    let mut root = Node::empty();
     if let Some(path) = file {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: path.to_path_buf(), source })?;
@@ -75,7 +100,7 @@ fn merge(
             line: error.span().map_or(1, |span| 1 + text.get(..span.start).unwrap_or("").matches('\n').count()),
             message: error.message().to_owned(),
         })?;
-        root = Node::from_value(toml::Value::Table(table), &Origin::File(path.to_path_buf()));
+        root.overlay(Node::from_value(toml::Value::Table(table), &Origin::File(path.to_path_buf())));
     }
     // Sorted, so that which of two conflicting variables is named does not depend on the environment's order.
     let mut variables: Vec<(String, String)> = environment

@@ -46,6 +46,25 @@ impl Node {
         }
     }
 
+    /// Puts a later layer over this one, key by key. What changes its kind is taken as it comes: the struct that reads it
+    /// says what it expected.
+    pub(super) fn overlay(&mut self, later: Self) {
+        match (self, later) {
+            (Self::Table(children, own), Self::Table(others, origin)) => {
+                *own = origin;
+                for (key, other) in others {
+                    match children.get_mut(&key) {
+                        Some(child) => child.overlay(other),
+                        None => {
+                            children.insert(key, other);
+                        }
+                    }
+                }
+            }
+            (place, later) => *place = later,
+        }
+    }
+
     /// Puts `text` at `key`, making sections on the way.
     pub(super) fn set(&mut self, key: &[String], text: String, origin: &Origin) -> Result<(), ConfigError> {
         let shape = |depth: usize, is_section: bool, other: &Self| ConfigError::Shape {

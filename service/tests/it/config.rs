@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use serde::Deserialize;
-use service::config::{ConfigError, Invalid, Secret, load, load_checked};
+use serde::{Deserialize, Serialize};
+use service::config::{ConfigError, Invalid, Secret, load, load_checked, load_over};
 
 #[derive(Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -101,6 +101,57 @@ impl Sources {
 #[test]
 fn nothing_at_all_gives_the_defaults() {
     assert_eq!(Sources::new().load().unwrap(), Config::default());
+}
+
+/// Two doors of one kind, each with a port of its own.
+#[derive(Debug, Clone, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct Port {
+    listen: String,
+    connections: u16,
+    limit: Option<u64>,
+}
+
+impl Default for Port {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:0".to_owned(), connections: 7, limit: None }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct Ports {
+    here: Port,
+    there: Port,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        let at = |listen: &str| Port { listen: listen.to_owned(), ..Port::default() };
+        Self { here: at("127.0.0.1:1"), there: at("127.0.0.1:2") }
+    }
+}
+
+#[test]
+fn a_section_given_in_part_keeps_the_defaults_of_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("flywheel.toml");
+    std::fs::write(&file, "[here]\nconnections = 5\n").unwrap();
+    let variable = ("FLYWHEEL_THERE__LIMIT".to_owned(), "9".to_owned());
+    let flag = ("here.limit".to_owned(), "4".to_owned());
+    let load = |variable: Option<(String, String)>, flags: &[(String, String)]| {
+        load_over(&Ports::default(), Some(&file), variable.into_iter(), flags, |_| Ok(()))
+    };
+    let ports = load(Some(variable), &[flag]).unwrap();
+    let expected = Ports {
+        here: Port { listen: "127.0.0.1:1".to_owned(), connections: 5, limit: Some(4) },
+        there: Port { listen: "127.0.0.1:2".to_owned(), connections: 7, limit: Some(9) },
+    };
+    assert_eq!(ports, expected);
+    // Where a section stands by default, a value is refused in the name of whoever gave it.
+    std::fs::write(&file, "there = 1\n").unwrap();
+    let error = load(None, &[]).unwrap_err().to_string();
+    assert_eq!(error, format!("file {}: `there`: expected a section with keys, got a value", file.display()));
 }
 
 #[test]

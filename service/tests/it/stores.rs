@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use events::{ConsentTier, PersonPseudonym, TenantId, Timestamp};
 use parking_lot::Mutex;
-use service::consent::{ConsentDecision, ConsentError, ConsentStore, control_subject, narrower};
+use service::consent::{ConsentDecision, ConsentError, ConsentStore, ceiling_subject, control_subject, narrower};
 use service::ids::SeededIds;
 use service::keys::KeyStore;
 use service::outbox::{OutboxKind, OutboxMessage, OutboxPublisher, OutboxRelay, PublishError};
@@ -34,15 +34,21 @@ async fn consent_is_the_narrower_of_choice_and_ceiling_and_enters_the_log() {
     let store = ConsentStore::new(database.pool.clone());
     let ids = SeededIds::new(1, Timestamp::from_seconds(1));
     assert_eq!(store.effective(&tenant, &person).await.unwrap(), ConsentTier::Usage);
-    assert!(matches!(store.set_ceiling(&tenant, ConsentTier::Code).await, Err(ConsentError::NoTenant { .. })));
+    let missing = store.set_ceiling(&ids, &tenant, ConsentTier::Code, Timestamp::from_seconds(5)).await;
+    assert!(matches!(missing, Err(ConsentError::NoTenant { .. })));
     let keys = KeyStore::open(database.pool.clone(), &database.directory.path().join("k")).await.unwrap();
     keys.tenant_secret(&tenant).await.unwrap();
 
     let decide =
         async |tier, second| store.decide(&ids, &tenant, &person, tier, Timestamp::from_seconds(second)).await.unwrap();
+    let allow = async |tier, second| {
+        store.set_ceiling(&ids, &tenant, tier, Timestamp::from_seconds(second)).await.unwrap();
+        store.effective(&tenant, &person).await.unwrap()
+    };
     assert_eq!(decide(ConsentTier::Code, 10).await, ConsentTier::Usage, "the ceiling is usage");
-    store.set_ceiling(&tenant, ConsentTier::Code).await.unwrap();
-    assert_eq!(store.effective(&tenant, &person).await.unwrap(), ConsentTier::Code);
+    assert_eq!(allow(ConsentTier::Code, 12).await, ConsentTier::Code, "raised after the person agreed");
+    assert_eq!(allow(ConsentTier::Usage, 11).await, ConsentTier::Code, "an older ceiling changes nothing");
+    assert_eq!(allow(ConsentTier::Usage, 14).await, ConsentTier::Usage, "lowered");
     assert_eq!(decide(ConsentTier::None, 20).await, ConsentTier::None);
     assert_eq!(decide(ConsentTier::Code, 15).await, ConsentTier::None, "an older choice changes nothing");
 
@@ -52,10 +58,21 @@ async fn consent_is_the_narrower_of_choice_and_ceiling_and_enters_the_log() {
     let decisions: Vec<_> =
         messages.iter().map(|message| ConsentDecision::from_value(&message.value).unwrap()).collect();
     let expected = |tier, second| ConsentDecision { tier, decided_at: Timestamp::from_seconds(second) };
-    assert_eq!(decisions, [expected(ConsentTier::Usage, 10), expected(ConsentTier::None, 20)]);
-    let subject = control_subject(&tenant, &person);
-    assert_eq!(messages[0].kind, OutboxKind::Control { kind: "consent".to_owned(), subject });
-    assert_eq!(messages[0].topic, "telemetry.raw.v1");
+    // Choices and ceilings as they were decided, not what followed from both.
+    assert_eq!(
+        decisions,
+        [
+            expected(ConsentTier::Code, 10),
+            expected(ConsentTier::Code, 12),
+            expected(ConsentTier::Usage, 14),
+            expected(ConsentTier::None, 20)
+        ]
+    );
+    let (chosen, ceiling) = (control_subject(&tenant, &person), ceiling_subject(&tenant));
+    for (message, subject) in messages.iter().zip([&chosen, &ceiling, &ceiling, &chosen]) {
+        let kind = OutboxKind::Control { kind: "consent".to_owned(), subject: subject.clone() };
+        assert_eq!((&message.kind, message.topic.as_str()), (&kind, "telemetry.raw.v1"));
+    }
 }
 
 #[test]
@@ -86,6 +103,8 @@ async fn rules_are_kept_per_tenant_and_deny_by_default() {
     assert!(!store.remove(&tenant, "acme/*").await.unwrap());
     assert_eq!(store.rules(&tenant).await.unwrap().trainable_audience("acme/app"), None);
     assert!(store.allow(&tenant, "a\u{0}b", &"acme".parse().unwrap(), now).await.is_err());
+    let refused = store.allow(&tenant, "ac*", &"acme".parse().unwrap(), now).await.unwrap_err().to_string();
+    assert!(refused.starts_with("\"ac*\" is no rule") && refused.ends_with("such as `acme/*`"), "{refused}");
 }
 
 #[tokio::test]
