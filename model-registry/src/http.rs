@@ -8,17 +8,22 @@
 //! GET  /v1/models/MODEL/routing
 //! GET  /v1/models/MODEL/audit?after_revision=REVISION
 //! ```
+//!
+//! Fields of a body that nobody knows are dropped and counted, as at the other doors.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use events::{ModelName, ModelVersion, RolloutId};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use service::api_keys::{ApiKey, ApiKeys, Scope};
+use service::body::{BodyLimits, UnreadBody, require_json};
 use service::problem::Problem;
 use tonic::Code;
 
@@ -29,6 +34,9 @@ use crate::registry::Registry;
 use crate::rollout::{Rollout, RolloutStep};
 use crate::routing::RoutingTable;
 use crate::version::{AuditEntry, ModelSummary, Version};
+
+/// A decision is a name and a reason.
+const DECISION_LIMITS: BodyLimits = BodyLimits { bytes: 64 << 10, timeout: Duration::from_secs(10) };
 
 /// What the routes stand on.
 #[derive(Debug, Clone)]
@@ -169,15 +177,47 @@ struct Decision {
     decided_by: String,
     #[serde(default)]
     reason: String,
+    /// What this release does not know.
+    #[serde(flatten)]
+    unknown: BTreeMap<String, IgnoredAny>,
+}
+
+impl Decision {
+    fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let invalid_json = || Problem::bad_request("the body is no valid JSON in UTF-8").with_code("invalid_json");
+        let text = std::str::from_utf8(body).map_err(|_| invalid_json())?;
+        let decision: Self = serde_json::from_str(text).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => {
+                Problem::unprocessable("the JSON does not have the documented shape").with_code("invalid_shape")
+            }
+            _ => invalid_json(),
+        })?;
+        if !decision.unknown.is_empty() {
+            metrics::counter!("flywheel_registry_unknown_fields_total").increment(decision.unknown.len() as u64);
+        }
+        Ok(decision)
+    }
 }
 
 async fn decide(
     State(door): State<HttpDoor>,
-    headers: HeaderMap,
     path: Result<Path<(RolloutId, String)>, PathRejection>,
-    body: Result<Json<Decision>, JsonRejection>,
+    request: Request,
 ) -> Answer<Rollout> {
-    let key = door.caller(&headers).await?;
+    let (parts, body) = request.into_parts();
+    let mut body = UnreadBody::new(&parts.headers, body, DECISION_LIMITS);
+    let answered = decided(&door, &parts.headers, path, &mut body).await;
+    body.discard().await;
+    answered
+}
+
+async fn decided(
+    door: &HttpDoor,
+    headers: &HeaderMap,
+    path: Result<Path<(RolloutId, String)>, PathRejection>,
+    body: &mut UnreadBody,
+) -> Answer<Rollout> {
+    let key = door.caller(headers).await?;
     let (rollout, step) = path?.0;
     let step = match step.as_str() {
         "approve" => RolloutStep::Approve,
@@ -185,6 +225,7 @@ async fn decide(
         "rollback" => RolloutStep::RollBack,
         _ => return Err(Problem::not_found("expected approve, abort or rollback").with_code("unknown_path")),
     };
-    let Decision { decided_by, reason } = body?.0;
+    require_json(headers)?;
+    let Decision { decided_by, reason, .. } = Decision::parse(&body.read().await?)?;
     Ok(Json(door.registry.decide(&key, rollout, step, &decided_by, &reason).await?))
 }

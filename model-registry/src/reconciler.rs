@@ -6,6 +6,7 @@
 
 use async_trait::async_trait;
 use events::Timestamp;
+use service::clock::real_now;
 use service::lease::{LeaseError, LeaseHandle};
 use service::reconciler::{Next, ReconcileError, Reconciler};
 
@@ -19,6 +20,9 @@ use crate::store;
 
 /// How the audit log calls the reconciler.
 pub const ACTOR: &str = "reconciler";
+
+/// Reason of a rollout that had not begun when its turn's deadline passed.
+pub const LATE: &str = "deadline";
 
 /// Begins, judges and ends rollouts. Drive it under the lease [`RolloutReconciler::LEASE`].
 #[derive(Debug, Clone)]
@@ -120,7 +124,7 @@ impl RolloutReconciler {
     }
 
     /// Verifies artifact, data set and evaluation once more, and lets the candidate serve; one that does not hold ends the
-    /// rollout.
+    /// rollout, and so does one whose turn is over: the deadline of its training run binds until it begins to serve.
     async fn begin(&self, rollout: Rollout) -> Result<Rollout, RolloutReconcileError> {
         let verified = self.registry.verify_version(&rollout.tenant, &rollout.model, rollout.candidate).await;
         let (step, reason) = match verified {
@@ -131,7 +135,16 @@ impl RolloutReconciler {
             }
             Err(error) => return Err(error.into()),
         };
-        let (change, mut found) = self.change(&rollout).await?;
+        let (mut change, mut found) = self.change(&rollout).await?;
+        let deadline = store::deadline_of_turn(change.connection(), &found).await?;
+        // Real time, as the training run's.
+        let (step, reason) = match deadline {
+            Some(deadline) if step == RolloutStep::Begin && real_now() >= deadline => {
+                tracing::warn!(rollout = %found.rollout_id, candidate = %found.candidate, "a rollout began too late");
+                (RolloutStep::Abort, LATE)
+            }
+            _ => (step, reason),
+        };
         found.reason = reason.to_owned();
         let begun = take_step(change, found, step, By::Reconciler, None).await?;
         self.registry.stepped();

@@ -469,6 +469,27 @@ pub(crate) async fn rollout(connection: &mut AnyConnection, rollout: RolloutId) 
     }
 }
 
+/// The deadline (real time) of the turn that a rollout belongs to: that of its candidate's training run, if the run started
+/// the rollout or is about to say so. A rollout that somebody starts of an old version has none.
+pub(crate) async fn deadline_of_turn(
+    connection: &mut AnyConnection,
+    rollout: &Rollout,
+) -> Result<Option<Timestamp>, RegistryError> {
+    let deadline: Option<i64> = sqlx::query_scalar(
+        "SELECT training_runs.deadline_at FROM model_versions JOIN training_runs \
+         ON training_runs.run_id = model_versions.run_id AND training_runs.tenant = model_versions.tenant \
+         WHERE model_versions.tenant = $1 AND model_versions.model = $2 AND model_versions.version = $3 \
+         AND (training_runs.rollout_id = $4 OR training_runs.state IN ('queued', 'running'))",
+    )
+    .bind(rollout.tenant.as_str())
+    .bind(rollout.model.as_str())
+    .bind(rollout.candidate.0)
+    .bind(rollout.rollout_id.to_string())
+    .fetch_optional(connection)
+    .await?;
+    Ok(deadline.map(Timestamp::from_micros))
+}
+
 pub(crate) async fn active_rollout(
     connection: &mut AnyConnection,
     tenant: &TenantId,

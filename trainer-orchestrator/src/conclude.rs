@@ -108,7 +108,8 @@ async fn register(this: &Orchestrator, run: &Run, finished: &FinishedAttempt) ->
         anchor: Some(ModelVersion(run.anchor_version)),
         snapshot_digest: Some(run.snapshot_digest),
         run_id: Some(run.run_id),
-        code_version: env!("CARGO_PKG_VERSION").to_owned(),
+        // The code that trained it, which a leader of another release may find finished.
+        code_version: finished.job.code_version.clone(),
         method: run.method.clone(),
         audience: Some(this.audience.clone()),
         evaluation: serde_json::to_value(&finished.result)?,

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use events::{Audience, ModelName};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use trainer::Device;
 
 use crate::error::OrchestratorError;
 
@@ -13,7 +14,7 @@ pub const LEAST_GATE_OPPORTUNITIES: usize = 300;
 pub const MOST_CHAIN_DEPTH: u32 = 3;
 
 /// When a run starts, what it is given, and by when it must be done.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OrchestratorConfig {
     /// Whether runs start by themselves. Off: only on request.
@@ -42,10 +43,15 @@ pub struct OrchestratorConfig {
     pub replay: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// What a run computes on: `cpu`, or `cuda` in a build with the cargo feature `cuda`.
+    pub device: Device,
     /// Seed of batching and replay.
     pub seed: u64,
-    /// Absolute limit of a turn from the trigger on, queueing and retries included. Seconds of real time.
+    /// Absolute limit of a turn from the newest signal that it learns from to the first serving of its candidate: labels,
+    /// waiting, queueing and retries included. Seconds of real time.
     pub deadline_seconds: u64,
+    /// What a run is left at least, however old its newest signal is; never more than `deadline_seconds`.
+    pub deadline_minimum_seconds: u64,
     /// A job whose heartbeat is older than this is dead. Seconds of real time.
     pub heartbeat_seconds: u64,
     /// Failed attempts before a run fails. An attempt that ended because this service ended is none.
@@ -79,8 +85,10 @@ impl Default for OrchestratorConfig {
             batch: 20,
             replay: 12,
             learning_rate: 3e-4,
+            device: Device::Cpu,
             seed: 1,
             deadline_seconds: 3600,
+            deadline_minimum_seconds: 1800,
             heartbeat_seconds: 120,
             maximum_attempts: 3,
             pause_after_failure_seconds: 900,
@@ -115,8 +123,13 @@ impl OrchestratorConfig {
         check(self.maximum_pairs > 0, "maximum_pairs", "expected at least 1")?;
         check(self.maximum_attempts > 0, "maximum_attempts", "expected at least 1")?;
         check(self.deadline_seconds > 0, "deadline_seconds", "expected at least 1")?;
+        check(self.deadline_minimum_seconds > 0, "deadline_minimum_seconds", "expected at least 1")?;
         check(self.heartbeat_seconds > 0, "heartbeat_seconds", "expected at least 1")?;
         check(self.chain_depth <= MOST_CHAIN_DEPTH, "chain_depth", "expected at most 3")?;
+        // Another program has its own build; this one's must be able to do what it will be asked.
+        if self.program.is_none() {
+            trainer::probe(self.device).map_err(|error| refuse("device", error.to_string()))?;
+        }
         Ok((model, audience))
     }
 }
@@ -137,5 +150,15 @@ mod tests {
             named(OrchestratorConfig { steps: 0, ..Default::default() }),
         ];
         insta::assert_snapshot!(refusals.join("\n"));
+    }
+
+    // A build with the feature asks the machine instead.
+    #[test]
+    fn a_device_that_is_not_there_is_refused_unless_another_program_trains() {
+        let asked = OrchestratorConfig { device: Device::Cuda, ..Default::default() };
+        if trainer::probe(Device::Cuda).is_err() {
+            assert!(asked.validate().unwrap_err().to_string().starts_with("orchestrator.device: "));
+        }
+        OrchestratorConfig { program: Some("/opt/trainer".into()), ..asked }.validate().unwrap();
     }
 }

@@ -54,6 +54,7 @@ pub(crate) async fn prepare(
             learning_rate: this.config.learning_rate,
             seed: u64::try_from(run.seed).unwrap_or(0),
             threads: THREADS,
+            device: this.config.device,
             ..MethodConfig::default()
         },
         training_file: attempt.file("training.sealed"),
@@ -68,6 +69,7 @@ pub(crate) async fn prepare(
         result_file: attempt.file("result.json"),
         deadline_micros: run.deadline_at.as_micros(),
         snapshot_digest: run.snapshot_digest.to_string(),
+        code_version: this.deps.code_version.clone(),
         gate_opportunities: this.config.gate_opportunities,
     };
     let job_file = attempt.file("job.json");

@@ -9,6 +9,7 @@ mod attempts;
 mod conclude;
 pub mod config;
 mod data;
+pub mod deadline;
 pub mod error;
 pub mod freshness;
 pub mod job;
@@ -21,6 +22,6 @@ pub mod store;
 pub mod trigger;
 
 pub use attempts::progress_of;
-pub use config::OrchestratorConfig;
+pub use config::{LEAST_GATE_OPPORTUNITIES, OrchestratorConfig};
 pub use error::OrchestratorError;
 pub use reconcile::{Deps, Handle, run};

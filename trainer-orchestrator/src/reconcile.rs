@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::allow_list::AllowList;
 use crate::config::OrchestratorConfig;
+use crate::deadline::deadline;
 use crate::error::OrchestratorError;
 use crate::run::{Finished, work};
 use crate::snapshot::{Filters, SnapshotPlan, plan};
@@ -32,8 +33,6 @@ use crate::trigger::{NewEvidence, decide};
 
 /// How long a leader that vanished keeps the lease. Real time.
 const LEASE: Duration = Duration::from_secs(15);
-/// Version of the label table that snapshots are built on.
-const LABEL_POLICY_VERSION: i32 = 1;
 
 /// What the orchestrator works with.
 #[derive(Debug, Clone)]
@@ -62,6 +61,10 @@ pub struct Deps {
     pub rollout: RolloutPolicy,
     /// Names this process in the lease.
     pub holder: String,
+    /// Names the code that builds data sets and trains; part of a data set's digest.
+    pub code_version: String,
+    /// Version of the label policy whose pairs data sets are built of: the configured one.
+    pub label_policy_version: i32,
 }
 
 pub(crate) struct Orchestrator {
@@ -105,7 +108,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Asks for a run on whatever is new, whatever the trigger says.
+    /// Asks for a run on whatever is new, whatever the trigger says. The next look while no run is active answers it.
     pub fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
         self.driver.notify();
@@ -177,7 +180,13 @@ impl Reconciler for Orchestrator {
                 Finished::Stopped => Ok(Next::Period),
             };
         }
-        if self.plan_run(&fence).await? { Ok(Next::Now) } else { Ok(Next::Period) }
+        let requested = self.requested.swap(false, Ordering::SeqCst);
+        let planned = self.plan_run(&fence, requested).await;
+        if planned.is_err() {
+            // Nobody has looked: the request is still to be answered.
+            self.requested.fetch_or(requested, Ordering::SeqCst);
+        }
+        if planned? { Ok(Next::Now) } else { Ok(Next::Period) }
     }
 }
 
@@ -188,8 +197,7 @@ impl Orchestrator {
     }
 
     /// Queues a run if the trigger says so and no rollout is under way. Returns whether it did.
-    async fn plan_run(&self, fence: &Fence) -> Result<bool, OrchestratorError> {
-        let requested = self.requested.load(Ordering::SeqCst);
+    async fn plan_run(&self, fence: &Fence, requested: bool) -> Result<bool, OrchestratorError> {
         if !requested && !self.config.enabled {
             return Ok(false);
         }
@@ -220,11 +228,10 @@ impl Orchestrator {
             anchor_version: anchor_of(&versions, parent, self.config.chain_depth).0,
             method: self.config.method.clone(),
             seed: i64::try_from(self.config.seed).unwrap_or(i64::MAX),
-            deadline_at: real_now() + Duration::from_secs(self.config.deadline_seconds),
+            deadline_at: deadline(&self.config, plan.last_signal_at, now, real_now()),
             created_at: now,
         };
         self.store.queue(fence, &plan, &parts, &run).await?;
-        self.requested.store(false, Ordering::SeqCst);
         self.report_plan(&plan, trigger.as_str(), &run);
         Ok(true)
     }
@@ -234,8 +241,8 @@ impl Orchestrator {
             tenant: self.deps.tenant.clone(),
             model: self.model.clone(),
             audience: self.audience.clone(),
-            label_policy_version: LABEL_POLICY_VERSION,
-            code_version: env!("CARGO_PKG_VERSION").to_owned(),
+            label_policy_version: self.deps.label_policy_version,
+            code_version: self.deps.code_version.clone(),
             maximum_pairs: self.config.maximum_pairs,
             gate_opportunities: self.config.gate_opportunities,
             placebo_exchange_repositories: self.config.placebo_exchange_repositories,
@@ -259,6 +266,7 @@ impl Orchestrator {
             pairs: new.len(),
             oldest: new.iter().map(|pair| pair.labeled_at).min(),
             last_failure: self.store.last_failure().await?,
+            can_be_judged: plan.is_some_and(SnapshotPlan::can_be_judged),
         })
     }
 

@@ -32,6 +32,15 @@ pub struct SnapshotPlan {
     pub last_signal_at: Timestamp,
 }
 
+impl SnapshotPlan {
+    /// Whether enough is held out for the gate to judge what is learned from this.
+    #[must_use]
+    pub fn can_be_judged(&self) -> bool {
+        let held_out: BTreeSet<_> = self.gate.iter().map(|pair| pair.opportunity_id).collect();
+        held_out.len() >= self.filters.gate_opportunities
+    }
+}
+
 /// Whether the chosen side of a pair is `NO_EDIT`.
 fn chooses_no_edit(reason: PairReason) -> bool {
     matches!(reason, PairReason::Dismissed)
@@ -40,8 +49,8 @@ fn chooses_no_edit(reason: PairReason) -> bool {
 /// Chooses the data set from all `pairs` of the lake, in any order; duplicates by id count once. A repository that `allowed`
 /// does not name is left out, and so is one whose audience is another now.
 ///
-/// The newest `gate_opportunities` are held out, with every pair of theirs; silence confirmed (weight 0) is evidence for
-/// the gate only. Of the rest, `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones: a model that is taught to
+/// The newest `gate_opportunities` (half of all while there are no more) are held out, with every pair of theirs; silence confirmed (weight
+/// 0) is evidence for the gate only. Of the rest, `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones: a model that is taught to
 /// fall silent wins acceptance and loses its use.
 #[must_use]
 pub fn plan(filters: Filters, allowed: &AllowList, pairs: Vec<PreferencePair>) -> Option<SnapshotPlan> {
@@ -76,8 +85,12 @@ pub fn plan(filters: Filters, allowed: &AllowList, pairs: Vec<PreferencePair>) -
     leave("older_than_the_newest", beyond);
     newest_first.truncate(filters.maximum_pairs);
 
-    // Some opportunities have no wanted side that a candidate could be judged by; a tenth more makes up for them.
-    let to_hold_out = filters.gate_opportunities + filters.gate_opportunities / 10;
+    // Some opportunities have no wanted side that a candidate could be judged by; a tenth more makes up for them. While
+    // nothing would be left to train on, half of them train all the same: the gate then says that it cannot judge, with
+    // its figures.
+    let opportunities = newest_first.iter().map(|pair| pair.opportunity_id).collect::<BTreeSet<_>>().len();
+    let wanted = filters.gate_opportunities + filters.gate_opportunities / 10;
+    let to_hold_out = if opportunities > wanted { wanted } else { opportunities / 2 };
     let mut held_out = BTreeSet::new();
     for pair in &newest_first {
         if held_out.len() >= to_hold_out {

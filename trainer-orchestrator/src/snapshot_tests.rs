@@ -82,6 +82,15 @@ fn the_newest_opportunities_are_held_out() {
 }
 
 #[test]
+fn while_there_are_too_few_half_of_them_train_and_nothing_can_be_judged() {
+    let five = || (1..=5).map(|number| pair(number, PairReason::DismissedThenTyped)).collect();
+    let wanted = |gate_opportunities| plan(Filters { gate_opportunities, ..filters() }, five()).unwrap();
+    let too_few = wanted(300);
+    assert_eq!((too_few.training.len(), too_few.gate.len(), too_few.can_be_judged()), (3, 2, false));
+    assert_eq!((wanted(4).training.len(), wanted(4).gate.len(), wanted(4).can_be_judged()), (1, 4, true));
+}
+
+#[test]
 fn silence_never_outnumbers_what_was_missed() {
     let mut pairs: Vec<_> = (1..=5).map(|number| pair(number, PairReason::Dismissed)).collect();
     pairs.extend((6..=7).map(|number| pair(number, PairReason::Missed)));

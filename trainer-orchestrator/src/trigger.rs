@@ -16,6 +16,8 @@ pub struct NewEvidence {
     pub oldest: Option<Timestamp>,
     /// When the newest run failed, unless one after it did not.
     pub last_failure: Option<Timestamp>,
+    /// Whether enough would be held out for a judgement: without one a version is held, whatever it learned.
+    pub can_be_judged: bool,
 }
 
 /// Why a run starts.
@@ -47,7 +49,7 @@ pub fn decide(config: &OrchestratorConfig, evidence: NewEvidence, requested: boo
     if requested && evidence.pairs > 0 {
         return Some(Trigger::Requested);
     }
-    if !config.enabled || evidence.pairs < config.minimum_pairs.max(1) {
+    if !config.enabled || !evidence.can_be_judged || evidence.pairs < config.minimum_pairs.max(1) {
         return None;
     }
     // What failed a moment ago most likely fails again: a broken trainer must not keep the machine busy.
@@ -71,7 +73,7 @@ mod tests {
     }
 
     fn evidence(pairs: usize) -> NewEvidence {
-        NewEvidence { pairs, oldest: Some(Timestamp::from_seconds(1000)), last_failure: None }
+        NewEvidence { pairs, oldest: Some(Timestamp::from_seconds(1000)), last_failure: None, can_be_judged: true }
     }
 
     #[test]
@@ -93,6 +95,13 @@ mod tests {
         assert_eq!(decide(&config(), evidence(9), false, later), None);
         assert_eq!(decide(&config(), evidence(1), true, soon), Some(Trigger::Requested));
         assert_eq!(decide(&config(), NewEvidence::default(), true, soon), None);
+    }
+
+    #[test]
+    fn what_could_not_be_judged_is_trained_on_request_only() {
+        let few = NewEvidence { can_be_judged: false, ..evidence(1000) };
+        assert_eq!(decide(&config(), few, false, Timestamp::from_seconds(9999)), None);
+        assert_eq!(decide(&config(), few, true, Timestamp::from_seconds(9999)), Some(Trigger::Requested));
     }
 
     #[test]

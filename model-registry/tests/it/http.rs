@@ -14,15 +14,28 @@ async fn ask(
     key: Option<&str>,
     body: Option<serde_json::Value>,
 ) -> (u16, serde_json::Value) {
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    send(fixture, method, path, key, "application/json", body.as_bytes()).await
+}
+
+/// One request with any body; status and answer.
+async fn send(
+    fixture: &Fixture,
+    method: &str,
+    path: &str,
+    key: Option<&str>,
+    content_type: &str,
+    body: &[u8],
+) -> (u16, serde_json::Value) {
     let host = fixture.address.strip_prefix("http://").unwrap();
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
     if let Some(key) = key {
         request.push_str(&format!("Authorization: Bearer {key}\r\n"));
     }
-    let body = body.map(|body| body.to_string()).unwrap_or_default();
-    request.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    request.push_str(&format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n", body.len()));
     let mut connection = tokio::net::TcpStream::connect(host).await.unwrap();
     connection.write_all(request.as_bytes()).await.unwrap();
+    connection.write_all(body).await.unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -98,4 +111,61 @@ async fn a_named_person_decides_with_curl_and_the_audit_log_names_person_and_key
         (audit[0]["actor"].as_str(), audit[0]["detail"]["key"].as_str()),
         (Some("Ada Lovelace"), Some("key test"))
     );
+}
+
+#[tokio::test]
+async fn each_bad_body_has_its_problem_and_changes_nothing() {
+    let fixture = Fixture::with_versions(2).await;
+    let rollout = fixture.begin(2, &policy()).await;
+    let path = format!("/v1/rollouts/{rollout}/abort");
+    let key = Some(fixture.secret.expose_secret());
+    let good = serde_json::json!({ "decided_by": "Ada Lovelace", "reason": "complaints" }).to_string();
+    let not_utf8 = |text: &str| text.bytes().map(|byte| if byte == b'#' { 0xff } else { byte }).collect::<Vec<u8>>();
+    let deep = format!("{{\"decided_by\": \"Ada\", \"x\": {}", "[".repeat(10_000));
+    let table: Vec<(&str, Vec<u8>, (u16, &str))> = vec![
+        ("empty", Vec::new(), (400, "invalid_json")),
+        ("cut off", good.as_bytes()[..good.len() - 1].to_vec(), (400, "invalid_json")),
+        ("more behind it", format!("{good}{good}").into_bytes(), (400, "invalid_json")),
+        ("no JSON", b"\x00\x01".to_vec(), (400, "invalid_json")),
+        ("a name that is not UTF-8", not_utf8("{\"decided_by\": \"A#a\"}"), (400, "invalid_json")),
+        (
+            "an unknown field that is not UTF-8",
+            not_utf8("{\"decided_by\": \"Ada\", \"x\": \"#\"}"),
+            (400, "invalid_json"),
+        ),
+        ("a deep body", deep.into_bytes(), (400, "invalid_json")),
+        ("an array", b"[\"Ada\", \"why\"]".to_vec(), (422, "invalid_shape")),
+        ("another type", b"{\"decided_by\": 5}".to_vec(), (422, "invalid_shape")),
+        ("the name twice", b"{\"decided_by\": \"Ada\", \"decided_by\": \"Eve\"}".to_vec(), (422, "invalid_shape")),
+        ("a huge body", vec![b' '; 4 << 20], (413, "too_large")),
+        ("a body just too large", vec![b' '; (64 << 10) + 1], (413, "too_large")),
+    ];
+    for (name, body, expected) in table {
+        let (status, problem) = send(&fixture, "POST", &path, key, "application/json", &body).await;
+        assert_eq!((status, problem["code"].as_str().unwrap_or_default()), expected, "{name}: {problem}");
+        assert_eq!(problem["status"], status, "{name}");
+        assert!(!problem.to_string().contains("Ada"), "{name} is repeated: {problem}");
+    }
+    let (status, problem) = send(&fixture, "POST", &path, key, "text/plain", good.as_bytes()).await;
+    assert_eq!((status, problem["code"].as_str()), (415, Some("unsupported_media_type")));
+    assert_eq!(fixture.rollout(rollout).await.state, RolloutState::Canary);
+}
+
+#[tokio::test]
+async fn unknown_fields_are_dropped_and_counted() {
+    let metrics = service::metrics::install().unwrap();
+    let counted = || {
+        let rendered = metrics.render();
+        let count = rendered.lines().find_map(|row| row.strip_prefix("flywheel_registry_unknown_fields_total "));
+        count.map_or(0_u64, |count| count.parse().unwrap())
+    };
+    let fixture = Fixture::with_versions(2).await;
+    let rollout = fixture.begin(2, &policy()).await;
+    let before = counted();
+    let body = serde_json::json!({ "decided_by": "Ada Lovelace", "mood": "calm", "later": { "deep": [1, 2] } });
+    let path = format!("/v1/rollouts/{rollout}/abort");
+    let (status, answer) = ask(&fixture, "POST", &path, Some(fixture.secret.expose_secret()), Some(body)).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(counted() - before, 2);
+    assert_eq!(fixture.rollout(rollout).await.state, RolloutState::Aborted);
 }

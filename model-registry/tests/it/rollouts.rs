@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use events::{ModelVersion, PersonPseudonym};
+use events::{ModelVersion, PersonPseudonym, RunId};
+use model_registry::lineage::Purpose;
 use model_registry::reconciler::RolloutReconciler;
-use model_registry::{Alias, ClientError, RolloutPolicy, RolloutState, Verdict, assign};
+use model_registry::{Alias, ClientError, NewVersion, RolloutPolicy, RolloutState, Verdict, assign};
 
 use crate::fixture::{Fixture, model, policy};
 
@@ -245,4 +246,61 @@ async fn reconcilers_that_race_judge_a_block_once() {
     let persons = evidence.canary.person_blocks + evidence.current.person_blocks + evidence.holdback.person_blocks;
     assert_eq!(persons, 120);
     fixture.assert_audit_is_complete().await;
+}
+
+/// A rollout binds to the deadline of the run that started it, and to no other.
+#[tokio::test]
+async fn a_candidate_whose_turn_is_over_never_begins_to_serve() {
+    let fixture = Fixture::with_versions(1).await;
+    let snapshot = fixture.snapshot("everyone", &[("a", 1, Purpose::Training)]).await;
+    let far = i64::MAX / 2;
+    // Too late while the run still says what came of it, in time, and a run that is long over.
+    let turns = [
+        (2, "running", 1, RolloutState::Aborted),
+        (3, "running", far, RolloutState::Canary),
+        (4, "succeeded", 1, RolloutState::Canary),
+    ];
+    for (number, state, deadline_at, expected) in turns {
+        let run: RunId = format!("0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c{number:02x}").parse().unwrap();
+        let new = NewVersion {
+            parent: Some(ModelVersion(1)),
+            anchor: Some(ModelVersion(1)),
+            snapshot_digest: Some(snapshot),
+            run_id: Some(run),
+            audience: Some("everyone".parse().unwrap()),
+            method: "sft".to_owned(),
+            ..fixture.new_version(&format!("v{number}")).await
+        };
+        assert_eq!(fixture.client.register_version(&new).await.unwrap().version, ModelVersion(number));
+        sqlx::query(
+            "INSERT INTO training_runs (run_id, tenant, model, snapshot_digest, parent_version, anchor_version, method, \
+             seed, state, detail, attempt, owner_epoch, last_signal_at, deadline_at, created_at) \
+             VALUES ($1, 'default', 'edit', $2, 1, 1, 'sft', 1, $3, '{}', 1, 1, 0, $4, 0)",
+        )
+        .bind(run.to_string())
+        .bind(snapshot.to_string())
+        .bind(state)
+        .bind(deadline_at)
+        .execute(&fixture.pool)
+        .await
+        .unwrap();
+        let started = fixture.client.start_rollout(&model(), ModelVersion(number), Some(&policy())).await.unwrap();
+        fixture.reconcile().await;
+        let found = fixture.rollout(started.rollout_id).await;
+        assert_eq!(found.state, expected, "version {number}");
+        if expected == RolloutState::Aborted {
+            assert_eq!(found.reason, "deadline");
+            assert!(fixture.client.get_routing(&model()).await.unwrap().rollout.is_none());
+        } else {
+            fixture.client.abort_rollout(started.rollout_id, "Ada Lovelace", "over").await.unwrap();
+        }
+        // One run at a time is active.
+        sqlx::query("UPDATE training_runs SET state = 'succeeded' WHERE run_id = $1")
+            .bind(run.to_string())
+            .execute(&fixture.pool)
+            .await
+            .unwrap();
+    }
+    let audit = fixture.assert_audit_is_complete().await;
+    assert!(audit.contains(&"rollout_aborted by reconciler".to_owned()), "{audit:?}");
 }

@@ -31,6 +31,8 @@ use trainer_orchestrator::store::Run;
 use trainer_orchestrator::{Deps, Handle, OrchestratorConfig};
 
 const NAMES: [&str; 8] = ["load", "store", "parse", "render", "open", "close", "merge", "split"];
+/// What the runs of the tests are made by.
+pub(crate) const CODE_VERSION: &str = "0.1.0+0123456789ab";
 pub(crate) const REPOSITORY: &str = "shop";
 /// A bound for whatever a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -96,6 +98,8 @@ impl Platform {
             old_skills: self.root.join("replay.jsonl"),
             rollout: RolloutPolicy { promotion: Promotion::Automatic, ..RolloutPolicy::default() },
             holder: holder.to_owned(),
+            code_version: CODE_VERSION.to_owned(),
+            label_policy_version: 1,
         };
         let stop = CancellationToken::new();
         let (handle, task) = trainer_orchestrator::run(config, deps, stop.clone()).unwrap();

@@ -9,7 +9,7 @@ use service::repositories::RepositoryStore;
 use trainer_orchestrator::OrchestratorConfig;
 use trainer_orchestrator::store::RunState;
 
-use crate::fixture::{Fixture, PATIENCE, REPOSITORY, attempt, config, model, wait_for};
+use crate::fixture::{CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, config, model, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_becomes_one_version_that_can_be_traced() {
@@ -30,6 +30,7 @@ async fn a_request_becomes_one_version_that_can_be_traced() {
     assert_eq!((snapshot.training_pairs, snapshot.gate_pairs, snapshot.persons), (40, 330, 20));
     assert_eq!(snapshot.parts.len(), 2);
     assert_eq!(chain[0].run_id, Some(run.run_id));
+    assert_eq!((chain[0].code_version.as_str(), snapshot.code_version.as_str()), (CODE_VERSION, CODE_VERSION));
     let members = fixture.client.list_snapshot_pairs(run.snapshot_digest, None).await.unwrap();
     assert_eq!(members.iter().filter(|member| member.purpose == Purpose::Gate).count(), 330);
     let evaluation = &fixture.trained().await[0].evaluation;
@@ -94,8 +95,9 @@ async fn a_repository_without_a_rule_is_never_trained_on() {
     fixture.allow(REPOSITORY, "payments").await;
     looked(&orchestrating.handle).await;
     assert!(orchestrating.handle.store.runs(1).await.unwrap().is_empty());
-    // The request still stands when the rule comes back.
+    // The request was answered; another one finds the rule that came back.
     fixture.allow(REPOSITORY, "everyone").await;
+    orchestrating.handle.request();
     looked(&orchestrating.handle).await;
     assert_eq!(orchestrating.ended().await.state, RunState::Succeeded);
     orchestrating.stop().await;
