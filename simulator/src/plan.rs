@@ -66,11 +66,14 @@ pub struct DemoPlan {
     everyday: Vec<String>,
     /// Names that one task each uses: two for every task that is unseen.
     unseen: Vec<Vec<String>>,
+    /// Names for tasks of the probe and gate sets whose own fit no place of their repository; shortest first.
+    spare: Vec<Vec<String>>,
     limits: Limits,
 }
 
 const EVERYDAY_NAMES: usize = 600;
 const ATTEMPTS: usize = 6000;
+const SPARE_NAMES: usize = 40;
 
 /// Who a task belongs to: it decides the stream of chance.
 #[derive(Debug, Clone, Copy)]
@@ -104,8 +107,10 @@ impl DemoPlan {
         // One pair of names for every developer's opportunity that may be unseen, and for every task of the probe set.
         let per_developer = (settings.opportunities as f64 * settings.unseen_share).ceil() as usize;
         let needed = per_developer * settings.developers + settings.probe + settings.gate;
-        let unseen = unseen_names(&corpus, needed, &mut Dice::new(seed, "unseen names", &[]));
-        let plan = Self { seed, corpus, settings, conventions, everyday, unseen, limits: Limits::default() };
+        let mut unseen = unseen_names(&corpus, needed + SPARE_NAMES, &mut Dice::new(seed, "unseen names", &[]));
+        let mut spare = unseen.split_off(needed.min(unseen.len()));
+        spare.sort_by_key(|names| names.iter().map(String::len).sum::<usize>());
+        let plan = Self { seed, corpus, settings, conventions, everyday, unseen, spare, limits: Limits::default() };
         for (repository, _) in plan.corpus.repositories.iter().enumerate() {
             for kind in [TaskKind::Plain, TaskKind::Convention, TaskKind::NoEdit] {
                 plan.make(repository, kind, None, &mut Dice::new(seed, "trial", &[repository as u64]))?;
@@ -231,8 +236,22 @@ impl DemoPlan {
         let kind = self.kind_in_round(owner, number);
         let mut dice = Dice::new(self.seed, label, &[who, number as u64]);
         let names = names.and_then(|index| self.unseen.get(index));
-        let task = self.make(repository, kind, names.map(Vec::as_slice), &mut dice)?;
-        Ok(PlannedTask { task, is_unseen: names.is_some() })
+        let Some(names) = names else {
+            return Ok(PlannedTask { task: self.make(repository, kind, None, &mut dice)?, is_unseen: false });
+        };
+        // Some names fit nowhere: too long for what a model may read, or the words of a file. A developer then works with
+        // everyday ones; a set that nobody may have seen has names to spare.
+        let spare = match owner {
+            Owner::Developer(_) => &[],
+            Owner::Probe | Owner::Gate => self.spare.as_slice(),
+        };
+        let made = std::iter::once(names)
+            .chain(spare)
+            .find_map(|names| self.make(repository, kind, Some(names), &mut dice).ok());
+        match made {
+            Some(task) => Ok(PlannedTask { task, is_unseen: true }),
+            None => Ok(PlannedTask { task: self.make(repository, kind, None, &mut dice)?, is_unseen: false }),
+        }
     }
 
     fn make(&self, repository: usize, kind: TaskKind, names: Option<&[String]>, dice: &mut Dice) -> Result<EditTask> {

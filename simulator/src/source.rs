@@ -3,6 +3,7 @@
 use crate::error::{Result, SimulatorError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -150,11 +151,13 @@ impl BaseManifest {
 
     /// Reads the files of every package below `cache`, as `simulator/fetch-sources` left them there: at most
     /// `bytes_per_package` of each, the files in the order of their digests, so that no package dominates and the
-    /// choice is the same everywhere. The repository of a file is its package.
+    /// choice is the same everywhere. The repository of a file is its package. A file that the demo's corpus holds too is
+    /// left out: what the base has learned from may not be what it is tried on.
     ///
     /// # Errors
     /// When a package is not there or cannot be read.
     pub fn load(&self, cache: &Path, bytes_per_package: usize) -> Result<Vec<SourceFile>> {
+        let of_the_demo = demo_digests()?;
         let mut chosen = Vec::new();
         for package in &self.packages {
             let folder = cache.join(package.ecosystem.id()).join(format!("{}-{}", package.package, package.version));
@@ -163,6 +166,7 @@ impl BaseManifest {
             }
             let mut files = read_folder(&package.package, &folder)?;
             files.sort_by_cached_key(|file| digest_hex(file.text.as_bytes()));
+            files.retain(|file| !of_the_demo.contains(&digest_hex(file.text.as_bytes())));
             let mut total = 0_usize;
             files.retain(|file| {
                 total += file.text.len();
@@ -172,6 +176,25 @@ impl BaseManifest {
         }
         Ok(chosen)
     }
+}
+
+/// Digests of all files of the corpus inside.
+fn demo_digests() -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Demo {
+        packages: Vec<DemoPackage>,
+    }
+    #[derive(Deserialize)]
+    struct DemoPackage {
+        files: Vec<DemoFile>,
+    }
+    #[derive(Deserialize)]
+    struct DemoFile {
+        sha256: String,
+    }
+    let demo: Demo = serde_json::from_str(include_str!("../corpus/MANIFEST.json"))
+        .map_err(|source| SimulatorError::Manifest { path: "simulator/corpus/MANIFEST.json".into(), source })?;
+    Ok(demo.packages.into_iter().flat_map(|package| package.files).map(|file| file.sha256).collect())
 }
 
 /// Where `simulator/fetch-sources` keeps what it fetched.

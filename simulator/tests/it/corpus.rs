@@ -85,8 +85,27 @@ fn the_demo_shares_no_package_with_the_base() {
     for package in manifest().packages {
         assert!(!names.contains(&package.package.to_lowercase().replace('_', "-")), "{}", package.package);
         assert!(!digests.contains(package.sha256.as_str()), "{}", package.package);
-        assert!(package.files.iter().all(|file| !digests.contains(file.sha256.as_str())));
     }
+}
+
+#[test]
+fn the_base_never_reads_a_file_of_the_demo() {
+    let cache = tempfile::tempdir().unwrap();
+    let folder = cache.path().join("rust/copied-1.0.0");
+    std::fs::create_dir_all(&folder).unwrap();
+    let demo = corpus_folder().join(&manifest().packages[0].files[0].path);
+    let text = std::fs::read_to_string(demo).unwrap();
+    let extension = if manifest().packages[0].files[0].path.ends_with(".py") { "py" } else { "rs" };
+    std::fs::write(folder.join(format!("copied.{extension}")), &text).unwrap();
+    std::fs::write(folder.join(format!("altered.{extension}")), text + "\n").unwrap();
+    std::fs::write(folder.join(".complete"), "").unwrap();
+    let base: BaseManifest = serde_json::from_value(serde_json::json!({ "packages": [{
+        "package": "copied", "ecosystem": "rust", "version": "1.0.0", "sha256": "", "licence": "MIT",
+    }]}))
+    .unwrap();
+    let files = base.load(cache.path(), 1_000_000).unwrap();
+    let paths: Vec<_> = files.iter().map(|file| file.path.to_string()).collect();
+    assert_eq!(paths, [format!("altered.{extension}")]);
 }
 
 #[test]
