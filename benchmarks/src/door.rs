@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use edit_model::{DecodeOptions, EditModel};
 use serde_json::Value;
 use service::clock::real_now;
 use simulator::driver::{DoorSettings, Doors, LoadReport, LoadSettings, run_load};
@@ -14,6 +15,8 @@ use simulator::{Corpus, DemoPlan, PlanSettings};
 use crate::demo::binary;
 use crate::measurement::Measurement;
 
+/// The hidden benchmark that is [`memory`]'s baseline.
+pub(crate) const ALONE: &str = "model-alone";
 /// Editors at the same time.
 const SESSIONS: usize = 4;
 /// Opportunities of each.
@@ -48,29 +51,31 @@ fn start() -> anyhow::Result<Up> {
         .stderr(Stdio::null())
         .spawn()?;
     let peak_file = Path::new("/proc").join(child.id().to_string()).join("status");
-    let doors_file = directory.path().join("doors.json");
+    // `up` announces a door once it is open, and the key before all of them.
+    let announced = |name: &str| std::fs::read_to_string(directory.path().join("doors").join(name)).ok();
     let begun = Instant::now();
-    let doors: Value = loop {
-        if let Some(doors) = std::fs::read(&doors_file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
-            break doors;
+    let (serving, ingest) = loop {
+        if let (Some(serving), Some(ingest)) = (announced("serving"), announced("ingest")) {
+            break (serving, ingest);
         }
         if begun.elapsed() > Duration::from_secs(60) {
             bail!("`flywheel up` opened no doors within 60 s");
         }
         std::thread::sleep(Duration::from_millis(50));
     };
-    let door = |name: &str| -> anyhow::Result<String> {
-        Ok(format!("http://{}", doors.get(name).and_then(Value::as_str).context("a door without an address")?))
-    };
     let key = std::fs::read_to_string(directory.path().join("keys/client.key"))?;
-    let settings = DoorSettings::new(door("serving")?, door("ingest")?, key.trim());
+    let settings = DoorSettings::new(format!("http://{serving}"), format!("http://{ingest}"), key.trim());
     Ok(Up { child, peak_file, doors: Doors::new(settings)?, _directory: directory })
 }
 
-fn load(up: &Up) -> anyhow::Result<LoadReport> {
+fn plan() -> anyhow::Result<Arc<DemoPlan>> {
     let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus"))?;
     let settings = PlanSettings { developers: SESSIONS, opportunities: OPPORTUNITIES, ..PlanSettings::default() };
-    let plan = Arc::new(DemoPlan::new(9, Arc::new(corpus), settings)?);
+    Ok(Arc::new(DemoPlan::new(9, Arc::new(corpus), settings)?))
+}
+
+fn load(up: &Up) -> anyhow::Result<LoadReport> {
+    let plan = plan()?;
     let load = LoadSettings {
         sessions: SESSIONS,
         opportunities: OPPORTUNITIES,
@@ -86,35 +91,109 @@ fn load(up: &Up) -> anyhow::Result<LoadReport> {
     Ok(report)
 }
 
+/// The plan's tasks as `SESSIONS` threads ask them of the base model itself, with neither door nor platform: milliseconds
+/// to the first action, sorted.
+fn asked_in_process() -> anyhow::Result<Vec<f64>> {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../edit-model/base");
+    let model = EditModel::load(&base).context("the base model")?;
+    let plan = plan()?;
+    let options = DecodeOptions::default();
+    let one = |developer: usize| -> anyhow::Result<Vec<f64>> {
+        let mut milliseconds = Vec::new();
+        for opportunity in 0..OPPORTUNITIES {
+            let task = plan.task(developer, opportunity)?.task;
+            let started = Instant::now();
+            let mut first = None;
+            model.complete(&task.context, &options, &|| false, &mut |_| {
+                first = first.or_else(|| Some(started.elapsed().as_secs_f64() * 1000.0));
+            })?;
+            milliseconds.extend(first);
+        }
+        Ok(milliseconds)
+    };
+    let mut all = Vec::new();
+    let parts: Vec<anyhow::Result<Vec<f64>>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..SESSIONS).map(|developer| scope.spawn(move || one(developer))).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|_| bail!("a thread of the baseline panicked")))
+            .collect()
+    });
+    for part in parts {
+        all.extend(part?);
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all)
+}
+
+fn quantile(sorted: &[f64], quantile: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((last as f64 * quantile).round() as usize).copied()
+}
+
 /// First-action latency as the editor sees it.
 pub(crate) fn latency() -> anyhow::Result<Vec<Measurement>> {
+    let alone = asked_in_process()?;
     let up = start()?;
     let report = load(&up)?;
     let note = format!(
-        "{SESSIONS} editors at once on the same 2 cores as the server, {} opportunities, {:.1} a second",
+        "{SESSIONS} editors at once on the same 2 cores as the server, {} opportunities, {:.1} a second, {} first \
+         actions; baseline: {SESSIONS} threads ask the model in process, without door, telemetry or platform",
         report.opportunities,
-        report.opportunities as f64 / report.wall_seconds
+        report.opportunities as f64 / report.wall_seconds,
+        report.first_action_ms.len(),
     );
     [("P50", 0.5), ("P90", 0.9), ("P99", 0.99)]
         .into_iter()
-        .map(|(name, quantile)| {
-            let milliseconds = report.first_action_quantile(quantile).context("no action was served")?;
-            Ok(Measurement::new(format!("first action {name}"), milliseconds, "ms", note.clone()))
+        .map(|(name, share)| {
+            let milliseconds = report.first_action_quantile(share).context("no action was served")?;
+            let baseline = quantile(&alone, share).context("the model proposed nothing")?;
+            Ok(Measurement::new(format!("latency: first action {name}"), milliseconds, "ms", note.clone())
+                .beside(baseline))
         })
         .collect()
 }
 
-/// Peak resident memory of the whole platform in one process.
-pub(crate) fn memory() -> anyhow::Result<Vec<Measurement>> {
-    let up = start()?;
-    let report = load(&up)?;
-    let status = std::fs::read_to_string(&up.peak_file).context("the peak is read from the system's process table")?;
+/// The peak of a process's resident memory in MiB.
+fn peak(status: &Path) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(status).context("the peak is read from the system's process table")?;
     let kibibytes: f64 = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))
         .and_then(|rest| rest.split_whitespace().next())
         .context("no peak in the process table")?
         .parse()?;
-    let note = format!("every service in one process, after {} opportunities", report.opportunities);
-    Ok(vec![Measurement::new("peak memory of up", kibibytes / 1024.0, "MiB", note)])
+    Ok(kibibytes / 1024.0)
+}
+
+/// The baseline of [`memory`]: this process asks the model and tells its own peak.
+pub(crate) fn alone() -> anyhow::Result<Vec<Measurement>> {
+    asked_in_process()?;
+    let note = "the model and the tasks alone in a process";
+    Ok(vec![Measurement::new("memory: peak of the model alone", peak(Path::new("/proc/self/status"))?, "MiB", note)])
+}
+
+fn peak_alone() -> anyhow::Result<f64> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("alone.json");
+    let ran =
+        Command::new(std::env::current_exe()?).args([ALONE, "--json"]).arg(&file).stdout(Stdio::null()).status()?;
+    if !ran.success() {
+        bail!("the model alone could not be measured");
+    }
+    let measured: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    measured.pointer("/0/ours").and_then(Value::as_f64).context("the model alone told no peak")
+}
+
+/// Peak resident memory of the whole platform in one process.
+pub(crate) fn memory() -> anyhow::Result<Vec<Measurement>> {
+    let baseline = peak_alone()?;
+    let up = start()?;
+    let report = load(&up)?;
+    let note = format!(
+        "every service in one process, after {} opportunities, a training job apart; baseline: a process that only asks \
+         the model the same",
+        report.opportunities
+    );
+    Ok(vec![Measurement::new("memory: peak of up", peak(&up.peak_file)?, "MiB", note).beside(baseline)])
 }

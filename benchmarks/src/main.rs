@@ -5,12 +5,14 @@ mod demo;
 mod door;
 mod log;
 mod measurement;
+mod training;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use trainer::methods::{Method, MethodConfig};
 
 use crate::measurement::Measurement;
 
@@ -29,18 +31,57 @@ struct Arguments {
     /// Seeds of `demo`, `convention` and `methods`.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
+    #[command(flatten)]
+    trial: Trial,
 }
 
-const NAMES: [(&str, &str); 6] = [
+/// Settings of learning that `convention` and `methods` try instead of the defaults. What is tried is in the figures' notes.
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct Trial {
+    /// Steps of a turn.
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Highest learning rate of everything but habits.
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Highest learning rate of habit tokens.
+    #[arg(long)]
+    habit_rate: Option<f64>,
+    /// Pairs in a step.
+    #[arg(long)]
+    pairs: Option<usize>,
+    /// Replayed base tasks in a step.
+    #[arg(long)]
+    replay: Option<usize>,
+}
+
+impl Trial {
+    fn config(self, method: Method, seed: u64) -> MethodConfig {
+        let defaults = MethodConfig::default();
+        MethodConfig {
+            method,
+            seed,
+            steps: self.steps.unwrap_or(defaults.steps),
+            learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),
+            habit_rate: self.habit_rate.unwrap_or(defaults.habit_rate),
+            batch_pairs: self.pairs.unwrap_or(defaults.batch_pairs),
+            batch_replay: self.replay.unwrap_or(defaults.batch_replay),
+            ..defaults
+        }
+    }
+}
+
+const NAMES: [(&str, &str); 7] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
     ),
     ("bus", "acknowledged records/s published, and through a stateful step, beside plain SQLite transactions"),
-    ("convention", "a convention after 24 steps on 120 corrections, beside the base model"),
+    ("convention", "a convention after one turn's steps on 120 corrections, and what was lost, beside the base model"),
     ("methods", "sft, dpo and actionrl on seeds and files other than the demo's; the winner is the default"),
-    ("latency", "first-action latency of `up` under load: P50, P90, P99"),
-    ("memory", "peak memory of `up` under load"),
+    ("latency", "first-action latency of `up` under load: P50, P90, P99, beside the same model asked in process"),
+    ("memory", "peak memory of `up` under load, beside the model alone in a process"),
+    ("training", "time of a training step and tokens/s of our engine, beside burn on the same processors"),
 ];
 
 #[expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line tool talks to its terminal")]
@@ -71,10 +112,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
     let measurements = match name {
         "demo" => demo::measure(arguments.seeds)?,
         "bus" => log::measure()?,
-        "convention" => convention::measure(arguments.seeds)?,
-        "methods" => convention::methods(arguments.seeds)?,
+        "convention" => convention::measure(arguments.seeds, arguments.trial)?,
+        "methods" => convention::methods(arguments.seeds, arguments.trial)?,
         "latency" => door::latency()?,
         "memory" => door::memory()?,
+        "training" => training::measure()?,
+        // Not listed: the baseline of `memory`, which has to be a process of its own.
+        door::ALONE => door::alone()?,
         other => bail!("there is no benchmark \"{other}\"; --list names them all"),
     };
     if let Some(file) = &arguments.json {

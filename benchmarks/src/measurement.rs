@@ -26,6 +26,8 @@ pub(crate) struct Measurement {
 /// Which side of a target is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Better {
+    /// More than the target.
+    Above,
     /// At least the target.
     More,
     /// At most the target.
@@ -52,23 +54,32 @@ impl Measurement {
     pub(crate) fn aiming_at(mut self, target: f64, better: Better) -> Self {
         self.target = Some(target);
         self.met = Some(match better {
+            Better::Above => self.ours > target,
             Better::More => self.ours >= target,
             Better::Less => self.ours <= target,
         });
         self
     }
 
-    /// One line for people.
+    /// Two lines for people: the figures, then what else to know.
     #[must_use]
     pub(crate) fn line(&self) -> String {
-        let mut line = format!("{:<44} {:>12.3} {}", self.name, self.ours, self.unit);
-        if let (Some(baseline), Some(ratio)) = (self.baseline, self.ratio) {
-            line.push_str(&format!("   baseline {baseline:.3}, ratio {ratio:.2}"));
-        }
-        if let (Some(target), Some(met)) = (self.target, self.met) {
-            line.push_str(&format!("   target {target} {}", if met { "met" } else { "MISSED" }));
-        }
-        line
+        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
+        let met = match self.met {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "-",
+        };
+        format!(
+            "{:<46} {:>12} {:<11} baseline {:>12}  ratio {:>7}  target {:>12}  {met}\n    {}",
+            self.name,
+            number(Some(self.ours)),
+            self.unit,
+            number(self.baseline),
+            self.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
+            number(self.target),
+            self.note
+        )
     }
 }
 
@@ -82,5 +93,19 @@ mod tests {
         assert_eq!((rate.ratio, rate.met), (Some(1.5), Some(true)));
         let latency = Measurement::new("latency", 30.0, "ms", "").beside(0.0).aiming_at(25.0, Better::Less);
         assert_eq!((latency.ratio, latency.met), (None, Some(false)));
+    }
+
+    #[test]
+    fn people_and_programs_read_the_same_fields() {
+        let rate = Measurement::new("rate", 30.0, "records/s", "in batches").beside(20.0).aiming_at(25.0, Better::More);
+        for part in ["rate", "30.000", "records/s", "baseline       20.000", "1.50", "25.000", "met", "in batches"] {
+            assert!(rate.line().contains(part), "{part}: {}", rate.line());
+        }
+        let missed = Measurement::new("wall", 9.0, "s", "").aiming_at(5.0, Better::Less);
+        assert!(missed.line().contains("MISSED") && missed.line().contains("baseline            -"));
+        let value = serde_json::to_value(&rate).unwrap();
+        let fields = ["name", "ours", "baseline", "ratio", "target", "met", "unit", "note"];
+        assert_eq!(value.as_object().unwrap().len(), fields.len());
+        assert!(fields.iter().all(|field| value.get(field).is_some()));
     }
 }

@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use trainer::Device;
+
+/// The package's version and the digest of the sources that this was built from.
+pub(crate) const CODE_VERSION: &str = env!("CODE_VERSION");
 
 /// The data flywheel for AI code completion: what developers do with suggestions trains the model that serves them.
 #[derive(Debug, Parser)]
-#[command(name = "flywheel", version, max_term_width = 110)]
+#[command(name = "flywheel", version = CODE_VERSION, max_term_width = 110)]
 #[command(
     after_help = "Start with `flywheel demo` (the whole wheel on real code), then `flywheel up` (a platform that stays)."
 )]
@@ -22,11 +26,11 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
     /// Configuration file (TOML). Environment variables FLYWHEEL_SECTION__KEY override it, flags override both.
-    #[arg(long, global = true, env = "FLYWHEEL_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "FLYWHEEL_CONFIG", hide_env_values = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
     /// Where the embedded parts keep their data.
-    #[arg(long, global = true, env = "FLYWHEEL_DATA_DIR", value_name = "DIRECTORY")]
+    #[arg(long, global = true, env = "FLYWHEEL_DATA_DIR", hide_env_values = true, value_name = "DIRECTORY")]
     pub(crate) data_dir: Option<PathBuf>,
 
     /// Override one configuration key, e.g. `--set serving.threshold=0.6`. May be repeated.
@@ -34,7 +38,7 @@ pub(crate) struct Common {
     pub(crate) set: Vec<String>,
 
     /// What is logged to standard error: a `tracing` filter such as `info` or `bus=debug`.
-    #[arg(long, global = true, env = "FLYWHEEL_LOG", value_name = "FILTER")]
+    #[arg(long, global = true, env = "FLYWHEEL_LOG", hide_env_values = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
 }
 
@@ -103,7 +107,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) placebo: bool,
     /// Simulated developers.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(6..=1000))]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..=1000))]
     pub(crate) developers: u32,
     /// Most rollout blocks of 6 opportunities a person, per turn.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
@@ -159,11 +163,16 @@ pub(crate) enum KeysCommand {
 pub(crate) enum RepositoriesCommand {
     /// Allow training on a repository.
     Allow {
-        /// Name as editors send it, or a pattern with `*`.
+        /// Name as editors send it, `*` for all, or the beginning of names, such as `acme/*`.
         repository: String,
         /// Who may be served what is learned from it.
         #[arg(long, default_value = "everyone")]
         audience: String,
+    },
+    /// Deny training on a repository, whatever wider rules say.
+    Deny {
+        /// Name or pattern, as for `allow`.
+        repository: String,
     },
     /// List the rules.
     List(ListArgs),
@@ -228,29 +237,26 @@ pub(crate) enum RolloutCommand {
         list: ListArgs,
     },
     /// Promote a rollout that waits for a named person.
-    Approve {
-        /// Its id.
-        id: String,
-        /// Who approves.
-        #[arg(long)]
-        by: String,
-    },
+    Approve(DecisionArgs),
     /// End a rollout without a verdict.
-    Abort {
-        /// Its id.
-        id: String,
-        /// Who ends it.
-        #[arg(long)]
-        by: String,
-    },
+    Abort(DecisionArgs),
     /// Take a candidate or promoted version back.
-    Rollback {
-        /// Its id.
-        id: String,
-        /// Who takes it back.
-        #[arg(long)]
-        by: String,
-    },
+    Rollback(DecisionArgs),
+}
+
+/// A named person's word about a rollout.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DecisionArgs {
+    /// Its id, as listed.
+    pub(crate) id: String,
+    /// Who decides; the audit log keeps the name.
+    #[arg(long, value_name = "PERSON")]
+    pub(crate) by: String,
+    /// Why; the audit log keeps it.
+    #[arg(long, value_name = "REASON", default_value = "decided on the command line")]
+    pub(crate) because: String,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -274,6 +280,9 @@ pub(crate) struct PretrainArgs {
     /// Seed.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// `cpu`, or `cuda` in a build with `--features cuda`.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
 }
 
 #[cfg(test)]

@@ -1,9 +1,17 @@
 //! The data directory of the embedded parts, and who may use it.
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
+
+/// How long a claim waits for another process that only looked (`flywheel status` holds the lock for an instant).
+const CLAIM_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A directory with everything that the embedded parts keep.
 #[derive(Debug, Clone)]
@@ -11,10 +19,19 @@ pub(crate) struct DataDir {
     root: PathBuf,
 }
 
-/// Held as long as one `up` or `demo` uses a directory; the system frees it when the process dies.
+/// Held as long as a platform, or one of its services, uses a directory; the system frees it when the process dies.
 #[derive(Debug)]
 pub(crate) struct Claim {
     _file: File,
+}
+
+/// How a claim may be shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// One platform, alone.
+    Alone,
+    /// Services that each run in their own process.
+    Services,
 }
 
 impl DataDir {
@@ -26,41 +43,64 @@ impl DataDir {
             })
         };
         make(root)?;
-        for inside in ["artifacts", "keys", "serving", "runs"] {
+        let root = root.canonicalize().map_err(Failure::refuse)?;
+        for inside in ["artifacts", "keys", "serving", "runs", "doors"] {
             make(&root.join(inside))?;
         }
-        let root = root.canonicalize().map_err(Failure::refuse)?;
         Ok(Self { root })
     }
 
     /// Claims the directory for one platform.
     pub(crate) fn claim(&self) -> Result<Claim, Failure> {
-        let path = self.root.join("lock");
-        let file = File::create(&path)
-            .map_err(|error| Failure::refused(format!("{} can not be written: {error}", path.display())))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Claim { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(Failure::refused(format!(
+        self.lock(Sharing::Alone)?.ok_or_else(|| {
+            Failure::refused(format!(
                 "data directory {} is in use by another flywheel; stop that one or choose another with --data-dir",
                 self.root.display()
-            ))),
-            Err(TryLockError::Error(error)) => {
-                Err(Failure::refused(format!("data directory {} can not be locked: {error}", self.root.display())))
-            }
-        }
+            ))
+        })
     }
 
     /// Shares the directory with other services that run alone; refused while a whole platform has it.
     pub(crate) fn share(&self) -> Result<Claim, Failure> {
-        let path = self.root.join("lock");
-        let file = File::create(&path)
-            .map_err(|error| Failure::refused(format!("{} can not be written: {error}", path.display())))?;
-        match file.try_lock_shared() {
-            Ok(()) => Ok(Claim { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(Failure::refused(format!(
+        self.lock(Sharing::Services)?.ok_or_else(|| {
+            Failure::refused(format!(
                 "data directory {} is in use by `flywheel up` or a demo, which run every service themselves",
                 self.root.display()
-            ))),
+            ))
+        })
+    }
+
+    /// Whether a platform or one of its services runs on this directory now.
+    pub(crate) fn is_in_use(&self) -> Result<bool, Failure> {
+        Ok(self.try_lock(Sharing::Alone)?.is_none())
+    }
+
+    fn lock(&self, sharing: Sharing) -> Result<Option<Claim>, Failure> {
+        let begun = Instant::now();
+        loop {
+            let claim = self.try_lock(sharing)?;
+            if claim.is_some() || begun.elapsed() > CLAIM_PATIENCE {
+                return Ok(claim);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn try_lock(&self, sharing: Sharing) -> Result<Option<Claim>, Failure> {
+        let path = self.root.join("lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|error| Failure::refused(format!("{} can not be written: {error}", path.display())))?;
+        let locked = match sharing {
+            Sharing::Alone => file.try_lock(),
+            Sharing::Services => file.try_lock_shared(),
+        };
+        match locked {
+            Ok(()) => Ok(Some(Claim { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => {
                 Err(Failure::refused(format!("data directory {} can not be locked: {error}", self.root.display())))
             }
@@ -105,10 +145,56 @@ impl DataDir {
         self.root.join("runs")
     }
 
-    /// Where `up` writes the addresses of its doors, for `status` and the operations commands.
-    pub(crate) fn doors(&self) -> PathBuf {
-        self.root.join("doors.json")
+    fn door(&self, name: &str) -> PathBuf {
+        self.root.join("doors").join(name)
     }
+
+    /// Says where a door is, for `status`, the operations commands and services that run alone.
+    pub(crate) fn announce(&self, name: &str, address: SocketAddr) -> Result<(), Failure> {
+        write_whole(&self.door(name), address.to_string().as_bytes(), 0o644)
+    }
+
+    /// Whoever asks for this door next finds none.
+    pub(crate) fn withdraw(&self, name: &str) {
+        let _absent = std::fs::remove_file(self.door(name));
+    }
+
+    /// Where a door was announced last.
+    pub(crate) fn announced(&self, name: &str) -> Option<SocketAddr> {
+        std::fs::read_to_string(self.door(name)).ok()?.parse().ok()
+    }
+
+    /// Every announced door; a process that was killed leaves its own behind.
+    pub(crate) fn doors(&self) -> BTreeMap<String, SocketAddr> {
+        let entries = std::fs::read_dir(self.root.join("doors")).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| Some((name.clone(), self.announced(&name)?))).collect()
+    }
+}
+
+/// Writes a file so that a reader, and the next start after a crash at any moment, finds the old content or the whole new
+/// one.
+pub(crate) fn write_whole(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
+    let unwritable =
+        |error: std::io::Error| Failure::refused(format!("{} can not be written: {error}", path.display()));
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&temporary)
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        let _absent = std::fs::remove_file(&temporary);
+    }
+    written.map_err(unwritable)
 }
 
 #[cfg(test)]
@@ -124,5 +210,53 @@ mod tests {
         assert!(sentence.contains("in use by another flywheel") && sentence.contains("--data-dir"), "{sentence}");
         drop(claim);
         assert!(data.claim().is_ok());
+    }
+
+    #[test]
+    fn services_share_what_a_platform_has_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir::open(directory.path()).unwrap();
+        assert!(!data.is_in_use().unwrap());
+        let (one, other) = (data.share().unwrap(), data.share().unwrap());
+        assert!(data.is_in_use().unwrap());
+        assert!(matches!(data.claim(), Err(Failure::Refused(_))));
+        drop((one, other));
+        let claim = data.claim().unwrap();
+        let Err(Failure::Refused(sentence)) = data.share() else { panic!("expected a refusal") };
+        assert!(sentence.contains("flywheel up"), "{sentence}");
+        drop(claim);
+        assert!(!data.is_in_use().unwrap());
+    }
+
+    #[test]
+    fn a_claim_outwaits_whoever_only_looks() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir::open(directory.path()).unwrap();
+        let look = data.try_lock(Sharing::Alone).unwrap().unwrap();
+        let claiming = std::thread::spawn({
+            let data = data.clone();
+            move || data.claim().is_ok()
+        });
+        drop(look);
+        assert!(claiming.join().unwrap());
+    }
+
+    #[test]
+    fn doors_are_announced_and_withdrawn_and_files_are_written_whole() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir::open(directory.path()).unwrap();
+        let address: SocketAddr = "127.0.0.1:7801".parse().unwrap();
+        data.announce("ingest", address).unwrap();
+        data.announce("serving", address).unwrap();
+        assert_eq!(data.announced("ingest"), Some(address));
+        data.withdraw("serving");
+        assert_eq!(data.doors().into_iter().collect::<Vec<_>>(), [("ingest".to_owned(), address)]);
+        let key = data.client_key();
+        write_whole(&key, b"a long first content", 0o600).unwrap();
+        write_whole(&key, b"short", 0o600).unwrap();
+        assert_eq!(std::fs::read(&key).unwrap(), b"short");
+        assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(key.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
     }
 }

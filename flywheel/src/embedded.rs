@@ -1,19 +1,34 @@
 //! What ships inside the binary: the demo's corpus and the base model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
 
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, write_whole};
 use crate::failure::Failure;
 
 static CORPUS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../simulator/corpus");
 static BASE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../edit-model/base");
 
+/// Writes what is absent or differs; a start that was killed while unpacking is completed by the next one.
 fn unpack(content: &Dir<'_>, target: PathBuf) -> Result<PathBuf, Failure> {
-    std::fs::create_dir_all(&target)
-        .and_then(|()| content.extract(&target))
-        .map_err(|error| Failure::refused(format!("{} can not be written: {error}", target.display())))?;
+    let make = |path: &Path| {
+        std::fs::create_dir_all(path)
+            .map_err(|error| Failure::refused(format!("{} can not be made: {error}", path.display())))
+    };
+    make(&target)?;
+    let mut directories = vec![content];
+    while let Some(directory) = directories.pop() {
+        make(&target.join(directory.path()))?;
+        for file in directory.files() {
+            let path = target.join(file.path());
+            if std::fs::read(&path).is_ok_and(|known| known == file.contents()) {
+                continue;
+            }
+            write_whole(&path, file.contents(), 0o644)?;
+        }
+        directories.extend(directory.dirs());
+    }
     Ok(target)
 }
 

@@ -18,11 +18,13 @@ use service::metrics::MetricsHandle;
 use service::readiness::Readiness;
 use sqlx::AnyPool;
 
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, write_whole};
 use crate::failure::Failure;
 use crate::settings::Settings;
+use crate::sinks;
 
-const CONNECTIONS: u32 = 8;
+/// Most connections of a process to the database.
+pub(crate) const CONNECTIONS: u32 = 8;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Opened once a process, handed to every service in it.
@@ -60,9 +62,15 @@ impl Ids {
     }
 }
 
+/// The topics, and who must see every record of them: a service that has not run yet, or runs elsewhere, loses nothing.
 fn topics_of(settings: &Settings) -> Vec<TopicSpec> {
     let bus = &settings.bus;
-    let kept = |name: &str, age: Duration| TopicSpec::new(name, bus.partitions, Retention::age(age));
+    let kept = |name: &str, age: Duration| {
+        let spec = TopicSpec::new(name, bus.partitions, Retention::age(age));
+        let steps = [anonymizer::step_spec(), labeler::step::spec()];
+        let reading = steps.into_iter().filter(|step| step.input == name);
+        sinks::read_by_sinks(reading.fold(spec, |spec, step| spec.read_by_step(step.name)))
+    };
     let days = |days: u64| DAY * u32::try_from(days).unwrap_or(u32::MAX);
     vec![
         kept(topics::TELEMETRY_RAW, Duration::from_secs(bus.raw_hours * 3600)),
@@ -84,10 +92,7 @@ impl Foundation {
             Some(seed) => Ids::Seeded(SeededIds::new(seed, clock.now())),
             None => Ids::System(Arc::new(SystemIds::new(Arc::clone(&clock)))),
         };
-        let local = LocalLogConfig { prefix: settings.bus.prefix.clone(), ..settings.bus.local.clone() };
-        let log = LocalLog::open(&data.bus(), Arc::clone(&clock), local).map_err(|error| {
-            Failure::refused(format!("the log {} can not be opened: {error}", data.bus().display()))
-        })?;
+        let log = open_log(settings, data, Arc::clone(&clock))?;
         let bus: Arc<dyn Bus> = Arc::new(log);
         bus.create_topics(&topics_of(settings)).await.map_err(Failure::refuse)?;
         let pool = migrations::connect(&migrations::sqlite_url(&data.database()), CONNECTIONS)
@@ -139,6 +144,13 @@ impl Foundation {
     }
 }
 
+/// Opens the log of a data directory, and makes it when it is absent.
+pub(crate) fn open_log(settings: &Settings, data: &DataDir, clock: SharedClock) -> Result<LocalLog, Failure> {
+    let local = LocalLogConfig { prefix: settings.bus.prefix.clone(), ..settings.bus.local.clone() };
+    LocalLog::open(&data.bus(), clock, local)
+        .map_err(|error| Failure::refused(format!("the log {} can not be opened: {error}", data.bus().display())))
+}
+
 /// The key with which the platform's own services call the registry: made once, kept beside the key file.
 async fn internal_key(api_keys: &ApiKeys, settings: &Settings, path: &Path) -> Result<Secret, Failure> {
     if let Ok(text) = std::fs::read_to_string(path) {
@@ -148,20 +160,6 @@ async fn internal_key(api_keys: &ApiKeys, settings: &Settings, path: &Path) -> R
         }
     }
     let (_, key) = api_keys.create(&settings.tenant, "internal", &[Scope::Admin, Scope::Registry]).await?;
-    write_secret(path, key.expose_secret())?;
+    write_whole(path, key.expose_secret().as_bytes(), 0o600)?;
     Ok(key)
-}
-
-/// Writes a secret that only this user may read.
-pub(crate) fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|error| Failure::refused(format!("{} can not be written: {error}", path.display())))
 }

@@ -1,5 +1,6 @@
 //! The binary: a subcommand a service, `up`, `demo`, operations commands.
 
+mod begun;
 mod cli;
 
 mod data_dir;
@@ -7,10 +8,14 @@ mod demo;
 mod embedded;
 mod failure;
 mod foundation;
+mod greeting;
 mod operations;
+mod parts;
 mod platform;
 mod pretrain;
+mod rules;
 mod services;
+mod serving_alone;
 mod settings;
 mod sinks;
 mod status;
@@ -21,9 +26,13 @@ mod up;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::signal::unix::SignalKind;
 
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
+
+/// SIGXFSZ, which has this number on Linux and macOS.
+const FILE_SIZE_LIMIT_SIGNAL: i32 = 25;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -46,6 +55,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::refused(format!("the runtime does not start: {error}")))?;
     runtime.block_on(async {
+        // A limit of the file size is told as a full disk is, by the write that meets it, and not by the end of the process.
+        let _file_size_limit = tokio::signal::unix::signal(SignalKind::from_raw(FILE_SIZE_LIMIT_SIGNAL))?;
         let common = &cli.common;
         match &cli.command {
             Command::Demo(arguments) => demo::run(common, arguments).await,

@@ -1,25 +1,27 @@
 //! Operations on the platform of a data directory: keys, rules, consent, dead letters, models, rollouts.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use bus::{DeadLetter, Positions};
 use bytes::Bytes;
 use events::{ConsentTier, ModelVersion, RolloutId, topics};
-use model_registry::client::RegistryClient;
-use model_registry::rollout::Rollout;
+use model_registry::lineage::VersionLineage;
+use model_registry::rollout::RolloutStep;
+use model_registry::{Registry, RegistryDeps, RegistryError, Version};
 use serde::Serialize;
 use service::api_keys::Scope;
 use service::consent::ConsentStore;
 use service::repositories::RepositoryStore;
 
 use crate::cli::{
-    Common, ConsentCommand, DeadLettersCommand, KeysCommand, ListArgs, ModelsCommand, RepositoriesCommand,
-    RolloutCommand,
+    Common, ConsentCommand, DeadLettersCommand, DecisionArgs, KeysCommand, ListArgs, ModelsCommand,
+    RepositoriesCommand, RolloutCommand,
 };
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
-use crate::platform::{DoorAddresses, allow_repository};
+use crate::rules;
 use crate::settings::Settings;
 use crate::table::{print, print_json, print_rows};
 
@@ -39,22 +41,23 @@ pub(crate) async fn open(common: &Common) -> Result<Foundation, Failure> {
     Foundation::open(&settings, &data).await
 }
 
-/// The doors of the platform that runs on this data, if one does.
-pub(crate) fn doors(data: &DataDir) -> Option<DoorAddresses> {
-    let text = std::fs::read_to_string(data.doors()).ok()?;
-    serde_json::from_str(&text).ok()
-}
-
-fn registry(foundation: &Foundation) -> Result<RegistryClient, Failure> {
-    let address = match doors(&foundation.data) {
-        Some(doors) => doors.registry.to_string(),
-        None => foundation.settings.registry.http.listen.clone(),
+/// The registry of this data. Changes are compare-and-set in the database; a registry that runs follows within moments.
+pub(crate) fn registry(foundation: &Foundation) -> Result<Registry, Failure> {
+    let deps = RegistryDeps {
+        pool: foundation.pool.clone(),
+        clock: Arc::clone(&foundation.clock),
+        ids: foundation.ids("registry command"),
+        artifacts: Arc::clone(&foundation.artifacts),
     };
-    crate::services::registry_client(foundation, &address)
+    Registry::new(deps, foundation.settings.registry.rollout.clone()).map_err(Failure::refuse)
 }
 
-fn unreachable(error: &model_registry::client::ClientError) -> Failure {
-    Failure::refused(format!("{error}; is `flywheel up` running on this data directory?"))
+/// What the database says is no fault of whoever asked.
+fn refused(error: RegistryError) -> Failure {
+    match error {
+        RegistryError::Database(_) | RegistryError::Unreadable { .. } => Failure::from(error),
+        error => Failure::refuse(error),
+    }
 }
 
 pub(crate) async fn keys(common: &Common, command: &KeysCommand) -> Result<ExitCode, Failure> {
@@ -103,8 +106,12 @@ pub(crate) async fn repositories(common: &Common, command: &RepositoriesCommand)
     let foundation = open(common).await?;
     match command {
         RepositoriesCommand::Allow { repository, audience } => {
-            allow_repository(&foundation, repository, audience).await?;
+            rules::allow(&foundation, repository, audience).await?;
             print(&format!("{repository} may be trained on; what is learned from it is served to {audience}"))?;
+        }
+        RepositoriesCommand::Deny { repository } => {
+            rules::deny(&foundation, repository).await?;
+            print(&format!("{repository} may not be trained on; a rule that names less of it still goes first"))?;
         }
         RepositoriesCommand::List(list) => {
             let rules = RepositoryStore::new(foundation.pool.clone()).list(&foundation.settings.tenant).await?;
@@ -147,7 +154,8 @@ pub(crate) async fn consent(common: &Common, command: &ConsentCommand) -> Result
             print(&format!("effective tier: {effective}"))?;
         }
         ConsentCommand::Ceiling { tier } => {
-            store.set_ceiling(tenant, tier_of(tier)?).await?;
+            let ids = foundation.ids("consent command");
+            store.set_ceiling(ids.as_ref(), tenant, tier_of(tier)?, foundation.now()).await?;
             print(&format!("ceiling: {tier}"))?;
         }
     }
@@ -168,15 +176,21 @@ struct ListedDeadLetter {
     can_be_redriven: bool,
 }
 
+/// PARTITION:POSITION, without the zeros that make positions sort as text.
+fn letter_id(partition: u32, position: &str) -> String {
+    let digits = position.trim_start_matches('0');
+    format!("{partition}:{}", if digits.is_empty() { "0" } else { digits })
+}
+
 async fn read_dead_letters(foundation: &Foundation) -> Result<Vec<(ListedDeadLetter, DeadLetter)>, Failure> {
     let ends = foundation.bus.end_positions(topics::DEAD_LETTERS).await?;
-    let mut tail = foundation.bus.tail(topics::DEAD_LETTERS, "dead-letters command", Positions::default()).await?;
+    let mut tail = foundation.bus.look(topics::DEAD_LETTERS, Positions::default()).await?;
     let mut letters = Vec::new();
     while letters.len() < DEAD_LETTERS && !tail.positions().reached(&ends) {
         for record in tail.next(500, std::time::Duration::from_millis(200)).await? {
             let Ok(letter) = DeadLetter::decode(&record.value) else { continue };
             let listed = ListedDeadLetter {
-                id: format!("{}:{}", record.partition, record.position),
+                id: letter_id(record.partition, &record.position.to_string()),
                 reason: letter.reason.clone(),
                 step: letter.step.clone(),
                 topic: letter.topic.clone(),
@@ -189,9 +203,6 @@ async fn read_dead_letters(foundation: &Foundation) -> Result<Vec<(ListedDeadLet
             letters.push((listed, letter));
         }
     }
-    drop(tail);
-    // A command is no reader that retention has to wait for.
-    foundation.bus.forget_reader(topics::DEAD_LETTERS, "dead-letters command").await?;
     Ok(letters)
 }
 
@@ -228,8 +239,13 @@ pub(crate) async fn dead_letters(common: &Common, command: &DeadLettersCommand) 
         }
         DeadLettersCommand::Redrive { id } => {
             let chosen: Vec<_> = letters.iter().filter(|(listed, _)| id == "all" || listed.id == *id).collect();
-            if chosen.is_empty() && id != "all" {
-                return Err(unknown(id));
+            if id != "all" {
+                let (_, letter) = chosen.first().ok_or_else(|| unknown(id))?;
+                if letter.redrive().is_none() {
+                    return Err(Failure::refused(format!(
+                        "dead letter {id} kept no content, so nothing can be sent again"
+                    )));
+                }
             }
             let mut sent = 0;
             for (_, letter) in chosen {
@@ -257,10 +273,13 @@ async fn release(foundation: &Foundation, letter: &DeadLetter) -> Result<(), Fai
 pub(crate) async fn models(common: &Common, command: &ModelsCommand) -> Result<ExitCode, Failure> {
     let foundation = open(common).await?;
     let registry = registry(&foundation)?;
-    let model = &foundation.settings.model;
+    let (tenant, model) = (&foundation.settings.tenant, &foundation.settings.model);
     match command {
         ModelsCommand::List(list) => {
-            let versions = registry.list_versions(model).await.map_err(|error| unreachable(&error))?;
+            let versions = match registry.versions(tenant, model).await {
+                Err(RegistryError::UnknownModel { .. }) => Vec::new(),
+                versions => versions.map_err(refused)?,
+            };
             if list.json {
                 print_json(&versions)?;
             } else {
@@ -285,39 +304,74 @@ pub(crate) async fn models(common: &Common, command: &ModelsCommand) -> Result<E
             }
         }
         ModelsCommand::Show { version, list } => {
-            let version =
-                registry.get_version(model, ModelVersion(*version)).await.map_err(|error| unreachable(&error))?;
-            show(&version, list)?;
+            let version = ModelVersion(*version);
+            let found = registry.version(tenant, model, version).await.map_err(refused)?;
+            let chain = registry.lineage(tenant, model, version).await.map_err(refused)?;
+            show_version(&found, &chain, list)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A version and where it comes from.
+fn show_version(version: &Version, chain: &[VersionLineage], list: &ListArgs) -> Result<(), Failure> {
+    let mut value = serde_json::to_value(version)?;
+    if list.json {
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("lineage".to_owned(), serde_json::to_value(chain)?);
+        }
+        return print_json(&value);
+    }
+    let mut rows = rows_of(&value);
+    rows.extend(lineage_rows(chain));
+    print_rows(&["field", "value"], rows, "")
+}
+
+/// What a version's own fields do not say: its pairs, whether what is stored still gives the digests, and the chain of
+/// weights back to the base.
+fn lineage_rows(chain: &[VersionLineage]) -> Vec<Vec<String>> {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let holds = |holds: bool| if holds { "as registered" } else { "ALTERED since it was registered" }.to_owned();
+    let Some(own) = chain.first() else { return Vec::new() };
+    let mut rows = vec![row("evaluation", holds(own.is_evaluation_verified))];
+    if let Some(snapshot) = &own.snapshot {
+        rows.push(row("snapshot", holds(snapshot.is_verified)));
+        let pairs = format!(
+            "{} to train, {} to judge, of {} persons, labeled {} to {}",
+            snapshot.training_pairs,
+            snapshot.gate_pairs,
+            snapshot.persons,
+            snapshot.first_labeled_at,
+            snapshot.last_labeled_at
+        );
+        rows.push(row("pairs", pairs));
+        rows.push(row("label policy version", snapshot.label_policy_version.to_string()));
+    }
+    let weights: Vec<String> = chain.iter().map(|link| link.version.to_string()).collect();
+    rows.push(row("weights", weights.join(" trained from ")));
+    rows
+}
+
+fn rows_of(value: &serde_json::Value) -> Vec<Vec<String>> {
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    value.as_object().into_iter().flatten().map(|(name, value)| vec![name.clone(), text(value)]).collect()
 }
 
 fn show(value: &impl Serialize, list: &ListArgs) -> Result<(), Failure> {
     if list.json {
         return print_json(value);
     }
-    let value = serde_json::to_value(value)?;
-    let rows = value.as_object().into_iter().flatten();
-    let rows = rows
-        .map(|(name, value)| vec![name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)])
-        .collect();
-    print_rows(&["field", "value"], rows, "")
-}
-
-fn print_rollout(rollout: &Rollout, list: &ListArgs) -> Result<(), Failure> {
-    show(rollout, list)
+    print_rows(&["field", "value"], rows_of(&serde_json::to_value(value)?), "")
 }
 
 pub(crate) async fn rollout(common: &Common, command: &RolloutCommand) -> Result<ExitCode, Failure> {
     let foundation = open(common).await?;
     let registry = registry(&foundation)?;
+    let (tenant, model) = (&foundation.settings.tenant, &foundation.settings.model);
     let id = |text: &str| text.parse::<RolloutId>().map_err(Failure::refuse);
-    let plain = ListArgs { json: false };
     match command {
         RolloutCommand::List(list) => {
-            let rollouts =
-                registry.list_rollouts(Some(&foundation.settings.model)).await.map_err(|error| unreachable(&error))?;
+            let rollouts = registry.rollouts(tenant, Some(model)).await.map_err(refused)?;
             if list.json {
                 print_json(&rollouts)?;
             } else {
@@ -337,24 +391,39 @@ pub(crate) async fn rollout(common: &Common, command: &RolloutCommand) -> Result
             }
         }
         RolloutCommand::Show { id: text, list } => {
-            let (rollout, evidence) = registry.get_rollout(id(text)?).await.map_err(|error| unreachable(&error))?;
+            let id = id(text)?;
+            let rollout = registry.rollout(tenant, id).await.map_err(refused)?;
+            let evidence = registry.evidence(tenant, id).await.map_err(refused)?;
             show(&serde_json::json!({ "rollout": rollout, "evidence": evidence }), list)?;
         }
-        RolloutCommand::Approve { id: text, by } => {
-            let rollout =
-                registry.approve_rollout(id(text)?, by, "approved").await.map_err(|error| unreachable(&error))?;
-            print_rollout(&rollout, &plain)?;
-        }
-        RolloutCommand::Abort { id: text, by } => {
-            let rollout =
-                registry.abort_rollout(id(text)?, by, "aborted").await.map_err(|error| unreachable(&error))?;
-            print_rollout(&rollout, &plain)?;
-        }
-        RolloutCommand::Rollback { id: text, by } => {
-            let rollout =
-                registry.rollback_rollout(id(text)?, by, "rolled back").await.map_err(|error| unreachable(&error))?;
-            print_rollout(&rollout, &plain)?;
-        }
+        RolloutCommand::Approve(decision) => decide(&registry, &foundation, decision, RolloutStep::Approve).await?,
+        RolloutCommand::Abort(decision) => decide(&registry, &foundation, decision, RolloutStep::Abort).await?,
+        RolloutCommand::Rollback(decision) => decide(&registry, &foundation, decision, RolloutStep::RollBack).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn decide(
+    registry: &Registry,
+    foundation: &Foundation,
+    decision: &DecisionArgs,
+    step: RolloutStep,
+) -> Result<(), Failure> {
+    let id = decision.id.parse::<RolloutId>().map_err(Failure::refuse)?;
+    // Whoever may read the data directory acts with the platform's own key; the audit log names the person beside it.
+    let key = foundation.api_keys.verify(foundation.internal_key.expose_secret(), Scope::Admin).await;
+    let key = key.map_err(Failure::refuse)?;
+    let rollout = registry.decide(&key, id, step, &decision.by, &decision.because).await.map_err(refused)?;
+    show(&rollout, &decision.list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_named_without_leading_zeros() {
+        assert_eq!(letter_id(3, "00000000000000000120"), "3:120");
+        assert_eq!(letter_id(0, "00000000000000000000"), "0:0");
+    }
 }

@@ -7,32 +7,26 @@ use std::time::{Duration, Instant};
 
 use anonymizer::shape::Shape;
 use anyhow::{Context as _, bail};
-use artifacts::put_directory;
-use events::{
-    Audience, ConsentTier, ModelName, ModelVersion, PersonPseudonym, Sha256Digest, TenantId, TenantSecret, Timestamp,
-    topics,
-};
-use labeler::audience;
+use artifacts::{ArtifactStore, put_directory};
+use events::{ConsentTier, ModelName, ModelVersion, PersonPseudonym, Sha256Digest, TenantId, TenantSecret, Timestamp};
 use model_registry::client::RegistryClient;
 use model_registry::policy::RolloutPolicy;
 use model_registry::version::NewVersion;
-use serde::{Deserialize, Serialize};
-use service::api_keys::Scope;
+use service::api_keys::{ApiKeyError, Scope};
 use service::clock::SharedClock;
 use service::consent::ConsentStore;
-use service::drain::{Drain, stop_signal};
-use service::outbox::{self, OutboxMessage};
+use service::drain::Drain;
 use service::reconciler::ReconcilerHandle;
-use service::repositories::RepositoryStore;
 use service::telemetry::{LogTarget, TelemetryOptions};
 use sqlx::AnyPool;
 use trainer_orchestrator::store::Run;
 
 use crate::cli::{Common, DemoArgs};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, write_whole};
 use crate::demo::Progress;
 use crate::failure::Failure;
-use crate::foundation::{Foundation, write_secret};
+use crate::foundation::Foundation;
+use crate::rules;
 use crate::services;
 use crate::settings::Settings;
 use crate::sinks;
@@ -43,9 +37,12 @@ const LOOK: Duration = Duration::from_millis(20);
 const STEP: Duration = Duration::from_secs(1500);
 /// Steps within which every stage must have concluded.
 const STEPS: u32 = 12;
+/// A barrier ends on a multiple of this: more than all steps, so that the time at which the next work begins is no matter of
+/// how often a stage had to be looked at.
+const BARRIER: Duration = Duration::from_secs(6 * 3600);
 
 /// Where the doors are.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct DoorAddresses {
     pub(crate) serving: SocketAddr,
     pub(crate) ingest: SocketAddr,
@@ -91,14 +88,8 @@ pub(crate) fn start_tracing(common: &Common, file: Option<PathBuf>) -> Result<()
     service::telemetry::init(&options).map_err(Failure::refuse)
 }
 
-/// Waits for SIGTERM, SIGINT or the end of a task, then drains.
+/// Waits for a signal (see [`Drain::begin_on_signal`]) or the failure of a task, then drains.
 pub(crate) async fn until_stopped(drain: Drain) -> Result<ExitCode, Failure> {
-    let stop = drain.token();
-    tokio::select! {
-        signal = stop_signal() => tracing::info!(signal = signal?, "stopping"),
-        () = stop.cancelled() => {}
-    }
-    drain.begin();
     drain.finish().await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -146,6 +137,7 @@ impl Platform {
     /// Starts every service on loopback and registers `base` as version 1 if there is none.
     pub(crate) async fn start(settings: &Settings, data: &DataDir, base: &Path) -> Result<Self, Failure> {
         let foundation = Foundation::open(settings, data).await?;
+        let starting = foundation.readiness.gate(services::START);
         let admin = services::admin(&foundation).await?;
         let outbox = services::outbox(&foundation);
         let (registry_address, rollouts) = services::registry(&foundation).await?;
@@ -153,11 +145,12 @@ impl Platform {
         let ingest = services::ingest(&foundation).await?;
         services::anonymizer(&foundation);
         services::labeler(&foundation);
-        register_base(&foundation, &registry, base).await?;
+        first_version(&foundation, &registry, base).await?;
         let orchestrator = services::orchestrator(&foundation, registry.clone(), base)?;
         let (serving_address, serving) = services::serving(&foundation, registry.clone()).await?;
         let doors = DoorAddresses { serving: serving_address, ingest, registry: registry_address, admin };
         let (client_key, is_first_start) = client_key(&foundation).await?;
+        starting.release();
         let ready = tokio::time::timeout(Duration::from_secs(60), foundation.readiness.ready()).await;
         if ready.is_err() {
             let waiting = foundation.readiness.waiting_for().join(", ");
@@ -197,17 +190,22 @@ impl Platform {
         until_stopped(self.foundation.drain).await
     }
 
+    /// From now on a signal stops it.
+    pub(crate) fn stop_on_signal(&self) -> Result<(), Failure> {
+        Ok(self.foundation.drain.begin_on_signal()?)
+    }
+
     /// Allows training on a repository; tells the database and the log in one transaction.
     pub(crate) async fn allow_repository(&self, repository: &str) -> Result<(), Failure> {
-        allow_repository(&self.foundation, repository, &self.settings.orchestrator.audience).await?;
+        rules::allow(&self.foundation, repository, &self.settings.orchestrator.audience).await?;
         self.flush_outbox().await
     }
 
     /// Records that persons agreed to whole events.
     pub(crate) async fn consent_to_code(&self, persons: impl Iterator<Item = &PersonPseudonym>) -> Result<(), Failure> {
         let store = ConsentStore::new(self.pool.clone());
-        store.set_ceiling(&self.tenant, ConsentTier::Code).await?;
         let ids = self.foundation.ids("consent");
+        store.set_ceiling(ids.as_ref(), &self.tenant, ConsentTier::Code, self.clock.now()).await?;
         for person in persons {
             store.decide(ids.as_ref(), &self.tenant, person, ConsentTier::Code, self.clock.now()).await?;
         }
@@ -227,12 +225,11 @@ impl Platform {
     }
 
     /// Lets simulated time pass until every stage has concluded all that it was given: `opportunities` are closed and
-    /// tallied, and no event is pending in the ledger. Returns how much passed.
+    /// tallied, and no event is pending in the ledger; then until the next [`BARRIER`]. Returns how much passed.
     pub(crate) async fn conclude(&self, opportunities: usize, limit: Duration) -> Result<Duration, Failure> {
-        let mut passed = Duration::ZERO;
+        let begun = self.clock.now();
         for _ in 0..STEPS {
             self.advance(STEP);
-            passed += STEP;
             for step in [anonymizer::STEP, labeler::step::STEP] {
                 let reached = self.clock.now() - bus::IDLE_AFTER;
                 wait_for(limit, step, || async {
@@ -256,9 +253,14 @@ impl Platform {
             let closed = sinks::outcomes(&self.pool, &self.tenant).await?.len();
             let pending = labeler::ledger::totals(&self.pool, &self.tenant).await?.pending;
             if closed >= opportunities && pending == 0 {
-                return Ok(passed);
+                let barrier = i64::try_from(BARRIER.as_micros()).unwrap_or(i64::MAX);
+                let now = self.clock.now().as_micros();
+                let rest = Duration::from_micros(u64::try_from(barrier - now.rem_euclid(barrier)).unwrap_or(0));
+                self.advance(rest);
+                return Ok(self.clock.now().since(begun));
             }
         }
+        let passed = self.clock.now().since(begun);
         Err(anyhow::anyhow!("stages have not concluded after {} s of simulated time", passed.as_secs()).into())
     }
 
@@ -345,36 +347,27 @@ where
     }
 }
 
-/// Allows training on a repository; tells the database and the log in one transaction.
-pub(crate) async fn allow_repository(foundation: &Foundation, repository: &str, to: &str) -> Result<(), Failure> {
-    let audience: Audience = to.parse().map_err(Failure::refuse)?;
-    let tenant = &foundation.settings.tenant;
-    let mut transaction = migrations::begin_write(&foundation.pool).await?;
-    RepositoryStore::set(&mut transaction, tenant, repository, &audience, true, foundation.now())
-        .await
-        .map_err(Failure::refuse)?;
-    // The log knows repositories as models see them.
-    let rendered =
-        if repository == "*" { repository.to_owned() } else { Shape::new(&foundation.secret).repository(repository) };
-    let message = OutboxMessage::control(
-        foundation.ids("repositories").as_ref(),
-        foundation.now(),
-        topics::TELEMETRY_CLEAN,
-        audience::CONTROL_KIND,
-        &audience::subject(tenant, &rendered),
-        audience.as_str().as_bytes().to_vec(),
-    );
-    outbox::append(&mut transaction, &message).await?;
-    transaction.commit().await?;
-    Ok(())
+/// Why the base model is not version 1 yet.
+pub(crate) enum Registering {
+    /// The registry does not answer; trying again helps.
+    Later,
+    /// Nothing will.
+    Never(Failure),
 }
 
-async fn register_base(foundation: &Foundation, registry: &RegistryClient, base: &Path) -> Result<(), Failure> {
-    let (_, manifest) = edit_model::EditModel::load_with_manifest(base)
-        .map_err(|error| Failure::refused(format!("the base model {} can not be used: {error}", base.display())))?;
-    let directory = put_directory(foundation.artifacts.as_ref(), base).await?;
+/// Registers `base` as version 1, unless there is a version already.
+pub(crate) async fn register_base(
+    artifacts: &dyn ArtifactStore,
+    model: &ModelName,
+    registry: &RegistryClient,
+    base: &Path,
+) -> Result<(), Registering> {
+    let (_, manifest) = edit_model::EditModel::load_with_manifest(base).map_err(|error| {
+        Registering::Never(Failure::refused(format!("the base model {} can not be used: {error}", base.display())))
+    })?;
+    let directory = put_directory(artifacts, base).await.map_err(|error| Registering::Never(error.into()))?;
     let first = NewVersion {
-        model: foundation.settings.model.clone(),
+        model: model.clone(),
         artifact_digest: directory.digest(),
         parent: None,
         anchor: None,
@@ -385,25 +378,40 @@ async fn register_base(foundation: &Foundation, registry: &RegistryClient, base:
         audience: None,
         evaluation: serde_json::json!({}),
     };
-    let limit = Duration::from_secs(30);
-    wait_for(limit, "the registry", || async {
-        match registry.ensure_first_version(&first).await {
-            Ok(_) => Ok(Some(())),
-            Err(model_registry::client::ClientError::Unavailable(_)) => Ok(None),
-            Err(error) => Err(error.into()),
+    match registry.ensure_first_version(&first).await {
+        Ok(_) => Ok(()),
+        Err(model_registry::client::ClientError::Unavailable(_)) => Err(Registering::Later),
+        Err(error) => Err(Registering::Never(error.into())),
+    }
+}
+
+/// [`register_base`] with the registry of this process, which answers within moments.
+async fn first_version(foundation: &Foundation, registry: &RegistryClient, base: &Path) -> Result<(), Failure> {
+    wait_for(Duration::from_secs(30), "the registry", || async {
+        let artifacts = foundation.artifacts.as_ref();
+        match register_base(artifacts, &foundation.settings.model, registry, base).await {
+            Ok(()) => Ok(Some(())),
+            Err(Registering::Later) => Ok(None),
+            Err(Registering::Never(failure)) => Err(failure.into_error()),
         }
     })
     .await
 }
 
-/// The editors' key: made on the first start, kept where only this user can read it.
+/// The editors' key: made on the first start, kept where only this user can read it. One that is no longer valid (revoked,
+/// or its file was lost) is replaced.
 async fn client_key(foundation: &Foundation) -> Result<(String, bool), Failure> {
     let path = foundation.data.client_key();
     if let Ok(text) = std::fs::read_to_string(&path) {
-        return Ok((text.trim().to_owned(), false));
+        let key = text.trim();
+        match foundation.api_keys.verify(key, Scope::Suggest).await {
+            Ok(_) => return Ok((key.to_owned(), false)),
+            Err(error @ ApiKeyError::Database(_)) => return Err(error.into()),
+            Err(error) => tracing::warn!(%error, "the editors' key is not valid any more; a new one is made"),
+        }
     }
     let scopes = [Scope::Telemetry, Scope::Suggest];
     let (_, key) = foundation.api_keys.create(&foundation.settings.tenant, "editors", &scopes).await?;
-    write_secret(&path, key.expose_secret())?;
+    write_whole(&path, key.expose_secret().as_bytes(), 0o600)?;
     Ok((key.expose_secret().to_owned(), true))
 }

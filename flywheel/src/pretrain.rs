@@ -13,7 +13,7 @@ use trainer::evaluation::{TaskSummary, answer_tasks};
 use trainer::pretrain::{Next, PretrainConfig, run as pretrain};
 use trainer::{BaseTask, write_tasks};
 
-use crate::cli::PretrainArgs;
+use crate::cli::{CODE_VERSION, PretrainArgs};
 use crate::failure::Failure;
 
 /// Most bytes of one package: no package should dominate.
@@ -68,6 +68,7 @@ fn exported(
 
 /// Trains and writes `OUTPUT/export`: the files of `edit-model/base`.
 pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
+    trainer::probe(arguments.device).map_err(Failure::refuse)?;
     let output = &arguments.output;
     let export = output.join("export");
     std::fs::create_dir_all(&export)
@@ -96,6 +97,7 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
     let config = PretrainConfig {
         steps: arguments.steps.unwrap_or(defaults.steps),
         seed,
+        device: arguments.device,
         checkpoint: Some(output.join("checkpoint")),
         ..defaults
     };
@@ -105,7 +107,7 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} steps, {eta} to go  {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let save = |model: &EditModel, step: usize| {
-        let mut manifest = ModelManifest::new("flywheel-base", "pretrain", env!("CARGO_PKG_VERSION"));
+        let mut manifest = ModelManifest::new("flywheel-base", "pretrain", CODE_VERSION);
         manifest.details.insert("steps".to_owned(), step.into());
         manifest.details.insert("seed".to_owned(), seed.into());
         model.save(&export, manifest)

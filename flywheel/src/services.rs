@@ -6,28 +6,59 @@ use std::time::Duration;
 
 use anonymizer::AnonymizerDeps;
 use bytes::Bytes;
+use events::topics;
 use ingest::IngestDeps;
 use model_registry::RegistryDeps;
 use model_registry::client::RegistryClient;
 use service::consent::ConsentStore;
-use service::drain::TaskError;
-use service::http;
+use service::drain::{Drain, TaskError};
+use service::http::{self, HttpConfig};
 use service::lease::{self, LeaseStore};
+use service::metrics::MetricsHandle;
 use service::outbox::{OutboxKind, OutboxMessage, OutboxPublisher, OutboxRelay, PublishError};
+use service::readiness::{Latch, Readiness};
 use service::reconciler::{ReconcilerHandle, Schedule, drive};
 use serving::{Database, Log, Serving, ServingDeps, ServingHandle};
 use std::net::SocketAddr;
 use std::path::Path;
+use tokio_util::sync::CancellationToken;
 
-use crate::cli::Common;
+use crate::begun::{Watched, led, open_when};
+use crate::cli::{CODE_VERSION, Common};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
-use crate::settings::Settings;
-use crate::{embedded, platform};
+use crate::settings::{ADMIN, Settings};
+use crate::table::print;
+use crate::{embedded, failure, platform, serving_alone};
 
 /// How long a leader that vanished keeps a lease. Real time.
 const LEASE: Duration = Duration::from_secs(15);
+/// How long a service that runs alone waits to hear where the registry is.
+const REGISTRY_LIMIT: Duration = Duration::from_secs(60);
+/// Pause between attempts to reach a registry that does not answer yet.
+const REGISTRY_RETRY: Duration = Duration::from_millis(250);
+
+/// What each sink of the labeler reads.
+const SINK_READERS: [(&str, &str); 6] = [
+    (labeler::lake::SINK, topics::PREFERENCE_PAIRS),
+    (labeler::ledger::SINK, topics::TELEMETRY_RAW),
+    (labeler::ledger::SINK, topics::TELEMETRY_CLEAN),
+    (labeler::ledger::SINK, topics::TELEMETRY_QUARANTINE),
+    (labeler::ledger::SINK, topics::DEAD_LETTERS),
+    (labeler::tally::SINK, topics::SERVING_OUTCOMES),
+];
+/// What readiness waits for until every gate of a process is there: nothing is ready before it has said for what it waits.
+pub(crate) const START: &str = "start";
+
+/// Name of the completion door.
+pub(crate) const SERVING: &str = "serving";
+/// Name of the editors' door.
+pub(crate) const INGEST: &str = "ingest";
+/// Name of the registry's door.
+pub(crate) const REGISTRY: &str = "registry";
+/// Name of the admin port of a whole platform.
+pub(crate) const ADMIN_DOOR: &str = "admin";
 
 /// A service that can run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,43 +71,116 @@ pub(crate) enum Service {
     Serving,
 }
 
+impl Service {
+    /// As its subcommand and its door are called.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => INGEST,
+            Self::Anonymizer => "anonymizer",
+            Self::Labeler => "labeler",
+            Self::Registry => REGISTRY,
+            Self::Orchestrator => "orchestrator",
+            Self::Serving => SERVING,
+        }
+    }
+
+    /// Its admin port when it runs alone and nothing else is said: services of one machine would quarrel about one port.
+    fn admin_alone(self) -> &'static str {
+        match self {
+            Self::Ingest => "127.0.0.1:7811",
+            Self::Serving => "127.0.0.1:7812",
+            Self::Registry => "127.0.0.1:7813",
+            Self::Anonymizer => "127.0.0.1:7814",
+            Self::Labeler => "127.0.0.1:7815",
+            Self::Orchestrator => "127.0.0.1:7816",
+        }
+    }
+}
+
 /// Runs one service until it is told to stop.
 pub(crate) async fn run(common: &Common, service: Service) -> Result<ExitCode, Failure> {
     platform::start_tracing(common, None)?;
-    let settings = Settings::load(common, &[])?;
+    let mut settings = Settings::load(common, &[])?;
+    if settings.admin.listen == ADMIN {
+        settings.admin.listen = service.admin_alone().to_owned();
+    }
     let data = DataDir::open(&settings.data_dir)?;
     let _share = data.share()?;
-    let foundation = Foundation::open(&settings, &data).await?;
-    admin(&foundation).await?;
-    let address = match service {
-        Service::Ingest => Some(ingest(&foundation).await?),
-        Service::Anonymizer => {
-            anonymizer(&foundation);
-            None
+    failure::about_disk(&data, run_on(&settings, &data, service).await)
+}
+
+async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result<ExitCode, Failure> {
+    let foundation = match Foundation::open(settings, data).await {
+        // Completions outlive the wheel.
+        Err(down) if service == Service::Serving && serving_alone::is_possible(data) => {
+            return serving_alone::run(settings, data, down).await;
         }
-        Service::Labeler => {
-            labeler(&foundation);
-            None
-        }
+        foundation => foundation?,
+    };
+    let starting = foundation.readiness.gate(START);
+    let mut doors = vec![(format!("admin-{}", service.name()), admin(&foundation).await?)];
+    match service {
+        Service::Ingest => doors.push((INGEST.to_owned(), ingest(&foundation).await?)),
+        Service::Anonymizer => anonymizer(&foundation),
+        Service::Labeler => labeler(&foundation),
         Service::Registry => {
             outbox(&foundation);
-            Some(registry(&foundation).await?.0)
+            doors.push((REGISTRY.to_owned(), registry(&foundation).await?.0));
         }
         Service::Orchestrator => {
-            let base = embedded::base(&data)?;
-            let registry = registry_client(&foundation, &foundation.settings.registry.http.listen)?;
+            let base = embedded::base(data)?;
+            let registry = registry_elsewhere(&foundation).await?;
+            first_version(&foundation, registry.clone(), &base);
             orchestrator(&foundation, registry, &base)?;
-            None
         }
         Service::Serving => {
-            let registry = registry_client(&foundation, &foundation.settings.registry.http.listen)?;
-            Some(serving(&foundation, registry).await?.0)
+            let registry = registry_elsewhere(&foundation).await?;
+            doors.push((SERVING.to_owned(), serving(&foundation, registry).await?.0));
         }
-    };
-    if let Some(address) = address {
-        tracing::info!(%address, ?service, "listening");
     }
-    platform::until_stopped(foundation.drain).await
+    foundation.drain.begin_on_signal()?;
+    starting.release();
+    for (name, address) in &doors {
+        data.announce(name, *address)?;
+        print(&format!("{name}: http://{address}"))?;
+    }
+    let code = platform::until_stopped(foundation.drain).await;
+    for (name, _) in &doors {
+        data.withdraw(name);
+    }
+    code
+}
+
+/// The registry of another process: at its configured address, or, when that leaves the port to the system, where it says
+/// that it is. Nothing here needs the registry to answer yet.
+async fn registry_elsewhere(foundation: &Foundation) -> Result<RegistryClient, Failure> {
+    let configured = &foundation.settings.registry.http.listen;
+    if !configured.ends_with(":0") {
+        return registry_client(foundation, configured);
+    }
+    let address = platform::wait_for(REGISTRY_LIMIT, "the registry to say where it is", || async {
+        Ok(foundation.data.announced(REGISTRY))
+    });
+    registry_client(foundation, &address.await?.to_string())
+}
+
+/// Registers the base model as version 1 as soon as the registry answers; whoever comes second finds it done.
+fn first_version(foundation: &Foundation, registry: RegistryClient, base: &Path) {
+    let (artifacts, model) = (Arc::clone(&foundation.artifacts), foundation.settings.model.clone());
+    let (base, stop) = (base.to_path_buf(), foundation.drain.token());
+    foundation.drain.spawn("first version", async move {
+        loop {
+            match platform::register_base(artifacts.as_ref(), &model, &registry, &base).await {
+                Ok(()) => return Ok(()),
+                Err(platform::Registering::Later) => {}
+                Err(platform::Registering::Never(failure)) => return Err(failure.into_error().into()),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(REGISTRY_RETRY) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    });
 }
 
 /// The registry as another service of this platform sees it.
@@ -84,14 +188,28 @@ pub(crate) fn registry_client(foundation: &Foundation, address: &str) -> Result<
     RegistryClient::new(&format!("http://{address}"), &foundation.internal_key).map_err(Failure::refuse)
 }
 
-/// `/healthz`, `/readyz`, `/metrics`.
+/// What an admin port tells of.
+pub(crate) struct AdminPort<'a> {
+    pub(crate) config: &'a HttpConfig,
+    pub(crate) readiness: &'a Readiness,
+    pub(crate) metrics: &'a MetricsHandle,
+    pub(crate) drain: &'a Drain,
+}
+
+/// `/healthz`, `/readyz`, `/metrics` of a process with a foundation.
 pub(crate) async fn admin(foundation: &Foundation) -> Result<SocketAddr, Failure> {
-    let config = foundation.settings.admin.clone();
-    let listener = http::bind("admin", &config).await.map_err(Failure::refuse)?;
+    let Foundation { settings, readiness, metrics, drain, .. } = foundation;
+    admin_port(AdminPort { config: &settings.admin, readiness, metrics, drain }).await
+}
+
+/// `/healthz`, `/readyz`, `/metrics`.
+pub(crate) async fn admin_port(port: AdminPort<'_>) -> Result<SocketAddr, Failure> {
+    let config = port.config.clone();
+    let listener = http::bind(ADMIN_DOOR, &config).await.map_err(Failure::refuse)?;
     let address = listener.local_addr()?;
-    let router = service::admin::router(foundation.readiness.clone(), foundation.metrics.clone());
-    let (stop, metrics) = (foundation.drain.token(), foundation.metrics.clone());
-    foundation.drain.spawn("admin", async move {
+    let router = service::admin::router(port.readiness.clone(), port.metrics.clone());
+    let (stop, metrics) = (port.drain.token(), port.metrics.clone());
+    port.drain.spawn("admin", async move {
         tokio::join!(http::serve(listener, router, &config, stop.clone()), metrics.upkeep(stop));
         Ok(())
     });
@@ -120,24 +238,46 @@ pub(crate) async fn ingest(foundation: &Foundation) -> Result<SocketAddr, Failur
 /// Raw to clean.
 pub(crate) fn anonymizer(foundation: &Foundation) {
     let config = foundation.settings.anonymizer.clone();
-    let deps = AnonymizerDeps { bus: Arc::clone(&foundation.bus), keys: foundation.keys.clone() };
-    let stop = foundation.drain.token();
-    foundation
-        .drain
-        .spawn("anonymizer", async move { anonymizer::run(config, deps, stop).await.map_err(TaskError::from) });
+    let watched = Watched::new(Arc::clone(&foundation.bus));
+    let deps = AnonymizerDeps { bus: watched.clone(), keys: foundation.keys.clone() };
+    let (ready, stop) = (foundation.readiness.gate("anonymizer"), foundation.drain.token());
+    foundation.drain.spawn("anonymizer", async move {
+        let running = anonymizer::run(config, deps, stop.clone());
+        let begun = watched.begun(anonymizer::STEP, &[]);
+        tokio::try_join!(failing(running), opening(begun, ready, stop.clone())).map(|_| ())
+    });
 }
 
 /// Clean to pairs and outcomes; the lake, the ledger and the tally.
 pub(crate) fn labeler(foundation: &Foundation) {
     let config = foundation.settings.labeler.clone();
+    let watched = Watched::new(Arc::clone(&foundation.bus));
     let deps = labeler::Deps {
-        bus: Arc::clone(&foundation.bus),
+        bus: watched.clone(),
         keys: foundation.keys.clone(),
         pool: foundation.pool.clone(),
         artifacts: Arc::clone(&foundation.artifacts),
     };
-    let stop = foundation.drain.token();
-    foundation.drain.spawn("labeler", async move { labeler::run(config, deps, stop).await.map_err(TaskError::from) });
+    let (ready, stop) = (foundation.readiness.gate("labeler"), foundation.drain.token());
+    foundation.drain.spawn("labeler", async move {
+        let running = labeler::run(config, deps, stop.clone());
+        let begun = watched.begun(labeler::step::STEP, &SINK_READERS);
+        tokio::try_join!(failing(running), opening(begun, ready, stop.clone())).map(|_| ())
+    });
+}
+
+/// A service as a task.
+async fn failing<E>(service: impl Future<Output = Result<(), E>>) -> Result<(), TaskError>
+where
+    TaskError: From<E>,
+{
+    service.await.map_err(TaskError::from)
+}
+
+/// Opens the gate of a service beside it. Never fails; if the service does, this is dropped with it.
+async fn opening(begun: impl Future<Output = ()>, ready: Latch, stop: CancellationToken) -> Result<(), TaskError> {
+    open_when(begun, ready, stop).await;
+    Ok(())
 }
 
 /// Versions and rollouts. Returns the address and the handle of the rollout reconciler.
@@ -181,11 +321,17 @@ pub(crate) fn orchestrator(
         old_skills: base.join("old_skills.jsonl"),
         rollout: foundation.settings.registry.rollout.clone(),
         holder: foundation.holder("orchestrator"),
+        code_version: CODE_VERSION.to_owned(),
+        label_policy_version: foundation.settings.labeler.policy.version(),
     };
     let config = foundation.settings.orchestrator.clone();
-    let (handle, task) = trainer_orchestrator::run(config, deps, foundation.drain.token()).map_err(Failure::refuse)?;
+    // As the orchestrator names it.
+    let lease = format!("orchestrator/{}/{}", foundation.settings.tenant, config.model);
+    let (ready, stop) = (foundation.readiness.gate("orchestrator"), foundation.drain.token());
+    let (handle, task) = trainer_orchestrator::run(config, deps, stop.clone()).map_err(Failure::refuse)?;
+    let leading = led(LeaseStore::new(foundation.pool.clone()), lease);
     foundation.drain.spawn("orchestrator", async move {
-        task.await;
+        tokio::join!(task, open_when(leading, ready, stop));
         Ok(())
     });
     Ok(handle)
@@ -260,5 +406,15 @@ impl OutboxPublisher for BusPublisher {
                 Ok(self.bus.publish_control(&message.topic, kind, subject, value).await?)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_labeler_follows_the_anonymizer() {
+        let spec = labeler::step::spec();
+        assert_eq!(spec.follows.as_deref(), Some(anonymizer::STEP));
+        assert!(anonymizer::step_spec().outputs.contains(&spec.input));
     }
 }

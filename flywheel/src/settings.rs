@@ -2,24 +2,31 @@
 
 use std::path::PathBuf;
 
-use anonymizer::AnonymizerConfig;
+use anonymizer::{AnonymizerConfig, AnonymizerError};
 use bus::local::LocalLogConfig;
 use events::{ModelName, TenantId};
 use ingest::IngestConfig;
 use labeler::LabelerConfig;
 use model_registry::config::RegistryConfig;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use service::clock::ClockConfig;
-use service::config::load;
+use service::config::{Invalid, load_over};
 use service::http::HttpConfig;
 use serving::ServingConfig;
-use trainer_orchestrator::OrchestratorConfig;
+use trainer_orchestrator::{OrchestratorConfig, OrchestratorError};
 
 use crate::cli::Common;
 use crate::failure::Failure;
+use crate::parts::{ArtifactsKind, BusKind, DatabaseKind, JobsKind};
+
+/// Where the admin port is when nothing else is said and every service runs in one process.
+pub(crate) const ADMIN: &str = "127.0.0.1:7800";
+
+/// Variables with our prefix that are no settings.
+const OTHER_VARIABLES: [&str; 1] = ["FLYWHEEL_BINARY"];
 
 /// Everything that can be configured.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
     /// Where the embedded parts keep their data.
@@ -34,6 +41,9 @@ pub(crate) struct Settings {
     pub(crate) grace_seconds: u64,
     pub(crate) clock: ClockConfig,
     pub(crate) bus: BusSettings,
+    pub(crate) database: DatabaseSettings,
+    pub(crate) artifacts: ArtifactsSettings,
+    pub(crate) jobs: JobsSettings,
     pub(crate) admin: HttpConfig,
     pub(crate) registry: RegistryConfig,
     pub(crate) ingest: IngestConfig,
@@ -44,9 +54,11 @@ pub(crate) struct Settings {
 }
 
 /// `[bus]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BusSettings {
+    /// What the log is.
+    pub(crate) kind: BusKind,
     /// Stands before the stored names of all topics and steps, for wheels that share a log.
     pub(crate) prefix: String,
     /// Partitions of the telemetry topics; fixed when the log is made.
@@ -65,9 +77,34 @@ pub(crate) struct BusSettings {
     pub(crate) local: LocalLogConfig,
 }
 
+/// `[database]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DatabaseSettings {
+    /// What the database is.
+    pub(crate) kind: DatabaseKind,
+}
+
+/// `[artifacts]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ArtifactsSettings {
+    /// Where artifacts and lake parts are.
+    pub(crate) kind: ArtifactsKind,
+}
+
+/// `[jobs]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct JobsSettings {
+    /// How a training job is started.
+    pub(crate) kind: JobsKind,
+}
+
 impl Default for BusSettings {
     fn default() -> Self {
         Self {
+            kind: BusKind::default(),
             prefix: String::new(),
             partitions: 4,
             raw_hours: 24,
@@ -90,13 +127,16 @@ impl Default for Settings {
             grace_seconds: 20,
             clock: ClockConfig::default(),
             bus: BusSettings::default(),
-            admin: HttpConfig::at("127.0.0.1:7800"),
+            database: DatabaseSettings::default(),
+            artifacts: ArtifactsSettings::default(),
+            jobs: JobsSettings::default(),
+            admin: HttpConfig::at(ADMIN),
             registry: RegistryConfig { http: HttpConfig::at("127.0.0.1:7803"), ..RegistryConfig::default() },
             ingest: IngestConfig { http: HttpConfig::at("127.0.0.1:7801"), ..IngestConfig::default() },
             anonymizer: AnonymizerConfig::default(),
             labeler: LabelerConfig::default(),
             orchestrator: OrchestratorConfig::default(),
-            serving: ServingConfig::default(),
+            serving: ServingConfig { http: HttpConfig::at("127.0.0.1:7802"), ..ServingConfig::default() },
         }
     }
 }
@@ -120,25 +160,206 @@ impl Settings {
         if let Some(directory) = &common.data_dir {
             overrides.push(("data_dir".to_owned(), directory.display().to_string()));
         }
-        // `FLYWHEEL_DATA_DIR` arrives through the flag.
         let variables = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?)).filter(|(name, _)| name != "FLYWHEEL_BINARY")
+            let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+            (!OTHER_VARIABLES.contains(&name.as_str())).then_some((name, value))
         });
-        let settings: Self = load(common.config.as_deref(), variables, &overrides).map_err(Failure::refuse)?;
-        settings.registry.rollout.validate().map_err(Failure::refuse)?;
+        Self::layered(common.config.as_deref(), variables, &overrides)
+    }
+
+    fn layered(
+        file: Option<&std::path::Path>,
+        variables: impl Iterator<Item = (String, String)>,
+        overrides: &[(String, String)],
+    ) -> Result<Self, Failure> {
+        let defaults = Self::default();
+        let mut settings = load_over(&defaults, file, variables, overrides, Self::check).map_err(Failure::refuse)?;
+        // What is served is what is trained, unless somebody says otherwise.
+        if settings.orchestrator.model == defaults.orchestrator.model {
+            settings.orchestrator.model = settings.model.to_string();
+        }
         Ok(settings)
+    }
+
+    /// Refuses what makes no platform.
+    fn check(&self) -> Result<(), Invalid> {
+        self.clock.validate()?;
+        self.admin.validate("admin")?;
+        self.registry.http.validate("registry.http")?;
+        self.ingest.validate()?;
+        self.serving.validate()?;
+        self.registry.rollout.validate().map_err(|error| Invalid {
+            key: format!("registry.rollout.{}", error.field),
+            expected: error.expected.to_owned(),
+        })?;
+        self.anonymizer.check().map_err(|error| match error {
+            AnonymizerError::Setting { key, expected } => {
+                Invalid { key: format!("anonymizer.{key}"), expected: expected.to_owned() }
+            }
+            other => Invalid { key: "anonymizer".to_owned(), expected: other.to_string() },
+        })?;
+        self.orchestrator.validate().map_err(|error| match error {
+            OrchestratorError::Config { key, reason } => Invalid {
+                key: format!("orchestrator.{key}"),
+                expected: reason.strip_prefix("expected ").unwrap_or(&reason).to_owned(),
+            },
+            other => Invalid { key: "orchestrator".to_owned(), expected: other.to_string() },
+        })?;
+        Invalid::unless(self.bus.partitions >= 1, "bus.partitions", "at least 1")?;
+        // Else the labeler would conclude before the last event may come.
+        Invalid::unless(
+            self.labeler.policy.lateness.as_secs() >= self.anonymizer.lateness_s,
+            "labeler.policy.lateness",
+            format!("at least anonymizer.lateness_s, which is {}", self.anonymizer.lateness_s),
+        )?;
+        // Else the ledger would forget ids of events that can still come again out of the log.
+        let fold = self.labeler.sinks.fold_after_hours;
+        let kept = self.bus.raw_hours.max(self.bus.quarantine_days.saturating_mul(24));
+        Invalid::unless(
+            fold == 0 || fold > kept,
+            "labeler.sinks.fold_after_hours",
+            format!("0, or more than the {kept} hours of bus.raw_hours and bus.quarantine_days"),
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+
+    /// The sentence with which a key is refused; none when it is accepted.
+    fn refusal(key: &str, value: &str) -> Option<String> {
+        match Settings::layered(None, std::iter::empty(), &[(key.to_owned(), value.to_owned())]) {
+            Ok(_) => None,
+            Err(Failure::Refused(sentence)) => Some(sentence),
+            Err(Failure::Broke(error)) => panic!("{key}: {error:#}"),
+        }
+    }
+
+    /// The keys of a section, as the program itself lists them when it is asked for one that does not exist; none when the
+    /// place is no section.
+    fn keys_of(section: &str) -> Option<Vec<String>> {
+        let probe = if section.is_empty() { "no_such_key".to_owned() } else { format!("{section}.no_such_key") };
+        let sentence = refusal(&probe, "1").unwrap_or_else(|| panic!("{probe} is accepted"));
+        let list = sentence.strip_prefix(&format!("flag for {probe}: unknown key `{probe}`; the "))?;
+        Some(list.split('`').skip(1).step_by(2).map(str::to_owned).collect())
+    }
+
+    fn accepted_keys(section: &str, found: &mut Vec<String>) {
+        match keys_of(section) {
+            Some(keys) => {
+                for key in keys {
+                    accepted_keys(&if section.is_empty() { key } else { format!("{section}.{key}") }, found);
+                }
+            }
+            None => found.push(section.to_owned()),
+        }
+    }
+
+    fn default_of(key: &str) -> String {
+        let defaults = serde_json::to_value(Settings::default()).unwrap();
+        match defaults.pointer(&format!("/{}", key.replace('.', "/"))) {
+            None | Some(serde_json::Value::Null) => "none".to_owned(),
+            Some(value) => value.to_string(),
+        }
+    }
+
+    fn documented() -> BTreeMap<String, (String, String)> {
+        let page = include_str!("../../docs/configuration.md");
+        let mut rows = BTreeMap::new();
+        let is_key = |line: &&str| line.starts_with("| `") && !line.starts_with("| `FLYWHEEL_");
+        for line in page.lines().filter(is_key) {
+            let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+            let [key, kind, default, meaning] = cells[..] else { panic!("not four cells: {line}") };
+            let key = key.trim_matches('`').to_owned();
+            assert!(meaning.len() > 10, "{key} has no meaning");
+            let known = rows.insert(key.clone(), (kind.to_owned(), default.trim_matches('`').to_owned()));
+            assert!(known.is_none(), "{key} is documented twice");
+        }
+        rows
+    }
 
     #[test]
-    fn defaults_are_valid() {
-        let settings = Settings::default();
-        assert_eq!(settings.model.as_str(), "edit");
-        assert_eq!(settings.orchestrator.model, "edit");
-        settings.registry.rollout.validate().unwrap();
+    fn the_documented_keys_are_the_accepted_keys() {
+        let mut accepted = Vec::new();
+        accepted_keys("", &mut accepted);
+        accepted.sort();
+        let documented = documented();
+        let listed: Vec<String> = documented.keys().cloned().collect();
+        let missing: Vec<&String> = accepted.iter().filter(|key| !listed.contains(key)).collect();
+        let gone: Vec<&String> = listed.iter().filter(|key| !accepted.contains(key)).collect();
+        assert!(missing.is_empty() && gone.is_empty(), "not documented: {missing:#?}; not accepted: {gone:#?}");
+        assert!(accepted.len() > 100, "the keys were not found: {accepted:?}");
+    }
+
+    #[test]
+    fn the_documented_types_and_defaults_are_the_real_ones() {
+        for (key, (kind, default)) in documented() {
+            assert_eq!(default, default_of(&key), "the default of {key}");
+            let nonsense = refusal(&key, "{ }").unwrap_or_default();
+            let is_refused = |expected: &str| nonsense.contains(expected);
+            let fits = match kind.as_str() {
+                "integer" => is_refused("whole number"),
+                "number" => is_refused("expected a number"),
+                "boolean" => is_refused("true or false"),
+                "text" | "path" => !nonsense.contains("whole number") && !nonsense.contains("true or false"),
+                "choice" => is_refused("expected"),
+                _ => panic!("{key}: unknown type {kind}"),
+            };
+            assert!(fits, "{key} is no {kind}: {nonsense}");
+            // The default is accepted as a flag, which shows that the key exists and the default holds.
+            if default != "none" {
+                assert_eq!(refusal(&key, default.trim_matches('"')), None, "{key} = {default}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_documented_variables_are_the_ones_that_are_read() {
+        let page = include_str!("../../docs/configuration.md");
+        for variable in service::config::RESERVED_VARIABLES {
+            assert!(page.contains(&format!("`{variable}`")), "{variable} is not documented");
+        }
+    }
+
+    #[test]
+    fn defaults_are_valid_and_each_door_keeps_its_port() {
+        let settings = Settings::layered(None, std::iter::empty(), &[]).unwrap_or_else(|_| panic!("defaults"));
+        assert_eq!((settings.model.as_str(), settings.orchestrator.model.as_str()), ("edit", "edit"));
+        let overrides: Vec<(String, String)> = [
+            ("model", "other"),
+            ("serving.http.max_connections", "5"),
+            ("registry.rollout.margin", "0.1"),
+            ("ingest.limits.events", "5"),
+            ("admin.drain_ms", "5"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .to_vec();
+        let changed = Settings::layered(None, std::iter::empty(), &overrides).unwrap_or_else(|_| panic!("overrides"));
+        let ports = |settings: &Settings| {
+            [&settings.admin, &settings.ingest.http, &settings.serving.http, &settings.registry.http]
+                .map(|http| http.listen.clone())
+        };
+        assert_eq!(ports(&changed), ports(&settings));
+        assert_eq!(changed.orchestrator.model, "other");
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let refused = [
+            ("labeler.policy.lateness", "60", "anonymizer.lateness_s"),
+            ("labeler.sinks.fold_after_hours", "336", "bus.quarantine_days"),
+            ("bus.quarantine_days", "15", "labeler.sinks.fold_after_hours"),
+            ("registry.rollout.canary_share", "2", "canary_share"),
+            ("serving.threshold", "2", "serving.threshold"),
+            ("anonymizer.settle_s", "0", "settle_s"),
+            ("bus.partitions", "0", "bus.partitions"),
+            ("bus.kind", "kafka", "cargo feature `production`"),
+        ];
+        for (key, value, expected) in refused {
+            let sentence = refusal(key, value).unwrap_or_else(|| panic!("{key} = {value} is accepted"));
+            assert!(sentence.contains(expected) && !sentence.contains('\n'), "{sentence}");
+        }
     }
 }

@@ -2,57 +2,74 @@
 
 use std::time::Duration;
 
-use bus::{Bus, Position, Positions};
+use bus::{Bus, Position, Positions, TopicSpec};
 use events::{Arm, Decision, OpportunityOutcome, Signal, TenantId, Timestamp, topics};
 use sqlx::any::AnyRow;
 use sqlx::{AnyPool, Row};
 
 use crate::failure::Failure;
 
-/// Name of the short-lived reader that looks.
-const READER: &str = "sinks look";
 /// Most records that are counted for one sink and topic; more is shown as this many.
 const MOST: usize = 10_000;
 
-const SOURCES: [(&str, &str); 6] = [
-    (labeler::lake::SINK, topics::PREFERENCE_PAIRS),
-    (labeler::ledger::SINK, topics::TELEMETRY_RAW),
-    (labeler::ledger::SINK, topics::TELEMETRY_CLEAN),
-    (labeler::ledger::SINK, topics::TELEMETRY_QUARANTINE),
-    (labeler::ledger::SINK, topics::DEAD_LETTERS),
-    (labeler::tally::SINK, topics::SERVING_OUTCOMES),
+/// The sinks and what each of them reads.
+const SINKS: [(&str, &[&str]); 3] = [
+    (labeler::lake::SINK, &[topics::PREFERENCE_PAIRS]),
+    (
+        labeler::ledger::SINK,
+        &[topics::TELEMETRY_RAW, topics::TELEMETRY_CLEAN, topics::TELEMETRY_QUARANTINE, topics::DEAD_LETTERS],
+    ),
+    (labeler::tally::SINK, &[topics::SERVING_OUTCOMES]),
 ];
 
-/// Records that some sink has not written yet. Looks at records, not at positions: control records behind the last
-/// record move the end of a topic, and no sink waits for them.
+/// The topic, read by every sink that follows it.
+pub(crate) fn read_by_sinks(spec: TopicSpec) -> TopicSpec {
+    let name = spec.name.clone();
+    let follow = SINKS.iter().filter(|(_, topics)| topics.contains(&name.as_str()));
+    follow.fold(spec, |spec, (sink, _)| spec.read_by(*sink))
+}
+
+/// Records that some sink has not written yet.
 pub(crate) async fn behind(bus: &dyn Bus, pool: &AnyPool) -> Result<u64, Failure> {
-    let mut behind = 0;
-    for (sink, topic) in SOURCES {
-        let rows =
-            sqlx::query("SELECT partition_index, next_position FROM sink_positions WHERE sink = $1 AND topic = $2")
-                .bind(sink.to_owned())
-                .bind(topic.to_owned())
-                .fetch_all(pool)
-                .await?;
-        let mut from = Positions::default();
-        for row in rows {
-            let position: Position = row.try_get::<String, _>(1)?.parse()?;
-            from.set(u32::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0), position);
+    Ok(behind_each(bus, pool).await?.into_iter().map(|(_, behind)| behind).sum())
+}
+
+/// Records that each sink has not written yet. Looks at records, not at positions: control records behind the last record
+/// move the end of a topic, and no sink waits for them.
+pub(crate) async fn behind_each(bus: &dyn Bus, pool: &AnyPool) -> Result<Vec<(&'static str, u64)>, Failure> {
+    let mut each = Vec::new();
+    for (sink, topics) in SINKS {
+        let mut behind = 0;
+        for topic in topics {
+            behind += behind_in(bus, pool, sink, topic).await?;
         }
-        let mut tail = bus.tail(topic, READER, from).await?;
-        let mut counted = 0;
-        while counted < MOST {
-            let records = tail.next(MOST - counted, Duration::ZERO).await?;
-            if records.is_empty() {
-                break;
-            }
-            counted += records.len();
-        }
-        drop(tail);
-        bus.forget_reader(topic, READER).await?;
-        behind += u64::try_from(counted).unwrap_or(u64::MAX);
+        each.push((sink, behind));
     }
-    Ok(behind)
+    Ok(each)
+}
+
+async fn behind_in(bus: &dyn Bus, pool: &AnyPool, sink: &str, topic: &str) -> Result<u64, Failure> {
+    let rows = sqlx::query("SELECT partition_index, next_position FROM sink_positions WHERE sink = $1 AND topic = $2")
+        .bind(sink.to_owned())
+        .bind(topic.to_owned())
+        .fetch_all(pool)
+        .await?;
+    let mut from = Positions::default();
+    for row in rows {
+        let position: Position = row.try_get::<String, _>(1)?.parse()?;
+        from.set(u32::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0), position);
+    }
+    // A look registers nobody: an interrupted command must not hold retention back, and with it the door.
+    let mut tail = bus.look(topic, from).await?;
+    let mut counted = 0;
+    while counted < MOST {
+        let records = tail.next(MOST - counted, Duration::ZERO).await?;
+        if records.is_empty() {
+            break;
+        }
+        counted += records.len();
+    }
+    Ok(u64::try_from(counted).unwrap_or(u64::MAX))
 }
 
 /// Every closed opportunity of a tenant, by its id.
@@ -94,4 +111,54 @@ fn outcome(row: &AnyRow) -> Result<OpportunityOutcome, Failure> {
         exposed_at: Timestamp::from_micros(row.try_get("exposed_at")?),
         closed_at: Timestamp::from_micros(row.try_get("closed_at")?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bus::local::{LocalLog, LocalLogConfig};
+    use bus::{Record, RecordKey, Retention};
+    use service::clock::RealClock;
+
+    use super::*;
+
+    #[test]
+    fn every_topic_of_a_sink_waits_for_it() {
+        let spec = |topic: &str| read_by_sinks(TopicSpec::new(topic, 1, Retention::default())).readers;
+        assert_eq!(spec(topics::TELEMETRY_RAW), [labeler::ledger::SINK]);
+        assert_eq!(spec(topics::PREFERENCE_PAIRS), [labeler::lake::SINK]);
+        assert_eq!(spec(topics::SERVING_OUTCOMES), [labeler::tally::SINK]);
+        assert!(spec(topics::FLYWHEEL_EVENTS).is_empty());
+    }
+
+    /// `flywheel status` may be interrupted anywhere.
+    #[tokio::test]
+    async fn counting_leaves_no_reader_wherever_it_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = migrations::sqlite_url(&directory.path().join("flywheel.sqlite"));
+        let pool = migrations::connect(&url, 1).await.unwrap();
+        migrations::migrate(&pool).await.unwrap();
+        let path = directory.path().join("bus.sqlite");
+        let bus = LocalLog::open(&path, RealClock::shared(), LocalLogConfig::default()).unwrap();
+        let bus: Arc<dyn Bus> = Arc::new(bus);
+        let names: Vec<&str> = SINKS.iter().flat_map(|(_, topics)| *topics).copied().collect();
+        let specs: Vec<TopicSpec> = names.iter().map(|name| TopicSpec::new(*name, 2, Retention::default())).collect();
+        bus.create_topics(&specs).await.unwrap();
+        for name in &names {
+            let records = (0..3).map(|key| Record { key: RecordKey([key; 16]), value: vec![key].into() }).collect();
+            assert!(bus.publish(name, records).await.iter().all(Result::is_ok));
+        }
+        for millis in 0_u64.. {
+            let counted = tokio::time::timeout(Duration::from_millis(millis), behind(bus.as_ref(), &pool)).await;
+            for name in &names {
+                let status = bus.topic_status(name).await.unwrap();
+                assert_eq!(status.oldest_unread, None, "{name} after {millis} ms");
+            }
+            if let Ok(counted) = counted {
+                assert_eq!(counted.map_err(Failure::into_error).unwrap(), 18);
+                break;
+            }
+        }
+    }
 }

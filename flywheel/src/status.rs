@@ -1,20 +1,27 @@
 //! `flywheel status`: the wheel at a glance.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use events::topics;
+use bus::Positions;
+use events::{ModelVersion, topics};
 use labeler::lake::LakeReader;
 use labeler::ledger;
+use model_registry::{RegistryError, RoutingTable, Version};
 use serde::Serialize;
 use trainer_orchestrator::store::{Run, Store};
 
 use crate::cli::{Common, ListArgs};
+use crate::data_dir::DataDir;
 use crate::failure::Failure;
-use crate::operations::{doors, open};
-use crate::platform::DoorAddresses;
-use crate::services::registry_client;
+use crate::operations::{open, registry};
 use crate::sinks;
-use crate::table::{print, print_json, print_rows};
+use crate::table::{print, print_json, rows_text};
+
+/// How long a door may take to take a connection.
+const CONNECT: Duration = Duration::from_millis(500);
 
 /// How far one stage is behind.
 #[derive(Debug, Serialize)]
@@ -28,14 +35,19 @@ struct Backlog {
 /// Everything that `flywheel status` shows.
 #[derive(Debug, Serialize)]
 struct Status {
+    /// Whether a platform, or a service of it, runs on this data.
     running: bool,
-    doors: Option<DoorAddresses>,
+    /// Doors that answer, by name.
+    doors: BTreeMap<String, SocketAddr>,
     versions: Vec<VersionLine>,
     active_rollout: Option<String>,
     backlog: Vec<Backlog>,
     last_run: Option<Run>,
     freshness_seconds: f64,
     ledger: crate::demo::Ledger,
+    /// Up to where the ledger has read each topic: the cut at which its equation is taken.
+    ledger_cut: BTreeMap<String, Positions>,
+    dead_letters: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,39 +57,65 @@ struct VersionLine {
     serves: String,
 }
 
+/// The announced doors at which somebody listens. A platform that was killed leaves its announcements behind.
+async fn open_doors(data: &DataDir) -> BTreeMap<String, SocketAddr> {
+    let mut open = BTreeMap::new();
+    for (name, address) in data.doors() {
+        let connecting = tokio::net::TcpStream::connect(address);
+        if tokio::time::timeout(CONNECT, connecting).await.is_ok_and(|connected| connected.is_ok()) {
+            open.insert(name, address);
+        }
+    }
+    open
+}
+
+fn share(share: f64) -> String {
+    format!("{:.0}%", share * 100.0)
+}
+
+/// Who is served what, in the words of the table.
+fn version_lines(versions: &[Version], routing: Option<&RoutingTable>) -> Vec<VersionLine> {
+    let serves = |version: ModelVersion| {
+        let Some(table) = routing else { return "-".to_owned() };
+        let mut serves = Vec::new();
+        let rollout = table.rollout.as_ref();
+        let canary_share = rollout.map_or(0.0, |rollout| rollout.canary_share);
+        let held_back = if table.reference.is_some() { table.holdback_share } else { 0.0 };
+        if table.current.version == version {
+            serves.push(format!("current {}", share(1.0 - held_back - canary_share)));
+        }
+        if table.reference.as_ref().is_some_and(|reference| reference.version == version) {
+            serves.push(format!("hold-back {}", share(held_back)));
+        }
+        if rollout.is_some_and(|rollout| rollout.candidate.version == version) {
+            serves.push(format!("canary {}", share(canary_share)));
+        }
+        if serves.is_empty() { "-".to_owned() } else { serves.join(", ") }
+    };
+    versions
+        .iter()
+        .map(|version| VersionLine {
+            version: version.version.0,
+            method: version.method.clone(),
+            serves: serves(version.version),
+        })
+        .collect()
+}
+
 pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Failure> {
     let foundation = open(common).await?;
     let settings = &foundation.settings;
-    // The lock says whether a platform runs, whatever an address file of a killed one claims.
-    let running = foundation.data.claim().is_err();
-    let doors = doors(&foundation.data).filter(|_| running);
-    let mut versions = Vec::new();
-    let mut active_rollout = None;
-    if let Some(doors) = &doors {
-        let registry = registry_client(&foundation, &doors.registry.to_string())?;
-        let routing = registry.get_routing(&settings.model).await.ok();
-        for version in registry.list_versions(&settings.model).await.unwrap_or_default() {
-            let mut serves = Vec::new();
-            if let Some(table) = &routing {
-                let canary = table.rollout.as_ref();
-                active_rollout = canary.map(|rollout| rollout.rollout_id.to_string());
-                if table.current.version == version.version {
-                    serves.push("current".to_owned());
-                }
-                if table.reference.as_ref().is_some_and(|reference| reference.version == version.version) {
-                    serves.push(format!("hold-back {:.0}%", table.holdback_share * 100.0));
-                }
-                if let Some(rollout) = canary.filter(|rollout| rollout.candidate.version == version.version) {
-                    serves.push(format!("canary {:.0}%", rollout.canary_share * 100.0));
-                }
-            }
-            versions.push(VersionLine {
-                version: version.version.0,
-                method: version.method.clone(),
-                serves: if serves.is_empty() { "-".to_owned() } else { serves.join(", ") },
-            });
-        }
-    }
+    let running = foundation.data.is_in_use()?;
+    let doors = if running { open_doors(&foundation.data).await } else { BTreeMap::new() };
+    let registry = registry(&foundation)?;
+    let versions = match registry.versions(&settings.tenant, &settings.model).await {
+        Err(RegistryError::UnknownModel { .. }) => Vec::new(),
+        versions => versions?,
+    };
+    let routing = match registry.routing(&settings.tenant, &settings.model).await {
+        Err(RegistryError::UnknownModel { .. } | RegistryError::NoCurrentVersion { .. }) => None,
+        routing => Some(routing?),
+    };
     let mut backlog = Vec::new();
     for stage in [anonymizer::STEP, labeler::step::STEP] {
         // A step that never ran has no backlog to show.
@@ -90,51 +128,54 @@ pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Fa
             });
         }
     }
-    backlog.push(Backlog {
-        stage: "sinks",
-        records_behind: sinks::behind(foundation.bus.as_ref(), &foundation.pool).await?,
-        pending_timers: 0,
-        paused: Vec::new(),
-    });
+    for (stage, records_behind) in sinks::behind_each(foundation.bus.as_ref(), &foundation.pool).await? {
+        backlog.push(Backlog { stage, records_behind, pending_timers: 0, paused: Vec::new() });
+    }
     let store = Store::new(foundation.pool.clone(), settings.tenant.clone(), settings.model.clone());
     let lake = LakeReader::new(foundation.pool.clone(), foundation.artifacts.clone());
     let oldest =
         trainer_orchestrator::freshness::oldest_unserved(&foundation.pool, &lake, &settings.tenant, &settings.model)
             .await?;
+    let statement = ledger::statement(&foundation.pool, &settings.tenant).await?;
     let status = Status {
         running,
         doors,
-        versions,
-        active_rollout,
+        versions: version_lines(&versions, routing.as_ref()),
+        active_rollout: routing.and_then(|table| table.rollout).map(|rollout| rollout.rollout_id.to_string()),
         backlog,
         last_run: store.runs(1).await?.into_iter().next(),
         freshness_seconds: oldest.map_or(0.0, |oldest| foundation.now().since(oldest).as_secs_f64()),
-        ledger: crate::demo::Ledger::new(&ledger::totals(&foundation.pool, &settings.tenant).await?),
+        ledger: crate::demo::Ledger::new(&statement.totals),
+        ledger_cut: statement.cut,
+        dead_letters: foundation.bus.topic_status(topics::DEAD_LETTERS).await?.records,
     };
-    let dead = foundation.bus.topic_status(topics::DEAD_LETTERS).await?.records;
     if list.json {
         print_json(&status)?;
     } else {
-        show(&status, dead)?;
+        print(&text(&status))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(status: &Status, dead_letters: u64) -> Result<(), Failure> {
-    match &status.doors {
-        Some(doors) => print(&format!(
-            "running: suggestions {}, telemetry {}, registry {}, admin {}\n",
-            doors.serving, doors.ingest, doors.registry, doors.admin
-        ))?,
-        None if status.running => print("running\n")?,
-        None => print("not running\n")?,
-    }
+fn text(status: &Status) -> String {
+    let mut text = if !status.running {
+        "not running\n".to_owned()
+    } else if status.doors.is_empty() {
+        "running, no door is open yet\n".to_owned()
+    } else {
+        let doors: Vec<String> =
+            status.doors.iter().map(|(name, address)| format!("{name} http://{address}")).collect();
+        format!("running: {}\n", doors.join(", "))
+    };
     let rows = status
         .versions
         .iter()
         .map(|line| vec![line.version.to_string(), line.method.clone(), line.serves.clone()])
         .collect();
-    print_rows(&["version", "method", "serves"], rows, "versions are shown while the platform runs")?;
+    text += &format!("\n{}\n", rows_text(&["version", "method", "serves"], rows, "no versions yet"));
+    if let Some(rollout) = &status.active_rollout {
+        text += &format!("rollout under way: {rollout} (flywheel rollout show {rollout})\n");
+    }
     let rows = status
         .backlog
         .iter()
@@ -143,17 +184,16 @@ fn show(status: &Status, dead_letters: u64) -> Result<(), Failure> {
             vec![line.stage.to_owned(), line.records_behind.to_string(), line.pending_timers.to_string(), paused]
         })
         .collect();
-    print("")?;
-    print_rows(&["stage", "records behind", "timers", "paused"], rows, "")?;
+    text += &format!("\n{}\n", rows_text(&["stage", "records behind", "timers", "paused"], rows, "no stage ran yet"));
     let run = status.last_run.as_ref().map_or("none yet".to_owned(), |run| {
         let outcome = run.outcome.clone().unwrap_or_else(|| "under way".to_owned());
         let version = run.version.map_or(String::new(), |version| format!(", version {version}"));
-        format!("{} {}{version}", run.run_id, outcome)
+        format!("{} {outcome}{version}", run.run_id)
     });
-    print(&format!("\nlast run: {run}"))?;
-    print(&format!("freshness: {:.0} s; dead letters: {dead_letters}", status.freshness_seconds))?;
     let ledger = &status.ledger;
-    print(&format!(
+    text += &format!("\nlast run: {run}\n");
+    text += &format!("freshness: {:.0} s; dead letters: {}\n", status.freshness_seconds, status.dead_letters);
+    text += &format!(
         "ledger: {} admitted + {} filtered at the door + {} exposed = {} clean + {} filtered + {} quarantined + \
          {} dead-lettered + {} erased + {} lost + {} pending ({})",
         ledger.admitted,
@@ -167,5 +207,6 @@ fn show(status: &Status, dead_letters: u64) -> Result<(), Failure> {
         ledger.lost,
         ledger.pending,
         if ledger.balanced { "balanced" } else { "NOT BALANCED" }
-    ))
+    );
+    text
 }

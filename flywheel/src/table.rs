@@ -21,15 +21,20 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&serde_json::to_string_pretty(value)?)
 }
 
-/// Prints rows under a header, or `empty` when there are none.
-pub(crate) fn print_rows(header: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Result<(), Failure> {
+/// Rows under a header, or `empty` when there are none.
+pub(crate) fn rows_text(header: &[&str], rows: Vec<Vec<String>>, empty: &str) -> String {
     if rows.is_empty() {
-        return print(empty);
+        return empty.to_owned();
     }
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.iter().copied());
     for row in rows {
         table.add_row(row);
     }
-    print(&table.to_string())
+    table.to_string()
+}
+
+/// Prints rows under a header, or `empty` when there are none.
+pub(crate) fn print_rows(header: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Result<(), Failure> {
+    print(&rows_text(header, rows, empty))
 }

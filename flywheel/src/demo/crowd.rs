@@ -13,7 +13,8 @@ use simulator::{BehaviourKind, BehaviourRates, DemoPlan, Developer};
 
 use super::progress::Progress;
 
-/// Every fifth developer of a repository is held back.
+/// Every fifth developer of a repository is held back; in each repository from another one on, so that small repositories
+/// together still hold back a fifth.
 const HOLDBACK_EVERY: usize = 5;
 /// Names that are tried until one falls on the wished side of the hold-back.
 const NAMES_TRIED: u64 = 10_000;
@@ -45,8 +46,6 @@ pub(crate) struct Diary {
     pub(crate) tasks: BTreeMap<OpportunityId, PlayedTask>,
     pub(crate) first_served: BTreeMap<i64, Instant>,
     pub(crate) first_action_milliseconds: Vec<f64>,
-    pub(crate) serving_seconds: f64,
-    pub(crate) canary_serving_seconds: f64,
     pub(crate) events: u64,
 }
 
@@ -69,8 +68,9 @@ pub(crate) fn members(
     let mut rank_in_repository: BTreeMap<usize, usize> = BTreeMap::new();
     (0..developers)
         .map(|developer| {
-            let rank = rank_in_repository.entry(plan.repository_index(developer)).or_default();
-            let held_back = *rank % HOLDBACK_EVERY == HOLDBACK_EVERY - 1;
+            let repository = plan.repository_index(developer);
+            let rank = rank_in_repository.entry(repository).or_default();
+            let held_back = (*rank + repository) % HOLDBACK_EVERY == HOLDBACK_EVERY - 1;
             *rank += 1;
             (0..NAMES_TRIED)
                 .map(|attempt| {
@@ -129,10 +129,9 @@ impl Crowd {
         let mut events = Vec::new();
         for number in first..first + opportunities {
             let planned = self.plan.task(developer, number)?;
-            let started = Instant::now();
             let played = session.play(&self.doors, &behaviour, &planned.task).await?;
             let task = PlayedTask { round, is_unseen: planned.is_unseen };
-            self.note(&played, task, started);
+            self.note(&played, task);
             progress.opportunity(&planned.task, &played);
             events.extend_from_slice(played.episode.events());
         }
@@ -143,15 +142,12 @@ impl Crowd {
         Ok(())
     }
 
-    fn note(&self, played: &Played, task: PlayedTask, started: Instant) {
+    fn note(&self, played: &Played, task: PlayedTask) {
         let mut diary = self.diary.lock();
         let end = &played.answer.end;
         diary.tasks.insert(end.opportunity_id, task);
-        diary.first_served.entry(end.model_version.0).or_insert_with(Instant::now);
-        let seconds = started.elapsed().as_secs_f64();
-        diary.serving_seconds += seconds;
-        if end.model_version.0 > 1 {
-            diary.canary_serving_seconds += seconds;
+        if end.decision == Decision::Shown {
+            diary.first_served.entry(end.model_version.0).or_insert_with(Instant::now);
         }
         if let Some(first_action) = played.answer.first_action {
             diary.first_action_milliseconds.push(first_action.as_secs_f64() * 1000.0);

@@ -12,9 +12,14 @@ mod watch;
 pub(crate) use progress::Progress;
 pub(crate) use report::Ledger;
 
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
+use service::drain::stop_signal;
 use simulator::{Corpus, DemoPlan, PlanSettings};
 
 use crate::cli::{Common, DemoArgs};
@@ -27,7 +32,10 @@ const ROUNDS_BEFORE: u32 = 3;
 
 /// Runs the demo and prints its report.
 pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCode, Failure> {
+    let started = Instant::now();
     let progress = progress::Progress::new();
+    // A report that can not be written is told before the minutes that it takes to make it.
+    let report_file = arguments.report.as_ref().map(|path| open_report(path)).transpose()?;
     let temporary = match &common.data_dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("flywheel-demo-").tempdir().map_err(|error| {
@@ -68,7 +76,14 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
 
     let settings = platform::demo_settings(common, &data, arguments)?;
     platform::start_tracing(common, Some(data.root().join("flywheel.log")))?;
-    let outcome = story::tell(&settings, &data, arguments, plan, &base, &progress).await;
+    let outcome = tokio::select! {
+        outcome = story::tell(&settings, &data, arguments, plan, &base, &progress, started) => outcome,
+        signal = stop_signal() => {
+            // Nothing of a demo has to survive; a training job ends with its parent.
+            progress.finish();
+            return Err(Failure::refused(format!("interrupted by {}; nothing is reported", signal?)));
+        }
+    };
     progress.finish();
     drop(claim);
     let report = match outcome {
@@ -82,14 +97,20 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
         }
     };
     screen::print(&report)?;
-    if let Some(file) = &arguments.report {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(file, text + "\n").map_err(|error| {
-            Failure::refused(format!("the report can not be written to {}: {error}", file.display()))
-        })?;
+    if let (Some(mut file), Some(path)) = (report_file, &arguments.report) {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        file.write_all(text.as_bytes()).map_err(|error| unwritable(path, &error))?;
     }
     if let Some(temporary) = temporary.filter(|_| arguments.keep) {
         progress.say(&format!("data kept in {}", temporary.keep().display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn open_report(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::refused(format!("the report can not be written to {}: {error}", path.display()))
 }

@@ -83,7 +83,7 @@ pub(crate) fn kind_name(kind: TaskKind) -> &'static str {
     }
 }
 
-/// Up to `count` tasks that the first version got wrong and the last got right.
+/// The first `count` tasks that the first version got wrong, whatever the last version made of them.
 pub(crate) fn corrections(tasks: &[PlannedTask], before: &Answers, after: &Answers, count: usize) -> Vec<Correction> {
     let said = |answer: &ActionList| match answer.actions.first() {
         Some(action) => format!("{} -> {}", action.old_text, action.new_text),
@@ -92,11 +92,7 @@ pub(crate) fn corrections(tasks: &[PlannedTask], before: &Answers, after: &Answe
     tasks
         .iter()
         .zip(before.iter().zip(after))
-        .filter(|(planned, (before, after))| {
-            !planned.task.wanted.is_no_edit()
-                && !first_is_right(&planned.task, before)
-                && first_is_right(&planned.task, after)
-        })
+        .filter(|(planned, (before, _))| !planned.task.wanted.is_no_edit() && !first_is_right(&planned.task, before))
         .take(count)
         .map(|(planned, (before, after))| {
             let context = &planned.task.context;

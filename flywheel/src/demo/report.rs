@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use events::{Arm, OpportunityOutcome, Signal};
+use events::{Arm, OpportunityOutcome, Sha256Digest, Signal};
 use labeler::ledger::LedgerTotals;
+use model_registry::policy::RolloutPolicy;
 use serde::Serialize;
 
 use super::statistics::{Cluster, Rate, difference, rate};
@@ -20,6 +21,9 @@ pub(crate) struct Report {
     pub(crate) corpus_split_by_hash: bool,
     pub(crate) developers: u32,
     pub(crate) versions: Vec<VersionMeasures>,
+    /// The version that is compared with version 1: the last promoted one (placebo: the last canaried one). None: nothing
+    /// was rolled out, the comparisons are empty and nothing is claimed.
+    pub(crate) compared_version: Option<i64>,
     pub(crate) holdback_comparison: Vec<Comparison>,
     pub(crate) unseen_identifiers: Vec<Comparison>,
     pub(crate) seen_identifiers: Vec<Comparison>,
@@ -29,10 +33,31 @@ pub(crate) struct Report {
     pub(crate) ledger: Ledger,
     /// Seconds between the oldest usable label that no serving version has seen and the end; 0 when there is none.
     pub(crate) freshness_seconds: f64,
+    /// SHA-256 over every closed opportunity with its person, arm, version and judgement: equal for equal seeds.
+    pub(crate) outcomes_digest: Sha256Digest,
+    /// As the developers' editors measured it, over all shown suggestions.
+    pub(crate) first_action_milliseconds: Percentiles,
     pub(crate) stage_seconds: BTreeMap<String, f64>,
     pub(crate) compute_budget: Vec<ComputeBudget>,
-    pub(crate) margins: Margins,
+    pub(crate) margins: Vec<Margin>,
     pub(crate) corrections: Vec<Correction>,
+}
+
+/// Percentiles; `null` without any value.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Percentiles {
+    pub(crate) p50: Option<f64>,
+    pub(crate) p90: Option<f64>,
+    pub(crate) p99: Option<f64>,
+}
+
+impl Percentiles {
+    pub(crate) fn of(values: &[f64]) -> Self {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| sorted.get((share * sorted.len().saturating_sub(1) as f64).round() as usize).copied();
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99) }
+    }
 }
 
 /// All measures of one version, over every closed opportunity that it decided.
@@ -100,6 +125,25 @@ pub(crate) struct Turn {
     pub(crate) evidence: serde_json::Value,
 }
 
+impl Turn {
+    /// A turn from which no version came that may be shown to developers.
+    pub(crate) fn not_eligible(reason: &str) -> Self {
+        Self {
+            version: None,
+            outcome: "not_eligible".to_owned(),
+            reason: reason.to_owned(),
+            snapshot_digest: None,
+            training_pairs: 0,
+            turn_seconds: None,
+            promoted_seconds: None,
+            simulated_wait_seconds: 0.0,
+            stage_seconds: BTreeMap::new(),
+            gate: serde_json::Value::Null,
+            evidence: serde_json::Value::Null,
+        }
+    }
+}
+
 /// The ledger's equation: admitted + filtered_at_door + exposed = everything else.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Ledger {
@@ -152,16 +196,53 @@ pub(crate) struct ComputeBudget {
     pub(crate) actual_seconds: f64,
 }
 
-/// Where this rollout was easier than production's default.
+/// A setting of the rollout that differs from production's default.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Margins {
-    pub(crate) utility_margin: f64,
-    pub(crate) utility_margin_in_production: f64,
-    pub(crate) canary_share: f64,
-    pub(crate) holdback_share: f64,
-    pub(crate) holdback_share_in_production: f64,
-    pub(crate) block: &'static str,
-    pub(crate) promotion: &'static str,
+pub(crate) struct Margin {
+    /// As the configuration calls it.
+    pub(crate) setting: &'static str,
+    pub(crate) demo: String,
+    pub(crate) production: String,
+}
+
+/// Where a rollout differs from production's defaults, and by how much.
+pub(crate) fn margins(demo: &RolloutPolicy, production: &RolloutPolicy) -> Vec<Margin> {
+    let share = |value: f64| format!("{:.0}%", value * 100.0);
+    let settings = [
+        ("margin", demo.margin.to_string(), production.margin.to_string()),
+        ("canary_share", share(demo.canary_share), share(production.canary_share)),
+        ("holdback_share", share(demo.holdback_share), share(production.holdback_share)),
+        ("max_blocks", demo.max_blocks.to_string(), production.max_blocks.to_string()),
+        ("minimum_persons", demo.minimum_persons.to_string(), production.minimum_persons.to_string()),
+        ("promotion", demo.promotion.to_string(), production.promotion.to_string()),
+        ("observe_only", demo.observe_only.to_string(), production.observe_only.to_string()),
+    ];
+    settings
+        .into_iter()
+        .filter(|(_, demo, production)| demo != production)
+        .map(|(setting, demo, production)| Margin { setting, demo, production })
+        .collect()
+}
+
+/// What `outcomes_digest` is taken of.
+pub(crate) fn outcomes_digest(outcomes: &[OpportunityOutcome]) -> Sha256Digest {
+    let mut lines: Vec<String> = outcomes
+        .iter()
+        .map(|outcome| {
+            format!(
+                "{} {} {:?} {} {} {:?} {}\n",
+                outcome.opportunity_id,
+                outcome.person,
+                outcome.arm,
+                outcome.model_version.0,
+                outcome.shown,
+                outcome.signal,
+                outcome.utility
+            )
+        })
+        .collect();
+    lines.sort_unstable();
+    Sha256Digest::of(lines.concat().as_bytes())
 }
 
 /// One task, answered by two versions.
@@ -290,6 +371,22 @@ mod tests {
             opportunities_treated: 10,
             opportunities_control: 10,
         }
+    }
+
+    #[test]
+    fn only_what_differs_from_production_is_named() {
+        let production = RolloutPolicy::default();
+        let demo = RolloutPolicy { margin: 0.1, ..production.clone() };
+        let named: Vec<_> = margins(&demo, &production).iter().map(|margin| margin.setting).collect();
+        assert_eq!(named, ["margin"]);
+    }
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        let values: Vec<f64> = (0..=100).rev().map(f64::from).collect();
+        let Percentiles { p50, p90, p99 } = Percentiles::of(&values);
+        assert_eq!((p50, p90, p99), (Some(50.0), Some(90.0), Some(99.0)));
+        assert_eq!(Percentiles::of(&[]).p50, None);
     }
 
     #[test]

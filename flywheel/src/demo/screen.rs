@@ -1,5 +1,7 @@
 //! The report for people.
 
+use std::collections::BTreeMap;
+
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
@@ -31,6 +33,10 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
         table.add_row(row);
     }
     table.to_string()
+}
+
+fn stages(seconds: &BTreeMap<String, f64>) -> String {
+    seconds.iter().map(|(stage, seconds)| format!("{stage} {seconds:.1}")).collect::<Vec<_>>().join(", ")
 }
 
 fn comparison_rows(name: &str, entries: &[Comparison]) -> Vec<Vec<String>> {
@@ -65,21 +71,29 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
             vec![
                 version.version.to_string(),
                 version.opportunities.to_string(),
+                version.shown.to_string(),
                 percent(&version.shown_rate),
                 percent(&version.acceptance),
                 percent(&version.yielded),
                 plain(&version.utility),
-                format!("{:.2}", version.kept_chars_per_opportunity.value),
+                plain(&version.kept_chars_per_opportunity),
             ]
         })
         .collect();
-    let header = ["version", "opportunities", "shown", "acceptance", "yield", "utility", "kept characters"];
+    let header =
+        ["version", "opportunities", "shown", "shown rate", "acceptance", "yield", "utility", "kept characters"];
     text += &table(&header, rows);
 
-    text += "\n\nLast version minus version 1: hold-back, same tasks, same period\n";
-    let mut rows = comparison_rows("all tasks", &report.holdback_comparison);
-    rows.extend(comparison_rows("identifiers never seen", &report.unseen_identifiers));
-    text += &table(&["tasks", "measure", "difference", "95% interval", "", "opportunities"], rows);
+    match report.compared_version {
+        Some(version) => {
+            text += &format!("\n\nVersion {version} minus version 1: hold-back, same task stream, same period\n");
+            let mut rows = comparison_rows("all tasks", &report.holdback_comparison);
+            rows.extend(comparison_rows("identifiers seen", &report.seen_identifiers));
+            rows.extend(comparison_rows("identifiers never seen", &report.unseen_identifiers));
+            text += &table(&["tasks", "measure", "difference", "95% interval", "", "opportunities"], rows);
+        }
+        None => text += "\n\nNo version came to developers beside version 1: there is nothing to compare.",
+    }
     text += &format!(
         "\n\nClaim (utility and acceptance above zero at 95%, still speaking): {}\n",
         if report.claim_met { "MET" } else { "NOT MET" }
@@ -109,7 +123,7 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
     text += &table(&["who", "utility", "convention", "plain", "no edit", "shown"], rows);
 
     if !report.corrections.is_empty() {
-        text += "\n\nWhat it learned\n";
+        text += "\n\nThe first probe tasks that version 1 got wrong, and what became of them\n";
         for correction in &report.corrections {
             text += &format!(
                 "  {}: `{}`\n    wanted {}\n    before {}, after {}\n",
@@ -138,6 +152,10 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
     let header = ["version", "outcome", "pairs", "signal to served", "to promoted", "simulated waiting", "why"];
     text += &table(&header, rows);
 
+    for (number, turn) in report.turns.iter().enumerate().filter(|(_, turn)| !turn.stage_seconds.is_empty()) {
+        text += &format!("\nStages of turn {}, wall seconds: {}", number + 1, stages(&turn.stage_seconds));
+    }
+
     let ledger = &report.ledger;
     text += &format!(
         "\n\nLedger: {} admitted + {} filtered at the door + {} exposed = {} clean + {} filtered + {} quarantined + {} \
@@ -165,19 +183,23 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
         })
         .collect();
     text += &table(&["purpose", "planned", "actual"], rows);
-    let stages: Vec<String> =
-        report.stage_seconds.iter().map(|(stage, seconds)| format!("{stage} {seconds:.1}")).collect();
-    text += &format!("\nStages, wall seconds: {}\n", stages.join(", "));
-    let margins = &report.margins;
+    text += &format!("\nStages, wall seconds: {}\n", stages(&report.stage_seconds));
+    let milliseconds = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0} ms"));
+    let latency = &report.first_action_milliseconds;
     text += &format!(
-        "Easier than production's defaults: margin {} utility (production {}), hold-back {:.0}% ({:.0}%), promotion {}, {}\n",
-        margins.utility_margin,
-        margins.utility_margin_in_production,
-        margins.holdback_share * 100.0,
-        margins.holdback_share_in_production * 100.0,
-        margins.promotion,
-        margins.block
+        "First action: P50 {}, P90 {}, P99 {}\n",
+        milliseconds(latency.p50),
+        milliseconds(latency.p90),
+        milliseconds(latency.p99)
     );
+    text += "\nWhere this rollout differs from production's defaults (a block is a simulated day of 6 opportunities a person)\n";
+    let rows = report
+        .margins
+        .iter()
+        .map(|margin| vec![margin.setting.to_owned(), margin.demo.clone(), margin.production.clone()])
+        .collect();
+    text += &table(&["setting", "demo", "production"], rows);
+    text += "\n";
     if report.corpus_split_by_hash {
         text += "The corpus held fewer than two repositories; its files were split in two by path hash.\n";
     }

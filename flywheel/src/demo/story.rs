@@ -14,13 +14,16 @@ use model_registry::policy::RolloutPolicy;
 use model_registry::rollout::{Rollout, RolloutState};
 use simulator::driver::{DoorSettings, Doors};
 use simulator::{DemoPlan, baseline};
+use trainer_orchestrator::LEAST_GATE_OPPORTUNITIES;
 use trainer_orchestrator::store::{Run, RunState};
 
 use super::ROUNDS_BEFORE;
 use super::crowd::{Crowd, members};
 use super::probe::{self, Answers};
 use super::progress::Progress;
-use super::report::{ComputeBudget, Ledger, Margins, Report, Turn, claim_met, compare, versions};
+use super::report::{
+    ComputeBudget, Ledger, Percentiles, Report, Turn, claim_met, compare, margins, outcomes_digest, versions,
+};
 use super::watch::Watch;
 use crate::cli::DemoArgs;
 use crate::data_dir::DataDir;
@@ -33,11 +36,14 @@ use crate::sinks;
 const ROUND: usize = 6;
 /// Longest real wait for one stage to conclude. A demo that is slower than this is stuck.
 const STUCK: Duration = Duration::from_secs(180);
+/// Pause between looks at a run.
+const LOOK: Duration = Duration::from_millis(200);
 /// Corrections that the report shows.
 const CORRECTIONS: usize = 3;
-/// Planned compute of the default sizes, seconds: serving, training, evaluation, canary.
-const PLANNED_SECONDS: [(&str, f64); 4] =
-    [("serving", 90.0), ("training", 70.0), ("evaluation", 40.0), ("canary", 60.0)];
+/// What two cores are planned to do: opportunities a second, training steps and answers of the gate and the old skills.
+const PLANNED_OPPORTUNITIES_PER_SECOND: f64 = 30.0;
+const PLANNED_SECONDS_PER_STEP: f64 = 1.4;
+const PLANNED_EVALUATION_SECONDS: f64 = 20.0;
 
 struct Story<'a> {
     platform: &'a Platform,
@@ -50,6 +56,10 @@ struct Story<'a> {
     /// Simulated time spent waiting, whole run.
     waited: Duration,
     policy: RolloutPolicy,
+    /// When the developers sent their last signal, and how much time every stage had taken by then.
+    last_signal: (Instant, BTreeMap<String, f64>),
+    /// Whether there was work since the last turn began.
+    has_new_work: bool,
 }
 
 /// Runs the demo on a platform that it starts and stops.
@@ -60,8 +70,8 @@ pub(crate) async fn tell(
     plan: Arc<DemoPlan>,
     base: &Path,
     progress: &Progress,
+    started: Instant,
 ) -> Result<Report, Failure> {
-    let started = Instant::now();
     let platform = Platform::start(settings, data, base).await?;
     progress.say(&format!(
         "every service is up: suggestions {}, telemetry {}, registry {}",
@@ -79,6 +89,8 @@ pub(crate) async fn tell(
             round: 0,
             waited: Duration::ZERO,
             policy: settings.registry.rollout.clone(),
+            last_signal: (started, BTreeMap::new()),
+            has_new_work: false,
         };
         story.run(started).await
     }
@@ -116,6 +128,9 @@ impl Story<'_> {
         let mut turns = Vec::new();
         for number in 1..=self.arguments.turns {
             self.progress.say(&format!("turn {number} of the wheel"));
+            if !self.has_new_work {
+                self.work("collect").await?;
+            }
             turns.push(self.turn().await?);
         }
         let period = self.round;
@@ -135,12 +150,16 @@ impl Story<'_> {
 
     /// One round of everybody, then a barrier at which every stage concludes.
     async fn work(&mut self, stage: &str) -> Result<(), Failure> {
+        // What was promoted a moment ago serves from the first question on, whatever the machine's speed.
+        self.platform.await_serving(STUCK).await?;
         let since = Instant::now();
         let first = usize::try_from(self.round).unwrap_or(0) * ROUND;
         self.crowd.round(self.round, first, ROUND, self.progress).await?;
         self.round += 1;
         self.platform.await_exposures().await;
         self.spent(stage, since);
+        self.has_new_work = true;
+        self.last_signal = (Instant::now(), self.stages.clone());
         let since = Instant::now();
         self.waited += self.platform.conclude(self.played(), STUCK).await?;
         self.spent("scrub_and_label", since);
@@ -148,15 +167,18 @@ impl Story<'_> {
     }
 
     async fn turn(&mut self) -> Result<Turn, Failure> {
-        // Every signal that this turn can use was sent before now.
-        let last_signal = Instant::now();
+        // Scrubbing and labeling of the last signals is part of the turn that learns from them.
+        let (last_signal, stages_before) = self.last_signal.clone();
+        self.has_new_work = false;
         let waited_before = self.waited;
-        let stages_before = self.stages.clone();
         let known: BTreeSet<_> =
             self.platform.orchestrator.store.runs(100).await?.into_iter().map(|run| run.run_id).collect();
-        self.platform.orchestrator.request();
         let since = Instant::now();
-        let run = self.await_run(&known).await?;
+        let Some(run) = self.await_run(&known).await? else {
+            let turn = Turn::not_eligible("there is nothing new to learn from, or the last rollout is still under way");
+            self.progress.say(&format!("turn ends: {} ({})", turn.outcome, turn.reason));
+            return Ok(turn);
+        };
         self.spent("train_and_evaluate", since);
         let detail: serde_json::Value = serde_json::from_str(&run.detail).unwrap_or_default();
         for (stage, pointer) in [("training", "/training_seconds"), ("evaluation", "/evaluation_seconds")] {
@@ -164,18 +186,13 @@ impl Story<'_> {
                 *self.stages.entry(stage.to_owned()).or_default() += seconds;
             }
         }
+        let reason = detail.get("reason").and_then(|reason| reason.as_str()).unwrap_or_default();
         let mut turn = Turn {
             version: run.version,
-            outcome: "not_eligible".to_owned(),
-            reason: detail.get("reason").and_then(|reason| reason.as_str()).unwrap_or_default().to_owned(),
             snapshot_digest: Some(run.snapshot_digest.to_string()),
             training_pairs: detail.get("training_pairs").and_then(serde_json::Value::as_u64).unwrap_or(0),
-            turn_seconds: None,
-            promoted_seconds: None,
-            simulated_wait_seconds: 0.0,
-            stage_seconds: BTreeMap::new(),
             gate: detail.get("gate").cloned().unwrap_or_default(),
-            evidence: serde_json::Value::Null,
+            ..Turn::not_eligible(&in_words(reason, &run, &detail))
         };
         if run.state == RunState::Failed {
             bail_user(format!("the training run failed: {}", turn.reason))?;
@@ -209,23 +226,38 @@ impl Story<'_> {
         Ok(turn)
     }
 
-    async fn await_run(&self, known: &BTreeSet<events::RunId>) -> Result<Run, Failure> {
+    /// Asks for a training run and follows it to its end; none when the orchestrator looked and found nothing to learn.
+    async fn await_run(&self, known: &BTreeSet<events::RunId>) -> Result<Option<Run>, Failure> {
         let begun = Instant::now();
+        let orchestrator = &self.platform.orchestrator;
         let limit = Duration::from_secs(self.platform.settings.orchestrator.deadline_seconds) + STUCK;
+        orchestrator.request();
+        let mut look = Box::pin(orchestrator.look());
+        let mut looked = false;
         loop {
-            let runs = self.platform.orchestrator.store.runs(10).await?;
+            let runs = orchestrator.store.runs(10).await?;
             match runs.into_iter().find(|run| !known.contains(&run.run_id)) {
-                Some(run) if run.finished_at.is_some() => return Ok(run),
+                Some(run) if run.finished_at.is_some() => return Ok(Some(run)),
                 Some(run) => self.platform.show_run(&run, self.progress),
-                None if begun.elapsed() > STUCK => {
-                    bail_user("no training run began: there is no new pair to learn from")?;
-                }
+                // The look ended before the runs were read: there is none.
+                None if looked => return Ok(None),
                 None => {}
             }
             if begun.elapsed() > limit {
                 bail_user("the training run did not end by its deadline")?;
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::select! {
+                result = &mut look, if !looked => match result {
+                    Ok(()) => looked = true,
+                    Err(error) => {
+                        tracing::warn!(%error, "the orchestrator could not look; it is asked again");
+                        tokio::time::sleep(LOOK).await;
+                        orchestrator.request();
+                        look = Box::pin(orchestrator.look());
+                    }
+                },
+                () = tokio::time::sleep(LOOK) => {}
+            }
         }
     }
 
@@ -271,10 +303,10 @@ impl Story<'_> {
     async fn report(&mut self, started: Instant, turns: Vec<Turn>, period: u32) -> Result<Report, Failure> {
         let platform = self.platform;
         let outcomes = sinks::outcomes(&platform.pool, &platform.tenant).await?;
-        let last = self.version_to_compare(&turns);
+        let compared = self.version_to_compare(&turns);
         let probe_tasks = self.plan.probe()?;
         let since = Instant::now();
-        let (probe, corrections) = self.probe(&probe_tasks, last).await?;
+        let (probe, corrections) = self.probe(&probe_tasks, compared.unwrap_or(1)).await?;
         self.spent("probe", since);
         let learning_free: Answers =
             probe_tasks.iter().map(|planned| baseline::repeat_last_substitution(&planned.task.context)).collect();
@@ -292,21 +324,11 @@ impl Story<'_> {
                 .filter(in_period)
                 .filter(|outcome| diary.tasks.get(&outcome.opportunity_id).is_some_and(|task| task.is_unseen == unseen))
                 .collect();
-            compare(&of, last)
+            compared.map(|version| compare(&of, version)).unwrap_or_default()
         };
         let all: Vec<&OpportunityOutcome> = outcomes.iter().filter(in_period).collect();
-        let holdback_comparison = compare(&all, last);
-        let mut stage_seconds = self.stages.clone();
-        stage_seconds.insert("serving".to_owned(), diary.serving_seconds);
-        let production = RolloutPolicy::default();
-        let canary: f64 = self.stages.get("canary").copied().unwrap_or(0.0);
-        let actual = [
-            self.stages.get("collect").copied().unwrap_or(0.0)
-                + self.stages.get("final_period").copied().unwrap_or(0.0),
-            self.stages.get("training").copied().unwrap_or(0.0),
-            self.stages.get("evaluation").copied().unwrap_or(0.0),
-            canary,
-        ];
+        // Without a version beside the first there is nothing to compare, and nothing is claimed.
+        let holdback_comparison = compared.map(|version| compare(&all, version)).unwrap_or_default();
         Ok(Report {
             seed: self.arguments.seed,
             placebo: self.arguments.placebo,
@@ -318,40 +340,49 @@ impl Story<'_> {
             unseen_identifiers: split(true),
             seen_identifiers: split(false),
             holdback_comparison,
+            compared_version: compared,
+            outcomes_digest: outcomes_digest(&outcomes),
             probe,
             baselines,
             turns,
             ledger: Ledger::new(&totals),
             freshness_seconds,
-            stage_seconds,
-            compute_budget: PLANNED_SECONDS
-                .into_iter()
-                .zip(actual)
-                .map(|((purpose, planned_seconds), actual_seconds)| ComputeBudget {
-                    purpose,
-                    planned_seconds,
-                    actual_seconds,
-                })
-                .collect(),
-            margins: Margins {
-                utility_margin: self.policy.margin,
-                utility_margin_in_production: production.margin,
-                canary_share: self.policy.canary_share,
-                holdback_share: self.policy.holdback_share,
-                holdback_share_in_production: production.holdback_share,
-                block: "a block is a simulated day of 6 opportunities a person",
-                promotion: "automatic",
-            },
+            first_action_milliseconds: Percentiles::of(&diary.first_action_milliseconds),
+            compute_budget: self.compute_budget(),
+            stage_seconds: self.stages.clone(),
+            margins: margins(&self.policy, &RolloutPolicy::default()),
             corrections,
         })
     }
 
+    /// What was planned for these sizes, and what it took. Serving and canary are the rounds in which developers work; they,
+    /// the doors and the steps behind them share the processors then.
+    fn compute_budget(&self) -> Vec<ComputeBudget> {
+        let DemoArgs { developers, blocks, steps, turns, .. } = *self.arguments;
+        let rounds = |rounds: u32| f64::from(rounds * developers) * ROUND as f64 / PLANNED_OPPORTUNITIES_PER_SECOND;
+        let planned = [
+            ("serving", rounds(ROUNDS_BEFORE + 1), ["collect", "final_period"].as_slice()),
+            ("training", f64::from(turns * steps) * PLANNED_SECONDS_PER_STEP, &["training"]),
+            ("evaluation", f64::from(turns) * PLANNED_EVALUATION_SECONDS, &["evaluation"]),
+            ("canary", rounds(turns * blocks), &["canary"]),
+        ];
+        let taken = |stages: &[&str]| stages.iter().filter_map(|stage| self.stages.get(*stage)).sum();
+        planned
+            .into_iter()
+            .map(|(purpose, planned_seconds, stages)| ComputeBudget {
+                purpose,
+                planned_seconds,
+                actual_seconds: taken(stages),
+            })
+            .collect()
+    }
+
     /// The last promoted version; for the placebo the last that was canaried.
-    fn version_to_compare(&self, turns: &[Turn]) -> i64 {
+    fn version_to_compare(&self, turns: &[Turn]) -> Option<i64> {
         let wanted = |turn: &&Turn| {
             if self.arguments.placebo { turn.turn_seconds.is_some() } else { turn.outcome == "promoted" }
         };
-        turns.iter().rev().find(wanted).and_then(|turn| turn.version).unwrap_or(1)
+        turns.iter().rev().find(wanted).and_then(|turn| turn.version)
     }
 
     async fn probe(
@@ -363,7 +394,9 @@ impl Story<'_> {
         let threshold = platform.settings.serving.threshold as f32;
         let mut results = Vec::new();
         let mut answers: BTreeMap<i64, Answers> = BTreeMap::new();
-        for version in platform.registry.list_versions(&platform.model).await? {
+        let mut versions = platform.registry.list_versions(&platform.model).await?;
+        versions.sort_by_key(|version| version.version);
+        for version in versions {
             let directory = platform.materialize(version.artifact_digest).await?;
             let (shape, asked) = (platform.shape.clone(), tasks.to_vec());
             let number = version.version.0;
@@ -390,6 +423,18 @@ impl Story<'_> {
         };
         Ok((results, corrections))
     }
+}
+
+/// Why a candidate was held, with the figure that a reader asks for next.
+fn in_words(reason: &str, run: &Run, detail: &serde_json::Value) -> String {
+    let held_out = detail.pointer("/gate/opportunities").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    if reason == "insufficient_opportunities" && run.outcome.as_deref() != Some("eligible") {
+        return format!(
+            "insufficient_opportunities: {held_out} were held out, the gate judges from {LEAST_GATE_OPPORTUNITIES} on; \
+             more --developers meet more"
+        );
+    }
+    reason.to_owned()
 }
 
 fn bail_user(sentence: impl Into<String>) -> Result<(), Failure> {

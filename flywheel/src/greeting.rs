@@ -1,0 +1,117 @@
+//! What `flywheel up` says when it is up: the doors, a key, and a line for each door that works when it is pasted into a
+//! shell.
+
+use std::path::Path;
+
+use events::ModelName;
+use serde_json::json;
+
+use crate::platform::DoorAddresses;
+
+/// What the text tells.
+pub(crate) struct Greeting<'a> {
+    pub(crate) doors: DoorAddresses,
+    pub(crate) data: &'a Path,
+    pub(crate) model: &'a ModelName,
+    pub(crate) key: &'a str,
+    pub(crate) is_new_key: bool,
+    pub(crate) key_file: &'a Path,
+    pub(crate) registry_key_file: &'a Path,
+}
+
+/// A text as one word of a POSIX shell.
+fn quoted(text: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-:=@%+,".contains(character);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// The text.
+pub(crate) fn text(greeting: &Greeting<'_>) -> String {
+    let Greeting { doors, data, model, key, is_new_key, key_file, registry_key_file } = greeting;
+    let asked = json!({
+        "person": "ada",
+        "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d",
+        "repository": "shop",
+        "path": "src/cart.rs",
+        "language": "rust",
+        "document": { "text": "let sum = cart.total();\nprintln!(\"{sum}\");\n" },
+        "cursor": 0,
+        "recent_edits": [{
+            "path": "src/cart.rs", "old_text": "fn total(&self) -> u64 {", "new_text": "fn grand_total(&self) -> u64 {",
+        }],
+    });
+    let reported = json!({
+        "person": "ada",
+        "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d",
+        "events": [{
+            "sequence": 1, "monotonic_ms": 1200, "kind": "document_edited", "path": "src/cart.rs",
+            "start": 15, "end": 20, "old_text": "total", "new_text": "grand_total", "origin": "typed",
+        }],
+    });
+    let post = format!("-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d");
+    let made = if *is_new_key { "made now, " } else { "" };
+    let directory = quoted(&data.display().to_string());
+    let registry_key = quoted(&registry_key_file.display().to_string());
+    let DoorAddresses { serving, ingest, registry, admin } = doors;
+    [
+        format!("flywheel is up; data in {}\n", data.display()),
+        format!("  suggestions  http://{serving}/v1/suggestions"),
+        format!("  telemetry    http://{ingest}/v1/telemetry"),
+        format!("  registry     http://{registry} (gRPC; reading also as JSON)"),
+        format!("  admin        http://{admin} (/healthz, /readyz, /metrics)\n"),
+        format!("API key for editors ({made}kept in {}):\n\n  {key}\n", key_file.display()),
+        "Ask for a suggestion:\n".to_owned(),
+        format!("  curl -sN http://{serving}/v1/suggestions {post} {}\n", quoted(&asked.to_string())),
+        "Report what the developer did:\n".to_owned(),
+        format!("  curl -s http://{ingest}/v1/telemetry {post} {}\n", quoted(&reported.to_string())),
+        "Look at the model's versions:\n".to_owned(),
+        format!(
+            "  curl -s http://{registry}/v1/models/{model}/versions -H \"Authorization: Bearer $(cat {registry_key})\"\n"
+        ),
+        "Is everything ready:\n".to_owned(),
+        format!("  curl -s http://{admin}/readyz\n"),
+        "Nothing is learned until somebody agrees and a repository is allowed:\n".to_owned(),
+        format!("  flywheel consent ceiling code --data-dir {directory}"),
+        format!("  flywheel consent set ada code --data-dir {directory}"),
+        format!("  flywheel repositories allow shop --data-dir {directory}\n"),
+        format!("See the wheel: flywheel status --data-dir {directory}"),
+        "Stop with Ctrl-C; the next start goes on from here.".to_owned(),
+    ]
+    .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_says_all_there_is_to_know() {
+        let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let text = text(&Greeting {
+            doors: DoorAddresses {
+                serving: address(7802),
+                ingest: address(7801),
+                registry: address(7803),
+                admin: address(7800),
+            },
+            data: Path::new("/srv/ada's data"),
+            model: &"edit".parse().unwrap(),
+            key: "fw_key",
+            is_new_key: true,
+            key_file: Path::new("/srv/ada's data/keys/client.key"),
+            registry_key_file: Path::new("/srv/ada's data/keys/internal.key"),
+        });
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn words_are_quoted_for_the_shell() {
+        assert_eq!(quoted("/srv/data-1"), "/srv/data-1");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -1,0 +1,91 @@
+//! Completion serving with nothing else standing: what it kept on its own disk answers, and log and database are opened when
+//! they come back.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use artifacts::LocalArtifacts;
+use bus::Bus;
+use model_registry::client::RegistryClient;
+use service::config::Secret;
+use service::drain::Drain;
+use service::http;
+use service::ids::SystemIds;
+use service::keys::KeyStoreOptions;
+use service::readiness::Readiness;
+use serving::{Database, Log, OpenLog, Serving, ServingDeps};
+
+use crate::data_dir::DataDir;
+use crate::failure::Failure;
+use crate::foundation::{CONNECTIONS, open_log};
+use crate::platform;
+use crate::services::{AdminPort, SERVING, admin_port};
+use crate::settings::Settings;
+use crate::table::print;
+
+/// Whether there is something to serve from: a routing that was followed once, and the keys.
+pub(crate) fn is_possible(data: &DataDir) -> bool {
+    [data.serving().join("routing.json"), data.key_file(), data.internal_key()].iter().all(|path| path.is_file())
+}
+
+/// Serves until told to stop. `down` is why the rest does not stand.
+pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> Result<ExitCode, Failure> {
+    let why = down.into_error();
+    tracing::warn!("log or database can not be opened; serving the last good version alone: {why:#}");
+    let clock = settings.clock.build().map_err(Failure::refuse)?.clock;
+    let ids = Arc::new(SystemIds::new(Arc::clone(&clock)));
+    let (readiness, drain) = (Readiness::new(), Drain::new(Duration::from_secs(settings.grace_seconds)));
+    drain.begin_on_signal()?;
+    let metrics = service::metrics::install()?;
+    let port = AdminPort { config: &settings.admin, readiness: &readiness, metrics: &metrics, drain: &drain };
+    let admin = admin_port(port).await?;
+
+    let mut config = settings.serving.clone();
+    config.default_model.get_or_insert_with(|| settings.model.clone());
+    let listener = http::bind(SERVING, &config.http).await.map_err(Failure::refuse)?;
+    let address = listener.local_addr()?;
+    let (log_settings, log_data, log_clock) = (settings.clone(), data.clone(), Arc::clone(&clock));
+    let open: OpenLog = Arc::new(move || {
+        let opened = open_log(&log_settings, &log_data, Arc::clone(&log_clock));
+        Box::pin(async move {
+            let log = opened.map_err(|failure| failure.into_error().to_string())?;
+            Ok(Arc::new(log) as Arc<dyn Bus>)
+        })
+    });
+    let key = std::fs::read_to_string(data.internal_key())?;
+    let registry =
+        RegistryClient::new(&format!("http://{}", settings.registry.http.listen), &Secret::new(key.trim().to_owned()))
+            .map_err(Failure::refuse)?;
+    let deps = ServingDeps {
+        log: Log::Later(open),
+        clock: Arc::clone(&clock),
+        ids: ids.clone(),
+        database: Database::Later {
+            url: migrations::sqlite_url(&data.database()),
+            max_connections: CONNECTIONS,
+            key_file: data.key_file(),
+            options: KeyStoreOptions { clock, ids, ..KeyStoreOptions::default() },
+        },
+        key_file: data.key_file(),
+        registry: vec![registry],
+        artifacts: Arc::new(LocalArtifacts::open(data.artifacts()).map_err(Failure::refuse)?),
+        data_dir: data.serving(),
+    };
+    let (ready, stop) = (readiness.gate(SERVING), drain.token());
+    let service = Serving::start(config, deps).await.map_err(Failure::refuse)?;
+    drain.spawn(SERVING, async move {
+        service.run(listener, ready, stop).await;
+        Ok(())
+    });
+    let doors = [(format!("admin-{SERVING}"), admin), (SERVING.to_owned(), address)];
+    for (name, address) in &doors {
+        data.announce(name, *address)?;
+        print(&format!("{name}: http://{address}"))?;
+    }
+    let code = platform::until_stopped(drain).await;
+    for (name, _) in &doors {
+        data.withdraw(name);
+    }
+    code
+}

@@ -1,0 +1,247 @@
+//! Commands that list, show and change: what they print is what is.
+
+use std::process::Command;
+
+use bus::{DeadLetter, DeadLetterKind, Record};
+use events::avro;
+use events::{EventId, RawEvent, topics};
+use serde_json::Value;
+
+use crate::harness::{Place, client, say, until};
+use crate::replay;
+
+#[test]
+fn every_help_text_reads_well() {
+    fn texts(path: &[&str], all: &mut String) {
+        let mut arguments = path.to_vec();
+        arguments.push("--help");
+        let said = say(&arguments);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        all.push_str(&format!("$ flywheel {}\n{}\n", arguments.join(" "), said.stdout));
+        let commands = said.stdout.split("Commands:\n").nth(1).unwrap_or_default();
+        let names = commands.lines().take_while(|line| !line.is_empty()).filter_map(|line| {
+            // Descriptions that go over to the next line are indented further.
+            line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')).and_then(|rest| rest.split(' ').next())
+        });
+        for name in names.filter(|name| *name != "help") {
+            let mut path = path.to_vec();
+            path.push(name);
+            texts(&path, all);
+        }
+    }
+    let mut all = String::new();
+    texts(&[], &mut all);
+    for line in all.lines() {
+        assert!(line.trim_end() == line || line.ends_with(' '), "{line}");
+    }
+    insta::assert_snapshot!("help", all);
+}
+
+#[test]
+fn the_man_in_a_hurry_is_told_what_to_type() {
+    let nothing = say(&[]);
+    assert_eq!(nothing.code, Some(2));
+    assert!(nothing.stderr.contains("Usage: flywheel") && nothing.stderr.contains("demo"), "{nothing:?}");
+    let mistyped = say(&["statsu"]);
+    assert_eq!(mistyped.code, Some(2));
+    assert!(mistyped.stderr.contains("status"), "{mistyped:?}");
+}
+
+#[test]
+fn the_version_names_the_sources() {
+    let said = say(&["--version"]);
+    let (release, digest) = said.stdout.trim().split_once('+').unwrap();
+    assert_eq!(release, format!("flywheel {}", env!("CARGO_PKG_VERSION")));
+    assert!(digest.len() == 12 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{digest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_made_used_and_revoked() {
+    let place = Place::new("");
+    let running = place.up().await;
+    let made = place.say(&["keys", "create", "--name", "bench", "--scope", "suggest", "--json"]).json();
+    let (id, key) = (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned());
+    assert_eq!(made["scopes"], serde_json::json!(["suggest"]));
+    let asked = || {
+        let url = format!("http://127.0.0.1:{}/v1/telemetry", place.ports.ingest);
+        let request = client().post(url).bearer_auth(&key).json(&serde_json::json!({}));
+        async move {
+            let answer: Value = request.send().await.unwrap().json().await.unwrap();
+            answer["code"].as_str().unwrap_or_default().to_owned()
+        }
+    };
+    assert_eq!(asked().await, "missing_scope", "the key is known and has its scope only");
+    let listed = place.say(&["keys", "list"]);
+    assert!(listed.stdout.contains(&id) && !listed.stdout.contains(&key), "{listed:?}");
+    assert_eq!(place.say(&["keys", "revoke", &id]).code, Some(0));
+    until("the door to forget the key", || async { (asked().await == "unauthorized").then_some(()) }).await;
+    assert!(place.say(&["keys", "revoke", &id]).sentence().contains("flywheel keys list"));
+    assert!(place.say(&["keys", "create", "--scope", "everything"]).sentence().contains("unknown scope"));
+    let plain = place.say(&["keys", "create"]);
+    assert!(plain.stdout.trim().starts_with("fw_") && plain.stdout.lines().count() == 1, "{plain:?}");
+
+    // A revoked editors' key is replaced by the next start.
+    let old = place.key();
+    let editors = place.say(&["keys", "list", "--json"]).json();
+    let editors = editors.as_array().unwrap().iter().find(|key| key["name"] == "editors").unwrap().clone();
+    assert_eq!(place.say(&["keys", "revoke", editors["id"].as_str().unwrap()]).code, Some(0));
+    assert_eq!(running.stop().await, Some(0));
+    let running = place.up().await;
+    assert!(place.key() != old && running.stdout().contains("made now"));
+    assert_eq!(running.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_listed_can_be_shown_and_both_as_json() {
+    let place = Place::new("");
+    let running = place.up().await;
+    assert_eq!(running.stop().await, Some(0));
+    // Also of a platform that does not run.
+    for command in ["keys", "repositories", "dead-letters", "models", "rollout"] {
+        let json = place.say(&[command, "list", "--json"]).json();
+        assert!(json.is_array(), "{command}: {json}");
+        let text = place.say(&[command, "list"]);
+        assert_eq!((text.code, text.stderr.as_str()), (Some(0), ""), "{command}: {text:?}");
+    }
+    let version = place.say(&["models", "show", "1", "--json"]).json();
+    assert_eq!((&version["version"], &version["method"]), (&Value::from(1), &Value::from("pretrain")));
+    let lineage = version["lineage"].as_array().unwrap();
+    assert_eq!((lineage.len(), &lineage[0]["evaluation_digest"]), (1, &version["evaluation_digest"]));
+    let shown = place.say(&["models", "show", "1"]).stdout;
+    assert!(shown.contains("pretrain") && shown.contains("as registered") && shown.contains("weights"), "{shown}");
+    assert!(place.say(&["models", "show", "7"]).sentence().contains('7'));
+    assert!(place.say(&["rollout", "show", "7"]).code == Some(2));
+    let nobody = "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d";
+    for decision in ["approve", "abort", "rollback"] {
+        let refused = place.say(&["rollout", decision, nobody, "--by", "ada"]);
+        assert!(refused.sentence().contains(nobody), "{refused:?}");
+    }
+    assert!(place.say(&["dead-letters", "show", "0:1"]).sentence().contains("flywheel dead-letters list"));
+    assert_eq!(place.say(&["dead-letters", "redrive", "all"]).stdout.trim(), "sent through again: 0");
+    assert!(place.say(&["consent", "set", "ada", "everything"]).sentence().contains("expected none, usage or code"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_about_repositories_are_those_that_training_honours() {
+    let place = Place::new("");
+    let running = place.up().await;
+    // Nobody relays after this, so that what the log will be told can be seen.
+    assert_eq!(running.stop().await, Some(0));
+    for impossible in ["ac*", "*/site", "**"] {
+        for verb in ["allow", "deny"] {
+            let refused = place.say(&["repositories", verb, impossible]);
+            assert!(refused.sentence().contains("such as `acme/*`"), "{refused:?}");
+        }
+    }
+    let allowed = place.say(&["repositories", "allow", "acme/*", "--audience", "acme"]);
+    assert_eq!(allowed.code, Some(0), "{allowed:?}");
+    let denied = place.say(&["repositories", "deny", "acme/vault"]);
+    assert!(denied.code == Some(0) && denied.stdout.contains("acme/vault may not be trained on"), "{denied:?}");
+    let rules = place.say(&["repositories", "list", "--json"]).json();
+    let rules: Vec<_> = rules
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| (rule["repository"].as_str().unwrap(), rule["audience"].as_str().unwrap(), &rule["trainable"]))
+        .collect();
+    // Whose a denied repository is stays.
+    assert_eq!(rules, [("acme/*", "acme", &Value::from(true)), ("acme/vault", "acme", &Value::from(false))]);
+
+    let database = migrations::sqlite_url(&place.data().join("flywheel.sqlite"));
+    let pool = migrations::connect(&database, 1).await.unwrap();
+    let told: Vec<(String, Vec<u8>)> = sqlx::query_as(
+        "SELECT control_subject, value FROM outbox WHERE control_kind = 'audience' ORDER BY created_at, id",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    let values: Vec<&[u8]> = told.iter().map(|(_, value)| value.as_slice()).collect();
+    assert_eq!(values, [b"acme".as_slice(), b"not trained on"]);
+    // The log knows repositories as models see them.
+    let (pattern, name) = (&told[0].0, &told[1].0);
+    assert!(pattern.starts_with("default/") && pattern.ends_with("/*") && !pattern.contains("acme"), "{pattern}");
+    assert!(name.starts_with(pattern.trim_end_matches('*')) && !name.contains("vault"), "{name}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_shown_and_sent_through_again() {
+    let place = Place::new("");
+    let running = place.up().await;
+    let url = format!("http://127.0.0.1:{}/v1/telemetry", place.ports.ingest);
+    let batch = serde_json::json!({
+        "person": "ada", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d",
+        "events": [{ "sequence": 1, "monotonic_ms": 1, "kind": "session_ended" }],
+    });
+    let answer = client().post(url).bearer_auth(place.key()).json(&batch).send().await.unwrap();
+    assert!(answer.status().is_success());
+
+    // Beside the running platform: bytes that are no event, and a letter with an event that can go again.
+    let bus = replay::open(&place.data());
+    let raw = replay::records(bus.as_ref(), topics::TELEMETRY_RAW).await;
+    let rubbish = Record { key: raw[0].key, value: "no event".into() };
+    for published in bus.publish(topics::TELEMETRY_RAW, vec![rubbish]).await {
+        published.unwrap();
+    }
+    let mut event: RawEvent = avro::decode(&raw[0].value).unwrap();
+    let session = "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3e".parse().unwrap();
+    event.header.session_id = session;
+    event.header.event_id = EventId::of_client_event(session, 1);
+    let letter = DeadLetter {
+        step: "anonymizer".to_owned(),
+        topic: topics::TELEMETRY_RAW.to_owned(),
+        partition: raw[0].partition,
+        position: raw[0].position,
+        key: raw[0].key,
+        kind: DeadLetterKind::Record,
+        timer_name: None,
+        due_at: None,
+        reason: "key_poisoned".to_owned(),
+        key_poisoned: false,
+        partition_time: event.header.received_at,
+        payload: Some(avro::encode(&event).unwrap().into()),
+        affected: Vec::new(),
+    };
+    let letter = Record { key: raw[0].key, value: letter.encode().unwrap() };
+    for published in bus.publish(topics::DEAD_LETTERS, vec![letter]).await {
+        published.unwrap();
+    }
+    let listed = until("both dead letters", || async {
+        let listed = place.say(&["dead-letters", "list", "--json"]).json();
+        (listed.as_array()?.len() == 2).then_some(listed)
+    })
+    .await;
+    let by_reason = |reason: &str| {
+        listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|letter| letter["reason"] == reason)
+            .unwrap_or_else(|| panic!("{listed}"))
+    };
+    let (rubbish, held) = (by_reason("undecodable_record"), by_reason("key_poisoned"));
+    assert_eq!((&rubbish["can_be_redriven"], &held["can_be_redriven"]), (&false.into(), &true.into()));
+    let id = held["id"].as_str().unwrap();
+    let shown = place.say(&["dead-letters", "show", id]);
+    assert!(shown.stdout.contains("key_poisoned") && shown.stdout.contains("telemetry.raw.v1"), "{shown:?}");
+    assert_eq!(place.say(&["dead-letters", "show", id, "--json"]).json(), *held);
+    let status = place.say(&["status", "--json"]).json();
+    assert_eq!(status["dead_letters"], 2, "{status}");
+
+    assert_eq!(place.say(&["dead-letters", "redrive", id]).stdout.trim(), "sent through again: 1");
+    let status = until("the event to enter", || async {
+        let status = place.say(&["status", "--json"]).json();
+        (status["ledger"]["admitted"] == 2).then_some(status)
+    })
+    .await;
+    assert_eq!(status["ledger"]["balanced"], true, "{status}");
+    let stuck = place.say(&["dead-letters", "redrive", rubbish["id"].as_str().unwrap()]);
+    assert!(stuck.sentence().contains("kept no content"), "{stuck:?}");
+    assert_eq!(running.stop().await, Some(0));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let line = format!("{} --help | head -1", env!("CARGO_BIN_EXE_flywheel"));
+    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}

@@ -1,0 +1,264 @@
+//! Processes of the binary, with a data directory and ports of their own. Every wait is for a condition and has a bound.
+
+use std::fs::File;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use service::clock::real_now;
+
+/// Longest wait for anything: the machine may be busy with other tests.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(25);
+
+/// What a finished command said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Said {
+    /// The JSON of a command that went well.
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The one sentence of a refusal.
+    pub(crate) fn sentence(&self) -> &str {
+        assert_eq!(self.code, Some(2), "{self:?}");
+        let sentence = self.stderr.trim_end();
+        assert!(sentence.starts_with("flywheel: ") && sentence.lines().count() == 1, "no one sentence: {self:?}");
+        sentence.trim_start_matches("flywheel: ")
+    }
+}
+
+/// A command of the binary, with nothing of our environment that it would read.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flywheel"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FLYWHEEL_")) {
+        command.env_remove(name);
+    }
+    command.env("FLYWHEEL_LOG", "error").args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn say(arguments: &[&str]) -> Said {
+    finished(command(arguments))
+}
+
+/// Runs a prepared command to its end.
+pub(crate) fn finished(mut command: Command) -> Said {
+    let output = command.output().unwrap();
+    Said {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Waits for a condition; says what it waited for when it does not come.
+pub(crate) async fn until<T, F, Fut>(what: &str, mut look: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = look().await {
+            return value;
+        }
+        assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} for {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// A free port outside of the range from which the system takes ports of outgoing connections: it must still be free when
+/// a killed platform starts again.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let spread = u16::try_from(std::process::id() % 600).unwrap() * 20;
+    for _ in 0..2000 {
+        let port = 18_000 + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % 13_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port");
+}
+
+/// Ports of the doors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) serving: u16,
+    pub(crate) ingest: u16,
+    pub(crate) registry: u16,
+    pub(crate) admin: u16,
+}
+
+/// A directory with a configuration file and the data of a platform.
+#[derive(Debug)]
+pub(crate) struct Place {
+    directory: tempfile::TempDir,
+    pub(crate) ports: Ports,
+}
+
+/// A process that is killed when the test ends.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Place {
+    /// A place with this text in the configuration file, beside the ports. Rooms' sections come as `[section]`; keys
+    /// without a section come first.
+    pub(crate) fn new(configuration: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let ports = Ports { serving: free_port(), ingest: free_port(), registry: free_port(), admin: free_port() };
+        let place = Self { directory, ports };
+        place.configure(configuration);
+        place
+    }
+
+    /// Writes the configuration file anew.
+    pub(crate) fn configure(&self, configuration: &str) {
+        let Ports { serving, ingest, registry, admin } = self.ports;
+        let doors = format!(
+            "[serving.http]\nlisten = \"127.0.0.1:{serving}\"\n[ingest.http]\nlisten = \"127.0.0.1:{ingest}\"\n\
+             [registry.http]\nlisten = \"127.0.0.1:{registry}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n"
+        );
+        let (plain, sections) = configuration.split_at(configuration.find('[').unwrap_or(configuration.len()));
+        std::fs::write(self.configuration(), format!("{plain}\n{doors}{sections}")).unwrap();
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn configuration(&self) -> PathBuf {
+        self.directory.path().join("flywheel.toml")
+    }
+
+    /// A directory whose name a shell must be told literally.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.path().join("ada's data")
+    }
+
+    fn with_place(&self, arguments: &[&str]) -> Command {
+        let mut all: Vec<&str> = arguments.to_vec();
+        let (configuration, data) = (self.configuration(), self.data());
+        all.extend(["--config", configuration.to_str().unwrap(), "--data-dir", data.to_str().unwrap()]);
+        command(&all)
+    }
+
+    /// Runs a command on this place to its end.
+    pub(crate) fn say(&self, arguments: &[&str]) -> Said {
+        finished(self.with_place(arguments))
+    }
+
+    /// Starts a command on this place that stays.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        let mut command = self.with_place(arguments);
+        let name = format!("{}-{}", arguments.join("-"), real_now().as_micros());
+        let (stdout, stderr) = (self.path().join(format!("{name}.out")), self.path().join(format!("{name}.err")));
+        command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
+        Running { child: command.spawn().unwrap(), stdout, stderr }
+    }
+
+    /// Starts `up` and waits until it is ready.
+    pub(crate) async fn up(&self) -> Running {
+        let mut running = self.start(&["up"]);
+        self.ready(&mut running).await;
+        running
+    }
+
+    /// Waits until the platform says that it is ready. The words come last: after them, all of it is true.
+    pub(crate) async fn ready(&self, running: &mut Running) {
+        running.said("Stop with Ctrl-C").await;
+        let url = format!("http://127.0.0.1:{}/readyz", self.ports.admin);
+        let client = client();
+        until("readyz", || async {
+            let answer = client.get(&url).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// The editors' key.
+    pub(crate) fn key(&self) -> String {
+        std::fs::read_to_string(self.data().join("keys/client.key")).unwrap()
+    }
+}
+
+impl Running {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What was said on standard output so far.
+    pub(crate) fn stdout(&self) -> String {
+        std::fs::read_to_string(&self.stdout).unwrap()
+    }
+
+    /// What was said on standard error so far.
+    pub(crate) fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    /// Waits for words on standard output, from a process that lives.
+    pub(crate) async fn said(&mut self, words: &str) {
+        let begun = Instant::now();
+        while !self.stdout().contains(words) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("ended with {status} before it said \"{words}\": {}\n{}", self.stdout(), self.stderr());
+            }
+            assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} for \"{words}\"; said so far: {}", self.stdout());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// SIGKILL, wherever it is.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} for the end: {}", self.stderr());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// SIGTERM, and the exit code.
+    pub(crate) async fn stop(mut self) -> Option<i32> {
+        let killed = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        self.ended().await.code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _ended_already = self.child.wait();
+    }
+}
+
+/// A client that keeps no connection: the platform behind a door may be another one by the next request.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(Duration::from_secs(20)).build().unwrap()
+}

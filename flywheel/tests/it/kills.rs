@@ -1,0 +1,411 @@
+//! The great test: `flywheel up` is killed at random moments under load, and log and tables then show that nothing that
+//! was promised is missing and nothing is there twice.
+//!
+//! Time runs faster than the machine's, so that settling and closing happen while the load runs; after the last kill the
+//! platform starts once more with a clock that is hours ahead, and concludes everything that waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use artifacts::{LocalArtifacts, put_directory};
+use events::{ModelName, ModelVersion, OpportunityId, RolloutId, Sha256Digest, TenantId};
+use labeler::lake::LakeReader;
+use model_registry::client::{ClientError, RegistryClient};
+use model_registry::version::Alias;
+use model_registry::{NewVersion, Registry, RegistryDeps, RolloutPolicy};
+use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use service::clock::{RealClock, real_now};
+use service::config::Secret;
+use service::ids::SystemIds;
+use service::keys::KeyStore;
+use sqlx::{AnyPool, Row};
+use tokio_util::sync::CancellationToken;
+use trainer_orchestrator::store::{Run, RunState};
+
+use crate::harness::{Place, client, until};
+use crate::load::{self, Promised, person, work};
+use crate::{replay, training};
+
+const SEED: u64 = 20;
+const KILLS: usize = 20;
+const DEVELOPERS: usize = 3;
+/// How many times as fast as the machine's clock the load's time is.
+const FACTOR: u32 = 10;
+/// How far ahead the last start is: more than lateness, close and every margin together.
+const AHEAD: Duration = Duration::from_secs(4 * 3600);
+/// Steps of the training run that is killed: more than a run makes before the kill.
+const STEPS: usize = 40;
+/// Longest life between readiness and a kill.
+const LIFE: Duration = Duration::from_millis(1500);
+
+fn configuration(start_micros: i64, factor: u32) -> String {
+    format!(
+        "[clock]\nkind = \"scaled\"\nallow_test_time = true\nstart_micros = {start_micros}\nfactor = {factor}\n\
+         [orchestrator]\nenabled = false\nsteps = {STEPS}\nbatch = 2\nreplay = 2\ninterval_seconds = 1\n[registry]\nlease_ms = 500\nreconcile_ms = 100\n[labeler.lake]\npart_age_ms = 200\n"
+    )
+}
+
+/// What was done to the registry and acknowledged.
+#[derive(Debug, Default)]
+struct Registered {
+    /// Digest of every version.
+    versions: BTreeMap<ModelVersion, Sha256Digest>,
+    /// The last version that became current for certain, and the one that may have.
+    current: Option<ModelVersion>,
+    attempted: Option<ModelVersion>,
+    rollouts: BTreeSet<RolloutId>,
+}
+
+/// Repeats a call until the registry answers.
+async fn answered<T, F, Fut>(mut call: F, enough: &CancellationToken) -> Option<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, ClientError>>,
+{
+    while !enough.is_cancelled() {
+        match call().await {
+            Ok(value) => return Some(value),
+            Err(error) if matches!(error, ClientError::Unavailable(_)) || error.code() == Some("contended") => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            // It was done by the attempt whose answer was lost.
+            Err(ClientError::Refused { code, .. }) if code == "illegal_transition" || code == "alias_conflict" => {
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    None
+}
+
+/// An operator who registers versions, rolls them out, ends the rollouts and makes versions current, all the time.
+async fn operate(
+    place_data: std::path::PathBuf,
+    address: String,
+    registered: Arc<Mutex<Registered>>,
+    enough: CancellationToken,
+) {
+    let key = std::fs::read_to_string(place_data.join("keys/internal.key")).unwrap();
+    let registry = RegistryClient::new(&address, &Secret::new(key)).unwrap();
+    let artifacts = LocalArtifacts::open(place_data.join("artifacts")).unwrap();
+    let model: ModelName = "edit".parse().unwrap();
+    let base = place_data.join("base");
+    let mut current = ModelVersion(1);
+    for number in 0_u32.. {
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["config.json", "model.safetensors", "tokenizer.json", "manifest.json"] {
+            std::fs::copy(base.join(name), copy.path().join(name)).unwrap();
+        }
+        std::fs::write(copy.path().join("notes.txt"), format!("candidate {number}")).unwrap();
+        let artifact_digest = put_directory(&artifacts, copy.path()).await.unwrap().digest();
+        let new = NewVersion {
+            model: model.clone(),
+            artifact_digest,
+            parent: Some(ModelVersion(1)),
+            anchor: Some(ModelVersion(1)),
+            snapshot_digest: None,
+            run_id: None,
+            code_version: "test".to_owned(),
+            method: "sft".to_owned(),
+            audience: None,
+            evaluation: serde_json::json!({}),
+        };
+        let Some(version) = answered(|| registry.register_version(&new), &enough).await else { break };
+        registered.lock().versions.insert(version.version, artifact_digest);
+        let begun = answered(|| registry.start_rollout(&model, version.version, None), &enough).await;
+        if let Some(rollout) = begun {
+            registered.lock().rollouts.insert(rollout.rollout_id);
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            let _done_before =
+                answered(|| registry.abort_rollout(rollout.rollout_id, "test", "enough seen"), &enough).await;
+        }
+        registered.lock().attempted = Some(version.version);
+        let set =
+            answered(|| registry.set_alias(&model, Alias::Current, version.version, Some(current)), &enough).await;
+        if set.is_some() || !enough.is_cancelled() {
+            registered.lock().current = Some(version.version);
+            current = version.version;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        if enough.is_cancelled() {
+            break;
+        }
+    }
+}
+
+/// Serving answers a question that nobody asked before.
+async fn serving_answers(place: &Place, number: usize) {
+    let question = serde_json::json!({
+        "person": "watcher", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d", "repository": "watch",
+        "path": "src/a.rs", "language": "rust", "document": { "text": format!("let sum = cart.total_{number}();\n") },
+        "cursor": 0, "recent_edits": [],
+    });
+    let url = format!("http://127.0.0.1:{}/v1/suggestions", place.ports.serving);
+    let answer = client().post(url).bearer_auth(place.key()).json(&question).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("event: end") && text.contains("\"model_version\""), "{text}");
+}
+
+async fn everybody_agrees(place: &Place) {
+    assert_eq!(place.say(&["consent", "ceiling", "code"]).code, Some(0));
+    for developer in 0..DEVELOPERS {
+        assert_eq!(place.say(&["consent", "set", &person(developer), "code"]).code, Some(0));
+    }
+    assert_eq!(place.say(&["repositories", "allow", "*"]).code, Some(0));
+    let pool = database(&place.data()).await;
+    until("consents and rules to reach the log", || async {
+        let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM outbox").fetch_one(&pool).await.ok()?;
+        (waiting == 0).then_some(())
+    })
+    .await;
+}
+
+async fn database(data: &Path) -> AnyPool {
+    migrations::connect(&migrations::sqlite_url(&data.join("flywheel.sqlite")), 2).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_under_load_lose_nothing_and_repeat_nothing() {
+    let mut dice = ChaCha8Rng::seed_from_u64(SEED);
+    let started = real_now();
+    let place = Place::new(&configuration(started.as_micros(), FACTOR));
+    let begun = Instant::now();
+    let mut running = place.up().await;
+    let start_takes = begun.elapsed();
+    everybody_agrees(&place).await;
+
+    let plan = Arc::new(load::plan(DEVELOPERS));
+    let doors = load::doors(place.ports.serving, place.ports.ingest, &place.key());
+    let (promised, registered) =
+        (Arc::new(Mutex::new(Promised::default())), Arc::new(Mutex::new(Registered::default())));
+    let enough = CancellationToken::new();
+    let mut crowd = tokio::task::JoinSet::new();
+    for developer in 0..DEVELOPERS {
+        crowd.spawn(work(developer, doors.clone(), plan.clone(), started, promised.clone(), enough.clone()));
+    }
+    let registry_address = format!("http://127.0.0.1:{}", place.ports.registry);
+    crowd.spawn(operate(place.data(), registry_address, registered.clone(), enough.clone()));
+
+    // The first kill meets a job that computes.
+    let pool = database(&place.data()).await;
+    let run = training::begun(&place, &pool).await;
+    assert_eq!(training::run(&pool, run).await.state, RunState::Running);
+    for kill in 0..KILLS {
+        // One in four dies while it starts; the others after some time of work.
+        if kill == 0 {
+            // At once, while the job computes.
+        } else if kill % 4 == 3 {
+            running.kill();
+            running = place.start(&["up"]);
+            tokio::time::sleep(start_takes.mul_f64(dice.random_range(0.0..1.0))).await;
+        } else {
+            tokio::time::sleep(LIFE.mul_f64(dice.random_range(0.0..1.0))).await;
+        }
+        running.kill();
+        running = place.up().await;
+        serving_answers(&place, kill).await;
+    }
+
+    enough.cancel();
+    while let Some(ended) = crowd.join_next().await {
+        ended.unwrap();
+    }
+    let (played, repeated) = {
+        let promised = promised.lock();
+        (promised.opportunities.len(), promised.repeated)
+    };
+    assert!(played >= KILLS && repeated > 0, "too little load: {played} opportunities, {repeated} repeated requests");
+    assert_eq!(running.stop().await, Some(0));
+
+    // The same platform, hours later: what waits, a run that was interrupted too, comes to its end.
+    let later = |starts: u32| {
+        let elapsed = (AHEAD * starts + real_now().since(started) * FACTOR) / 59;
+        let earlier = real_now().as_micros() - i64::try_from(elapsed.as_micros()).unwrap();
+        place.configure(&configuration(earlier, 60));
+    };
+    later(1);
+    let running = place.up().await;
+    serving_answers(&place, KILLS).await;
+    let trained = until("the interrupted run to end", || async {
+        let run = training::run(&pool, run).await;
+        run.finished_at.is_some().then_some(run)
+    })
+    .await;
+    assert_eq!(running.stop().await, Some(0));
+    later(2);
+    let running = place.up().await;
+    let status = until("every stage to conclude", || async {
+        let status = place.say(&["status", "--json"]).json();
+        let backlog = status["backlog"].as_array()?;
+        let settled = status["ledger"]["pending"] == 0
+            && backlog.iter().all(|stage| stage["records_behind"] == 0)
+            // Every opportunity was closed, and every session forgotten.
+            && backlog.iter().any(|stage| stage["stage"] == labeler::step::STEP && stage["pending_timers"] == 0);
+        settled.then_some(status)
+    })
+    .await;
+    assert_eq!(
+        (&status["ledger"]["balanced"], &status["ledger"]["dead_lettered"]),
+        (&true.into(), &0.into()),
+        "{status}"
+    );
+    the_run_came_to_one_version(&pool, &trained).await;
+    let registered = std::mem::take(&mut *registered.lock());
+    registry_is_consistent(&place, &pool, &registered).await;
+    assert_eq!(running.stop().await, Some(0));
+
+    let promised = std::mem::take(&mut *promised.lock());
+    nothing_is_missing_or_there_twice(&place, &pool, &promised).await;
+}
+
+/// The run whose job was killed has ended well, and made one version.
+async fn the_run_came_to_one_version(pool: &AnyPool, run: &Run) {
+    assert_eq!((run.state, run.outcome.as_deref()), (RunState::Succeeded, Some("held")), "{run:?}");
+    let made: Vec<i64> = sqlx::query("SELECT version FROM model_versions WHERE run_id = $1")
+        .bind(run.run_id.to_string())
+        .fetch_all(pool)
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(made, [run.version.unwrap()]);
+}
+
+/// Every version's files are what their digests say, what was acknowledged is there, exactly one version is promoted, and
+/// serving is told of it.
+async fn registry_is_consistent(place: &Place, pool: &AnyPool, registered: &Registered) {
+    let tenant = TenantId::default();
+    let model: ModelName = "edit".parse().unwrap();
+    let deps = RegistryDeps {
+        pool: pool.clone(),
+        clock: RealClock::shared(),
+        ids: Arc::new(SystemIds::new(RealClock::shared())),
+        artifacts: Arc::new(LocalArtifacts::open(place.data().join("artifacts")).unwrap()),
+    };
+    let registry = Registry::new(deps, RolloutPolicy::default()).unwrap();
+    let versions = registry.versions(&tenant, &model).await.unwrap();
+    assert!(registered.versions.len() > 1, "the operator came to nothing");
+    let numbers: Vec<i64> = versions.iter().rev().map(|version| version.version.0).collect();
+    assert_eq!(numbers, (1..=i64::try_from(versions.len()).unwrap()).collect::<Vec<_>>());
+    for version in &versions {
+        registry.verify_artifact(version.artifact_digest).await.unwrap();
+        if let Some(digest) = registered.versions.get(&version.version) {
+            assert_eq!(*digest, version.artifact_digest);
+        }
+    }
+    assert!(registered.versions.keys().all(|version| numbers.contains(&version.0)), "an acknowledged version is gone");
+    let digests: BTreeSet<Sha256Digest> = versions.iter().map(|version| version.artifact_digest).collect();
+    assert_eq!(digests.len(), versions.len(), "an artifact is registered twice");
+
+    let aliases: Vec<(String, i64)> =
+        sqlx::query("SELECT alias, version FROM model_aliases WHERE model = 'edit' ORDER BY alias")
+            .fetch_all(pool)
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+    let names: Vec<&str> = aliases.iter().map(|(alias, _)| alias.as_str()).collect();
+    assert_eq!(names, ["current", "reference"], "exactly one promoted version");
+    let routing = registry.routing(&tenant, &model).await.unwrap();
+    assert_eq!(routing.current.version.0, aliases[0].1);
+    assert!([registered.current, registered.attempted].contains(&Some(routing.current.version)), "{registered:?}");
+    let rollouts = registry.rollouts(&tenant, None).await.unwrap();
+    let known: BTreeSet<RolloutId> = rollouts.iter().map(|rollout| rollout.rollout_id).collect();
+    assert!(registered.rollouts.is_subset(&known), "an acknowledged rollout is gone");
+    assert!(rollouts.iter().filter(|rollout| rollout.state.is_active()).count() <= 1);
+}
+
+/// What the table of outcomes holds.
+async fn closed_opportunities(pool: &AnyPool) -> BTreeSet<OpportunityId> {
+    let rows = sqlx::query("SELECT opportunity_id FROM opportunity_outcomes").fetch_all(pool).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>(0).parse().unwrap()).collect()
+}
+
+async fn nothing_is_missing_or_there_twice(place: &Place, pool: &AnyPool, promised: &Promised) {
+    let data = place.data();
+    let bus = replay::open(&data);
+    let accounts = replay::accounts(bus.as_ref()).await;
+    let entered: BTreeSet<_> =
+        accounts.admitted.iter().chain(&accounts.filtered_at_door).chain(&accounts.exposed).copied().collect();
+    assert_eq!(
+        entered.len(),
+        accounts.admitted.len() + accounts.filtered_at_door.len() + accounts.exposed.len(),
+        "an event entered in two ways"
+    );
+    let lost: Vec<_> = promised.events.difference(&accounts.admitted).collect();
+    assert!(lost.is_empty(), "acknowledged and not in the log: {lost:?}");
+    let undecided: Vec<_> = entered.iter().filter(|id| !accounts.decided.contains_key(id)).collect();
+    assert!(undecided.is_empty(), "without a disposition: {undecided:?}");
+    let twice: Vec<_> = accounts.decided.iter().filter(|(_, dispositions)| dispositions.len() != 1).collect();
+    assert!(twice.is_empty(), "not exactly one disposition: {twice:?}");
+    assert!(accounts.decided.keys().all(|id| entered.contains(id)), "decided and never entered");
+
+    // The ledger says the same.
+    let totals = labeler::ledger::totals(pool, &TenantId::default()).await.unwrap();
+    assert!(totals.holds(), "{totals:?}");
+    let count = |number: usize| i64::try_from(number).unwrap();
+    assert_eq!(
+        (totals.admitted, totals.exposed, totals.filtered_at_door, totals.pending, totals.anomalies),
+        (count(accounts.admitted.len()), count(accounts.exposed.len()), count(accounts.filtered_at_door.len()), 0, 0)
+    );
+
+    // Every decision that was delivered and reported is closed, once.
+    let outcomes = replay::outcomes(bus.as_ref()).await;
+    let closed: BTreeSet<OpportunityId> = outcomes.keys().copied().collect();
+    assert_eq!(closed_opportunities(pool).await, closed, "the table holds what the log holds");
+    let open: BTreeSet<OpportunityId> = promised.signalled.difference(&closed).copied().collect();
+    let stories = replay::stories(bus.as_ref(), &open).await;
+    assert!(open.is_empty(), "signals were acknowledged, and never closed: {stories:#?}");
+
+    // Pairs: once in the log, the same in the lake, and those of a replay without faults.
+    let pairs = replay::pairs(bus.as_ref()).await;
+    assert!(pairs.len() >= KILLS, "too few pairs to say anything: {}", pairs.len());
+    let artifacts: Arc<dyn artifacts::ArtifactStore> = Arc::new(LocalArtifacts::open(data.join("artifacts")).unwrap());
+    let lake = LakeReader::new(pool.clone(), artifacts);
+    let mut in_lake = Vec::new();
+    for part in lake.parts(&TenantId::default()).await.unwrap() {
+        in_lake.extend(lake.read(&part).await.unwrap().into_iter().map(|pair| pair.pair_id));
+    }
+    in_lake.sort_unstable();
+    assert_eq!(in_lake, pairs.keys().copied().collect::<Vec<_>>(), "the lake holds what the log holds, once");
+    let keys = KeyStore::open(pool.clone(), &data.join("keys/master.key")).await.unwrap();
+    let persons: Vec<String> = (0..DEVELOPERS).map(person).collect();
+    let replayed = replay::without_faults(
+        bus.as_ref(),
+        &keys,
+        &persons,
+        anonymizer::AnonymizerConfig::default(),
+        labeler::LabelerConfig::default(),
+    )
+    .await;
+    the_same("pairs", &pairs, &replayed.pairs);
+    the_same("outcomes", &outcomes, &replayed.outcomes);
+}
+
+/// Says what differs: two whole maps that differ somewhere say nothing.
+fn the_same<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+    what: &str,
+    killed: &BTreeMap<K, V>,
+    replayed: &BTreeMap<K, V>,
+) {
+    let only = |one: &BTreeMap<K, V>, other: &BTreeMap<K, V>| {
+        one.keys().filter(|id| !other.contains_key(*id)).map(|id| format!("{id:?}")).collect::<Vec<_>>()
+    };
+    let (ours, theirs) = (only(killed, replayed), only(replayed, killed));
+    assert!(
+        ours.is_empty() && theirs.is_empty(),
+        "{what} only of the killed platform: {ours:?}; of the replay: {theirs:?}"
+    );
+    let other: Vec<_> = killed.iter().filter(|(id, value)| replayed.get(*id) != Some(*value)).collect();
+    assert!(
+        other.is_empty(),
+        "{what} that differ: {other:?}; the replay: {:?}",
+        other.iter().map(|(id, _)| &replayed[*id]).collect::<Vec<_>>()
+    );
+}

@@ -1,0 +1,13 @@
+//! The binary as its users meet it: started as a process, spoken to over loopback, stopped and killed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod alone;
+mod commands;
+mod demo;
+mod harness;
+mod kills;
+mod load;
+mod refusals;
+mod replay;
+mod training;
+mod up;
