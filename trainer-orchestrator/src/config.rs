@@ -81,7 +81,7 @@ impl Default for OrchestratorConfig {
             maximum_pairs: 20_000,
             gate_opportunities: 300,
             method: "sft".to_owned(),
-            steps: 32,
+            steps: 64,
             batch: 20,
             replay: 12,
             learning_rate: 3e-4,

@@ -80,7 +80,7 @@ impl Default for MethodConfig {
     fn default() -> Self {
         Self {
             method: Method::Sft,
-            steps: 32,
+            steps: 64,
             batch_pairs: 20,
             batch_replay: 12,
             replay_weight: 1.0,
