@@ -136,6 +136,8 @@ pub(crate) fn demo_settings(common: &Common, data: &DataDir, arguments: &DemoArg
 impl Platform {
     /// Starts every service on loopback and registers `base` as version 1 if there is none.
     pub(crate) async fn start(settings: &Settings, data: &DataDir, base: &Path) -> Result<Self, Failure> {
+        // Before any service runs that would have to be stopped again.
+        manifest_of(base)?;
         let foundation = Foundation::open(settings, data).await?;
         let starting = foundation.readiness.gate(services::START);
         let admin = services::admin(&foundation).await?;
@@ -355,6 +357,13 @@ pub(crate) enum Registering {
     Never(Failure),
 }
 
+/// The manifest of a base model that can be loaded.
+fn manifest_of(base: &Path) -> Result<edit_model::ModelManifest, Failure> {
+    let loaded = edit_model::EditModel::load_with_manifest(base);
+    let refuse = |error| Failure::refused(format!("the base model {} can not be used: {error}", base.display()));
+    loaded.map(|(_, manifest)| manifest).map_err(refuse)
+}
+
 /// Registers `base` as version 1, unless there is a version already.
 pub(crate) async fn register_base(
     artifacts: &dyn ArtifactStore,
@@ -362,9 +371,7 @@ pub(crate) async fn register_base(
     registry: &RegistryClient,
     base: &Path,
 ) -> Result<(), Registering> {
-    let (_, manifest) = edit_model::EditModel::load_with_manifest(base).map_err(|error| {
-        Registering::Never(Failure::refused(format!("the base model {} can not be used: {error}", base.display())))
-    })?;
+    let manifest = manifest_of(base).map_err(Registering::Never)?;
     let directory = put_directory(artifacts, base).await.map_err(|error| Registering::Never(error.into()))?;
     let first = NewVersion {
         model: model.clone(),
