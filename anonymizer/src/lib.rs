@@ -46,6 +46,7 @@ use std::sync::Arc;
 use bus::{Bus, StepSpec};
 use events::topics;
 use service::keys::KeyStore;
+use service::readiness::Latch;
 use tokio_util::sync::CancellationToken;
 
 pub use config::AnonymizerConfig;
@@ -82,15 +83,17 @@ pub fn step_spec() -> StepSpec {
     )
 }
 
-/// Runs the step until `shutdown`.
+/// Runs the step until `shutdown`; `ready` is released once nothing is left that could refuse it.
 ///
 /// # Errors
 /// A configuration that cannot work, or a bus on which the step cannot run.
 pub async fn run(
     config: AnonymizerConfig,
     deps: AnonymizerDeps,
+    ready: Latch,
     shutdown: CancellationToken,
 ) -> Result<(), AnonymizerError> {
     let handler = step::handler(config, deps.keys)?;
+    ready.release();
     Ok(deps.bus.step(step_spec(), handler, shutdown).await?)
 }

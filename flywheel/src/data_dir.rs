@@ -25,6 +25,21 @@ pub(crate) struct Claim {
     _file: File,
 }
 
+/// Doors that are announced. Whoever asks for them once this is dropped finds none.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Announced {
+    files: Vec<PathBuf>,
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        for file in &self.files {
+            let _absent = std::fs::remove_file(file);
+        }
+    }
+}
+
 /// How a claim may be shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sharing {
@@ -149,14 +164,14 @@ impl DataDir {
         self.root.join("doors").join(name)
     }
 
-    /// Says where a door is, for `status`, the operations commands and services that run alone.
-    pub(crate) fn announce(&self, name: &str, address: SocketAddr) -> Result<(), Failure> {
-        write_whole(&self.door(name), address.to_string().as_bytes(), 0o644)
-    }
-
-    /// Whoever asks for this door next finds none.
-    pub(crate) fn withdraw(&self, name: &str) {
-        let _absent = std::fs::remove_file(self.door(name));
+    /// Says where doors are, for `status` and services that run alone, until the answer is dropped.
+    pub(crate) fn announce(&self, doors: &[(String, SocketAddr)]) -> Result<Announced, Failure> {
+        let mut announced = Announced { files: Vec::new() };
+        for (name, address) in doors {
+            announced.files.push(self.door(name));
+            write_whole(&self.door(name), address.to_string().as_bytes(), 0o644)?;
+        }
+        Ok(announced)
     }
 
     /// Where a door was announced last.
@@ -247,11 +262,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let data = DataDir::open(directory.path()).unwrap();
         let address: SocketAddr = "127.0.0.1:7801".parse().unwrap();
-        data.announce("ingest", address).unwrap();
-        data.announce("serving", address).unwrap();
-        assert_eq!(data.announced("ingest"), Some(address));
-        data.withdraw("serving");
+        let ingest = data.announce(&[("ingest".to_owned(), address)]).unwrap();
+        let serving = data.announce(&[("serving".to_owned(), address), ("admin".to_owned(), address)]).unwrap();
+        assert_eq!((data.announced("ingest"), data.doors().len()), (Some(address), 3));
+        drop(serving);
         assert_eq!(data.doors().into_iter().collect::<Vec<_>>(), [("ingest".to_owned(), address)]);
+        drop(ingest);
         let key = data.client_key();
         write_whole(&key, b"a long first content", 0o600).unwrap();
         write_whole(&key, b"short", 0o600).unwrap();

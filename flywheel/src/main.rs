@@ -1,6 +1,5 @@
 //! The binary: a subcommand a service, `up`, `demo`, operations commands.
 
-mod begun;
 mod cli;
 
 mod data_dir;

@@ -9,7 +9,7 @@ use anonymizer::shape::Shape;
 use anyhow::{Context as _, bail};
 use artifacts::{ArtifactStore, put_directory};
 use events::{ConsentTier, ModelName, ModelVersion, PersonPseudonym, Sha256Digest, TenantId, TenantSecret, Timestamp};
-use model_registry::client::RegistryClient;
+use model_registry::client::{ClientError, RegistryClient};
 use model_registry::policy::RolloutPolicy;
 use model_registry::version::NewVersion;
 use service::api_keys::{ApiKeyError, Scope};
@@ -136,9 +136,9 @@ pub(crate) fn demo_settings(common: &Common, data: &DataDir, arguments: &DemoArg
 impl Platform {
     /// Starts every service on loopback and registers `base` as version 1 if there is none.
     pub(crate) async fn start(settings: &Settings, data: &DataDir, base: &Path) -> Result<Self, Failure> {
-        // Before any service runs that would have to be stopped again.
-        manifest_of(base)?;
         let foundation = Foundation::open(settings, data).await?;
+        // Before any service runs that would have to be stopped again.
+        let first = base_version(foundation.artifacts.as_ref(), &settings.model, base).await?;
         let starting = foundation.readiness.gate(services::START);
         let admin = services::admin(&foundation).await?;
         let outbox = services::outbox(&foundation);
@@ -147,7 +147,8 @@ impl Platform {
         let ingest = services::ingest(&foundation).await?;
         services::anonymizer(&foundation);
         services::labeler(&foundation);
-        first_version(&foundation, &registry, base).await?;
+        wait_for(Duration::from_secs(30), "the registry", || async { Ok(register_first(&registry, &first).await?) })
+            .await?;
         let orchestrator = services::orchestrator(&foundation, registry.clone(), base)?;
         let (serving_address, serving) = services::serving(&foundation, registry.clone()).await?;
         let doors = DoorAddresses { serving: serving_address, ingest, registry: registry_address, admin };
@@ -349,31 +350,16 @@ where
     }
 }
 
-/// Why the base model is not version 1 yet.
-pub(crate) enum Registering {
-    /// The registry does not answer; trying again helps.
-    Later,
-    /// Nothing will.
-    Never(Failure),
-}
-
-/// The manifest of a base model that can be loaded.
-fn manifest_of(base: &Path) -> Result<edit_model::ModelManifest, Failure> {
-    let loaded = edit_model::EditModel::load_with_manifest(base);
-    let refuse = |error| Failure::refused(format!("the base model {} can not be used: {error}", base.display()));
-    loaded.map(|(_, manifest)| manifest).map_err(refuse)
-}
-
-/// Registers `base` as version 1, unless there is a version already.
-pub(crate) async fn register_base(
+/// `base` as the first version of `model`, stored as an artifact.
+pub(crate) async fn base_version(
     artifacts: &dyn ArtifactStore,
     model: &ModelName,
-    registry: &RegistryClient,
     base: &Path,
-) -> Result<(), Registering> {
-    let manifest = manifest_of(base).map_err(Registering::Never)?;
-    let directory = put_directory(artifacts, base).await.map_err(|error| Registering::Never(error.into()))?;
-    let first = NewVersion {
+) -> Result<NewVersion, Failure> {
+    let (_, manifest) = edit_model::EditModel::load_with_manifest(base)
+        .map_err(|error| Failure::refused(format!("the base model {} can not be used: {error}", base.display())))?;
+    let directory = put_directory(artifacts, base).await?;
+    Ok(NewVersion {
         model: model.clone(),
         artifact_digest: directory.digest(),
         parent: None,
@@ -384,25 +370,16 @@ pub(crate) async fn register_base(
         method: manifest.method.clone(),
         audience: None,
         evaluation: serde_json::json!({}),
-    };
-    match registry.ensure_first_version(&first).await {
-        Ok(_) => Ok(()),
-        Err(model_registry::client::ClientError::Unavailable(_)) => Err(Registering::Later),
-        Err(error) => Err(Registering::Never(error.into())),
-    }
+    })
 }
 
-/// [`register_base`] with the registry of this process, which answers within moments.
-async fn first_version(foundation: &Foundation, registry: &RegistryClient, base: &Path) -> Result<(), Failure> {
-    wait_for(Duration::from_secs(30), "the registry", || async {
-        let artifacts = foundation.artifacts.as_ref();
-        match register_base(artifacts, &foundation.settings.model, registry, base).await {
-            Ok(()) => Ok(Some(())),
-            Err(Registering::Later) => Ok(None),
-            Err(Registering::Never(failure)) => Err(failure.into_error()),
-        }
-    })
-    .await
+/// Registers `first`, unless there is a version already. None: the registry does not answer yet.
+pub(crate) async fn register_first(registry: &RegistryClient, first: &NewVersion) -> Result<Option<()>, ClientError> {
+    match registry.ensure_first_version(first).await {
+        Ok(_) => Ok(Some(())),
+        Err(ClientError::Unavailable(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The editors' key: made on the first start, kept where only this user can read it. One that is no longer valid (revoked,

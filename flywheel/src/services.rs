@@ -6,24 +6,22 @@ use std::time::Duration;
 
 use anonymizer::AnonymizerDeps;
 use bytes::Bytes;
-use events::topics;
 use ingest::IngestDeps;
 use model_registry::RegistryDeps;
 use model_registry::client::RegistryClient;
+use model_registry::version::NewVersion;
 use service::consent::ConsentStore;
 use service::drain::{Drain, TaskError};
 use service::http::{self, HttpConfig};
 use service::lease::{self, LeaseStore};
 use service::metrics::MetricsHandle;
 use service::outbox::{OutboxKind, OutboxMessage, OutboxPublisher, OutboxRelay, PublishError};
-use service::readiness::{Latch, Readiness};
+use service::readiness::Readiness;
 use service::reconciler::{ReconcilerHandle, Schedule, drive};
 use serving::{Database, Log, Serving, ServingDeps, ServingHandle};
 use std::net::SocketAddr;
 use std::path::Path;
-use tokio_util::sync::CancellationToken;
 
-use crate::begun::{Watched, led, open_when};
 use crate::cli::{CODE_VERSION, Common};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
@@ -39,15 +37,6 @@ const REGISTRY_LIMIT: Duration = Duration::from_secs(60);
 /// Pause between attempts to reach a registry that does not answer yet.
 const REGISTRY_RETRY: Duration = Duration::from_millis(250);
 
-/// What each sink of the labeler reads.
-const SINK_READERS: [(&str, &str); 6] = [
-    (labeler::lake::SINK, topics::PREFERENCE_PAIRS),
-    (labeler::ledger::SINK, topics::TELEMETRY_RAW),
-    (labeler::ledger::SINK, topics::TELEMETRY_CLEAN),
-    (labeler::ledger::SINK, topics::TELEMETRY_QUARANTINE),
-    (labeler::ledger::SINK, topics::DEAD_LETTERS),
-    (labeler::tally::SINK, topics::SERVING_OUTCOMES),
-];
 /// What readiness waits for until every gate of a process is there: nothing is ready before it has said for what it waits.
 pub(crate) const START: &str = "start";
 
@@ -129,8 +118,9 @@ async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result
         }
         Service::Orchestrator => {
             let base = embedded::base(data)?;
+            let first = platform::base_version(foundation.artifacts.as_ref(), &settings.model, &base).await?;
             let registry = registry_elsewhere(&foundation).await?;
-            first_version(&foundation, registry.clone(), &base);
+            first_version(&foundation, registry.clone(), first);
             orchestrator(&foundation, registry, &base)?;
         }
         Service::Serving => {
@@ -140,15 +130,16 @@ async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result
     }
     foundation.drain.begin_on_signal()?;
     starting.release();
-    for (name, address) in &doors {
-        data.announce(name, *address)?;
+    serve(data, &doors, foundation.drain).await
+}
+
+/// Says where the doors of a service are, and waits for its end.
+pub(crate) async fn serve(data: &DataDir, doors: &[(String, SocketAddr)], drain: Drain) -> Result<ExitCode, Failure> {
+    let _announced = data.announce(doors)?;
+    for (name, address) in doors {
         print(&format!("{name}: http://{address}"))?;
     }
-    let code = platform::until_stopped(foundation.drain).await;
-    for (name, _) in &doors {
-        data.withdraw(name);
-    }
-    code
+    platform::until_stopped(drain).await
 }
 
 /// The registry of another process: at its configured address, or, when that leaves the port to the system, where it says
@@ -165,21 +156,16 @@ async fn registry_elsewhere(foundation: &Foundation) -> Result<RegistryClient, F
 }
 
 /// Registers the base model as version 1 as soon as the registry answers; whoever comes second finds it done.
-fn first_version(foundation: &Foundation, registry: RegistryClient, base: &Path) {
-    let (artifacts, model) = (Arc::clone(&foundation.artifacts), foundation.settings.model.clone());
-    let (base, stop) = (base.to_path_buf(), foundation.drain.token());
+fn first_version(foundation: &Foundation, registry: RegistryClient, first: NewVersion) {
+    let stop = foundation.drain.token();
     foundation.drain.spawn("first version", async move {
-        loop {
-            match platform::register_base(artifacts.as_ref(), &model, &registry, &base).await {
-                Ok(()) => return Ok(()),
-                Err(platform::Registering::Later) => {}
-                Err(platform::Registering::Never(failure)) => return Err(failure.into_error().into()),
-            }
+        while platform::register_first(&registry, &first).await?.is_none() {
             tokio::select! {
                 () = tokio::time::sleep(REGISTRY_RETRY) => {}
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
             }
         }
+        Ok(())
     });
 }
 
@@ -238,46 +224,26 @@ pub(crate) async fn ingest(foundation: &Foundation) -> Result<SocketAddr, Failur
 /// Raw to clean.
 pub(crate) fn anonymizer(foundation: &Foundation) {
     let config = foundation.settings.anonymizer.clone();
-    let watched = Watched::new(Arc::clone(&foundation.bus));
-    let deps = AnonymizerDeps { bus: watched.clone(), keys: foundation.keys.clone() };
+    let deps = AnonymizerDeps { bus: Arc::clone(&foundation.bus), keys: foundation.keys.clone() };
     let (ready, stop) = (foundation.readiness.gate("anonymizer"), foundation.drain.token());
-    foundation.drain.spawn("anonymizer", async move {
-        let running = anonymizer::run(config, deps, stop.clone());
-        let begun = watched.begun(anonymizer::STEP, &[]);
-        tokio::try_join!(failing(running), opening(begun, ready, stop.clone())).map(|_| ())
-    });
+    foundation
+        .drain
+        .spawn("anonymizer", async move { anonymizer::run(config, deps, ready, stop).await.map_err(TaskError::from) });
 }
 
 /// Clean to pairs and outcomes; the lake, the ledger and the tally.
 pub(crate) fn labeler(foundation: &Foundation) {
     let config = foundation.settings.labeler.clone();
-    let watched = Watched::new(Arc::clone(&foundation.bus));
     let deps = labeler::Deps {
-        bus: watched.clone(),
+        bus: Arc::clone(&foundation.bus),
         keys: foundation.keys.clone(),
         pool: foundation.pool.clone(),
         artifacts: Arc::clone(&foundation.artifacts),
     };
     let (ready, stop) = (foundation.readiness.gate("labeler"), foundation.drain.token());
-    foundation.drain.spawn("labeler", async move {
-        let running = labeler::run(config, deps, stop.clone());
-        let begun = watched.begun(labeler::step::STEP, &SINK_READERS);
-        tokio::try_join!(failing(running), opening(begun, ready, stop.clone())).map(|_| ())
-    });
-}
-
-/// A service as a task.
-async fn failing<E>(service: impl Future<Output = Result<(), E>>) -> Result<(), TaskError>
-where
-    TaskError: From<E>,
-{
-    service.await.map_err(TaskError::from)
-}
-
-/// Opens the gate of a service beside it. Never fails; if the service does, this is dropped with it.
-async fn opening(begun: impl Future<Output = ()>, ready: Latch, stop: CancellationToken) -> Result<(), TaskError> {
-    open_when(begun, ready, stop).await;
-    Ok(())
+    foundation
+        .drain
+        .spawn("labeler", async move { labeler::run(config, deps, ready, stop).await.map_err(TaskError::from) });
 }
 
 /// Versions and rollouts. Returns the address and the handle of the rollout reconciler.
@@ -325,13 +291,11 @@ pub(crate) fn orchestrator(
         label_policy_version: foundation.settings.labeler.policy.version(),
     };
     let config = foundation.settings.orchestrator.clone();
-    // As the orchestrator names it.
-    let lease = format!("orchestrator/{}/{}", foundation.settings.tenant, config.model);
-    let (ready, stop) = (foundation.readiness.gate("orchestrator"), foundation.drain.token());
-    let (handle, task) = trainer_orchestrator::run(config, deps, stop.clone()).map_err(Failure::refuse)?;
-    let leading = led(LeaseStore::new(foundation.pool.clone()), lease);
+    let ready = foundation.readiness.gate("orchestrator");
+    let (handle, task) = trainer_orchestrator::run(config, deps, foundation.drain.token()).map_err(Failure::refuse)?;
     foundation.drain.spawn("orchestrator", async move {
-        tokio::join!(task, open_when(leading, ready, stop));
+        ready.release();
+        task.await;
         Ok(())
     });
     Ok(handle)

@@ -19,10 +19,8 @@ use serving::{Database, Log, OpenLog, Serving, ServingDeps};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
 use crate::foundation::{CONNECTIONS, open_log};
-use crate::platform;
-use crate::services::{AdminPort, SERVING, admin_port};
+use crate::services::{AdminPort, SERVING, admin_port, serve};
 use crate::settings::Settings;
-use crate::table::print;
 
 /// Whether there is something to serve from: a routing that was followed once, and the keys.
 pub(crate) fn is_possible(data: &DataDir) -> bool {
@@ -79,13 +77,5 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
         Ok(())
     });
     let doors = [(format!("admin-{SERVING}"), admin), (SERVING.to_owned(), address)];
-    for (name, address) in &doors {
-        data.announce(name, *address)?;
-        print(&format!("{name}: http://{address}"))?;
-    }
-    let code = platform::until_stopped(drain).await;
-    for (name, _) in &doors {
-        data.withdraw(name);
-    }
-    code
+    serve(data, &doors, drain).await
 }

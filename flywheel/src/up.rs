@@ -29,11 +29,9 @@ async fn run_on(settings: &Settings, data: &DataDir, arguments: &UpArgs) -> Resu
     let platform = Platform::start(settings, data, &base).await?;
     platform.stop_on_signal()?;
     let doors = platform.doors;
-    let announced =
+    let named =
         [(SERVING, doors.serving), (INGEST, doors.ingest), (REGISTRY, doors.registry), (ADMIN_DOOR, doors.admin)];
-    for (name, address) in announced {
-        data.announce(name, address)?;
-    }
+    let _announced = data.announce(&named.map(|(name, address)| (name.to_owned(), address)))?;
     print(&greeting::text(&greeting::Greeting {
         doors,
         data: data.root(),
@@ -43,9 +41,5 @@ async fn run_on(settings: &Settings, data: &DataDir, arguments: &UpArgs) -> Resu
         key_file: &data.client_key(),
         registry_key_file: &data.internal_key(),
     }))?;
-    let code = platform.wait().await;
-    for (name, _) in announced {
-        data.withdraw(name);
-    }
-    code
+    platform.wait().await
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use artifacts::ArtifactStore;
 use bus::{Bus, BusError};
 use service::keys::KeyStore;
+use service::readiness::Latch;
 use sqlx::AnyPool;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -49,11 +50,17 @@ pub enum LabelerError {
     Task,
 }
 
-/// Tells the log the label policy, if it is another one; runs the step and the sinks until `shutdown`, or until one of them cannot go on; then all stop.
+/// Tells the log the label policy, if it is another one, and is `ready`; runs the step and the sinks until `shutdown`, or
+/// until one of them cannot go on; then all stop.
 ///
 /// # Errors
 /// The first failure that trying again cannot help.
-pub async fn run(config: LabelerConfig, deps: Deps, shutdown: CancellationToken) -> Result<(), LabelerError> {
+pub async fn run(
+    config: LabelerConfig,
+    deps: Deps,
+    ready: Latch,
+    shutdown: CancellationToken,
+) -> Result<(), LabelerError> {
     let stop = shutdown.child_token();
     let mut tasks: JoinSet<Result<(), LabelerError>> = JoinSet::new();
     let keys = Arc::new(LoadedKeys::new(deps.keys.clone()));
@@ -63,6 +70,7 @@ pub async fn run(config: LabelerConfig, deps: Deps, shutdown: CancellationToken)
     tasks.spawn(async move {
         // First the policy, then the records that it is in force for.
         if tell_in_time(&*bus, &pool, &policy, &step_stop).await? {
+            ready.release();
             bus.step(step::spec(), handler, step_stop).await?;
         }
         Ok(())

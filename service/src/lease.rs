@@ -120,19 +120,6 @@ impl LeaseStore {
             .transpose()
     }
 
-    /// Who holds the lease now, whoever it is; `None` when it is free or expired.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn holder(&self, name: &str) -> Result<Option<String>, LeaseError> {
-        let holder = sqlx::query_scalar("SELECT holder FROM leases WHERE name = $1 AND expires_at > $2")
-            .bind(name)
-            .bind(real_now().as_micros())
-            .fetch_optional(&self.pool)
-            .await?;
-        Ok(holder)
-    }
-
     /// Extends the lease to `duration` from now.
     ///
     /// # Errors

@@ -88,7 +88,7 @@ async fn services_of_their_own_turn_a_suggestion_into_a_pair() {
     }
     let status = place.say(&["status", "--json"]).json();
     assert_eq!(status["running"], true);
-    // Ready means that their steps run: a step that never ran has no backlog.
+    // The log knows every step and sink.
     let stages: Vec<&str> =
         status["backlog"].as_array().unwrap().iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["anonymizer", "labeler", "lake", "ledger", "tally"], "{status}");

@@ -16,6 +16,7 @@ use events::{
 use service::clock::{RealClock, SimulatedClock};
 use service::consent;
 use service::keys::KeyStore;
+use service::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::until;
@@ -173,7 +174,8 @@ pub(crate) async fn without_faults(
     }
     let stop = CancellationToken::new();
     let deps = anonymizer::AnonymizerDeps { bus: Arc::clone(&replayed), keys: keys.clone() };
-    let anonymizing = tokio::spawn(anonymizer::run(anonymizer, deps, stop.clone()));
+    let anonymizing =
+        tokio::spawn(anonymizer::run(anonymizer, deps, Readiness::new().gate("anonymizer"), stop.clone()));
     let loaded = Arc::new(labeler::keys::LoadedKeys::new(keys.clone()));
     let handler = labeler::step::handler(loaded, labeler.policy, labeler.limits);
     let labeling = tokio::spawn({

@@ -18,6 +18,7 @@ use labeler::LabelerConfig;
 use labeler::config::{LakeConfig, SinkConfig};
 use service::clock::{Clock as _, SimulatedClock};
 use service::consent::{self, ConsentDecision};
+use service::readiness::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -40,12 +41,14 @@ pub(crate) struct Rig {
 /// The services of a rig.
 pub(crate) struct Running {
     stop: CancellationToken,
+    readiness: Readiness,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    /// Lets them end by themselves.
+    /// Lets them end by themselves, once they have begun.
     pub(crate) async fn stop(self) {
+        tokio::time::timeout(BOUND, self.readiness.ready()).await.expect("they become ready");
         self.stop.cancel();
         for task in self.tasks {
             task.await.unwrap();
@@ -94,8 +97,9 @@ impl Rig {
     pub(crate) fn start(&self) -> Running {
         let stop = CancellationToken::new();
         let deps = AnonymizerDeps { bus: Arc::clone(&self.log), keys: self.world.keys.clone() };
-        let (config, token) = (self.anonymizer.clone(), stop.clone());
-        let anonymizer = tokio::spawn(async move { anonymizer::run(config, deps, token).await.unwrap() });
+        let readiness = Readiness::new();
+        let (config, ready, token) = (self.anonymizer.clone(), readiness.gate("anonymizer"), stop.clone());
+        let anonymizer = tokio::spawn(async move { anonymizer::run(config, deps, ready, token).await.unwrap() });
         let deps = labeler::Deps {
             bus: Arc::clone(&self.log),
             pool: self.world.pool.clone(),
@@ -107,9 +111,9 @@ impl Rig {
             sinks: SinkConfig { batch_records: 7, wait_ms: 10, ..SinkConfig::default() },
             ..LabelerConfig::default()
         };
-        let token = stop.clone();
-        let labeler = tokio::spawn(async move { labeler::run(config, deps, token).await.unwrap() });
-        Running { stop, tasks: vec![anonymizer, labeler] }
+        let (ready, token) = (readiness.gate("labeler"), stop.clone());
+        let labeler = tokio::spawn(async move { labeler::run(config, deps, ready, token).await.unwrap() });
+        Running { stop, readiness, tasks: vec![anonymizer, labeler] }
     }
 
     pub(crate) async fn publish(&self, events: &[RawEvent]) {

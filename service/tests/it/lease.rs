@@ -124,10 +124,8 @@ async fn a_kept_lease_is_renewed_and_given_back() {
     let store = LeaseStore::new(database.pool.clone());
     let stop = CancellationToken::new();
     let (mut handle, task) = keep(store.clone(), "leader", "a", Duration::from_secs(2), stop.clone());
-    assert_eq!(store.holder("leader").await.unwrap(), None);
     let task = tokio::spawn(task);
     let first = handle.wait().await.unwrap();
-    assert_eq!(store.holder("leader").await.unwrap().as_deref(), Some("a"));
     let renewed = || async {
         handle.fence().is_some_and(|fence| fence.epoch() == first.epoch() && fence.expires_at() > first.expires_at())
     };
@@ -135,7 +133,6 @@ async fn a_kept_lease_is_renewed_and_given_back() {
     stop.cancel();
     task.await.unwrap();
     assert!(handle.fence().is_none());
-    assert_eq!(store.holder("leader").await.unwrap(), None);
     assert_eq!(store.acquire("leader", "b", LONG).await.unwrap().unwrap().epoch(), 2);
 }
 
