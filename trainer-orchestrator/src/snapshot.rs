@@ -49,9 +49,9 @@ fn chooses_no_edit(reason: PairReason) -> bool {
 /// Chooses the data set from all `pairs` of the lake, in any order; duplicates by id count once. A repository that `allowed`
 /// does not name is left out, and so is one whose audience is another now.
 ///
-/// The newest `gate_opportunities` (half of all while there are no more) are held out, with every pair of theirs; silence confirmed (weight
-/// 0) is evidence for the gate only. Of the rest, `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones: a model that is taught to
-/// fall silent wins acceptance and loses its use.
+/// The newest `gate_opportunities` (half of all while there are no more) are held out, with every pair of theirs; silence
+/// confirmed (weight 0) is evidence for the gate only. Of the rest, `NO_EDIT`-chosen pairs never outnumber
+/// `NO_EDIT`-rejected ones: a model that is taught to fall silent wins acceptance and loses its use.
 #[must_use]
 pub fn plan(filters: Filters, allowed: &AllowList, pairs: Vec<PreferencePair>) -> Option<SnapshotPlan> {
     let mut left_out: BTreeMap<&'static str, usize> = BTreeMap::new();

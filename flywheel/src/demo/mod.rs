@@ -13,7 +13,6 @@ pub(crate) use progress::Progress;
 pub(crate) use report::Ledger;
 
 use std::fs::File;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use service::drain::stop_signal;
 use simulator::{Corpus, DemoPlan, PlanSettings};
 
 use crate::cli::{Common, DemoArgs};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, write_whole};
 use crate::failure::Failure;
 use crate::{embedded, platform};
 
@@ -35,7 +34,9 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
     let started = Instant::now();
     let progress = progress::Progress::new();
     // A report that can not be written is told before the minutes that it takes to make it.
-    let report_file = arguments.report.as_ref().map(|path| open_report(path)).transpose()?;
+    if let Some(path) = &arguments.report {
+        check_writable(path)?;
+    }
     let temporary = match &common.data_dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("flywheel-demo-").tempdir().map_err(|error| {
@@ -97,9 +98,9 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
         }
     };
     screen::print(&report)?;
-    if let (Some(mut file), Some(path)) = (report_file, &arguments.report) {
+    if let Some(path) = &arguments.report {
         let text = serde_json::to_string_pretty(&report)? + "\n";
-        file.write_all(text.as_bytes()).map_err(|error| unwritable(path, &error))?;
+        write_whole(path, text.as_bytes(), 0o644)?;
     }
     if let Some(temporary) = temporary.filter(|_| arguments.keep) {
         progress.say(&format!("data kept in {}", temporary.keep().display()));
@@ -107,10 +108,13 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-fn open_report(path: &Path) -> Result<File, Failure> {
-    File::create(path).map_err(|error| unwritable(path, &error))
-}
-
-fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::refused(format!("the report can not be written to {}: {error}", path.display()))
+/// Refuses a file that can not be written, and leaves what is there as it is.
+fn check_writable(path: &Path) -> Result<(), Failure> {
+    let is_new = !path.exists();
+    File::options()
+        .append(true)
+        .create(true)
+        .open(path)
+        .and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) })
+        .map_err(|error| Failure::refused(format!("the report can not be written to {}: {error}", path.display())))
 }

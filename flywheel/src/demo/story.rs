@@ -40,9 +40,11 @@ const STUCK: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(200);
 /// Corrections that the report shows.
 const CORRECTIONS: usize = 3;
-/// What two cores are planned to do: opportunities a second, training steps and answers of the gate and the old skills.
+/// Opportunities that two cores are planned to play in a second.
 const PLANNED_OPPORTUNITIES_PER_SECOND: f64 = 30.0;
+/// What a training step is planned to take.
 const PLANNED_SECONDS_PER_STEP: f64 = 1.4;
+/// What the answers to the gate's opportunities and the old skills are planned to take in a turn.
 const PLANNED_EVALUATION_SECONDS: f64 = 20.0;
 
 struct Story<'a> {
@@ -192,7 +194,7 @@ impl Story<'_> {
             snapshot_digest: Some(run.snapshot_digest.to_string()),
             training_pairs: detail.get("training_pairs").and_then(serde_json::Value::as_u64).unwrap_or(0),
             gate: detail.get("gate").cloned().unwrap_or_default(),
-            ..Turn::not_eligible(&in_words(reason, &run, &detail))
+            ..Turn::not_eligible(&in_words(reason, &detail))
         };
         if run.state == RunState::Failed {
             bail_user(format!("the training run failed: {}", turn.reason))?;
@@ -426,9 +428,9 @@ impl Story<'_> {
 }
 
 /// Why a candidate was held, with the figure that a reader asks for next.
-fn in_words(reason: &str, run: &Run, detail: &serde_json::Value) -> String {
+fn in_words(reason: &str, detail: &serde_json::Value) -> String {
     let held_out = detail.pointer("/gate/opportunities").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    if reason == "insufficient_opportunities" && run.outcome.as_deref() != Some("eligible") {
+    if reason == "insufficient_opportunities" {
         return format!(
             "insufficient_opportunities: {held_out} were held out, the gate judges from {LEAST_GATE_OPPORTUNITIES} on; \
              more --developers meet more"
