@@ -21,8 +21,8 @@ pub(crate) struct Report {
     pub(crate) corpus_split_by_hash: bool,
     pub(crate) developers: u32,
     pub(crate) versions: Vec<VersionMeasures>,
-    /// The version that is compared with version 1: the last promoted one (placebo: the last canaried one). None: nothing
-    /// was rolled out, the comparisons are empty and nothing is claimed.
+    /// The version that is compared with version 1: the last promoted one (placebo: the last canaried one). None:
+    /// nothing was rolled out, the comparisons are empty and nothing is claimed.
     pub(crate) compared_version: Option<i64>,
     pub(crate) holdback_comparison: Vec<Comparison>,
     pub(crate) unseen_identifiers: Vec<Comparison>,
@@ -144,7 +144,8 @@ impl Turn {
     }
 }
 
-/// The ledger's equation: admitted + filtered_at_door + exposed = everything else.
+/// The ledger's equation: admitted + filtered_at_door + exposed = everything else; and nothing was decided that never
+/// may be, which the ledger counts beside the equation.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Ledger {
     pub(crate) admitted: u64,
@@ -163,7 +164,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn new(totals: &LedgerTotals) -> Self {
         let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
-        let mut ledger = Self {
+        Self {
             admitted: unsigned(totals.admitted),
             filtered_at_door: unsigned(totals.filtered_at_door),
             exposed: unsigned(totals.exposed),
@@ -174,17 +175,8 @@ impl Ledger {
             erased: unsigned(totals.erased),
             lost: unsigned(totals.lost),
             pending: unsigned(totals.pending),
-            balanced: false,
-        };
-        ledger.balanced = ledger.admitted + ledger.filtered_at_door + ledger.exposed
-            == ledger.clean
-                + ledger.filtered
-                + ledger.quarantined
-                + ledger.dead_lettered
-                + ledger.erased
-                + ledger.lost
-                + ledger.pending;
-        ledger
+            balanced: totals.holds(),
+        }
     }
 }
 
@@ -379,6 +371,14 @@ mod tests {
         let demo = RolloutPolicy { margin: 0.1, ..production.clone() };
         let named: Vec<_> = margins(&demo, &production).iter().map(|margin| margin.setting).collect();
         assert_eq!(named, ["margin"]);
+    }
+
+    #[test]
+    fn a_ledger_with_an_anomaly_or_a_missing_event_is_not_balanced() {
+        let whole = LedgerTotals { admitted: 3, exposed: 1, clean: 3, pending: 1, ..LedgerTotals::default() };
+        assert!(Ledger::new(&whole).balanced);
+        assert!(!Ledger::new(&LedgerTotals { anomalies: 1, ..whole.clone() }).balanced);
+        assert!(!Ledger::new(&LedgerTotals { pending: 0, ..whole }).balanced);
     }
 
     #[test]
