@@ -1,7 +1,7 @@
-//! What `flywheel up` says when it is up: the doors, a key, and a line for each door that works when it is pasted into a
-//! shell.
+//! What `flywheel up` says when it is up: the doors, a key, and a line for each door that works when it is pasted into
+//! a shell.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use events::ModelName;
 use serde_json::json;
@@ -10,6 +10,8 @@ use crate::platform::DoorAddresses;
 
 /// What the text tells.
 pub(crate) struct Greeting<'a> {
+    /// The binary that is running.
+    pub(crate) program: &'a Path,
     pub(crate) doors: DoorAddresses,
     pub(crate) data: &'a Path,
     pub(crate) model: &'a ModelName,
@@ -19,8 +21,13 @@ pub(crate) struct Greeting<'a> {
     pub(crate) registry_key_file: &'a Path,
 }
 
+/// The binary that is running, by a name with which a shell finds it from anywhere.
+pub(crate) fn program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flywheel"))
+}
+
 /// A text as one word of a POSIX shell.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-:=@%+,".contains(character);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();
@@ -30,7 +37,7 @@ fn quoted(text: &str) -> String {
 
 /// The text.
 pub(crate) fn text(greeting: &Greeting<'_>) -> String {
-    let Greeting { doors, data, model, key, is_new_key, key_file, registry_key_file } = greeting;
+    let Greeting { program, doors, data, model, key, is_new_key, key_file, registry_key_file } = greeting;
     let asked = json!({
         "person": "ada",
         "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d",
@@ -54,6 +61,7 @@ pub(crate) fn text(greeting: &Greeting<'_>) -> String {
     let post = format!("-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d");
     let made = if *is_new_key { "made now, " } else { "" };
     let directory = quoted(&data.display().to_string());
+    let program = quoted(&program.display().to_string());
     let registry_key = quoted(&registry_key_file.display().to_string());
     let DoorAddresses { serving, ingest, registry, admin } = doors;
     [
@@ -74,10 +82,10 @@ pub(crate) fn text(greeting: &Greeting<'_>) -> String {
         "Is everything ready:\n".to_owned(),
         format!("  curl -s http://{admin}/readyz\n"),
         "Nothing is learned until somebody agrees and a repository is allowed:\n".to_owned(),
-        format!("  flywheel consent ceiling code --data-dir {directory}"),
-        format!("  flywheel consent set ada code --data-dir {directory}"),
-        format!("  flywheel repositories allow shop --data-dir {directory}\n"),
-        format!("See the wheel: flywheel status --data-dir {directory}"),
+        format!("  {program} consent ceiling code --data-dir {directory}"),
+        format!("  {program} consent set ada code --data-dir {directory}"),
+        format!("  {program} repositories allow shop --data-dir {directory}\n"),
+        format!("See the wheel:\n\n  {program} status --data-dir {directory}\n"),
         "Stop with Ctrl-C; the next start goes on from here.".to_owned(),
     ]
     .join("\n")
@@ -91,6 +99,7 @@ mod tests {
     fn the_greeting_says_all_there_is_to_know() {
         let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let text = text(&Greeting {
+            program: Path::new("/opt/our tools/flywheel"),
             doors: DoorAddresses {
                 serving: address(7802),
                 ingest: address(7801),

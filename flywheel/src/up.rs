@@ -33,6 +33,7 @@ async fn run_on(settings: &Settings, data: &DataDir, arguments: &UpArgs) -> Resu
         [(SERVING, doors.serving), (INGEST, doors.ingest), (REGISTRY, doors.registry), (ADMIN_DOOR, doors.admin)];
     let _announced = data.announce(&named.map(|(name, address)| (name.to_owned(), address)))?;
     print(&greeting::text(&greeting::Greeting {
+        program: &greeting::program(),
         doors,
         data: data.root(),
         model: &platform.model,

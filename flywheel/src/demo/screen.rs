@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 use super::report::{Comparison, Report};
 use super::statistics::Rate;
 use crate::failure::Failure;
+use crate::greeting::{program, quoted};
 use crate::table::print as print_line;
 
 fn percent(rate: &Rate) -> String {
@@ -204,7 +205,8 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
         text += "The corpus held fewer than two repositories; its files were split in two by path hash.\n";
     }
     text += &format!("\nDone in {:.0} s with seed {}.\n", report.wall_seconds, report.seed);
-    text += "Next: flywheel demo --corpus YOUR_REPOSITORIES    turn it on your own code\n      \
-             flywheel up                             keep a platform running\n";
+    let program = quoted(&program().display().to_string());
+    text += &format!("Next, on your own code:       {program} demo --corpus YOUR_REPOSITORIES\n");
+    text += &format!("A platform that keeps running: {program} up\n");
     print_line(&text)
 }
