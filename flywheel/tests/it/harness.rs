@@ -1,4 +1,5 @@
-//! Processes of the binary, with a data directory and ports of their own. Every wait is for a condition and has a bound.
+//! Processes of the binary, with a data directory and ports of their own. Every wait is for a condition and has a
+//! bound.
 
 use std::fs::File;
 use std::future::Future;
@@ -79,8 +80,8 @@ where
     }
 }
 
-/// A free port outside of the range from which the system takes ports of outgoing connections: it must still be free when
-/// a killed platform starts again.
+/// A free port outside of the range from which the system takes ports of outgoing connections: it must still be free
+/// when a killed platform starts again.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = u16::try_from(std::process::id() % 600).unwrap() * 20;
@@ -152,7 +153,8 @@ impl Place {
         self.directory.path().join("ada's data")
     }
 
-    fn with_place(&self, arguments: &[&str]) -> Command {
+    /// A command on this place.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut all: Vec<&str> = arguments.to_vec();
         let (configuration, data) = (self.configuration(), self.data());
         all.extend(["--config", configuration.to_str().unwrap(), "--data-dir", data.to_str().unwrap()]);
@@ -161,12 +163,12 @@ impl Place {
 
     /// Runs a command on this place to its end.
     pub(crate) fn say(&self, arguments: &[&str]) -> Said {
-        finished(self.with_place(arguments))
+        finished(self.command(arguments))
     }
 
     /// Starts a command on this place that stays.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
-        let mut command = self.with_place(arguments);
+        let mut command = self.command(arguments);
         let name = format!("{}-{}", arguments.join("-"), real_now().as_micros());
         let (stdout, stderr) = (self.path().join(format!("{name}.out")), self.path().join(format!("{name}.err")));
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());

@@ -1,8 +1,8 @@
 //! The great test: `flywheel up` is killed at random moments under load, and log and tables then show that nothing that
 //! was promised is missing and nothing is there twice.
 //!
-//! Time runs faster than the machine's, so that settling and closing happen while the load runs; after the last kill the
-//! platform starts once more with a clock that is hours ahead, and concludes everything that waits.
+//! Time runs faster than the machine's, so that settling and closing happen while the load runs; after the last kill
+//! the platform starts once more with a clock that is hours ahead, and concludes everything that waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -45,7 +45,8 @@ const LIFE: Duration = Duration::from_millis(1500);
 fn configuration(start_micros: i64, factor: u32) -> String {
     format!(
         "[clock]\nkind = \"scaled\"\nallow_test_time = true\nstart_micros = {start_micros}\nfactor = {factor}\n\
-         [orchestrator]\nenabled = false\nsteps = {STEPS}\nbatch = 2\nreplay = 2\ninterval_seconds = 1\n[registry]\nlease_ms = 500\nreconcile_ms = 100\n[labeler.lake]\npart_age_ms = 200\n"
+         [orchestrator]\nenabled = false\nsteps = {STEPS}\nbatch = 2\nreplay = 2\ninterval_seconds = 1\n\
+         [registry]\nlease_ms = 500\nreconcile_ms = 100\n[labeler.lake]\npart_age_ms = 200\n"
     )
 }
 
@@ -276,8 +277,8 @@ async fn the_run_came_to_one_version(pool: &AnyPool, run: &Run) {
     assert_eq!(made, [run.version.unwrap()]);
 }
 
-/// Every version's files are what their digests say, what was acknowledged is there, exactly one version is promoted, and
-/// serving is told of it.
+/// Every version's files are what their digests say, what was acknowledged is there, exactly one version is promoted,
+/// and serving is told of it.
 async fn registry_is_consistent(place: &Place, pool: &AnyPool, registered: &Registered) {
     let tenant = TenantId::default();
     let model: ModelName = "edit".parse().unwrap();

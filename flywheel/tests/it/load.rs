@@ -40,8 +40,8 @@ pub(crate) struct Promised {
     pub(crate) events: BTreeSet<EventId>,
     /// Decisions that serving delivered to their end.
     pub(crate) opportunities: BTreeSet<OpportunityId>,
-    /// Those of them about which ingest acknowledged a signal. Exposures are best effort: a decision whose exposure went
-    /// with the process, and about which nobody said anything, need not close. These must.
+    /// Those of them about which ingest acknowledged a signal. Exposures are best effort: a decision whose exposure
+    /// went with the process, and about which nobody said anything, need not close. These must.
     pub(crate) signalled: BTreeSet<OpportunityId>,
     /// Requests that came to nothing and were made again.
     pub(crate) repeated: u64,

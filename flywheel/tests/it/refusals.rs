@@ -28,7 +28,8 @@ fn a_configuration_that_cannot_be_used_names_key_and_place() {
             assert_eq!(said.sentence().replace(&path, "FILE"), expected);
         }
     };
-    let keys = "`kind`, `prefix`, `partitions`, `raw_hours`, `clean_days`, `quarantine_days`, `pairs_days`, `outcomes_days`, `local`";
+    let keys = "`kind`, `prefix`, `partitions`, `raw_hours`, `clean_days`, `quarantine_days`, `pairs_days`, \
+                `outcomes_days`, `local`";
     refused("[bus]\nspeed = 3", &format!("file FILE: unknown key `bus.speed`; the keys here are {keys}"));
     refused(
         "[ingest.limits]\nevents = \"many\"",
@@ -41,8 +42,8 @@ fn a_configuration_that_cannot_be_used_names_key_and_place() {
     );
     let production = |asked: &str, offered: &str| {
         format!(
-            "\"{asked}\" needs the cargo feature `production`, which this version does not have yet: its embedded parts are \
-             all there is; expected \"{offered}\""
+            "\"{asked}\" needs the cargo feature `production`, which this version does not have yet: its embedded parts \
+             are all there is; expected \"{offered}\""
         )
     };
     for (section, asked, offered) in [
@@ -149,7 +150,7 @@ async fn a_full_disk_is_told_and_loses_nothing() {
     let limited = |blocks: u32, arguments: &str, place: &Place| {
         let binary = env!("CARGO_BIN_EXE_flywheel");
         let mut shell = std::process::Command::new("sh");
-        // Blocks of 512 bytes, as POSIX says; bash counts 1024, so the size is told in its way through `sh -c`.
+        // Blocks of 512 bytes as POSIX says, of 1024 where `sh` is bash: too few for a start either way.
         shell.args(["-c", &format!("ulimit -f {blocks} && exec \"$0\" {arguments} --config \"$1\" --data-dir \"$2\"")]);
         shell.arg(binary).arg(place.configuration()).arg(place.data()).env("FLYWHEEL_LOG", "error");
         shell

@@ -92,7 +92,8 @@ pub(crate) async fn pairs(bus: &dyn Bus) -> BTreeMap<PairId, Sha256Digest> {
     pairs
 }
 
-/// Outcomes of a log, by opportunity; none may be there twice. Counted in the topic: the table cannot hold a second one.
+/// Outcomes of a log, by opportunity; none may be there twice. Counted in the topic: the table cannot hold a second
+/// one.
 pub(crate) async fn outcomes(bus: &dyn Bus) -> BTreeMap<OpportunityId, OpportunityOutcome> {
     let mut outcomes = BTreeMap::new();
     for outcome in values::<OpportunityOutcome>(bus, topics::SERVING_OUTCOMES).await {
