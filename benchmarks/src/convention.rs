@@ -1,5 +1,6 @@
-//! What a few steps on corrections teach, and which method teaches it best. Settings are chosen by these figures, so seeds
-//! and files are not the demo's: the packages that the base was not trained on, which `simulator/fetch-sources` fetches.
+//! What a few steps on corrections teach, and which method teaches it best. Settings are chosen by these figures, so
+//! seeds and files are not the demo's: the packages that the base was not trained on, which `simulator/fetch-sources`
+//! fetches.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

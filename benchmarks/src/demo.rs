@@ -51,8 +51,8 @@ fn difference(report: &Value, metric: &str) -> f64 {
     entry(report, "holdback_comparison", metric).and_then(|entry| number(entry, "/difference")).unwrap_or(0.0)
 }
 
-/// Mean over seeds and half of its 95% interval. Seeds are the units (conventions and persons are drawn anew for each), so
-/// what differs between them is in the interval: Student's t on seeds - 1 degrees of freedom.
+/// Mean over seeds and half of its 95% interval. Seeds are the units (conventions and persons are drawn anew for each),
+/// so what differs between them is in the interval: Student's t on seeds - 1 degrees of freedom.
 fn pooled(reports: &[Value], metric: &str) -> (f64, f64) {
     let values: Vec<f64> = reports.iter().map(|report| difference(report, metric)).collect();
     let count = values.len() as f64;

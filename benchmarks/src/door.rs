@@ -91,8 +91,8 @@ fn load(up: &Up) -> anyhow::Result<LoadReport> {
     Ok(report)
 }
 
-/// The plan's tasks as `SESSIONS` threads ask them of the base model itself, with neither door nor platform: milliseconds
-/// to the first action, sorted.
+/// The plan's tasks as `SESSIONS` threads ask them of the base model itself, with neither door nor platform:
+/// milliseconds to the first action, sorted.
 fn asked_in_process() -> anyhow::Result<Vec<f64>> {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../edit-model/base");
     let model = EditModel::load(&base).context("the base model")?;

@@ -1,7 +1,9 @@
-//! The local log beside the same work written by hand in plain SQLite: no ownership, fences, attempt marks or dead letters.
+//! The local log beside the same work written by hand in plain SQLite: no ownership, fences, attempt marks or dead
+//! letters.
 //!
-//! Both sides acknowledge after an fsync (WAL, `synchronous=FULL`), in transactions of 500 records, in one folder of the
-//! build's own file system: a temporary folder in memory would make fsync free. What an fsync costs there is reported too.
+//! Both sides acknowledge after an fsync (WAL, `synchronous=FULL`), in transactions of 500 records, in one folder of
+//! the build's own file system: a temporary folder in memory would make fsync free. What an fsync costs there is
+//! reported too.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,8 @@ const PUBLISH_TARGET: f64 = 20_000.0;
 const STEP_TARGET: f64 = 5_000.0;
 /// Fsyncs that are timed.
 const SYNCS: usize = 51;
-/// The loads' own times: a key has a record every so often, and ends when it was quiet for so long (see `bus::measure`).
+/// The loads' own times: a key has a record every so often, and ends when it was quiet for so long (see
+/// `bus::measure`).
 const KEY_INTERVAL_US: i64 = 200_000_000;
 const QUIET_US: i64 = 300_000_000;
 

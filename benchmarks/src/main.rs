@@ -35,7 +35,8 @@ struct Arguments {
     trial: Trial,
 }
 
-/// Settings of learning that `convention` and `methods` try instead of the defaults. What is tried is in the figures' notes.
+/// Settings of learning that `convention` and `methods` try instead of the defaults. What is tried is in the figures'
+/// notes.
 #[derive(Debug, Clone, Copy, clap::Args)]
 struct Trial {
     /// Steps of a turn.

@@ -187,8 +187,8 @@ impl DataDir {
     }
 }
 
-/// Writes a file so that a reader, and the next start after a crash at any moment, finds the old content or the whole new
-/// one.
+/// Writes a file so that a reader, and the next start after a crash at any moment, finds the old content or the whole
+/// new one.
 pub(crate) fn write_whole(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
     let unwritable =
         |error: std::io::Error| Failure::refused(format!("{} can not be written: {error}", path.display()));

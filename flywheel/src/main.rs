@@ -54,7 +54,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::refused(format!("the runtime does not start: {error}")))?;
     runtime.block_on(async {
-        // A limit of the file size is told as a full disk is, by the write that meets it, and not by the end of the process.
+        // A limit of the file size is told as a full disk is, by the write that meets it, and not by the end of the
+        // process.
         let _file_size_limit = tokio::signal::unix::signal(SignalKind::from_raw(FILE_SIZE_LIMIT_SIGNAL))?;
         let common = &cli.common;
         match &cli.command {

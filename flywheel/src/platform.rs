@@ -37,8 +37,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const STEP: Duration = Duration::from_secs(1500);
 /// Steps within which every stage must have concluded.
 const STEPS: u32 = 12;
-/// A barrier ends on a multiple of this: more than all steps, so that the time at which the next work begins is no matter of
-/// how often a stage had to be looked at.
+/// A barrier ends on a multiple of this: more than all steps, so that the time at which the next work begins is no
+/// matter of how often a stage had to be looked at.
 const BARRIER: Duration = Duration::from_secs(6 * 3600);
 
 /// Where the doors are.
@@ -382,8 +382,8 @@ pub(crate) async fn register_first(registry: &RegistryClient, first: &NewVersion
     }
 }
 
-/// The editors' key: made on the first start, kept where only this user can read it. One that is no longer valid (revoked,
-/// or its file was lost) is replaced.
+/// The editors' key: made on the first start, kept where only this user can read it. One that is no longer valid
+/// (revoked, or its file was lost) is replaced.
 async fn client_key(foundation: &Foundation) -> Result<(String, bool), Failure> {
     let path = foundation.data.client_key();
     if let Ok(text) = std::fs::read_to_string(&path) {

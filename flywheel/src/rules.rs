@@ -9,8 +9,8 @@ use service::repositories::{RepositoryRules, RepositoryStore};
 use crate::failure::Failure;
 use crate::foundation::Foundation;
 
-/// What the log says of a repository that may not be trained on. It is no audience, so it also denies where a wider rule
-/// allows; an empty value would take the rule back instead.
+/// What the log says of a repository that may not be trained on. It is no audience, so it also denies where a wider
+/// rule allows; an empty value would take the rule back instead.
 const DENIED: &str = "not trained on";
 /// Whose a denied repository is when no rule said so before. No version is for them.
 const NOBODY: &str = "nobody";

@@ -37,7 +37,8 @@ const REGISTRY_LIMIT: Duration = Duration::from_secs(60);
 /// Pause between attempts to reach a registry that does not answer yet.
 const REGISTRY_RETRY: Duration = Duration::from_millis(250);
 
-/// What readiness waits for until every gate of a process is there: nothing is ready before it has said for what it waits.
+/// What readiness waits for until every gate of a process is there: nothing is ready before it has said for what it
+/// waits.
 pub(crate) const START: &str = "start";
 
 /// Name of the completion door.
@@ -73,7 +74,8 @@ impl Service {
         }
     }
 
-    /// Its admin port when it runs alone and nothing else is said: services of one machine would quarrel about one port.
+    /// Its admin port when it runs alone and nothing else is said: services of one machine would quarrel about one
+    /// port.
     fn admin_alone(self) -> &'static str {
         match self {
             Self::Ingest => "127.0.0.1:7811",
@@ -142,8 +144,8 @@ pub(crate) async fn serve(data: &DataDir, doors: &[(String, SocketAddr)], drain:
     platform::until_stopped(drain).await
 }
 
-/// The registry of another process: at its configured address, or, when that leaves the port to the system, where it says
-/// that it is. Nothing here needs the registry to answer yet.
+/// The registry of another process: at its configured address, or, when that leaves the port to the system, where it
+/// says that it is. Nothing here needs the registry to answer yet.
 async fn registry_elsewhere(foundation: &Foundation) -> Result<RegistryClient, Failure> {
     let configured = &foundation.settings.registry.http.listen;
     if !configured.ends_with(":0") {

@@ -1,5 +1,5 @@
-//! Completion serving with nothing else standing: what it kept on its own disk answers, and log and database are opened when
-//! they come back.
+//! Completion serving with nothing else standing: what it kept on its own disk answers, and log and database are opened
+//! when they come back.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -237,8 +237,8 @@ mod tests {
         }
     }
 
-    /// The keys of a section, as the program itself lists them when it is asked for one that does not exist; none when the
-    /// place is no section.
+    /// The keys of a section, as the program itself lists them when it is asked for one that does not exist; none when
+    /// the place is no section.
     fn keys_of(section: &str) -> Option<Vec<String>> {
         let probe = if section.is_empty() { "no_such_key".to_owned() } else { format!("{section}.no_such_key") };
         let sentence = refusal(&probe, "1").unwrap_or_else(|| panic!("{probe} is accepted"));

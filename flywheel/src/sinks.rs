@@ -34,8 +34,8 @@ pub(crate) async fn behind(bus: &dyn Bus, pool: &AnyPool) -> Result<u64, Failure
     Ok(behind_each(bus, pool).await?.into_iter().map(|(_, behind)| behind).sum())
 }
 
-/// Records that each sink has not written yet. Looks at records, not at positions: control records behind the last record
-/// move the end of a topic, and no sink waits for them.
+/// Records that each sink has not written yet. Looks at records, not at positions: control records behind the last
+/// record move the end of a topic, and no sink waits for them.
 pub(crate) async fn behind_each(bus: &dyn Bus, pool: &AnyPool) -> Result<Vec<(&'static str, u64)>, Failure> {
     let mut each = Vec::new();
     for (sink, topics) in SINKS {

@@ -13,8 +13,8 @@ use simulator::{BehaviourKind, BehaviourRates, DemoPlan, Developer};
 
 use super::progress::Progress;
 
-/// Every fifth developer of a repository is held back; in each repository from another one on, so that small repositories
-/// together still hold back a fifth.
+/// Every fifth developer of a repository is held back; in each repository from another one on, so that small
+/// repositories together still hold back a fifth.
 const HOLDBACK_EVERY: usize = 5;
 /// Names that are tried until one falls on the wished side of the hold-back.
 const NAMES_TRIED: u64 = 10_000;

@@ -1,8 +1,8 @@
 //! Intervals for ratios whose units come in clusters: opportunities of the same person are not independent.
 //!
 //! A rate is R = sum(Y) / sum(N) over persons. Its variance is the linearised cluster variance
-//! k/(k-1) * sum((Y_i - R N_i)^2) / (sum N)^2 (Cochran, "Sampling Techniques", 3rd ed., section 6.3), with Student's t on
-//! k-1 degrees of freedom; a difference of two groups of persons adds variances with Welch's degrees of freedom.
+//! k/(k-1) * sum((Y_i - R N_i)^2) / (sum N)^2 (Cochran, "Sampling Techniques", 3rd ed., section 6.3), with Student's t
+//! on k-1 degrees of freedom; a difference of two groups of persons adds variances with Welch's degrees of freedom.
 
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};

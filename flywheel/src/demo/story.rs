@@ -357,8 +357,8 @@ impl Story<'_> {
         })
     }
 
-    /// What was planned for these sizes, and what it took. Serving and canary are the rounds in which developers work; they,
-    /// the doors and the steps behind them share the processors then.
+    /// What was planned for these sizes, and what it took. Serving and canary are the rounds in which developers work;
+    /// they, the doors and the steps behind them share the processors then.
     fn compute_budget(&self) -> Vec<ComputeBudget> {
         let DemoArgs { developers, blocks, steps, turns, .. } = *self.arguments;
         let rounds = |rounds: u32| f64::from(rounds * developers) * ROUND as f64 / PLANNED_OPPORTUNITIES_PER_SECOND;
