@@ -92,6 +92,7 @@ async fn connect_sqlite(url: &str, max_connections: u32) -> Result<AnyPool, Migr
         .max_connections(max_connections.max(1))
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(|connection, _| Box::pin(configure(connection)))
+        .after_release(|connection, _| Box::pin(is_at_rest(connection)))
         .connect(&full_url)
         .await
         .map_err(failed)
@@ -104,6 +105,14 @@ async fn configure(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     );
     connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(statements))).await?;
     Ok(())
+}
+
+/// Whether no transaction is left. SQLite itself rolls back when its disk is full or fails, the ROLLBACK that follows
+/// is then an error, and the connection would count a transaction that is not there and refuse to begin another one.
+async fn is_at_rest(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    // Behind whatever is still on its way, such as the ROLLBACK of a transaction that was dropped.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 async fn write_ahead_logging(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {

@@ -45,7 +45,8 @@ pub async fn migrate(pool: &AnyPool) -> Result<(), MigrationsError> {
             match migrator.run_direct(None, &mut *transaction, false).await {
                 Ok(()) => transaction.commit().await.map_err(MigrationsError::from),
                 Err(error) => {
-                    transaction.rollback().await?;
+                    // On a full disk SQLite has rolled back by itself; what is told is why.
+                    let _ = transaction.rollback().await;
                     Err(error.into())
                 }
             }

@@ -169,9 +169,11 @@ fn enter_wal(connection: &Connection) -> Result<(), BusError> {
 
 fn create_tables(connection: &Connection) -> Result<(), BusError> {
     connection.execute_batch("BEGIN IMMEDIATE").map_err(storage)?;
-    let created = create_tables_within(connection);
-    let end = if created.is_ok() { "COMMIT" } else { "ROLLBACK" };
-    connection.execute_batch(end).map_err(storage)?;
+    let created = create_tables_within(connection).and_then(|()| connection.execute_batch("COMMIT").map_err(storage));
+    if created.is_err() {
+        // On a full disk SQLite has rolled back by itself; what is told is why.
+        let _ = connection.execute_batch("ROLLBACK");
+    }
     created
 }
 
@@ -230,6 +232,15 @@ mod tests {
         let mode: String = writer.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
         let synchronous: i64 = writer.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
         assert_eq!((mode.as_str(), synchronous), ("wal", 2));
+    }
+
+    #[test]
+    fn a_log_that_finds_no_room_says_so_and_is_made_when_there_is_room() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "max_page_count", 2).unwrap();
+        assert_eq!(create_tables(&connection), Err(BusError::StorageFull));
+        connection.pragma_update(None, "max_page_count", 1_000).unwrap();
+        assert_eq!(create_tables(&connection), Ok(()));
     }
 
     #[test]

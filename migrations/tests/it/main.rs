@@ -60,6 +60,25 @@ async fn many_tasks_may_start_at_once() {
     }
 }
 
+/// SQLite rolls back by itself when its disk is full. The connection must not count that transaction for ever.
+#[tokio::test]
+async fn a_transaction_that_the_database_ended_is_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = connect(&sqlite_url(&directory.path().join("flywheel.sqlite")), 1).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE things (bytes BLOB); PRAGMA max_page_count = 10;").execute(&pool).await.unwrap();
+    let mut transaction = begin_write(&pool).await.unwrap();
+    let insert = "INSERT INTO things VALUES (ZEROBLOB(1000000))";
+    let refused = sqlx::query(insert).execute(&mut *transaction).await.unwrap_err().to_string();
+    assert!(refused.contains("database or disk is full"), "{refused}");
+    drop(transaction);
+    // The only connection of the pool, or another one in its place.
+    let mut transaction = begin_write(&pool).await.unwrap();
+    sqlx::query("INSERT INTO things VALUES (ZEROBLOB(10))").execute(&mut *transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    let things: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM things").fetch_one(&pool).await.unwrap();
+    assert_eq!(things, 1);
+}
+
 /// Not a test of its own: the body of the processes of the next one.
 #[tokio::test]
 async fn child_process() {

@@ -11,6 +11,8 @@
 mod api_keys;
 mod config;
 mod database;
+#[cfg(unix)]
+mod full_disk;
 mod http;
 mod keys;
 mod lease;

@@ -17,8 +17,8 @@ use crate::database::{Database, database};
 
 /// An in-memory log. It keeps what it was given and, on request, dies before or after it has it.
 #[derive(Default)]
-struct Log {
-    records: Mutex<Vec<OutboxMessage>>,
+pub(crate) struct Log {
+    pub(crate) records: Mutex<Vec<OutboxMessage>>,
     calls: AtomicU32,
     /// Which calls hang: before (`false`) or after (`true`) the record is kept. The test then drops the relay's
     /// activation, as a crash would.
