@@ -49,10 +49,12 @@ pub enum ArtifactError {
         reason: &'static str,
     },
     /// The disk is full. Nothing of the object is visible.
-    #[error("no space left to write {}", path.display())]
+    #[error("no space left to write {} ({source}); make room and try again", path.display())]
     NoSpace {
         /// What was being written.
         path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
     },
     /// The file system or the network failed.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -70,10 +72,13 @@ pub enum ArtifactError {
 }
 
 impl ArtifactError {
+    /// A disk without room, a quota and a limit of the file size are one to whoever writes: there is no more room.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge => {
+                Self::NoSpace { path, source }
+            }
             _ => Self::Io { action, path, source },
         }
     }

@@ -1,8 +1,8 @@
-//! Content-addressed objects: what is large and immutable, named by the SHA-256 of its bytes, verified on write and read.
+//! Content-addressed objects: large and immutable, named by the SHA-256 of their bytes, verified on write and read.
 //!
 //! A name says what the bytes must be, so an object is either right or reported: a truncated or flipped one never
-//! reaches a reader. Putting is idempotent, and an object that no database row names is garbage. A directory (a model in
-//! the Hugging Face layout) is stored as its files and a [`DirectoryManifest`], whose digest names the whole.
+//! reaches a reader. Putting is idempotent, and an object that no database row names is garbage. A directory (a model
+//! in the Hugging Face layout) is stored as its files and a [`DirectoryManifest`], whose digest names the whole.
 
 mod digest;
 mod directory;

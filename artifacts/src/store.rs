@@ -39,7 +39,8 @@ pub trait ArtifactStore: Send + Sync + std::fmt::Debug {
     /// It does not exist, its bytes are not what its name promises, or the store failed.
     async fn get(&self, digest: &Sha256Digest) -> Result<Bytes, ArtifactError>;
 
-    /// Writes an object to a file, which appears (or is replaced) as a whole and only when verified. Returns its length.
+    /// Writes an object to a file, which appears (or is replaced) as a whole and only when verified. Returns its
+    /// length.
     ///
     /// # Errors
     /// As [`ArtifactStore::get`], or the file cannot be written.

@@ -80,7 +80,10 @@ fn errors_read_as_sentences() {
         ArtifactError::NotFound { digest },
         ArtifactError::Corrupt { digest, found, bytes: 1 },
         ArtifactError::CorruptFile { digest, path: "model.safetensors".to_owned() },
-        ArtifactError::NoSpace { path: "artifacts/incoming".into() },
+        ArtifactError::NoSpace {
+            path: "artifacts/incoming".into(),
+            source: std::io::Error::other("No space left on device"),
+        },
     ];
     insta::assert_snapshot!(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
 }

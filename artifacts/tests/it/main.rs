@@ -8,5 +8,7 @@
     reason = "a test may fail loudly"
 )]
 
+#[cfg(unix)]
+mod full_disk;
 mod local;
 mod suite;
