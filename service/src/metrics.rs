@@ -1,4 +1,5 @@
-//! The metrics recorder. Names are `flywheel_<room>_<thing>_<unit>`; no label ever holds a person, session or repository.
+//! The metrics recorder. Names are `flywheel_<room>_<thing>_<unit>`; no label ever holds a person, session or
+//! repository.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -49,6 +50,17 @@ impl MetricsHandle {
     #[must_use]
     pub fn render(&self) -> String {
         self.0.render()
+    }
+
+    /// What a counter has come to, and 0 when nothing was counted under exactly these labels, in the order in which
+    /// they are recorded.
+    #[must_use]
+    pub fn counter(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let series = if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(",")) };
+        let rendered = self.render();
+        let count = rendered.lines().find_map(|line| line.strip_prefix(&series)?.strip_prefix(' ')?.parse().ok());
+        count.unwrap_or(0)
     }
 
     /// Keeps memory bounded between scrapes until `stop`.

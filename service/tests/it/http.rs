@@ -163,6 +163,10 @@ async fn the_admin_port_tells_life_readiness_and_metrics() {
     let handle = metrics::install().unwrap();
     ::metrics::counter!("flywheel_service_test_total").increment(3);
     ::metrics::histogram!("flywheel_service_test_seconds").record(0.3);
+    ::metrics::counter!("flywheel_service_test_total", "kind" => "odd", "code" => "7").increment(2);
+    assert_eq!(handle.counter("flywheel_service_test_total", &[]), 3);
+    assert_eq!(handle.counter("flywheel_service_test_total", &[("kind", "odd"), ("code", "7")]), 2);
+    assert_eq!(handle.counter("flywheel_service_test_total", &[("kind", "even")]), 0);
     let server = start(admin::router(readiness.clone(), handle), HttpConfig::default()).await;
     let get = async |path: &str| {
         let response = client(false).get(format!("http://{}{path}", server.address)).send().await.unwrap();
