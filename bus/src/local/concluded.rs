@@ -2,8 +2,8 @@
 //!
 //! A step that follows another one may take silence for silence only up to where the other has concluded: what is still
 //! held there may be about a time that has long passed, because the platform was down, or because a dependency was. The
-//! answer is read before the end of the input is looked at. So whatever had been emitted by the time that is answered is in
-//! the input, and is handled first.
+//! answer is read before the end of the input is looked at. So whatever had been emitted by the time that is answered
+//! is in the input, and is handled first.
 
 use events::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
@@ -24,14 +24,23 @@ pub(super) struct LivePartition {
 pub(super) enum Concluded {
     /// Nothing will come of it: no such step ever ran here.
     Everything,
-    /// Everything up to this time is in its outputs; none: nothing is known yet.
-    UpTo(Option<Timestamp>),
+    /// Everything up to `time` is in its outputs; none: nothing is known yet.
+    UpTo { time: Option<Timestamp>, holder: Held },
+}
+
+/// Where the step works that holds back the one behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// In this process: what it has reached is known as soon as it has.
+    Here,
+    /// In another process, or nowhere now: what it has reached is known when it has committed it.
+    Elsewhere,
 }
 
 impl Inner {
     /// How far a step is. What it has committed counts for every process; the time at which it came to rest, which need
-    /// not be committed at once, for this one. A timer that is due and has not fired holds the time back, because what it
-    /// emits is still to come.
+    /// not be committed at once, for this one. A timer that is due and has not fired holds the time back, because what
+    /// it emits is still to come.
     pub(super) fn concluded(&self, step: &str, partition: u32) -> Result<Concluded, BusError> {
         let name = self.config.stored_name(step);
         let found = self.readers.with(|connection| {
@@ -47,7 +56,8 @@ impl Inner {
         })?;
         let Some((slot, time, due)) = found else { return Ok(Concluded::Everything) };
         let committed = time.map(|time| due.map_or(time, |due| time.min(due - 1))).map(Timestamp::from_micros);
-        let rested = self.live.lock().get(&slot).and_then(|live| live.concluded);
-        Ok(Concluded::UpTo(committed.max(rested)))
+        let live = self.live.lock().get(&slot).copied();
+        let holder = if live.is_some() { Held::Here } else { Held::Elsewhere };
+        Ok(Concluded::UpTo { time: committed.max(live.and_then(|live| live.concluded)), holder })
     }
 }

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use service::clock::{Clock, SimulatedClock};
 use tokio::runtime::Runtime;
 
+use super::concluded::Held;
 use super::ownership::release_all;
 use super::runner::share;
 use super::worker::{PartitionWorker, Turn};
@@ -207,6 +208,32 @@ impl Wheel {
             assert!(lag.settled_at(self.clock.now() - IDLE_AFTER), "{step}: {lag:?}");
         }
     }
+}
+
+/// Who waits for a step of its own process learns soon what that one has reached, and may ask often; what another
+/// process has reached is in the file now and then only.
+#[test]
+fn who_is_held_back_knows_where_the_holder_works() {
+    let mut wheel = Wheel::new(Duration::ZERO);
+    let at_rest = |wheel: &mut Wheel, step: usize| {
+        for _ in 0..10 {
+            if let Turn::Idle { held, .. } = wheel.turn(step, 0) {
+                return held;
+            }
+        }
+        panic!("step {step} does not come to rest")
+    };
+    assert_eq!(at_rest(&mut wheel, 1), None, "not idle yet");
+    wheel.clock.advance(Duration::from_secs(10));
+    assert_eq!(at_rest(&mut wheel, 1), Some(Held::Elsewhere), "the first step has not begun");
+    assert_eq!(at_rest(&mut wheel, 0), None, "it follows none");
+    assert_eq!(at_rest(&mut wheel, 1), Some(Held::Here));
+    wheel.clock.advance(Duration::from_secs(10));
+    at_rest(&mut wheel, 0);
+    assert_eq!(at_rest(&mut wheel, 1), None, "the first step has concluded all that the clock allows");
+    wheel.clock.advance(Duration::from_secs(10));
+    wheel.claim(0);
+    assert_eq!(at_rest(&mut wheel, 1), Some(Held::Elsewhere), "its owner is gone");
 }
 
 fn proptest_config() -> ProptestConfig {

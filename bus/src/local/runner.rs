@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Inner;
+use super::concluded::Held;
 use super::ownership::{Claim, StepInfo, release_all};
 use super::worker::{PartitionWorker, StepShared, Turn};
 use super::writer::WriterHandle;
@@ -19,8 +20,10 @@ const RENEWALS_PER_LEASE: u32 = 4;
 
 /// A waiting partition looks again at least that often (in real time), whatever woke it or not.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// How often a partition that waits for the step before it looks, in real time.
-const HELD_WAIT: Duration = Duration::from_millis(50);
+/// How often a partition looks that waits for the step before it, when that one works in this process, in real time.
+const HELD_HERE_WAIT: Duration = Duration::from_millis(50);
+/// The same when it does not: it commits the time of an idle partition only now and then, and looking reads the file.
+const HELD_ELSEWHERE_WAIT: Duration = Duration::from_millis(250);
 
 /// Runs a step until `shutdown`.
 pub(super) async fn run(
@@ -199,7 +202,11 @@ async fn work(
             Ok(Turn::Progress) => pause = limits.first_pause,
             Ok(Turn::Idle { wake_at, held }) => {
                 pause = limits.first_pause;
-                let longest = if held { HELD_WAIT } else { LONGEST_WAIT };
+                let longest = match held {
+                    Some(Held::Here) => HELD_HERE_WAIT,
+                    Some(Held::Elsewhere) => HELD_ELSEWHERE_WAIT,
+                    None => LONGEST_WAIT,
+                };
                 let grown = async {
                     // Growth of another partition is none of ours; the worker knows its own end.
                     while inner.ends.end(worker.partition_id()) <= worker.position() {

@@ -22,7 +22,7 @@ use events::Timestamp;
 
 use super::Inner;
 use super::cache::StateCache;
-use super::concluded::{Concluded, LivePartition};
+use super::concluded::{Concluded, Held, LivePartition};
 use super::ownership::Owned;
 use super::pending::{CommittedState, ContextParts, Pending, RecordContext};
 use super::reader::{ReadRange, StoredRecord, partition_bounds, read_records};
@@ -63,7 +63,7 @@ pub(super) enum Turn {
     Progress,
     /// Nothing to do until a record comes or the clock reaches `wake_at`; or, when it is `held`, until the step before has
     /// concluded more.
-    Idle { wake_at: Timestamp, held: bool },
+    Idle { wake_at: Timestamp, held: Option<Held> },
     /// Waits for these dependencies.
     Paused(Vec<String>),
 }
@@ -108,7 +108,7 @@ pub(super) struct PartitionWorker {
     reload_timers: bool,
     idle_since: Option<Timestamp>,
     /// The step before has not concluded as much as the clock would allow.
-    is_held: bool,
+    held: Option<Held>,
 }
 
 enum Begin {
@@ -139,7 +139,7 @@ impl PartitionWorker {
             suspicion_ended: false,
             reload_timers: false,
             idle_since: None,
-            is_held: false,
+            held: None,
         })
     }
 
@@ -400,18 +400,18 @@ impl PartitionWorker {
         let is_idle = self.is_idle(now);
         let slot = self.owned.slot;
         let loaded = self.loaded()?;
-        let mut is_held = false;
+        let mut held = None;
         if is_idle {
             let clock = now - IDLE_AFTER;
-            let reached = match before {
-                Concluded::Everything => Some(clock),
-                Concluded::UpTo(time) => time.map(|time| time.min(clock)),
+            let (reached, holder) = match before {
+                Concluded::Everything => (Some(clock), None),
+                Concluded::UpTo { time, holder } => (time.map(|time| time.min(clock)), Some(holder)),
             };
             loaded.time = loaded.time.max(reached);
-            is_held = reached.is_none_or(|reached| reached + IDLE_TICK < clock);
+            held = holder.filter(|_| reached.is_none_or(|reached| reached + IDLE_TICK < clock));
         }
         let time = loaded.time;
-        self.is_held = is_held;
+        self.held = held;
         self.inner.live.lock().entry(slot).or_default().time = time;
         Ok(())
     }
@@ -430,7 +430,7 @@ impl PartitionWorker {
         let tick = now + IDLE_TICK;
         let wake_at =
             if now < idle_at { idle_at } else { timer_at.filter(|at| *at > now).map_or(tick, |at| at.min(tick)) };
-        Turn::Idle { wake_at, held: self.is_held }
+        Turn::Idle { wake_at, held: self.held }
     }
 
     fn nothing_but_time(&self) -> Computed {
