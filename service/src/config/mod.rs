@@ -2,7 +2,8 @@
 //!
 //! Rooms define plain structs with `#[serde(deny_unknown_fields, default)]`. A text from the environment or a flag has
 //! no type of its own, so it is read as whatever the struct asks for. A secret setting `x` may be given as `x_file`
-//! instead, the path of a file that holds it; a secret is never a flag. Every error names the key and where it came from.
+//! instead, the path of a file that holds it; a secret is never a flag. Every error names the key and where it came
+//! from.
 
 mod error;
 mod node;
@@ -24,37 +25,14 @@ pub const ENVIRONMENT_PREFIX: &str = "FLYWHEEL_";
 /// Variables with our prefix that are no settings: they are needed before there is a configuration.
 pub const RESERVED_VARIABLES: [&str; 3] = ["FLYWHEEL_CONFIG", "FLYWHEEL_LOG", "FLYWHEEL_LOG_FORMAT"];
 
-/// Reads `T` from `file`, then `environment` (`FLYWHEEL_INGEST__LISTEN` is `ingest.listen`; other variables are left
-/// alone), then `overrides` (dotted key, text).
+/// Reads `T` from `defaults`, then `file`, then `environment` (`FLYWHEEL_INGEST__LISTEN` is `ingest.listen`; other
+/// variables are left alone), then `overrides` (dotted key, text), and then runs `check`, whose error is told with the
+/// place that the key came from. A section that is given in part keeps the defaults of its place, also where the same
+/// struct has others elsewhere (each door has a port of its own).
 ///
 /// # Errors
-/// A file that cannot be read, a syntax error, an unknown key or a value that does not fit.
-pub fn load<T: DeserializeOwned>(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    overrides: &[(String, String)],
-) -> Result<T, ConfigError> {
-    load_checked(file, environment, overrides, |_| Ok(()))
-}
-
-/// [`load`], and then `check`, whose error is told with the place that the key came from.
-///
-/// # Errors
-/// As [`load`], or what `check` says.
-pub fn load_checked<T: DeserializeOwned>(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    overrides: &[(String, String)],
-    check: impl FnOnce(&T) -> Result<(), Invalid>,
-) -> Result<T, ConfigError> {
-    read(&merge(Node::empty(), file, environment, overrides)?, check)
-}
-
-/// [`load_checked`] over `defaults`, the lowest layer: a section that is given in part keeps the defaults of its place, also
-/// where the same struct has others elsewhere (each door has a port of its own).
-///
-/// # Errors
-/// As [`load_checked`]; defaults that no TOML can hold.
+/// A file that cannot be read, a syntax error, an unknown key or a value that does not fit; what `check` says; defaults
+/// that no TOML can hold.
 pub fn load_over<T: Serialize + DeserializeOwned>(
     defaults: &T,
     file: Option<&Path>,

@@ -23,10 +23,6 @@ pub(super) enum Node {
 }
 
 impl Node {
-    pub(super) fn empty() -> Self {
-        Self::Table(BTreeMap::new(), Origin::Nowhere)
-    }
-
     pub(super) fn from_value(value: toml::Value, origin: &Origin) -> Self {
         match value {
             toml::Value::Table(table) => {
@@ -46,8 +42,8 @@ impl Node {
         }
     }
 
-    /// Puts a later layer over this one, key by key. What changes its kind is taken as it comes: the struct that reads it
-    /// says what it expected.
+    /// Puts a later layer over this one, key by key. What changes its kind is taken as it comes: the struct that reads
+    /// it says what it expected.
     pub(super) fn overlay(&mut self, later: Self) {
         match (self, later) {
             (Self::Table(children, own), Self::Table(others, origin)) => {
@@ -65,7 +61,8 @@ impl Node {
         }
     }
 
-    /// Puts `text` at `key`, making sections on the way.
+    /// Puts `text` at `key`, making sections on the way. Two places that disagree on what is a section are an error; a
+    /// default gives way.
     pub(super) fn set(&mut self, key: &[String], text: String, origin: &Origin) -> Result<(), ConfigError> {
         let shape = |depth: usize, is_section: bool, other: &Self| ConfigError::Shape {
             origin: origin.clone(),
@@ -76,16 +73,18 @@ impl Node {
         let Some((last, sections)) = key.split_last() else { return Ok(()) };
         let mut place = self;
         for (depth, part) in sections.iter().enumerate() {
-            place = match place {
+            place = match place.or_section(origin) {
                 Self::Table(children, _) => {
                     children.entry(part.clone()).or_insert_with(|| Self::Table(BTreeMap::new(), origin.clone()))
                 }
                 other => return Err(shape(depth, true, other)),
             };
         }
-        match place {
+        match place.or_section(origin) {
             Self::Table(children, _) => match children.get(last) {
-                Some(child @ Self::Table(..)) => Err(shape(key.len(), false, child)),
+                Some(child @ Self::Table(..)) if *child.origin() != Origin::Nowhere => {
+                    Err(shape(key.len(), false, child))
+                }
                 _ => {
                     children.insert(last.clone(), Self::Text(text, origin.clone()));
                     Ok(())
@@ -95,9 +94,19 @@ impl Node {
         }
     }
 
-    /// The origin of the deepest place on `path` that exists; a secret's `_file` form counts as the secret.
+    /// This place, as an empty section when it is a default of another kind.
+    fn or_section(&mut self, origin: &Origin) -> &mut Self {
+        if *self.origin() == Origin::Nowhere && !matches!(self, Self::Table(..)) {
+            *self = Self::Table(BTreeMap::new(), origin.clone());
+        }
+        self
+    }
+
+    /// The origin of the deepest place on `path` that somebody gave (a default stands nowhere); a secret's `_file` form
+    /// counts as the secret.
     pub(super) fn origin_on(&self, path: &[String]) -> &Origin {
         let mut place = self;
+        let mut origin = self.origin();
         for part in path {
             let child = match place {
                 Self::Table(children, _) => children.get(part).or_else(|| children.get(&format!("{part}_file"))),
@@ -110,8 +119,11 @@ impl Node {
                 Some(child) => place = child,
                 None => break,
             }
+            if *place.origin() != Origin::Nowhere {
+                origin = place.origin();
+            }
         }
-        place.origin()
+        origin
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
-use service::config::{ConfigError, Invalid, Secret, load, load_checked, load_over};
+use service::config::{ConfigError, Invalid, Secret, load_over};
 
-#[derive(Debug, Default, Deserialize, PartialEq)]
+#[derive(Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 struct Door {
     listen: String,
@@ -15,19 +15,20 @@ struct Door {
     tls_terminated: bool,
     mode: Mode,
     origins: Vec<String>,
+    #[serde(skip_serializing)]
     password: Option<Secret>,
     key_file: Option<String>,
     limits: Limits,
 }
 
-#[derive(Debug, Default, Deserialize, PartialEq)]
+#[derive(Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 struct Limits {
     bytes: u64,
     name: String,
 }
 
-#[derive(Debug, Default, Deserialize, PartialEq)]
+#[derive(Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 enum Mode {
     #[default]
@@ -35,7 +36,7 @@ enum Mode {
     Closed,
 }
 
-#[derive(Debug, Default, Deserialize, PartialEq)]
+#[derive(Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
     ingest: Door,
@@ -81,7 +82,7 @@ impl Sources {
             std::fs::write(&path, text).unwrap();
         }
         let file = self.file.as_ref().map(|_| path.as_path());
-        load_checked(file, self.environment.iter().cloned(), &self.overrides, check)
+        load_over(&Config::default(), file, self.environment.iter().cloned(), &self.overrides, check)
     }
 
     fn load(&self) -> Result<Config, ConfigError> {
@@ -279,8 +280,8 @@ fn a_value_that_makes_no_sense_is_told_with_its_place() {
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let error =
-        load::<Config>(Some(std::path::Path::new("absent/flywheel.toml")), std::iter::empty(), &[]).unwrap_err();
+    let absent = std::path::Path::new("absent/flywheel.toml");
+    let error = load_over(&Config::default(), Some(absent), std::iter::empty(), &[], |_| Ok(())).unwrap_err();
     insta::assert_snapshot!(error.to_string());
 }
 
@@ -315,7 +316,8 @@ proptest! {
             sources = sources.flag(KEYS[*key], &value.to_string());
         }
         let config = sources.load().unwrap();
-        let expected = |key: usize| flags.get(&key).or_else(|| environment.get(&key)).or_else(|| file.get(&key)).copied();
+        let expected =
+            |key: usize| flags.get(&key).or_else(|| environment.get(&key)).or_else(|| file.get(&key)).copied();
         prop_assert_eq!(config.ingest.limits.bytes, u64::from(expected(0).unwrap_or(0)));
         prop_assert_eq!(config.ingest.limits.name, expected(1).map_or(String::new(), |value| value.to_string()));
         prop_assert_eq!(config.serving.limits.bytes, u64::from(expected(2).unwrap_or(0)));
