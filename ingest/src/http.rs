@@ -80,11 +80,9 @@ fn status_name(status: EventStatus) -> &'static str {
 fn batch_problem(error: BatchError) -> Problem {
     let detail = error.to_string();
     match error {
-        BatchError::InvalidJson => Problem::bad_request(detail).with_code("invalid_json"),
+        BatchError::InvalidJson => Problem::invalid_json().with_detail(detail),
         BatchError::InvalidText => Problem::bad_request(detail).with_code("invalid_text"),
-        BatchError::Shape { field, .. } => {
-            Problem::unprocessable(detail).with_code("invalid_shape").with_member("field", field)
-        }
+        BatchError::Shape { field, .. } => Problem::invalid_shape(detail).with_member("field", field),
         BatchError::TooManyEvents { limit, .. } => {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_events", "The batch has more events than the limit")
                 .with_detail(detail)

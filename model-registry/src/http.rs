@@ -184,13 +184,10 @@ struct Decision {
 
 impl Decision {
     fn parse(body: &[u8]) -> Result<Self, Problem> {
-        let invalid_json = || Problem::bad_request("the body is no valid JSON in UTF-8").with_code("invalid_json");
-        let text = std::str::from_utf8(body).map_err(|_| invalid_json())?;
+        let text = std::str::from_utf8(body).map_err(|_| Problem::invalid_json())?;
         let decision: Self = serde_json::from_str(text).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => {
-                Problem::unprocessable("the JSON does not have the documented shape").with_code("invalid_shape")
-            }
-            _ => invalid_json(),
+            serde_json::error::Category::Data => Problem::invalid_shape("the JSON does not have the documented shape"),
+            _ => Problem::invalid_json(),
         })?;
         if !decision.unknown.is_empty() {
             metrics::counter!("flywheel_registry_unknown_fields_total").increment(decision.unknown.len() as u64);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
@@ -31,6 +31,12 @@ impl Problem {
     #[must_use]
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", "The request cannot be understood").with_detail(detail)
+    }
+
+    /// 400: the body is no JSON.
+    #[must_use]
+    pub fn invalid_json() -> Self {
+        Self::bad_request("the body is no valid JSON in UTF-8").with_code("invalid_json")
     }
 
     /// 401: no key, or none that we know.
@@ -74,6 +80,12 @@ impl Problem {
             "The request is well-formed and cannot be carried out",
         )
         .with_detail(detail)
+    }
+
+    /// 422: the body is JSON, and not what is documented.
+    #[must_use]
+    pub fn invalid_shape(detail: impl Into<String>) -> Self {
+        Self::unprocessable(detail).with_code("invalid_shape")
     }
 
     /// 429: too fast.
@@ -181,38 +193,6 @@ pub async fn unknown_path() -> Problem {
 /// Answers a known path with another method.
 pub async fn unknown_method() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not support this method")
-}
-
-impl From<BytesRejection> for Problem {
-    fn from(rejection: BytesRejection) -> Self {
-        match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is larger than the limit")
-            }
-            _ => Self::bad_request("the body could not be read").with_code("unreadable_body"),
-        }
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        // The extractor's own text repeats parts of the body, which may be code.
-        match rejection {
-            JsonRejection::JsonSyntaxError(_) => {
-                Self::bad_request("the body is no valid JSON").with_code("invalid_json")
-            }
-            JsonRejection::JsonDataError(_) => {
-                Self::unprocessable("the JSON does not have the documented shape").with_code("invalid_shape")
-            }
-            JsonRejection::MissingJsonContentType(_) => Self::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "The body has another content type than application/json",
-            ),
-            JsonRejection::BytesRejection(rejection) => rejection.into(),
-            _ => Self::bad_request("the body could not be read").with_code("unreadable_body"),
-        }
-    }
 }
 
 impl From<QueryRejection> for Problem {

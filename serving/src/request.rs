@@ -6,7 +6,6 @@
 //! window's place in the client's units; differences inside the window convert exactly.
 
 use anonymizer::shape::Shape;
-use axum::http::StatusCode;
 use events::edit::{EditContext, RecentEdit, Window};
 use events::wire::SuggestionRequest;
 use events::{EditAction, ModelName, OffsetEncoding, OpportunityId, SessionId};
@@ -160,32 +159,22 @@ fn read_json(body: &[u8]) -> Result<SuggestionRequest, Problem> {
         if error.inner().is_data() {
             invalid_shape(if path == "." { None } else { Some(&path) })
         } else {
-            invalid_json()
+            Problem::invalid_json()
         }
     })?;
-    reader.end().map_err(|_| invalid_json())?;
+    reader.end().map_err(|_| Problem::invalid_json())?;
     Ok(request)
 }
 
-fn invalid_json() -> Problem {
-    Problem::bad_request("the body is no valid JSON in UTF-8").with_code("invalid_json")
-}
-
 fn invalid_shape(field: Option<&str>) -> Problem {
-    let problem = |detail: String| {
-        Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid_shape",
-            "The request is well-formed and cannot be carried out",
-        )
-        .with_detail(detail)
-    };
     match field {
         // A path of ours is short; a longer one would be made of the client's own keys.
         Some(field) if field.len() <= 64 => {
-            problem(format!("{field}: not of the documented type")).with_member("field", field)
+            Problem::invalid_shape(format!("{field}: not of the documented type")).with_member("field", field)
         }
-        _ => problem("the JSON does not have the documented shape: a field is missing or of another type".to_owned()),
+        _ => {
+            Problem::invalid_shape("the JSON does not have the documented shape: a field is missing or of another type")
+        }
     }
 }
 
