@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// The control kind by which operators take a key out of the poisoned ones; the subject is the key in hexadecimal digits.
-/// Its records are handled again from then on, with empty state.
+/// The control kind by which operators take a key out of the poisoned ones; the subject is the key in hexadecimal
+/// digits. Its records are handled again from then on, with empty state.
 pub const RELEASE_KEY: &str = "bus.release-key";
 
 /// Largest kind or subject, in bytes.
@@ -87,7 +87,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_what_it_writes(kind in ".{1,40}", subject in ".{0,40}", value in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn reads_what_it_writes(
+            kind in ".{1,40}",
+            subject in ".{0,40}",
+            value in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
             let control = Control::new(&kind, &subject, value.into()).unwrap();
             prop_assert_eq!(Control::decode(&control.encode()), Some(control));
         }

@@ -16,20 +16,21 @@ use crate::step::{StepHandler, StepSpec};
 #[async_trait]
 pub trait Bus: Send + Sync {
     /// Creates topics that are absent. For those present the number of partitions is checked and the retention updated.
-    /// The steps and readers that a spec names are registered where they are new: from then on retention waits for them,
-    /// and what they have not read counts as unread, even when none of them has ever run.
+    /// The steps and readers that a spec names are registered where they are new: from then on retention waits for
+    /// them, and what they have not read counts as unread, even when none of them has ever run.
     async fn create_topics(&self, specs: &[TopicSpec]) -> Result<(), BusError>;
 
     /// Number of partitions of a topic.
     async fn partitions(&self, topic: &str) -> Result<u32, BusError>;
 
     /// Appends records, each to the partition of its key, in the given order. One result per record, in the same order:
-    /// `Ok` means durable (it survives the machine), with partition and position; an error means that it is not in the log.
+    /// `Ok` means durable (it survives the machine), with partition and position; an error means that it is not in the
+    /// log.
     async fn publish(&self, topic: &str, records: Vec<Record>) -> Vec<Result<(u32, Position), PublishError>>;
 
-    /// Appends a control record to every partition of the topic, in all or in none. A step that reads the topic applies it
-    /// to its control table (`ctx.control(kind, subject)`) where it stands in the log; an empty value removes the entry.
-    /// Tails do not see it.
+    /// Appends a control record to every partition of the topic, in all or in none. A step that reads the topic applies
+    /// it to its control table (`ctx.control(kind, subject)`) where it stands in the log; an empty value removes the
+    /// entry. Tails do not see it.
     async fn publish_control(&self, topic: &str, kind: &str, subject: &str, value: Bytes) -> Result<(), PublishError>;
 
     /// Reads committed records from positions that the caller owns, normally stored in the transaction of its effects.
@@ -51,8 +52,8 @@ pub trait Bus: Send + Sync {
     async fn topic_status(&self, topic: &str) -> Result<TopicStatus, BusError>;
 
     /// Runs a step until `shutdown`: takes partitions that nobody owns (sharing them with other processes that run the
-    /// same step) and processes them. A partition that another process took over is dropped and the rest goes on. Returns
-    /// an error only when the step cannot run at all, or when what it must read next is gone.
+    /// same step) and processes them. A partition that another process took over is dropped and the rest goes on.
+    /// Returns an error only when the step cannot run at all, or when what it must read next is gone.
     async fn step(
         &self,
         spec: StepSpec,
@@ -67,8 +68,8 @@ pub trait Bus: Send + Sync {
 /// A reader of committed records.
 #[async_trait]
 pub trait Tail: Send {
-    /// Up to `max_records` next records, in order within each partition. Waits for at most `max_wait` of real time for the
-    /// first one; empty when none came. Cancel safe: records that were not returned are returned by the next call.
+    /// Up to `max_records` next records, in order within each partition. Waits for at most `max_wait` of real time for
+    /// the first one; empty when none came. Cancel safe: records that were not returned are returned by the next call.
     async fn next(&mut self, max_records: usize, max_wait: Duration) -> Result<Vec<CommittedRecord>, BusError>;
 
     /// Where this tail reads on: past everything returned, and past control records between.
@@ -127,8 +128,8 @@ impl StepLag {
         self.partitions.iter().filter_map(|lag| lag.paused.as_deref().map(|dependency| (lag.partition, dependency)))
     }
 
-    /// Whether every record is processed and every partition's time has reached `time`, with no timer due by then: nothing
-    /// more will happen in this step until a record comes or the clock goes on.
+    /// Whether every record is processed and every partition's time has reached `time`, with no timer due by then:
+    /// nothing more will happen in this step until a record comes or the clock goes on.
     #[must_use]
     pub fn settled_at(&self, time: Timestamp) -> bool {
         self.partitions.iter().all(|lag| {

@@ -3,17 +3,18 @@
 //! * One thread a process writes ([`writer`](self)): publishes, step commits and everything else queue up while a
 //!   transaction is being fsynced and go into the next one together (group commit; WAL, `synchronous=FULL`). Between
 //!   processes SQLite's own write lock decides who is next.
-//! * Readers use their own connections and read bounded pieces; no read transaction is open for longer than a second, so
-//!   that the write-ahead log can always be folded back into the file.
+//! * Readers use their own connections and read bounded pieces; no read transaction is open for longer than a second,
+//!   so that the write-ahead log can always be folded back into the file.
 //! * A partition of a step is owned by a row: owner, epoch, lease. The lease (in real time) only decides when another
-//!   process may take over; what keeps two owners apart is that every commit of the step checks owner and epoch in its own
-//!   transaction. An owner whose process is gone (its lock file is free) is replaced at once, a silent one when its lease
-//!   has run out.
+//!   process may take over; what keeps two owners apart is that every commit of the step checks owner and epoch in its
+//!   own transaction. An owner whose process is gone (its lock file is free) is replaced at once, a silent one when its
+//!   lease has run out.
 //! * Waiters of the same process are woken by the commit itself; those of other processes notice within
 //!   [`LocalLogConfig::watch_interval`], at which every process looks whether somebody else has written.
 //!
-//! A process that is stopped (SIGSTOP) in the middle of a write transaction holds SQLite's write lock, and the others wait
-//! until it goes on or ends; stopped anywhere else it holds up nothing but its own partitions, until their lease runs out.
+//! A process that is stopped (SIGSTOP) in the middle of a write transaction holds SQLite's write lock, and the others
+//! wait until it goes on or ends; stopped anywhere else it holds up nothing but its own partitions, until their lease
+//! runs out.
 
 mod cache;
 mod concluded;

@@ -85,8 +85,8 @@ pub enum MeasureError {
     Ended(String),
 }
 
-/// Publishes the load to a topic and waits for every acknowledgement. The topic must not exist, or have the same number of
-/// partitions.
+/// Publishes the load to a topic and waits for every acknowledgement. The topic must not exist, or have the same number
+/// of partitions.
 ///
 /// # Errors
 /// When a record is not acknowledged.
@@ -124,9 +124,9 @@ const KEY_INTERVAL: Duration = Duration::from_secs(200);
 /// A key's timer fires when it was quiet for so long, and ends its state.
 const QUIET: Duration = Duration::from_secs(300);
 
-/// Runs a stateful step over a topic that [`publish`] filled (one publisher keeps its records in order), until every record is committed. Each record reads and writes
-/// both values of its key's state, moves the key's timer and emits a record of its own size. The timer fires once, after
-/// the key's last record, reads both values and removes them.
+/// Runs a stateful step over a topic that [`publish`] filled (one publisher keeps its records in order), until every
+/// record is committed. Each record reads and writes both values of its key's state, moves the key's timer and emits a
+/// record of its own size. The timer fires once, after the key's last record, reads both values and removes them.
 ///
 /// # Errors
 /// When the step fails, or something is missing from its output.

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use events::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What orders and places a record: 16 bytes of HMAC(tenant secret, session id), or of another id for topics keyed otherwise.
+/// What orders and places a record: 16 bytes of HMAC(tenant secret, session id), or of another id for topics keyed
+/// otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordKey(pub [u8; 16]);
 
@@ -92,7 +93,8 @@ impl fmt::Debug for CommittedRecord {
     }
 }
 
-/// A place in a partition: opaque, ordered within its partition, and nothing else. Positions of one partition may have gaps.
+/// A place in a partition: opaque, ordered within its partition, and nothing else. Positions of one partition may have
+/// gaps.
 ///
 /// The text form (also its serialized form) has a fixed width and sorts as the position does, so that it can stand in a
 /// text column and be compared there.
@@ -249,15 +251,16 @@ impl TopicSpec {
         Self { name: name.into(), partitions, retention, steps, readers }
     }
 
-    /// The same, read by a step. Retention waits for it from the creation of the topic on, whether it has ever run or not.
+    /// The same, read by a step. Retention waits for it from the creation of the topic on, whether it has ever run or
+    /// not.
     #[must_use]
     pub fn read_by_step(mut self, step: impl Into<String>) -> Self {
         self.steps.push(step.into());
         self
     }
 
-    /// The same, tailed by a reader of that name. Retention waits for it from the creation of the topic on, whether it has
-    /// ever come or not.
+    /// The same, tailed by a reader of that name. Retention waits for it from the creation of the topic on, whether it
+    /// has ever come or not.
     #[must_use]
     pub fn read_by(mut self, reader: impl Into<String>) -> Self {
         self.readers.push(reader.into());

@@ -22,8 +22,8 @@ pub struct StepSpec {
     /// The topic of its dead letters.
     pub dead_letters: String,
     /// The step that writes the input, if one does, key for key into partitions of the same number. The time of an idle
-    /// partition never passes what that step has concluded there: what it still holds back is no silence. A step that the
-    /// log does not know holds nothing back.
+    /// partition never passes what that step has concluded there: what it still holds back is no silence. A step that
+    /// the log does not know holds nothing back.
     pub follows: Option<String>,
     /// Bounds of batches, caches and waits.
     pub limits: StepLimits,
@@ -55,8 +55,8 @@ impl StepSpec {
     }
 }
 
-/// Bounds of a step. None of them can be seen from inside a handler, except that a value beyond `state_value_bytes` makes
-/// its record poison.
+/// Bounds of a step. None of them can be seen from inside a handler, except that a value beyond `state_value_bytes`
+/// makes its record poison.
 #[derive(Debug, Clone)]
 pub struct StepLimits {
     /// At most that many records in a batch (one transaction a partition).
@@ -95,8 +95,9 @@ impl Default for StepLimits {
 /// What a step does. One handler serves all partitions of the step, at the same time.
 #[async_trait]
 pub trait StepHandler: Send + Sync {
-    /// Work on records that needs no state: decode, unseal, scan. Called in parallel on slices of a batch, possibly more
-    /// than once for a record; sees only the records and the data-key cache. Answers one entry per record, in order.
+    /// Work on records that needs no state: decode, unseal, scan. Called in parallel on slices of a batch, possibly
+    /// more than once for a record; sees only the records and the data-key cache. Answers one entry per record, in
+    /// order.
     fn prepare(&self, records: &[CommittedRecord]) -> Vec<Prepared> {
         records.iter().map(|_| Prepared::Nothing).collect()
     }
@@ -115,7 +116,8 @@ pub trait StepHandler: Send + Sync {
         Sealed::default()
     }
 
-    /// Fetches what [`Prepared::Unavailable`] or [`Outcome::Unavailable`] named, before the bus tries again after a pause.
+    /// Fetches what [`Prepared::Unavailable`] or [`Outcome::Unavailable`] named, before the bus tries again after a
+    /// pause.
     async fn make_available(&self, dependencies: &[String]) {
         let _ = dependencies;
     }
@@ -175,8 +177,8 @@ pub enum Input<'a> {
 pub enum Outcome {
     /// Everything that was put, set and emitted counts.
     Ok,
-    /// The input cannot be processed; the reason is a code without content. A record goes to dead letters and its changes
-    /// vanish; a timer poisons its key.
+    /// The input cannot be processed; the reason is a code without content. A record goes to dead letters and its
+    /// changes vanish; a timer poisons its key.
     Poison(String),
     /// Something is missing for now, by name; the changes vanish, the partition waits and tries again.
     Unavailable(String),
@@ -188,8 +190,8 @@ pub trait StepContext {
     fn key(&self) -> RecordKey;
     /// The current partition.
     fn partition(&self) -> u32;
-    /// Greatest `received_at` so far, the current record's included; when the partition is idle, the own clock less 2 s, or
-    /// what the followed step has concluded, if that is less.
+    /// Greatest `received_at` so far, the current record's included; when the partition is idle, the own clock less 2
+    /// s, or what the followed step has concluded, if that is less.
     fn partition_time(&self) -> Timestamp;
     /// The state of that name, as this record has left it so far.
     fn get(&mut self, name: &str) -> Option<Bytes>;
@@ -199,7 +201,8 @@ pub trait StepContext {
     fn delete(&mut self, name: &str);
     /// The names of this key's state that start with `prefix`, in order.
     fn names(&mut self, prefix: &str) -> Vec<String>;
-    /// Sets (or moves) the timer of that name. It fires once partition time is at or past `due`, before the next record.
+    /// Sets (or moves) the timer of that name. It fires once partition time is at or past `due`, before the next
+    /// record.
     fn set_timer(&mut self, name: &str, due: Timestamp);
     /// Unsets the timer of that name.
     fn cancel_timer(&mut self, name: &str);
@@ -207,8 +210,8 @@ pub trait StepContext {
     fn emit(&mut self, topic: &str, record: Record);
     /// What control records said last about a subject.
     fn control(&self, kind: &str, subject: &str) -> Option<Bytes>;
-    /// The state of that name cannot be decoded. If the input then ends as [`Outcome::Poison`], the whole key is poisoned:
-    /// its state and timers go, later records of it go to dead letters, and nothing is concluded from it.
+    /// The state of that name cannot be decoded. If the input then ends as [`Outcome::Poison`], the whole key is
+    /// poisoned: its state and timers go, later records of it go to dead letters, and nothing is concluded from it.
     fn undecodable(&mut self, name: &str);
 }
 

@@ -109,8 +109,8 @@ impl ReferenceStep {
             .collect()
     }
 
-    /// The own clock goes on to `now`: every partition that was read to its end is idle for long enough, its time becomes
-    /// `now` less 2 s, and its due timers fire. As far as this step knows, no other one writes its input: see
+    /// The own clock goes on to `now`: every partition that was read to its end is idle for long enough, its time
+    /// becomes `now` less 2 s, and its due timers fire. As far as this step knows, no other one writes its input: see
     /// [`ReferenceStep::advance_behind`].
     pub fn advance_to(&mut self, now: Timestamp) -> Vec<Paused> {
         let idle = Some(now - IDLE_AFTER);

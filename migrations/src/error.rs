@@ -6,7 +6,8 @@
 pub enum MigrationsError {
     /// The URL needs a part that this binary was built without.
     #[error(
-        "database {url}: PostgreSQL is not in this build; build with the cargo feature `{feature}`, or use a sqlite: URL"
+        "database {url}: PostgreSQL is not in this build; build with the cargo feature `{feature}`, or use a sqlite: \
+         URL"
     )]
     FeatureMissing {
         /// The URL without its credentials.

@@ -1,4 +1,4 @@
-//! The database schema: opening a database, bringing it to the current version, and the two places where SQLite and PostgreSQL differ.
+//! The database schema: opening a database, bringing it to the current version, and where its two kinds differ.
 //!
 //! One folder of SQL serves SQLite (embedded) and PostgreSQL (production); statements use `$n` placeholders and the
 //! column types `TEXT`, `BIGINT`, `DOUBLE PRECISION`, `BYTEA` and `SMALLINT` only.

@@ -1,7 +1,7 @@
 //! Request bodies as the doors take them: of one media type, of bounded size, within a bounded time.
 //!
-//! A request that is refused is read to its end all the same, within bounds. A connection that is closed while its client
-//! still sends is reset, and with it goes the answer that says why.
+//! A request that is refused is read to its end all the same, within bounds. A connection that is closed while its
+//! client still sends is reset, and with it goes the answer that says why.
 
 use std::time::Duration;
 

@@ -3,9 +3,9 @@
 //!
 //! A change also enters the log as a control record in every partition of `telemetry.raw.v1`, so that the anonymizer
 //! decides by what was true at that place of the log: kind [`CONTROL_KIND`], value [`ConsentDecision`] as JSON. What a
-//! person chose has the subject [`control_subject`], the tenant's ceiling the subject [`ceiling_subject`]; each says what
-//! was decided and not what follows from both, so that a change of one never freezes the other. Of two values of a subject
-//! the one with the later `decided_at` counts.
+//! person chose has the subject [`control_subject`], the tenant's ceiling the subject [`ceiling_subject`]; each says
+//! what was decided and not what follows from both, so that a change of one never freezes the other. Of two values of a
+//! subject the one with the later `decided_at` counts.
 
 use events::{ConsentTier, IdSource, PersonPseudonym, TenantId, Timestamp, topics};
 use serde::{Deserialize, Serialize};
@@ -117,9 +117,9 @@ impl ConsentStore {
     }
 
     /// Sets the widest tier that a tenant allows and, in the same transaction, writes the control record that tells the
-    /// log. Persons' own records stay as they are: whoever applies one applies the ceiling beside it. A ceiling that falls
-    /// holds at once for what comes in, and for what was admitted before and is not scrubbed yet. A decision older than the
-    /// one stored changes nothing.
+    /// log. Persons' own records stay as they are: whoever applies one applies the ceiling beside it. A ceiling that
+    /// falls holds at once for what comes in, and for what was admitted before and is not scrubbed yet. A decision
+    /// older than the one stored changes nothing.
     ///
     /// # Errors
     /// `unknown`, a tenant that does not exist (its secret comes first), or a database that fails.

@@ -81,8 +81,8 @@ impl Drain {
         self.stop.cancel();
     }
 
-    /// From now on the first SIGTERM or SIGINT asks everything to stop. Call it before anybody learns that the process is
-    /// there: a signal that comes earlier ends it at once.
+    /// From now on the first SIGTERM or SIGINT asks everything to stop. Call it before anybody learns that the process
+    /// is there: a signal that comes earlier ends it at once.
     ///
     /// # Errors
     /// The process cannot listen for signals.

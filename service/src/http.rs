@@ -101,7 +101,8 @@ pub enum BindError {
     },
     /// Plain text on a network.
     #[error(
-        "{door}: {address} is not a loopback address; put TLS in front and set tls_terminated = true, or listen on 127.0.0.1"
+        "{door}: {address} is not a loopback address; put TLS in front and set tls_terminated = true, or listen on \
+         127.0.0.1"
     )]
     NeedsTls {
         /// Which door.

@@ -1,7 +1,8 @@
 //! The allow-list of repositories: which ones may be trained on, and who may be served what was learned from them.
 //!
-//! A repository without a rule is never trained on. A rule names one repository, or with a `*` at its end all whose names
-//! begin so; the exact name goes before the longest beginning, and not even `*` covers a repository without a name.
+//! A repository without a rule is never trained on. A rule names one repository, or with a `*` at its end all whose
+//! names begin so; the exact name goes before the longest beginning, and not even `*` covers a repository without a
+//! name.
 //!
 //! Pairs know repositories as models see them: every word replaced by a keyed pseudonym. A beginning can be found again
 //! there only where it ends between two words, so every other pattern is refused when it is set; serving, labeler and
@@ -37,8 +38,8 @@ pub enum RepositoryRuleError {
     /// Training could not honour the pattern.
     #[error(
         "\"{pattern}\" is no rule that training can honour, because names are replaced word by word before anybody \
-         learns from them; possible are a full name, `*` for every repository, and a beginning that ends after `/`, `-` \
-         or another sign that is no letter or digit, followed by one `*`, such as `acme/*`"
+         learns from them; possible are a full name, `*` for every repository, and a beginning that ends after `/`, \
+         `-` or another sign that is no letter or digit, followed by one `*`, such as `acme/*`"
     )]
     BadPattern {
         /// What was to be set.
@@ -119,7 +120,8 @@ impl RepositoryStore {
     /// A database that fails or holds a bad audience.
     pub async fn list(&self, tenant: &TenantId) -> Result<Vec<RepositoryRule>, RepositoryRuleError> {
         let rows = sqlx::query(
-            "SELECT repository, audience, trainable, updated_at FROM audience_rules WHERE tenant = $1 ORDER BY repository",
+            "SELECT repository, audience, trainable, updated_at FROM audience_rules WHERE tenant = $1 \
+             ORDER BY repository",
         )
         .bind(tenant.as_str())
         .fetch_all(&self.pool)
@@ -263,7 +265,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_rule_is_the_longest_that_covers(rules in prop::collection::vec("[ab/]{0,3}[*]?", 0..8), name in "[ab/]{1,5}") {
+        fn the_rule_is_the_longest_that_covers(
+            rules in prop::collection::vec("[ab/]{0,3}[*]?", 0..8),
+            name in "[ab/]{1,5}",
+        ) {
             let chosen = RepositoryRules::new(rules.iter().map(|repository| rule(repository, "a", true)));
             let covers = |repository: &&String| match repository.strip_suffix('*') {
                 Some(beginning) => name.starts_with(beginning),

@@ -113,7 +113,8 @@ mod tests {
                         }
                     }
                 }
-                let held: usize = cache.entries.values().flatten().map(|(name, entry)| cost(name, entry.value.as_ref())).sum();
+                let entries = cache.entries.values().flatten();
+                let held: usize = entries.map(|(name, entry)| cost(name, entry.value.as_ref())).sum();
                 prop_assert_eq!(held, cache.bytes);
                 prop_assert!(cache.bytes <= cache.limit);
                 prop_assert_eq!(cache.used.len(), cache.entries.values().map(HashMap::len).sum::<usize>());

@@ -1,8 +1,8 @@
 //! Whether the process behind an owner is still there.
 //!
-//! Every handle of the log holds a lock on a file of its own. The system frees the lock when the process ends, however it
-//! ends, so that its partitions can be taken over at once. A process that was only stopped keeps its lock, and its leases
-//! must run out.
+//! Every handle of the log holds a lock on a file of its own. The system frees the lock when the process ends, however
+//! it ends, so that its partitions can be taken over at once. A process that was only stopped keeps its lock, and its
+//! leases must run out.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! The property test: random schedules over the local log end as the reference model says.
 //!
-//! A schedule publishes scripted records and control records, takes turns of partitions in any order, ends owners between
-//! handling and commit, replaces owners that go on working, closes and opens the log, lets time pass, and gives and takes
-//! dependencies; some records end whoever handles them. Outputs, dead letters, state, timers and times must then equal those of the same inputs in the model.
+//! A schedule publishes scripted records and control records, takes turns of partitions in any order, ends owners
+//! between handling and commit, replaces owners that go on working, closes and opens the log, lets time pass, and gives
+//! and takes dependencies; some records end whoever handles them. Outputs, dead letters, state, timers and times must
+//! then equal those of the same inputs in the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -102,7 +103,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (0..PARTITIONS).prop_map(|partition| Operation::Replace { partition }),
         1 => Just(Operation::Reopen),
         3 => (3..40_u8).prop_map(|seconds| Operation::Advance { seconds }),
-        3 => (0..2_usize, any::<bool>()).prop_map(|(dependency, available)| Operation::Provide { dependency, available }),
+        3 => (0..2_usize, any::<bool>())
+            .prop_map(|(dependency, available)| Operation::Provide { dependency, available }),
     ]
 }
 

@@ -1,8 +1,9 @@
 //! Who owns which partition of a step.
 //!
-//! A slot row names owner, epoch and lease. Whoever runs a step claims its fair share of the partitions that nobody owns,
-//! whose owner's process has ended, or whose owner's lease has run out; each claim raises the epoch. Leases are in real
-//! time and only decide when a claim is allowed: correctness rests on owner and epoch being checked in every commit.
+//! A slot row names owner, epoch and lease. Whoever runs a step claims its fair share of the partitions that nobody
+//! owns, whose owner's process has ended, or whose owner's lease has run out; each claim raises the epoch. Leases are
+//! in real time and only decide when a claim is allowed: correctness rests on owner and epoch being checked in every
+//! commit.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -115,7 +116,8 @@ pub(super) enum Registered {
 /// Writes a step down with the start of every partition, unless it is known.
 pub(super) fn register(connection: &Connection, name: &str, topic: i64) -> Result<Registered, Refusal> {
     let mut query = connection.prepare_cached(
-        "SELECT steps.id, steps.topic, topics.name FROM steps JOIN topics ON topics.id = steps.topic WHERE steps.name = ?1",
+        "SELECT steps.id, steps.topic, topics.name FROM steps JOIN topics ON topics.id = steps.topic
+         WHERE steps.name = ?1",
     )?;
     let found: Option<(i64, i64, String)> =
         query.query_row([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;

@@ -1,8 +1,8 @@
 //! What a transaction of a step will write, and the handler's view on the way there.
 //!
-//! Two layers lie over the file: what earlier inputs of the same transaction changed ([`Pending`]), and what the current
-//! input changed ([`RecordContext`]). The upper one is merged into the lower one when the handler says `Ok`, and vanishes
-//! otherwise; the lower one is written when the transaction commits, and vanishes otherwise.
+//! Two layers lie over the file: what earlier inputs of the same transaction changed ([`Pending`]), and what the
+//! current input changed ([`RecordContext`]). The upper one is merged into the lower one when the handler says `Ok`,
+//! and vanishes otherwise; the lower one is written when the transaction commits, and vanishes otherwise.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -91,8 +91,8 @@ pub(super) struct ReadRange {
     pub(super) bytes: usize,
 }
 
-/// The next records of a partition: at least one when there is one, whatever its size. A read that takes too long is tried
-/// again with fewer records.
+/// The next records of a partition: at least one when there is one, whatever its size. A read that takes too long is
+/// tried again with fewer records.
 pub(super) fn read_records(readers: &Readers, range: ReadRange) -> Result<Vec<StoredRecord>, BusError> {
     let mut range = range;
     loop {

@@ -136,8 +136,9 @@ impl StepWrite {
         let connection = transaction.connection;
         // The fence comes first: whoever lost the partition changes nothing.
         let mut update = connection.prepare_cached(
-            "UPDATE slots SET position = ?4, partition_time = ?5, paused = ?6, suspect_attempts = ?7, suspect_until = ?8,
-             suspect_input = ?9, suspect_input_attempts = ?10 WHERE id = ?1 AND owner = ?2 AND epoch = ?3",
+            "UPDATE slots SET position = ?4, partition_time = ?5, paused = ?6, suspect_attempts = ?7,
+             suspect_until = ?8, suspect_input = ?9, suspect_input_attempts = ?10
+             WHERE id = ?1 AND owner = ?2 AND epoch = ?3",
         )?;
         let updated = update.execute(params![
             slot,

@@ -87,7 +87,8 @@ fn step_lag(
     live_time: impl Fn(i64) -> Option<Timestamp>,
 ) -> rusqlite::Result<Option<StepLag>> {
     let mut query = connection.prepare_cached(
-        "SELECT steps.id, topics.id, topics.name FROM steps JOIN topics ON topics.id = steps.topic WHERE steps.name = ?1",
+        "SELECT steps.id, topics.id, topics.name FROM steps JOIN topics ON topics.id = steps.topic
+         WHERE steps.name = ?1",
     )?;
     let found = query.query_row([step], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
     let Some((step, topic, input)): Option<(i64, i64, String)> = found else { return Ok(None) };

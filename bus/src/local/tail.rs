@@ -18,7 +18,7 @@ use crate::record::{CommittedRecord, Position, Positions};
 /// Bytes that one call returns about at most.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Control records that are passed over by one read, at most.
+/// At least that many records are read at once: control records among them are passed over, and may be many in a row.
 const LEAST_READ: usize = 64;
 
 pub(super) async fn open(
@@ -133,7 +133,8 @@ impl LocalTail {
             .collect()
     }
 
-    /// Reads on in the given partitions. The positions change only after the read, so that a dropped call loses nothing.
+    /// Reads on in the given partitions. The positions change only after the read, so that a dropped call loses
+    /// nothing.
     async fn read(&mut self, behind: Vec<usize>, max_records: usize) -> Result<Vec<CommittedRecord>, BusError> {
         let inner = Arc::clone(&self.inner);
         let ranges: Vec<(usize, i64, u64)> = behind

@@ -150,7 +150,8 @@ mod tests {
     }
 
     proptest! {
-        /// Firing through a small window, reloading when it says so, fires all timers in the order of a plain sorted list.
+        /// Firing through a small window, reloading when it says so, fires all timers in the order of a plain sorted
+        /// list.
         #[test]
         fn a_window_fires_as_a_sorted_list(
             operations in prop::collection::vec((0..20_u8, 0..2_u8, prop::option::weighted(0.8, 0..40_i64)), 1..120),
@@ -188,9 +189,8 @@ mod tests {
                         NextTimer::Load => {
                             connection.execute("DELETE FROM timers", []).unwrap();
                             for ((key, name), due) in &truth {
-                                connection
-                                    .execute("INSERT INTO timers VALUES (1, ?1, ?2, ?3)", params![key.0, name, due.as_micros()])
-                                    .unwrap();
+                                let insert = "INSERT INTO timers VALUES (1, ?1, ?2, ?3)";
+                                connection.execute(insert, params![key.0, name, due.as_micros()]).unwrap();
                             }
                             window = TimerWindow::load_limited(&connection, 1, limit).unwrap();
                         }

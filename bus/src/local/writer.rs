@@ -1,10 +1,10 @@
 //! The one thread that writes: group commit.
 //!
 //! Every change of the log is a job. The thread takes what has queued up while the last transaction was being fsynced,
-//! applies it in one transaction, commits, and answers each job. Answers come after the commit only, so an `Ok` is durable.
-//! When a transaction fails, its jobs are applied again one by one, so that a job that cannot be written (a full disk) does
-//! not fail its neighbours. When it could not even begin (another process holds the file's lock), all of them fail: each
-//! alone would wait as long again.
+//! applies it in one transaction, commits, and answers each job. Answers come after the commit only, so an `Ok` is
+//! durable. When a transaction fails, its jobs are applied again one by one, so that a job that cannot be written (a
+//! full disk) does not fail its neighbours. When it could not even begin (another process holds the file's lock), all
+//! of them fail: each alone would wait as long again.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -52,8 +52,8 @@ struct Appended {
 }
 
 impl WriteTransaction<'_> {
-    /// Appends a record and returns its position. Positions are dense within a partition: the counter is read and written
-    /// in the transaction that appends.
+    /// Appends a record and returns its position. Positions are dense within a partition: the counter is read and
+    /// written in the transaction that appends.
     pub(super) fn append(
         &mut self,
         partition_id: i64,

@@ -89,7 +89,8 @@ pub fn scripted(key: RecordKey, actions: &[Action]) -> Record {
 /// The handler. Emits text to its output, keeps no hidden state but what is provided.
 ///
 /// A timer emits its name, when it was due, the partition time and the sum; named `bad...` it is poison, `panic...` it
-/// panics, `need-X` it is unavailable while X is not provided, `again-N` (N > 0) it sets `again-(N-1)` one second later.
+/// panics, `need-X` it is unavailable while X is not provided, `again-N` (N > 0) it sets `again-(N-1)` one second
+/// later.
 pub struct Scripted {
     output: String,
     provided: Mutex<HashSet<String>>,
@@ -139,8 +140,8 @@ impl Scripted {
         self.asked.lock().clone()
     }
 
-    /// Whether the process would have ended since this was last asked: a test then drops what was computed, as the end of
-    /// a process does.
+    /// Whether the process would have ended since this was last asked: a test then drops what was computed, as the end
+    /// of a process does.
     pub fn ended(&self) -> bool {
         self.ended.swap(false, Ordering::Relaxed)
     }

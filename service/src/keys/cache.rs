@@ -128,7 +128,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_larger_than_its_capacity_and_never_wrong(capacity in 2_usize..20, uses in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn never_larger_than_its_capacity_and_never_wrong(
+            capacity in 2_usize..20,
+            uses in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             let cache = DataKeyCache::new(capacity);
             for number in uses {
                 cache.insert(key(number));
