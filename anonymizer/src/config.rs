@@ -23,8 +23,8 @@ pub struct AnonymizerConfig {
     pub longest_session_s: u64,
     /// How long after its first event a session is forgotten, with the digests that tell duplicates, in seconds.
     pub forget_after_s: u64,
-    /// How long a forgotten session is still known to have been one, so that what a client repeats after days counts as a
-    /// repetition, in seconds.
+    /// How long a forgotten session is still known to have been one, so that what a client repeats after days counts as
+    /// a repetition, in seconds.
     pub mark_for_s: u64,
     /// Events held per session; beyond it the oldest are concluded early.
     pub held_events: usize,

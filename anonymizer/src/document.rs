@@ -112,7 +112,8 @@ impl Document {
         })
     }
 
-    /// Cells of `text` at `start`, the unit after it, and whether any of them is new. Empties a document that disagrees.
+    /// Cells of `text` at `start`, the unit after it, and whether any of them is new. Empties a document that
+    /// disagrees.
     fn recognise(&mut self, cells: &mut Cells, start: u64, text: &str) -> (Vec<CellId>, u64, bool) {
         let mut end = start;
         let mut places = Vec::new();

@@ -1,5 +1,12 @@
 //! Invented secrets and persons for tests. Put together at run time, so that no scanner takes this file for a leak.
 
+use std::sync::{Arc, LazyLock};
+
+use crate::rules::Rules;
+
+/// The rules; compiled once.
+pub(crate) static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| Arc::new(Rules::new().unwrap()));
+
 /// A text with something that must go.
 pub(crate) struct Planted {
     /// What it is.

@@ -4,29 +4,31 @@
 //!
 //! # What becomes of a raw record
 //!
-//! Every distinct event id that is no stub ends as exactly one of: *clean*, *filtered* (why) or *erased*, all three as a
-//! record of the clean topic; *quarantined* (why), as a record of the quarantine topic; *dead-lettered*, by the bus. The
-//! record is written in the transaction that decides.
+//! Every distinct event id that is no stub ends as exactly one of: *clean*, *filtered* (why) or *erased*, all three as
+//! a record of the clean topic; *quarantined* (why), as a record of the quarantine topic; *dead-lettered*, by the bus.
+//! The record is written in the transaction that decides.
 //!
-//! - A stub (consent was `none` at the door) keeps its place in the sequence and is emitted nowhere: the raw record itself
-//!   is its disposition, *filtered at the door*.
-//! - What comes when its session was forgotten is *filtered*; for an id that has ended already the ledger counts the first
-//!   end, so a repetition after days is one.
+//! - A stub (consent was `none` at the door) keeps its place in the sequence and is emitted nowhere: the raw record
+//!   itself is its disposition, *filtered at the door*.
+//! - State of a session that cannot be decoded ends the session: every event that it held is dead-lettered by its id,
+//!   and so is what comes later, until the key is released.
+//! - What comes when its session was forgotten is *filtered*; for an id that has ended already the ledger counts the
+//!   first end, so a repetition after days is one.
 //! - A repeated id with the same content is dropped and counted as a duplicate. A repeated id with other content is
-//!   quarantined as `content_conflict`; its id has then two records, and the ledger, whose unit is the distinct id, counts
-//!   the first.
+//!   quarantined as `content_conflict`; its id has then two records, and the ledger, whose unit is the distinct id,
+//!   counts the first.
 //!
 //! # Order of emission
 //!
-//! Within a session, client events are emitted in the order of their sequence numbers. An exposure is emitted before the
-//! first event that names its opportunity and before the first event received after it. A signal whose receipt holds
-//! waits for its exposure as long as for a gap, then goes without.
+//! Within a session, client events are emitted in the order of their sequence numbers. An exposure is emitted before
+//! the first event that names its opportunity and before the first event received after it. A signal whose receipt
+//! holds waits for its exposure as long as for a gap, then goes without.
 //!
 //! # What is held, and for how long
 //!
 //! Events whose client times are less than 10 s apart form a group (at most 120 s long). A group is concluded, that is
-//! scrubbed as one document and emitted, once a later group begins or partition time is 10 s past its last event. What is
-//! held is sealed as it arrived.
+//! scrubbed as one document and emitted, once a later group begins or partition time is 10 s past its last event. What
+//! is held is sealed as it arrived.
 
 mod config;
 mod document;

@@ -1,8 +1,8 @@
 //! What counts as a secret or as personal data: a table of rules, each a pattern and a check of what it found.
 //!
-//! Patterns run in time linear in the text (the regex engine has no backtracking), so a rule can not be made to hang; the
-//! amount of text is bounded by the caller. A rule finds too much rather than too little: a false finding costs a model
-//! one odd-looking constant, a missed one costs somebody a password.
+//! Patterns run in time linear in the text (the regex engine has no backtracking), so a rule can not be made to hang;
+//! the amount of text is bounded by the caller. A rule finds too much rather than too little: a false finding costs a
+//! model one odd-looking constant, a missed one costs somebody a password.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;

@@ -1,11 +1,11 @@
 //! The texts of events that belong together, as one document: what stands together in it is scanned together, and a
 //! character that appears in several texts is replaced in all of them or in none.
 //!
-//! Every character of every text is a cell. An edit's old text shares the cells of the document it changes, a look those
-//! of the region it shows, an action's old text those of the window. What is scanned are *views*: each text alone, and the
-//! surroundings of each change before and after it. So a secret is found as soon as it is complete anywhere, also when it
-//! was typed in pieces, and the pieces go wherever they appear. Applying a scrubbed action to a scrubbed window gives the
-//! scrubbed result, cell by cell.
+//! Every character of every text is a cell. An edit's old text shares the cells of the document it changes, a look
+//! those of the region it shows, an action's old text those of the window. What is scanned are *views*: each text
+//! alone, and the surroundings of each change before and after it. So a secret is found as soon as it is complete
+//! anywhere, also when it was typed in pieces, and the pieces go wherever they appear. Applying a scrubbed action to a
+//! scrubbed window gives the scrubbed result, cell by cell.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -1,13 +1,11 @@
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use events::{ByteRange, TenantSecret, Window, apply_actions};
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixture::{self, LETTERS_DIGITS, noise};
-use crate::rules::Rules;
+use crate::fixture::{self, LETTERS_DIGITS, RULES, noise};
 
-static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| Arc::new(Rules::new().unwrap()));
 const LIMITS: SceneLimits = SceneLimits {
     event_bytes: 1 << 20,
     scanned_characters: 1 << 24,
@@ -280,9 +278,10 @@ proptest! {
         let start = boundary(&window, *place);
         let end = boundary(&window, (place + length).min(1.0)).max(start);
         let actions = [(start, &window[start..end], new.as_str())];
-        let EventText::Exposure { context: raw, actions: raw_actions, .. } = exposure(&window, &actions) else { panic!() };
-        let applied = apply_actions(0, &raw.window.text, &raw_actions).unwrap();
-        let scrubbed = scrub(vec![vec![exposure(&window, &actions), edit(start, &window[start..end], new), look(&applied)]]);
+        let exposed = exposure(&window, &actions);
+        let EventText::Exposure { context: raw, actions: raw_actions, .. } = &exposed else { panic!() };
+        let applied = apply_actions(0, &raw.window.text, raw_actions).unwrap();
+        let scrubbed = scrub(vec![vec![exposed, edit(start, &window[start..end], new), look(&applied)]]);
         let EventText::Exposure { context, actions, .. } = &scrubbed[0] else { panic!() };
         let EventText::Look { text, .. } = &scrubbed[2] else { panic!() };
         let result = apply_actions(0, &context.window.text, actions);

@@ -1,8 +1,8 @@
 //! Scrubbing of one text, or of many texts that belong together.
 //!
 //! What must go is found by [`crate::rules`] and replaced by [`crate::substitute`], so lengths and shapes stay. After
-//! replacing, the result is scanned again, until a scan finds nothing new: a text that does not come to rest, or that is
-//! larger than the budget, is refused, never passed on.
+//! replacing, the result is scanned again, until a scan finds nothing new: a text that does not come to rest, or that
+//! is larger than the budget, is refused, never passed on.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -108,7 +108,8 @@ impl std::fmt::Debug for Scrubber {
 }
 
 impl Scrubber {
-    /// The tenant's scrubber: the same text is replaced by the same text throughout the tenant, and by another elsewhere.
+    /// The tenant's scrubber: the same text is replaced by the same text throughout the tenant, and by another
+    /// elsewhere.
     #[must_use]
     pub fn new(secret: &TenantSecret, rules: std::sync::Arc<Rules>) -> Self {
         Self { rules, substitution: Substitution::new(secret.derive("scrub substitution"), strong_check) }

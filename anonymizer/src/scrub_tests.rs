@@ -1,11 +1,9 @@
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixture::{self, LETTERS_DIGITS, noise};
-
-static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| Arc::new(Rules::new().unwrap()));
+use crate::fixture::{self, LETTERS_DIGITS, RULES, noise};
 
 fn scrubber(tenant: u8) -> Scrubber {
     Scrubber::new(&TenantSecret::new([tenant; 32]), Arc::clone(&RULES))
@@ -79,7 +77,11 @@ proptest! {
     }
 
     #[test]
-    fn long_random_secrets_never_survive(seed in any::<u64>(), before in "[a-z =(]{0,20}", quote in prop::sample::select(vec!["\"", "'"])) {
+    fn long_random_secrets_never_survive(
+        seed in any::<u64>(),
+        before in "[a-z =(]{0,20}",
+        quote in prop::sample::select(vec!["\"", "'"]),
+    ) {
         let secret = noise(seed, LETTERS_DIGITS, 32);
         prop_assume!(secret.bytes().any(|byte| byte.is_ascii_digit()));
         let text = format!("{before}api_key = {quote}{secret}{quote}");

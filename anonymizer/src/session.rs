@@ -1,11 +1,11 @@
 //! The order of one session: what is expected next, what is held, and when what is held may be concluded.
 //!
-//! Pure bookkeeping without text. Which events form a group depends on sequence numbers and client times alone; partition
-//! time decides only when the last group, a gap or a missing exposure is waited for no longer.
+//! Pure bookkeeping without text. Which events form a group depends on sequence numbers and client times alone;
+//! partition time decides only when the last group, a gap or a missing exposure is waited for no longer.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use events::{EventId, PersonPseudonym, Timestamp};
+use events::{EventId, PersonPseudonym, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use service::consent::ConsentDecision;
 
@@ -73,6 +73,9 @@ impl Early {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) person: PersonPseudonym,
+    /// Gives held events their ids if they cannot be decoded any more. State of an older release does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) session_id: Option<SessionId>,
     pub(crate) forget_at: Timestamp,
     next: i64,
     /// Held events beyond a gap.
@@ -98,6 +101,7 @@ impl Session {
     pub(crate) fn new(person: PersonPseudonym, received_at: Timestamp, config: &AnonymizerConfig) -> Self {
         Self {
             person,
+            session_id: None,
             forget_at: received_at + config.forget_after(),
             next: 1,
             ahead: BTreeMap::new(),

@@ -1,9 +1,9 @@
 //! Names of files and repositories as a model sees them: keyed pseudonyms that keep the shape of the name.
 //!
-//! Serving renders names before the prompt and the anonymizer renders those that clients report, both with this function,
-//! so that one file is one name everywhere. Rendering is idempotent (see `substitute.rs`), because a name may come
-//! through both. It works word by word: separators, case, digits, the extension and words that every project has (`src`,
-//! `tests`, `main`) stay, so a glob such as `acme/*` still means what it meant once it is rendered itself.
+//! Serving renders names before the prompt and the anonymizer renders those that clients report, both with this
+//! function, so that one file is one name everywhere. Rendering is idempotent (see `substitute.rs`), because a name may
+//! come through both. It works word by word: separators, case, digits, the extension and words that every project has
+//! (`src`, `tests`, `main`) stay, so a glob such as `acme/*` still means what it meant once it is rendered itself.
 
 use std::fmt;
 

@@ -1,17 +1,17 @@
 //! Keyed substitution that preserves length and shape, and that knows its own work.
 //!
-//! A digit becomes a digit, a lower-case letter a lower-case letter, an upper-case one an upper-case one; every character
-//! keeps its length in UTF-8 and in UTF-16, and whatever is neither letter nor digit stays. So every range into a text
-//! still holds after substitution.
+//! A digit becomes a digit, a lower-case letter a lower-case letter, an upper-case one an upper-case one; every
+//! character keeps its length in UTF-8 and in UTF-16, and whatever is neither letter nor digit stays. So every range
+//! into a text still holds after substitution.
 //!
 //! # Why it is idempotent
 //!
-//! Clients send back what they were shown: names that serving rendered, text that a model learned from scrubbed code. If
-//! that were substituted again, the two would no longer match. A function that leaves its own results alone must be able
-//! to recognise them, so a result carries a check: its last few substitutable characters are a keyed function of the
-//! others. A text whose check holds is left as it is. A foreign text passes for one of ours with the chance of guessing
-//! that check (below one in ten thousand for a five-digit address, below 10^-11 for anything of 16 letters), and who
-//! reads it can not tell it from a substituted one.
+//! Clients send back what they were shown: names that serving rendered, text that a model learned from scrubbed code.
+//! If that were substituted again, the two would no longer match. A function that leaves its own results alone must be
+//! able to recognise them, so a result carries a check: its last few substitutable characters are a keyed function of
+//! the others. A text whose check holds is left as it is. A foreign text passes for one of ours with the chance of
+//! guessing that check (below one in ten thousand for a five-digit address, below 10^-11 for anything of 16 letters),
+//! and who reads it can not tell it from a substituted one.
 
 use events::sealing::keyed_digest;
 

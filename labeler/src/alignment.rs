@@ -46,8 +46,8 @@ pub fn common_subsequence<T: PartialEq>(left: &[T], right: &[T]) -> Vec<(usize, 
     pairs
 }
 
-/// Moves what was only inserted or only removed as far back as it goes: of `f(x)` and `f(x).g()`, `.g()` was inserted, not
-/// `).g(`. So what stood there before is told from what came next.
+/// Moves what was only inserted or only removed as far back as it goes: of `f(x)` and `f(x).g()`, `.g()` was inserted,
+/// not `).g(`. So what stood there before is told from what came next.
 fn slide<T: PartialEq>(left: &[T], right: &[T], pairs: &mut [(usize, usize)]) {
     let (mut next_left, mut next_right) = (0, 0);
     for pair in pairs {
@@ -80,8 +80,8 @@ impl Hunk {
 }
 
 /// The canonical hunks that turn `base` into `result`: maximal runs of changed lexemes, in order; runs on one line with
-/// nothing but space and at most one other lexeme between them are one hunk (swapped arguments are one change, two calls
-/// on a line are two). A function of the two texts, so that how an edit was cut into actions does not matter.
+/// nothing but space and at most one other lexeme between them are one hunk (swapped arguments are one change, two
+/// calls on a line are two). A function of the two texts, so that how an edit was cut into actions does not matter.
 #[must_use]
 pub fn hunks_between(base: &str, result: &str) -> Vec<Hunk> {
     let (base_parts, result_parts) = (lexemes(base), lexemes(result));
@@ -159,7 +159,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_common_subsequence_is_longer(left in prop::collection::vec(0_u8..3, 0..8), right in prop::collection::vec(0_u8..3, 0..8)) {
+        fn no_common_subsequence_is_longer(
+            left in prop::collection::vec(0_u8..3, 0..8),
+            right in prop::collection::vec(0_u8..3, 0..8),
+        ) {
             let pairs = common_subsequence(&left, &right);
             prop_assert!(pairs.iter().all(|(i, j)| left[*i] == right[*j]));
             prop_assert!(pairs.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1));

@@ -1,9 +1,9 @@
 //! Who may be served what was learned from a repository. Rules enter the log as control records in every partition, so
 //! that the same log gives the same pairs; a repository without a rule is never trained on.
 //!
-//! Kind [`CONTROL_KIND`]; subject `TENANT/REPOSITORY`, where the repository is written as the model sees it (rendered by
-//! the anonymizer's shape), or `TENANT/PREFIX*` for every repository whose name begins so; value = the audience. An empty
-//! value takes the rule back, a value that is no audience denies. The exact name goes before the longest prefix.
+//! Kind [`CONTROL_KIND`]; subject `TENANT/REPOSITORY`, where the repository is written as the model sees it (rendered
+//! by the anonymizer's shape), or `TENANT/PREFIX*` for every repository whose name begins so; value = the audience. An
+//! empty value takes the rule back, a value that is no audience denies. The exact name goes before the longest prefix.
 
 use bus::{Bus, PublishError, StepContext};
 use bytes::Bytes;
@@ -13,7 +13,8 @@ use events::{Audience, TenantId};
 /// Kind of the control records.
 pub const CONTROL_KIND: &str = "audience";
 
-/// The subject of the rule for a repository; `acme/*` for all whose names begin with `acme/`, `*` for all of the tenant's.
+/// The subject of the rule for a repository; `acme/*` for all whose names begin with `acme/`, `*` for all of the
+/// tenant's.
 #[must_use]
 pub fn subject(tenant: &TenantId, repository: &str) -> String {
     format!("{tenant}/{repository}")

@@ -72,8 +72,8 @@ pub struct SinkConfig {
     pub batch_records: usize,
     /// Real time that a sink waits for more, in milliseconds.
     pub wait_ms: u64,
-    /// Hours after which the ledger's rows of an hour without pending events become counts; 0: never. Longer than anything
-    /// of the raw topic and of quarantine is kept.
+    /// Hours after which the ledger's rows of an hour without pending events become counts; 0: never. Longer than
+    /// anything of the raw topic and of quarantine is kept.
     pub fold_after_hours: u64,
 }
 

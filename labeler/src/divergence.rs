@@ -3,8 +3,8 @@
 //! Both sides are written by one encoder over the same base text. The encoder knows effects only: a side's actions are
 //! applied, the result is compared with the base, and the hunks of both sides that touch are widened to their union, so
 //! that both replace the same old text. How a side was cut into actions therefore does not matter, and the first action
-//! that differs is the first that differs *in effect*. Order stays as served; what both sides do in another order commutes
-//! and is no divergence.
+//! that differs is the first that differs *in effect*. Order stays as served; what both sides do in another order
+//! commutes and is no divergence.
 
 use events::{ActionList, ByteRange, DivergencePoint, EditAction, EditContext, apply_actions};
 
@@ -30,16 +30,16 @@ pub struct Divergence {
     pub point: DivergencePoint,
 }
 
-/// The canonical form of `actions`: smallest runs of changed lexemes, in the order of the actions that made them. None when
-/// the actions do not fit the window, overlap, or are about another file.
+/// The canonical form of `actions`: smallest runs of changed lexemes, in the order of the actions that made them. None
+/// when the actions do not fit the window, overlap, or are about another file.
 #[must_use]
 pub fn canonical(context: &EditContext, actions: &[EditAction]) -> Option<Vec<EditAction>> {
     let ordered = ordered_hunks(context, actions)?;
     Some(ordered.into_iter().map(|ordered| to_action(context, &ordered.hunk)).collect())
 }
 
-/// Where `chosen` and `rejected` part, or none when they do not as far as both are known (identical effect is no pair), or
-/// when a side does not fit the window.
+/// Where `chosen` and `rejected` part, or none when they do not as far as both are known (identical effect is no pair),
+/// or when a side does not fit the window.
 #[must_use]
 pub fn divergence(context: &EditContext, chosen: &ActionList, rejected: &ActionList) -> Option<Divergence> {
     let text = &context.window.text;

@@ -184,15 +184,20 @@ proptest! {
         let context = context(&base_of(&words));
         let chosen = Script { words: words.clone(), results: chosen };
         let rejected = Script { words, results: rejected };
-        let list = |script: &Script, cuts: &[bool], closed| ActionList { actions: actions_of(script, cuts), closed };
-        let one = divergence(&context, &list(&chosen, &cuts, chosen_closed), &list(&rejected, &other_cuts, rejected_closed));
-        let other = divergence(&context, &list(&chosen, &[true], chosen_closed), &list(&rejected, &[false], rejected_closed));
-        prop_assert_eq!(one, other);
+        let parted = |chosen_cuts: &[bool], rejected_cuts: &[bool]| {
+            let chosen = ActionList { actions: actions_of(&chosen, chosen_cuts), closed: chosen_closed };
+            let rejected = ActionList { actions: actions_of(&rejected, rejected_cuts), closed: rejected_closed };
+            divergence(&context, &chosen, &rejected)
+        };
+        prop_assert_eq!(parted(&cuts, &other_cuts), parted(&[true], &[false]));
     }
 
     /// Both sides can be rebuilt: nothing of their effect is lost, and identical effect is no pair.
     #[test]
-    fn keeps_the_effect_of_both_sides((words, chosen, rejected) in script(), cuts in prop::collection::vec(any::<bool>(), 4)) {
+    fn keeps_the_effect_of_both_sides(
+        (words, chosen, rejected) in script(),
+        cuts in prop::collection::vec(any::<bool>(), 4),
+    ) {
         let context = context(&base_of(&words));
         let chosen = closed(actions_of(&Script { words: words.clone(), results: chosen }, &cuts));
         let rejected = closed(actions_of(&Script { words, results: rejected }, &[true]));
@@ -200,7 +205,8 @@ proptest! {
         let parted = divergence(&context, &chosen, &rejected);
         prop_assert_eq!(parted.is_none(), wanted == served);
         if let Some(parted) = parted {
-            let with_shared = |list: &ActionList| parted.shared.iter().chain(&list.actions).cloned().collect::<Vec<_>>();
+            let with_shared =
+                |list: &ActionList| parted.shared.iter().chain(&list.actions).cloned().collect::<Vec<_>>();
             let rebuilt = results(&context, &with_shared(&parted.chosen), &with_shared(&parted.rejected));
             prop_assert_eq!(rebuilt, (wanted, served));
         }

@@ -1,8 +1,8 @@
 //! A window of a document while its developer works: reported edits move it or change its text.
 //!
-//! Offsets of edits count in the client's encoding over the whole document; the window knows where it starts in the same
-//! units, so that only the window's own text is ever converted. An edit that does not fit what stands here (because
-//! something was not reported) makes the window *lost*: nothing is concluded from it any more.
+//! Offsets of edits count in the client's encoding over the whole document; the window knows where it starts in the
+//! same units, so that only the window's own text is ever converted. An edit that does not fit what stands here
+//! (because something was not reported) makes the window *lost*: nothing is concluded from it any more.
 
 use std::ops::Range;
 
@@ -312,8 +312,16 @@ mod tests {
                 let from = place.index(characters.len());
                 let start = characters[from].0;
                 let end = characters.get(from + length).map_or(document.len(), |(byte, _)| *byte);
-                let part = if end < above.len() { 0 } else if start >= above.len() && end < above.len() + inside.len() { 1 }
-                    else if start >= above.len() + inside.len() { 2 } else { continue };
+                let behind = above.len() + inside.len();
+                let part = if end < above.len() {
+                    0
+                } else if start >= above.len() && end < behind {
+                    1
+                } else if start >= behind {
+                    2
+                } else {
+                    continue;
+                };
                 let reported = ReportedEdit {
                     start: length_in(encoding, &document[..start]),
                     end: length_in(encoding, &document[..end]),
@@ -324,7 +332,7 @@ mod tests {
                 match part {
                     0 => above.replace_range(start..end, &new_text),
                     1 => inside.replace_range(start - above.len()..end - above.len(), &new_text),
-                    _ => below.replace_range(start - above.len() - inside.len()..end - above.len() - inside.len(), &new_text),
+                    _ => below.replace_range(start - behind..end - behind, &new_text),
                 }
                 prop_assert!(!window.is_lost());
                 prop_assert_eq!(window.text(), inside.as_str());

@@ -295,8 +295,8 @@ impl Case<'_> {
         })
     }
 
-    /// Whether STOP is evidenced: the accepted steps stand, and at the place of the next visible one the developer pressed
-    /// Esc or was at work, yet it is unchanged.
+    /// Whether STOP is evidenced: the accepted steps stand, and at the place of the next visible one the developer
+    /// pressed Esc or was at work, yet it is unchanged.
     fn stopped(&self) -> bool {
         if self.signals.accepted_actions == 0 {
             return false;
@@ -343,7 +343,8 @@ impl Case<'_> {
                 }
             }
             Label::Positive(_) => return self.positive(reason),
-            // No pair: nothing was rejected. The record carries the context for those who must know where silence is right.
+            // No pair: nothing was rejected. The record carries the context for those who must know where silence is
+            // right.
             Label::SilenceConfirmed => {
                 return self.pair(reason, -1, Sides { chosen: Some(nothing()), ..Sides::default() });
             }

@@ -1,7 +1,7 @@
 //! How much of accepted text stands: a token alignment of the text right after Tab with the text at a look.
 //!
-//! Only tokens that the acceptance *changed* count. A suggestion that rewrites one name of a line is gone when the name is
-//! gone, although most characters of the line stand.
+//! Only tokens that the acceptance *changed* count. A suggestion that rewrites one name of a line is gone when the name
+//! is gone, although most characters of the line stand.
 
 use crate::alignment::common_subsequence;
 use crate::lexing::{Token, tokens};

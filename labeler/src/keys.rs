@@ -7,12 +7,19 @@ use events::{DataKey, KeyId, TenantId, TenantSecret};
 use parking_lot::RwLock;
 use service::keys::{DataKeyCache, KeyLookup, KeyStore, KeyStoreError};
 
-/// Prefix of the dependency that names a tenant's secret; anything else is the id of a data key.
+/// Prefix of the dependency that names a tenant's secret; others are ids of data keys, or no keys at all.
 const TENANT: &str = "tenant:";
 
-/// A key that must be loaded first, by the name that the bus hands back.
+/// A key that must be loaded first, or a schema that a later release knows, by the name that the bus hands back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unloaded(pub String);
+
+impl Unloaded {
+    /// What a record of a newer release waits for: a release that knows its schema.
+    pub(crate) fn schema(fingerprint: &str) -> Self {
+        Self(format!("schema:{fingerprint}"))
+    }
+}
 
 /// Keys in memory, filled from the key store between attempts.
 #[derive(Debug)]

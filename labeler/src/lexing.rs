@@ -56,8 +56,8 @@ pub struct Token {
     pub depth: u32,
 }
 
-/// The tokens of a piece of source: the leaves of its syntax tree for Rust and Python (also when it is a fragment that does
-/// not parse whole), words and single marks without space otherwise.
+/// The tokens of a piece of source: the leaves of its syntax tree for Rust and Python (also when it is a fragment that
+/// does not parse whole), words and single marks without space otherwise.
 #[must_use]
 pub fn tokens(language: &str, text: &str) -> Vec<Token> {
     let grammar = match language {

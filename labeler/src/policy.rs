@@ -42,7 +42,8 @@ pub struct LabelPolicy {
     pub typed_against_weight: f64,
     /// Whether Esc and then nothing also teaches `NO_EDIT`.
     pub no_edit_for_dismissed: bool,
-    /// How late an event may come (the anonymizer's `lateness`): an episode that no event closes waits that much longer.
+    /// How late an event may come (the anonymizer's `lateness`): an episode that no event closes waits that much
+    /// longer.
     #[serde(with = "seconds")]
     pub lateness: Duration,
     /// Added to `lateness`, for the way through the door and the anonymizer.
@@ -75,10 +76,10 @@ impl LabelPolicy {
     /// The version under which pairs of this policy have their ids: the release's own for the default numbers, else one
     /// that is derived from the numbers, so that pairs of different policies never share an id.
     ///
-    /// `lateness` and `timer_margin` are no part of it. No verdict reads them: given the same facts, an episode is judged
-    /// the same. They say until when facts are awaited, and so which of them are known when a timer closes an episode that
-    /// no event did. Within one log that is settled once for every opportunity, at one position and by one policy (the
-    /// control record carries both settings), so two different pairs under one id cannot come of it.
+    /// `lateness` and `timer_margin` are no part of it. No verdict reads them: given the same facts, an episode is
+    /// judged the same. They say until when facts are awaited, and so which of them are known when a timer closes an
+    /// episode that no event did. Within one log that is settled once for every opportunity, at one position and by one
+    /// policy (the control record carries both settings), so two different pairs under one id cannot come of it.
     #[must_use]
     pub fn version(&self) -> i32 {
         let judging = |policy: &Self| Self { lateness: Duration::ZERO, timer_margin: Duration::ZERO, ..policy.clone() };

@@ -1,9 +1,9 @@
-//! Which label policy is in force: a control record in every partition of `telemetry.clean.v1` says so from its position
-//! on, so that the same log gives the same pairs, whatever is configured when it is read.
+//! Which label policy is in force: a control record in every partition of `telemetry.clean.v1` says so from its
+//! position on, so that the same log gives the same pairs, whatever is configured when it is read.
 //!
-//! Kind [`CONTROL_KIND`], subject [`SUBJECT`]; the value is the whole policy with its version, as canonical JSON (fields in
-//! the order of their declaration, nothing between them). Before the first record the configured policy is in force. The
-//! labeler publishes its configured policy when it starts, if that is not what the log was told last.
+//! Kind [`CONTROL_KIND`], subject [`SUBJECT`]; the value is the whole policy with its version, as canonical JSON
+//! (fields in the order of their declaration, nothing between them). Before the first record the configured policy is
+//! in force. The labeler publishes its configured policy when it starts, if that is not what the log was told last.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -87,8 +87,11 @@ pub fn canonical(policy: &LabelPolicy) -> Result<String, TellError> {
     serde_json::to_string(&VersionedPolicy::of(policy.clone())).map_err(|_| TellError::NotFinite)
 }
 
-/// Publishes the policy unless it is what the log was told last. Returns whether it did. A crash between record and row
-/// makes the next start publish the same again, which changes nothing.
+/// Publishes the policy unless it is what the log was told last. Returns whether it did.
+///
+/// The row goes before the control record is published and comes after it, so a row always names what the log was told
+/// last. A crash in between leaves none: the next start publishes what is configured then, the same policy again (which
+/// changes nothing) or another one.
 ///
 /// # Errors
 /// See [`TellError`].
@@ -101,6 +104,7 @@ pub async fn tell(bus: &dyn Bus, pool: &AnyPool, policy: &LabelPolicy) -> Result
     if told.as_deref() == Some(value.as_str()) {
         return Ok(false);
     }
+    sqlx::query("DELETE FROM label_policy WHERE subject = $1").bind(SUBJECT).execute(pool).await?;
     bus.publish_control(TELEMETRY_CLEAN, CONTROL_KIND, SUBJECT, Bytes::from(value.clone())).await?;
     sqlx::query(
         "INSERT INTO label_policy (subject, value) VALUES ($1, $2) \

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bus::StepContext;
-use events::avro;
+use events::avro::{self, AvroError};
 use events::topics::TELEMETRY_CLEAN;
 use events::{CleanEvent, EventKind, EventText, OpportunityId, Origin, SuggestionId};
 
@@ -13,7 +13,7 @@ use crate::story::{Answer, EditText, ExposureText, Fact, Story, What, opened_ms}
 
 /// Why a story cannot be read now.
 pub(crate) enum ReadError {
-    /// A key must be loaded first.
+    /// A key must be loaded first, or a newer release must read it.
     Unloaded(Unloaded),
     /// The state of that name is not what was put there.
     Undecodable(String),
@@ -106,7 +106,10 @@ impl<'a> StoryReader<'a> {
     fn event(&self, context: &mut dyn StepContext, name: &str) -> Result<CleanEvent, ReadError> {
         let undecodable = || ReadError::Undecodable(name.to_owned());
         let value = context.get(name).ok_or_else(undecodable)?;
-        avro::decode(&value).map_err(|_| undecodable())
+        avro::decode(&value).map_err(|error| match error {
+            AvroError::UnknownFingerprint(fingerprint) => ReadError::Unloaded(Unloaded::schema(&fingerprint)),
+            _ => undecodable(),
+        })
     }
 
     /// The text of an event; none when it has none, or its person was erased.

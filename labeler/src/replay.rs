@@ -192,7 +192,8 @@ fn byte_in_window(exposure: &ExposureText, place: u64) -> Option<usize> {
     window.text.is_char_boundary(byte).then_some(byte)
 }
 
-/// Where the visible actions stand in the window. One without a place there gets one past its end, which nothing touches.
+/// Where the visible actions stand in the window. One without a place there gets one past its end, which nothing
+/// touches.
 fn sites_of(exposure: &ExposureText, visible: usize) -> Vec<Range<usize>> {
     let nowhere = usize::MAX / 2;
     let site = |action: &EditAction| {

@@ -50,8 +50,8 @@ pub enum LabelerError {
     Task,
 }
 
-/// Tells the log the label policy, if it is another one, and is `ready`; runs the step and the sinks until `shutdown`, or
-/// until one of them cannot go on; then all stop.
+/// Tells the log the label policy, if it is another one, and is `ready`; runs the step and the sinks until `shutdown`,
+/// or until one of them cannot go on; then all stop.
 ///
 /// # Errors
 /// The first failure that trying again cannot help.

@@ -1,7 +1,7 @@
 //! Sinks: effects in the database that follow the log, exactly once.
 //!
-//! A sink tails topics from positions that stand in its own database and moves them in the transaction of the effect, by
-//! compare-and-set: of two processes that run the same sink, one moves the positions and the other one's transaction
+//! A sink tails topics from positions that stand in its own database and moves them in the transaction of the effect,
+//! by compare-and-set: of two processes that run the same sink, one moves the positions and the other one's transaction
 //! changes nothing. What must be stored outside the database (objects) is stored before the transaction and is garbage
 //! until a row names it. The bus learns the positions afterwards, for retention only.
 
@@ -102,8 +102,8 @@ pub trait Sink: Send {
         records: &[CommittedRecord],
     ) -> Result<(), SinkError>;
 
-    /// Everything that stood in the first topic a moment ago, and everything read of the others, is written. Called again
-    /// and again while records come; what it does may be done twice.
+    /// Everything that stood in the first topic a moment ago, and everything read of the others, is written. Called
+    /// again and again while records come; what it does may be done twice.
     ///
     /// # Errors
     /// The sink goes on from its stored positions after a pause.

@@ -1,9 +1,10 @@
 //! Ratios with intervals that know persons: opportunities of one person are not independent, so the person is the unit.
 //!
-//! The variance is the cluster-robust one of a ratio estimator (linearisation; Cochran, "Sampling Techniques", 6.4), with
-//! Student's t at (persons - 1) degrees of freedom.
+//! The variance is the cluster-robust one of a ratio estimator (linearisation; Cochran, "Sampling Techniques", 6.4),
+//! with Student's t at (persons - 1) degrees of freedom.
 
 use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// An estimate with its 95% interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -25,8 +26,8 @@ pub struct Cluster {
     pub denominator: f64,
 }
 
-/// Sum of numerators over sum of denominators with a 95% interval. None without a denominator. With a single person nothing
-/// is known about the spread between persons, so the interval is unbounded.
+/// Sum of numerators over sum of denominators with a 95% interval. None without a denominator. With a single person
+/// nothing is known about the spread between persons, so the interval is unbounded.
 #[must_use]
 pub fn clustered_ratio(clusters: &[Cluster]) -> Option<Estimate> {
     let clusters: Vec<&Cluster> = clusters.iter().filter(|cluster| cluster.denominator != 0.0).collect();
@@ -56,90 +57,8 @@ fn count(number: usize) -> f64 {
 }
 
 /// The 97.5% quantile of Student's t with `degrees` degrees of freedom.
-#[must_use]
-pub fn student_t_975(degrees: f64) -> f64 {
-    if degrees <= 0.0 {
-        return f64::INFINITY;
-    }
-    // The distribution function is monotone; 1 degree of freedom has 12.706 as its quantile.
-    let (mut low, mut high) = (0.0_f64, 20.0_f64);
-    while distribution(high, degrees) < 0.975 {
-        high *= 2.0;
-    }
-    for _ in 0..100 {
-        let middle = f64::midpoint(low, high);
-        if distribution(middle, degrees) < 0.975 {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    f64::midpoint(low, high)
-}
-
-/// P(T <= t) for t >= 0.
-fn distribution(t: f64, degrees: f64) -> f64 {
-    1.0 - 0.5 * incomplete_beta(degrees / 2.0, 0.5, degrees / (degrees + t * t))
-}
-
-/// The regularised incomplete beta function by its continued fraction (Lentz's method; DLMF 8.17.22).
-fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
-    if x <= 0.0 {
-        return 0.0;
-    }
-    if x >= 1.0 {
-        return 1.0;
-    }
-    if x > (a + 1.0) / (a + b + 2.0) {
-        return 1.0 - incomplete_beta(b, a, 1.0 - x);
-    }
-    let front = (a * x.ln() + b * (1.0 - x).ln() - (log_gamma(a) + log_gamma(b) - log_gamma(a + b))).exp() / a;
-    const TINY: f64 = 1e-300;
-    let away_from_zero = |value: f64| if value.abs() < TINY { TINY } else { value };
-    let mut c = 1.0;
-    let mut d = 1.0 / away_from_zero(1.0 - (a + b) * x / (a + 1.0));
-    let mut fraction = d;
-    for step in 1..300_u32 {
-        let m = f64::from(step);
-        for numerator in [
-            m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0)),
-        ] {
-            d = 1.0 / away_from_zero(1.0 + numerator * d);
-            c = away_from_zero(1.0 + numerator / c);
-            fraction *= c * d;
-        }
-        if (c * d - 1.0).abs() < 1e-14 {
-            break;
-        }
-    }
-    front * fraction
-}
-
-/// Natural logarithm of the gamma function (Lanczos, g = 7, nine coefficients), for positive arguments.
-fn log_gamma(x: f64) -> f64 {
-    const COEFFICIENTS: [f64; 8] = [
-        676.520_368_121_885_1,
-        -1_259.139_216_722_402_8,
-        771.323_428_777_653_1,
-        -176.615_029_162_140_6,
-        12.507_343_278_686_905,
-        -0.138_571_095_265_720_12,
-        9.984_369_578_019_572e-6,
-        1.505_632_735_149_311_6e-7,
-    ];
-    if x < 0.5 {
-        return (std::f64::consts::PI / (std::f64::consts::PI * x).sin()).ln() - log_gamma(1.0 - x);
-    }
-    let x = x - 1.0;
-    let t = x + 7.5;
-    let mut sum = 0.999_999_999_999_809_9;
-    let mut place = x;
-    for coefficient in COEFFICIENTS {
-        place += 1.0;
-        sum += coefficient / place;
-    }
-    0.5 * (2.0 * std::f64::consts::PI).ln() + (x + 0.5) * t.ln() - t + sum.ln()
+fn student_t_975(degrees: f64) -> f64 {
+    StudentsT::new(0.0, 1.0, degrees).map_or(f64::INFINITY, |distribution| distribution.inverse_cdf(0.975))
 }
 
 #[cfg(test)]
@@ -152,8 +71,12 @@ mod tests {
         for (degrees, expected) in
             [(1.0, 12.7062), (2.0, 4.3027), (5.0, 2.5706), (10.0, 2.2281), (30.0, 2.0423), (1000.0, 1.9623)]
         {
-            assert!((student_t_975(degrees) - expected).abs() < 1e-3, "{degrees}: {}", student_t_975(degrees));
+            assert!((student_t_975(degrees) - expected).abs() < 1e-4, "{degrees}: {}", student_t_975(degrees));
         }
+        // From there on it falls to the quantile of the normal distribution.
+        let quantiles: Vec<f64> = (1..2000).map(|degrees| student_t_975(f64::from(degrees))).collect();
+        assert!(quantiles.is_sorted_by(|earlier, later| earlier > later));
+        assert!((student_t_975(1e6) - 1.959_964).abs() < 1e-5);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The stateful step `telemetry.clean.v1` -> `preference.pairs.v1` + `serving.outcomes.v1`.
 //!
 //! Durations inside an episode are differences of the client's clock, so a label is a function of what the session
-//! reported. An event of the session that shows that enough of that time has passed makes the step conclude; when no event
-//! comes, a timer does, late enough that everything within `lateness` has arrived. Both write the time of the event (or the
-//! timer's due time) into what they emit, never the moment of processing: the same log gives the same bytes in every order
-//! of sessions and every batching.
+//! reported. An event of the session that shows that enough of that time has passed makes the step conclude; when no
+//! event comes, a timer does, late enough that everything within `lateness` has arrived. Both write the time of the
+//! event (or the timer's due time) into what they emit, never the moment of processing: the same log gives the same
+//! bytes in every order of sessions and every batching.
 
 use std::sync::Arc;
 
@@ -37,8 +37,8 @@ use crate::story::Story;
 /// The step's name.
 pub const STEP: &str = "labeler";
 
-/// The step that writes clean events. An opportunity is not over while signals about it are held there, however long the
-/// platform was down.
+/// The step that writes clean events. An opportunity is not over while signals about it are held there, however long
+/// the platform was down.
 pub const STEP_BEFORE: &str = "anonymizer";
 
 /// The step's specification.
@@ -142,7 +142,7 @@ impl Labeler {
         let event = match avro::decode::<CleanEvent>(&record.value) {
             Ok(event) => event,
             Err(AvroError::UnknownFingerprint(fingerprint)) => {
-                return Prepared::Unavailable(vec![format!("schema:{fingerprint}")]);
+                return Prepared::Unavailable(vec![Unloaded::schema(&fingerprint).0]);
             }
             Err(_) => return Prepared::Poison("malformed_record".to_owned()),
         };
@@ -513,7 +513,8 @@ impl Turn<'_> {
     }
 }
 
-/// The receipt of an event about an opportunity, when it holds and is about the same opportunity, suggestion and person.
+/// The receipt of an event about an opportunity, when it holds and is about the same opportunity, suggestion and
+/// person.
 fn valid_receipt(event: &CleanEvent) -> Option<&Receipt> {
     let header = &event.header;
     let receipt = header.receipt.as_ref().filter(|_| header.receipt_state == ReceiptState::Valid)?;

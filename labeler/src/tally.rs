@@ -311,7 +311,8 @@ pub async fn measured_versions(
     model: &ModelName,
 ) -> Result<Vec<ModelVersion>, sqlx::Error> {
     let versions: Vec<i64> = sqlx::query_scalar(
-        "SELECT DISTINCT model_version FROM opportunity_outcomes WHERE tenant = $1 AND model = $2 ORDER BY model_version",
+        "SELECT DISTINCT model_version FROM opportunity_outcomes WHERE tenant = $1 AND model = $2 \
+         ORDER BY model_version",
     )
     .bind(tenant.as_str())
     .bind(model.as_str())

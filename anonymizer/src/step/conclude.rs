@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use bus::StepContext;
+use bus::{Outcome, StepContext};
 use bytes::{BufMut, Bytes, BytesMut};
+use events::avro::{self, AvroError};
 use events::{
     CleanEvent, ConsentTier, DataKey, EventHeader, EventId, EventKind, EventText, KeyId, OpportunityId,
-    QuarantinedEvent, RawEvent, ReceiptState, ScrubWitness, ScrubbedText, Sealed, Timestamp, avro, topics,
+    QuarantinedEvent, RawEvent, ReceiptState, ScrubWitness, ScrubbedText, Sealed, Timestamp, topics,
 };
 use service::consent::{self, ConsentDecision};
 
 use super::{
-    Handled, Handler, MEMORY, count, emit, emit_clean, event_name, exposure_name, filter, keys, poison, reason,
+    Handled, Handler, MEMORY, count, emit, emit_clean, event_name, exposure_name, filter, keys, poison, reason, schema,
+    undecodable,
 };
 use crate::rules::Rules;
 use crate::scene::{Memory, Placed, Scene};
@@ -200,14 +202,20 @@ impl Handler {
         }
     }
 
+    /// What earlier groups left. One that is there and cannot be read is no empty one: a later look would show what was
+    /// replaced before.
     fn memory(&self, event: EventId, context: &mut dyn StepContext) -> Handled<Memory> {
-        let Some(sealed) = context.get(MEMORY).and_then(|bytes| memory_of_bytes(&bytes)) else {
-            return Ok(Memory::default());
+        let Some(bytes) = context.get(MEMORY) else { return Ok(Memory::default()) };
+        let Some(sealed) = memory_of_bytes(&bytes) else { return Err(undecodable(MEMORY, context)) };
+        let key = match self.keys.lookup(sealed.key_id)? {
+            Ok(key) => key,
+            // Its person was erased, and with the key whatever stood in it.
+            Err(false) => return Ok(Memory::default()),
+            Err(true) => return Err(undecodable(MEMORY, context)),
         };
-        // Without its key the memory is noise: its person was erased.
-        let Ok(key) = self.keys.lookup(sealed.key_id)? else { return Ok(Memory::default()) };
         let plaintext = key.open(event, MEMORY_TOPIC, &sealed).ok();
-        Ok(plaintext.and_then(|plaintext| serde_json::from_slice(&plaintext).ok()).unwrap_or_default())
+        let memory = plaintext.and_then(|plaintext| serde_json::from_slice(&plaintext).ok());
+        memory.ok_or_else(|| undecodable(MEMORY, context))
     }
 }
 
@@ -317,10 +325,8 @@ fn load_item(name: &str, context: &mut dyn StepContext) -> Handled<Item> {
     let value = context.get(name).unwrap_or_default();
     match avro::decode(&value) {
         Ok(event) => Ok(Item { event, bytes: value.len() }),
-        Err(_) => {
-            context.undecodable(name);
-            Err(poison(reason::UNDECODABLE_STATE))
-        }
+        Err(AvroError::UnknownFingerprint(fingerprint)) => Err(Outcome::Unavailable(schema(&fingerprint))),
+        Err(_) => Err(undecodable(name, context)),
     }
 }
 

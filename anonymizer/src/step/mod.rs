@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bus::{CommittedRecord, Failed, FailedInput, Input, Outcome, Prepared, Sealed, StepContext, StepHandler};
 use bytes::Bytes;
 use events::avro::{self, AvroError};
-use events::{CleanEvent, EventHeader, EventId, EventKind, QuarantinedEvent, RawEvent, Timestamp, topics};
+use events::{CleanEvent, EventHeader, EventId, EventKind, QuarantinedEvent, RawEvent, SessionId, Timestamp, topics};
 use service::keys::KeyStore;
 
 use crate::config::AnonymizerConfig;
@@ -37,8 +37,8 @@ pub mod reason {
     pub const CONSENT_WITHDRAWN: &str = "consent_withdrawn";
     /// After the end of its session, or more than a day after its first event.
     pub const SESSION_ENDED: &str = "session_ended";
-    /// It came when its session was forgotten: nobody can tell any more whether it is a repetition. The ledger takes this
-    /// for the event's end only when it had none.
+    /// It came when its session was forgotten: nobody can tell any more whether it is a repetition. The ledger takes
+    /// this for the event's end only when it had none.
     pub const SESSION_FORGOTTEN: &str = "session_forgotten";
     /// Its place in the sequence was given up.
     pub const LATE: &str = "late";
@@ -104,10 +104,7 @@ impl StepHandler for Handler {
                     let missing = self.keys.missing(&event);
                     if missing.is_empty() { Prepared::ready(event) } else { Prepared::Unavailable(missing) }
                 }
-                // A newer writer is ahead of us: the partition waits for a release that knows the schema.
-                Err(AvroError::UnknownFingerprint(fingerprint)) => {
-                    Prepared::Unavailable(vec![format!("schema {fingerprint}")])
-                }
+                Err(AvroError::UnknownFingerprint(fingerprint)) => Prepared::Unavailable(vec![schema(&fingerprint)]),
                 Err(_) => Prepared::Poison(reason::UNDECODABLE_RECORD.to_owned()),
             })
             .collect()
@@ -129,29 +126,32 @@ impl StepHandler for Handler {
     }
 
     fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {
-        let mut sealed = Sealed::default();
-        let mut affect = |value: &[u8]| {
-            if let Ok(event) = avro::decode::<RawEvent>(value) {
-                sealed.affected.push(bus::Affected {
-                    event_id: event.header.event_id.to_string(),
-                    received_at: event.header.received_at,
-                });
-                return true;
-            }
-            false
-        };
-        for (name, value) in failed.lost_state {
-            if is_held(name) {
-                affect(value);
+        let mut ended: Vec<(EventId, Timestamp)> = Vec::new();
+        let (mut session, mut nameless, mut payload) = (None, Vec::new(), None);
+        for (name, value) in failed.lost_state.iter().filter(|(name, _)| is_held(name)) {
+            match header_of(value) {
+                Some(header) => {
+                    session = Some(header.session_id);
+                    ended.push((header.event_id, header.received_at));
+                }
+                None => nameless.push(name),
             }
         }
         if let FailedInput::Record(record) = failed.input
-            && affect(&record.value)
+            && let Some(header) = header_of(&record.value)
         {
+            session = Some(header.session_id);
+            ended.push((header.event_id, header.received_at));
             // What decodes as a raw event holds its text sealed; of anything else nothing is kept.
-            sealed.payload = Some(record.value.clone());
+            payload = Some(record.value.clone());
         }
-        sealed
+        let session = session.or_else(|| session_of(failed.lost_state));
+        // It was received by now; the ledger knows from the raw record when exactly.
+        let received_at = failed.partition_time;
+        ended.extend(nameless.into_iter().filter_map(|name| Some((held_event(name, session)?, received_at))));
+        let affected =
+            |(event, received_at): (EventId, Timestamp)| bus::Affected { event_id: event.to_string(), received_at };
+        Sealed { payload, affected: ended.into_iter().map(affected).collect() }
     }
 
     async fn make_available(&self, dependencies: &[String]) {
@@ -159,16 +159,38 @@ impl StepHandler for Handler {
     }
 }
 
+/// Held client events are named by their sequence number, held exposures by their id.
+const HELD_EVENT: &str = "e/";
+const HELD_EXPOSURE: &str = "x/";
+
 fn is_held(name: &str) -> bool {
-    name.starts_with("e/") || name.starts_with("x/")
+    name.starts_with(HELD_EVENT) || name.starts_with(HELD_EXPOSURE)
 }
 
 fn event_name(sequence: i64) -> String {
-    format!("e/{sequence:019}")
+    format!("{HELD_EVENT}{sequence:019}")
 }
 
 fn exposure_name(event: EventId) -> String {
-    format!("x/{event}")
+    format!("{HELD_EXPOSURE}{event}")
+}
+
+/// The id of the held event of that name.
+fn held_event(name: &str, session: Option<SessionId>) -> Option<EventId> {
+    match name.strip_prefix(HELD_EVENT) {
+        Some(sequence) => Some(EventId::of_client_event(session?, sequence.parse().ok()?)),
+        None => name.strip_prefix(HELD_EXPOSURE)?.parse().ok(),
+    }
+}
+
+fn header_of(value: &[u8]) -> Option<EventHeader> {
+    avro::decode::<RawEvent>(value).ok().map(|event| event.header)
+}
+
+/// The session as its bookkeeping knows it.
+fn session_of(state: &[(String, Bytes)]) -> Option<SessionId> {
+    let (_, session) = state.iter().find(|(name, _)| name == SESSION)?;
+    serde_json::from_slice::<Session>(session).ok()?.session_id
 }
 
 fn known_exposure_name(event: EventId) -> String {
@@ -186,6 +208,7 @@ impl Handler {
             Some(session) => session,
             None => Session::new(header.person.clone(), header.received_at, &self.config),
         };
+        session.session_id = Some(header.session_id);
         if session.person != header.person {
             self.quarantine(event, reason::PERSON_CONFLICT, context)?;
         } else if header.kind == EventKind::Exposure {
@@ -355,13 +378,18 @@ fn emit(topic: &str, value: Result<Vec<u8>, AvroError>, context: &mut dyn StepCo
 
 fn load_session(context: &mut dyn StepContext) -> Handled<Option<Session>> {
     let Some(state) = context.get(SESSION) else { return Ok(None) };
-    match serde_json::from_slice(&state) {
-        Ok(session) => Ok(Some(session)),
-        Err(_) => {
-            context.undecodable(SESSION);
-            Err(poison(reason::UNDECODABLE_STATE))
-        }
-    }
+    serde_json::from_slice(&state).map(Some).map_err(|_| undecodable(SESSION, context))
+}
+
+/// Name of what a record of a newer release waits for: a release that knows its schema.
+fn schema(fingerprint: &str) -> String {
+    format!("schema {fingerprint}")
+}
+
+/// State of that name cannot be read: the whole key is poisoned.
+fn undecodable(name: &str, context: &mut dyn StepContext) -> Outcome {
+    context.undecodable(name);
+    poison(reason::UNDECODABLE_STATE)
 }
 
 fn short_digest(header: &EventHeader) -> [u8; DIGEST_BYTES] {

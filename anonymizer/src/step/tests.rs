@@ -484,7 +484,7 @@ fn what_can_not_be_scrubbed_is_quarantined_and_harms_no_neighbour() {
 }
 
 #[test]
-fn undecodable_records_and_state_go_to_dead_letters_by_id() {
+fn an_undecodable_record_goes_to_dead_letters_without_its_content() {
     let mut bench = Bench::new();
     let key = RecordKey(bench.secret.record_key(bench.session));
     let mut value = avro::encode(&bench.typed(1, 0.0, 0, "a")).unwrap();
@@ -616,7 +616,8 @@ proptest! {
 
         let mut shuffled = Bench::new();
         // The same keys, so that the same text has the same seal.
-        (shuffled.keys, shuffled.handler, shuffled.data_key) = (plain.keys.clone(), Arc::clone(&plain.handler), Arc::clone(&plain.data_key));
+        (shuffled.keys, shuffled.handler) = (plain.keys.clone(), Arc::clone(&plain.handler));
+        shuffled.data_key = Arc::clone(&plain.data_key);
         (shuffled.secret, shuffled.person) = (plain.secret.clone(), plain.person.clone());
         shuffled.step = ReferenceStep::new(crate::step_spec(), Arc::clone(&plain.handler), 4);
         shuffled.ceiling(ConsentTier::Code, -60.0);
@@ -634,7 +635,8 @@ proptest! {
         prop_assert_eq!(seen(&shuffled), seen(&plain));
         for bench in [&plain, &shuffled] {
             let clean = bench.clean();
-            let sequences: Vec<i64> = clean.iter().map(|event| event.header.sequence).filter(|sequence| *sequence > 0).collect();
+            let sequences = clean.iter().map(|event| event.header.sequence);
+            let sequences: Vec<i64> = sequences.filter(|sequence| *sequence > 0).collect();
             prop_assert!(sequences.is_sorted());
             prop_assert_eq!(sequences.len(), acts.len());
             for (place, event) in clean.iter().enumerate() {

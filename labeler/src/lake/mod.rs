@@ -1,8 +1,8 @@
 //! The pair lake: Parquet parts in the artifact store, found by rows.
 //!
 //! A part holds the pairs of one tenant in one range of positions of one partition. The object is stored first; the row
-//! that names it and the positions that the sink goes on from are written in one transaction. A crash in between leaves an
-//! object that no row names, and the next attempt stores the same range again.
+//! that names it and the positions that the sink goes on from are written in one transaction. A crash in between leaves
+//! an object that no row names, and the next attempt stores the same range again.
 
 mod part;
 
@@ -307,8 +307,8 @@ impl LakeReader {
         })
     }
 
-    /// Freshness: when the oldest label was made that `is_wanted` (passed every filter) and is in no data set of a version
-    /// that serves (`served`). None when every wanted label is in one. Reads as few parts as needed.
+    /// Freshness: when the oldest label was made that `is_wanted` (passed every filter) and is in no data set of a
+    /// version that serves (`served`). None when every wanted label is in one. Reads as few parts as needed.
     ///
     /// # Errors
     /// As [`LakeReader::read`].

@@ -1,7 +1,7 @@
 //! A Parquet part: the readable columns of its pairs, and their text as it was sealed.
 //!
-//! Written and read with Parquet's own column interface: the columns are few and final, and Arrow is a large dependency.
-//! Any Parquet reader can open a part; without the person's data key the text is noise.
+//! Written and read with Parquet's own column interface: the columns are few and final, and Arrow is a large
+//! dependency. Any Parquet reader can open a part; without the person's data key the text is noise.
 
 use std::sync::Arc;
 

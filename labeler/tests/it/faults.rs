@@ -9,12 +9,13 @@ use anonymizer::AnonymizerConfig;
 use bus::testing::ReferenceStep;
 use bus::{CommittedRecord, DeadLetter, Failed, Input, Outcome, Positions, Prepared, Sealed, StepContext, StepHandler};
 use events::topics::{DEAD_LETTERS, PREFERENCE_PAIRS, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
-use events::{CleanEvent, EventId, EventKind, PreferencePair, QuarantinedEvent, RawEvent, SessionId, TenantId, avro};
+use events::{CleanEvent, EventId, EventKind, Origin, PreferencePair, QuarantinedEvent, RawEvent, TenantId, avro};
 use labeler::LabelPolicy;
 use labeler::ledger::{self, LedgerTotals, Statement};
 use service::clock::Clock as _;
 
-use crate::orders::{Crew, Habit, crew};
+use crate::kit::{self, Editor, dead_letter};
+use crate::orders::{Crew, crew, habits};
 use crate::rig::Rig;
 use crate::wheel::{Wheel, raw_sessions};
 
@@ -98,27 +99,13 @@ async fn holds_at_the_cut(rig: &Rig) -> Statement {
 
 /// Ordinary sessions, then everything that can be wrong with an event.
 fn events(crew: &Crew) -> Vec<RawEvent> {
-    let habits: Vec<Vec<Habit>> = (0..5_u8)
-        .map(|session| {
-            (0..4_u8)
-                .map(|turn| Habit {
-                    decision: (session + turn) % 4,
-                    reaction: (session * 4 + turn * 3) % 9,
-                    typed: "abc".to_owned(),
-                    wait_ms: 700 + i64::from(turn) * 900,
-                    looks: 3,
-                    ends: turn == 3,
-                })
-                .collect()
-        })
-        .collect();
-    let mut events = raw_sessions(crew, &habits);
+    let mut events = raw_sessions(crew, &habits(5));
     events.sort_by_key(|event| event.header.received_at);
     let client: Vec<RawEvent> =
         events.iter().filter(|event| event.header.kind == EventKind::DocumentEdited).cloned().collect();
     let moved = |event: &RawEvent, session: u8, sequence: i64| {
         let mut event = event.clone();
-        event.header.session_id = SessionId::from_uuid(uuid::Uuid::from_bytes([session; 16]));
+        event.header.session_id = kit::session(session);
         event.header.sequence = sequence;
         event.header.event_id = EventId::of_client_event(event.header.session_id, sequence.unsigned_abs());
         event
@@ -134,8 +121,8 @@ fn events(crew: &Crew) -> Vec<RawEvent> {
     let mut foreign = client[0].clone();
     foreign.header.person = crew.world.secret.person_pseudonym("a stranger");
     odd.push(foreign);
-    // A session of stubs between events, one of them repeated as a whole event; a seal that does not open; a number that
-    // is none; a gap that nobody fills.
+    // A session of stubs between events, one of them repeated as a whole event; a seal that does not open; a number
+    // that is none; a gap that nobody fills.
     for sequence in 1..=4 {
         let mut stub = moved(&client[1], 80, sequence);
         (stub.header.kind, stub.sealed) = (EventKind::Unknown, None);
@@ -233,16 +220,21 @@ fn ids(events: &[RawEvent]) -> BTreeSet<EventId> {
     events.iter().map(|event| event.header.event_id).collect()
 }
 
+/// What somebody types in one session.
+async fn two_edits(rig: &Rig) -> [RawEvent; 2] {
+    let person = rig.world.person("someone").await;
+    let mut editor = Editor::new(&person, 1);
+    for name in ["user", "other"] {
+        editor.wait(1_000).replace(name, 0, "owner", Origin::Typed);
+    }
+    [0, 1].map(|index| person.raw(&editor.events[index], |text| text))
+}
+
 /// A client that sends again after days what it has no answer for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repetition_after_days_is_a_duplicate_and_no_second_end() {
     let rig = Rig::new(AnonymizerConfig::default()).await;
-    let person = rig.world.person("someone").await;
-    let mut editor = crate::kit::Editor::new(&person, 1);
-    for name in ["user", "other"] {
-        editor.wait(1_000).replace(name, 0, "owner", events::Origin::Typed);
-    }
-    let events: Vec<RawEvent> = editor.events.iter().map(|event| person.raw(event, |text| text)).collect();
+    let events = two_edits(&rig).await;
     let running = rig.start();
     rig.publish(&events[..1]).await;
     rig.settle(Duration::from_secs(60)).await;
@@ -261,30 +253,10 @@ async fn a_repetition_after_days_is_a_duplicate_and_no_second_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redriven_dead_letter_ends_as_what_it_became() {
     let rig = Rig::new(AnonymizerConfig::default()).await;
-    let person = rig.world.person("someone").await;
-    let mut editor = crate::kit::Editor::new(&person, 1);
-    editor.replace("user", 0, "owner", events::Origin::Typed);
-    let event = person.raw(&editor.events[0], |text| text);
+    let [event, _] = two_edits(&rig).await;
     rig.publish(std::slice::from_ref(&event)).await;
     // As if a step had given it up once.
-    let letter = DeadLetter {
-        step: anonymizer::STEP.to_owned(),
-        topic: TELEMETRY_RAW.to_owned(),
-        partition: 0,
-        position: bus::Position::START,
-        key: bus::RecordKey([1; 16]),
-        kind: bus::DeadLetterKind::Record,
-        timer_name: None,
-        due_at: None,
-        reason: "panic".to_owned(),
-        key_poisoned: false,
-        partition_time: rig.clock.now(),
-        payload: None,
-        affected: vec![bus::Affected {
-            event_id: event.header.event_id.to_string(),
-            received_at: event.header.received_at,
-        }],
-    };
+    let letter = dead_letter(&event.header, TELEMETRY_RAW);
     let record = bus::Record { key: letter.key, value: letter.encode().unwrap() };
     assert!(rig.log.publish(DEAD_LETTERS, vec![record.clone(), record]).await.iter().all(Result::is_ok));
     let stop = tokio_util::sync::CancellationToken::new();
@@ -337,12 +309,7 @@ impl StepHandler for Refusing {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redriven_letter_of_the_labeler_is_a_repeat_and_no_second_end() {
     let rig = Rig::new(AnonymizerConfig::default()).await;
-    let person = rig.world.person("someone").await;
-    let mut editor = crate::kit::Editor::new(&person, 1);
-    for name in ["user", "other"] {
-        editor.wait(1_000).replace(name, 0, "owner", events::Origin::Typed);
-    }
-    let events: Vec<RawEvent> = editor.events.iter().map(|event| person.raw(event, |text| text)).collect();
+    let events = two_edits(&rig).await;
     rig.publish(&events).await;
     let running = rig.start();
     rig.settle(Duration::from_secs(60)).await;
@@ -359,7 +326,8 @@ async fn a_redriven_letter_of_the_labeler_is_a_repeat_and_no_second_end() {
     assert_eq!(letters.len(), 2);
     let values = letters.iter().map(|letter| bus::Record { key: letter.key, value: letter.encode().unwrap() });
     assert!(rig.log.publish(DEAD_LETTERS, values.collect()).await.iter().all(Result::is_ok));
-    // `flywheel dead-letters redrive all` publishes them again: the first in a batch of its own, the second twice at once.
+    // `flywheel dead-letters redrive all` publishes them again: the first in a batch of its own, the second twice at
+    // once.
     let mut redriven: Vec<bus::Record> = letters.iter().filter_map(DeadLetter::redrive).collect();
     assert_eq!(redriven.len(), 2);
     redriven.push(redriven[1].clone());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::testing::ReferenceStep;
-use bus::{Record, RecordKey, StepHandler};
+use bus::{Affected, DeadLetter, DeadLetterKind, Position, Record, RecordKey, StepHandler};
 use bytes::Bytes;
 use events::avro;
 use events::topics::{PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_RAW};
@@ -129,6 +129,37 @@ impl Labeling {
     }
 }
 
+/// The session of an editor with that seed.
+pub(crate) fn session(seed: u8) -> SessionId {
+    SessionId::from_uuid(uuid::Uuid::from_bytes([seed; 16]))
+}
+
+/// The `number`th id of its `kind` in the session of that seed.
+fn numbered(seed: u8, number: u8, kind: u8) -> uuid::Uuid {
+    let mut bytes = [kind; 16];
+    (bytes[0], bytes[1]) = (seed, number);
+    uuid::Uuid::from_bytes(bytes)
+}
+
+/// The letter of a step that gave the record of an event up.
+pub(crate) fn dead_letter(header: &EventHeader, topic: &str) -> DeadLetter {
+    DeadLetter {
+        step: anonymizer::STEP.to_owned(),
+        topic: topic.to_owned(),
+        partition: 0,
+        position: Position::START,
+        key: RecordKey([1; 16]),
+        kind: DeadLetterKind::Record,
+        timer_name: None,
+        due_at: None,
+        reason: "panic".to_owned(),
+        key_poisoned: false,
+        partition_time: START,
+        payload: None,
+        affected: vec![Affected { event_id: header.event_id.to_string(), received_at: header.received_at }],
+    }
+}
+
 pub(crate) fn record_of(event: &CleanEvent, secret: &TenantSecret) -> Record {
     let key = RecordKey(secret.record_key(event.header.session_id));
     Record { key, value: Bytes::from(avro::encode(event).unwrap()) }
@@ -190,7 +221,8 @@ pub(crate) struct Editor {
     pub(crate) events: Vec<CleanEvent>,
 }
 
-pub(crate) const DOCUMENT: &str = "use é::😀;\n\nfn main() {\n    let a = get_name(user);\n    let b = get_name(other);\n    send(a, b);\n}\n\nfn after() {}\n";
+pub(crate) const DOCUMENT: &str = "use é::😀;\n\nfn main() {\n    let a = get_name(user);\n    let b = \
+                                   get_name(other);\n    send(a, b);\n}\n\nfn after() {}\n";
 
 impl Editor {
     /// A session whose window is `main` of [`DOCUMENT`].
@@ -202,7 +234,7 @@ impl Editor {
     pub(crate) fn over(person: &Person, seed: u8, document: &str) -> Self {
         Self {
             person: person.clone(),
-            session: SessionId::from_uuid(uuid::Uuid::from_bytes([seed; 16])),
+            session: session(seed),
             sequence: 0,
             now_ms: 1_000,
             document: document.to_owned(),
@@ -289,24 +321,7 @@ impl Editor {
     }
 
     pub(crate) fn ask(&mut self, decision: Decision, actions: Vec<EditAction>) -> Served {
-        let opportunity = OpportunityId::from_uuid(uuid::Uuid::from_bytes([
-            self.seed,
-            self.counter,
-            1,
-            1,
-            1,
-            1,
-            1,
-            1,
-            1,
-            1,
-            1,
-            1,
-            1,
-            1,
-            1,
-            1,
-        ]));
+        let opportunity = OpportunityId::from_uuid(numbered(self.seed, self.counter, 1));
         self.counter += 1;
         self.ask_again(opportunity, decision, actions)
     }
@@ -319,11 +334,7 @@ impl Editor {
     ) -> Served {
         let number = self.counter;
         self.counter += 1;
-        let suggestion = (!actions.is_empty()).then(|| {
-            SuggestionId::from_uuid(uuid::Uuid::from_bytes([
-                self.seed, number, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2,
-            ]))
-        });
+        let suggestion = (!actions.is_empty()).then(|| SuggestionId::from_uuid(numbered(self.seed, number, 2)));
         let receipt = Receipt {
             tenant: TenantId::default(),
             person: self.person.pseudonym.clone(),
@@ -477,6 +488,16 @@ impl Editor {
         let header = self.header(EventKind::SessionEnded);
         self.push(header, None)
     }
+}
+
+/// A session in which the first suggestion is accepted and kept: exposure, shown, accepted and its edit, three looks.
+pub(crate) fn accepted_and_kept(person: &Person, seed: u8) -> Vec<CleanEvent> {
+    let mut editor = Editor::new(person, seed);
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).accepted(&served, 0, None).looks(&served, opened);
+    editor.events
 }
 
 /// Labels one session by itself.

@@ -11,8 +11,10 @@
 mod faults;
 mod kit;
 mod labels;
+mod newer;
 mod orders;
 mod rig;
 mod secrets;
 mod sinks;
+mod undecodable;
 mod wheel;

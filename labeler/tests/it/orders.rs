@@ -32,6 +32,19 @@ pub(crate) fn habit() -> impl Strategy<Value = Habit> {
     )
 }
 
+/// A bit of everything: four turns in each of some sessions.
+pub(crate) fn habits(sessions: u8) -> Vec<Vec<Habit>> {
+    let turn = |session: u8, turn: u8| Habit {
+        decision: (session + turn) % 4,
+        reaction: (session * 4 + turn * 3) % 9,
+        typed: "abc".to_owned(),
+        wait_ms: 700 + i64::from(turn) * 900,
+        looks: 3,
+        ends: turn == 3,
+    };
+    (0..sessions).map(|session| (0..4).map(|number| turn(session, number)).collect()).collect()
+}
+
 pub(crate) fn work(person: &Person, seed: u8, start_ms: i64, habits: &[Habit]) -> Vec<CleanEvent> {
     let mut editor = Editor::new(person, seed);
     editor.now_ms += start_ms;
@@ -93,8 +106,8 @@ pub(crate) fn work(person: &Person, seed: u8, start_ms: i64, habits: &[Habit]) -
     editor.events
 }
 
-/// A schedule within lateness: every event is delayed on its way, client events of a session stay in their order, and an
-/// exposure stays before the first signal about it.
+/// A schedule within lateness: every event is delayed on its way, client events of a session stay in their order, and
+/// an exposure stays before the first signal about it.
 fn delayed(sessions: &[Vec<CleanEvent>], delays: &[u64]) -> Vec<CleanEvent> {
     let mut scheduled: Vec<(Timestamp, usize, CleanEvent)> = Vec::new();
     for (session, events) in sessions.iter().enumerate() {
@@ -203,21 +216,7 @@ fn the_same_pairs_over_all_orders_and_batchings() {
 #[test]
 fn the_same_pairs_over_restarts_on_the_local_log() {
     let crew = crew();
-    let habits: Vec<Vec<Habit>> = (0..4_u8)
-        .map(|session| {
-            (0..4_u8)
-                .map(|turn| Habit {
-                    decision: (session + turn) % 4,
-                    reaction: (session * 4 + turn * 3) % 9,
-                    typed: "abc".to_owned(),
-                    wait_ms: 700 + i64::from(turn) * 900,
-                    looks: 3,
-                    ends: turn == 3,
-                })
-                .collect()
-        })
-        .collect();
-    let sessions = sessions(&crew, &habits);
+    let sessions = sessions(&crew, &habits(4));
     let events = delayed(&sessions, &[0, 400, 90_000]);
     let expected = crew.label(&events, 1, usize::MAX);
     assert!(expected[PREFERENCE_PAIRS].len() >= 4, "{}", expected[PREFERENCE_PAIRS].len());

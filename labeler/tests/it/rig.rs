@@ -8,7 +8,9 @@ use anonymizer::shape::Shape;
 use anonymizer::{AnonymizerConfig, AnonymizerDeps};
 use artifacts::{ArtifactStore, LocalArtifacts};
 use bus::local::{LocalLog, LocalLogConfig};
-use bus::{Bus, CommittedRecord, IDLE_AFTER, Positions, Record, RecordKey, Retention, TopicSpec};
+use bus::{
+    Bus, CommittedRecord, IDLE_AFTER, Positions, Record, RecordKey, Retention, StepLag, TopicSpec, partition_for,
+};
 use bytes::Bytes;
 use events::topics::{
     DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW,
@@ -16,19 +18,22 @@ use events::topics::{
 use events::{ConsentTier, RawEvent, TenantId, avro};
 use labeler::LabelerConfig;
 use labeler::config::{LakeConfig, SinkConfig};
-use service::clock::{Clock as _, SimulatedClock};
+use service::clock::{Clock as _, SharedClock, SimulatedClock};
 use service::consent::{self, ConsentDecision};
 use service::readiness::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::kit::{REPOSITORY, START, World};
+use crate::kit::{REPOSITORY, START, World, session};
 
-pub(crate) const TOPICS: [&str; 6] =
+const TOPICS: [&str; 6] =
     [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES];
 
+/// Partitions of each of them.
+const PARTITIONS: u32 = 2;
+
 /// Real time that anything may take.
-const BOUND: Duration = Duration::from_secs(90);
+pub(crate) const BOUND: Duration = Duration::from_secs(90);
 
 pub(crate) struct Rig {
     pub(crate) world: World,
@@ -74,9 +79,8 @@ impl Rig {
 
     pub(crate) async fn over(world: World, anonymizer: AnonymizerConfig) -> Self {
         let clock = SimulatedClock::new(START);
-        let log = open_log(&world, &clock);
-        let topics = TOPICS.map(|topic| TopicSpec::new(topic, 2, Retention::default()));
-        log.create_topics(&topics).await.unwrap();
+        let log = open_log(&world, clock.shared());
+        create_topics(&*log).await;
         let artifacts: Arc<dyn ArtifactStore> =
             Arc::new(LocalArtifacts::open(world.directory.path().join("artifacts")).unwrap());
         let repository = Shape::new(&world.secret).repository(REPOSITORY);
@@ -91,7 +95,7 @@ impl Rig {
 
     /// Another handle of the same log, as a process has that was started again.
     pub(crate) fn reopen(&mut self) {
-        self.log = open_log(&self.world, &self.clock);
+        self.log = open_log(&self.world, self.clock.shared());
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -130,18 +134,40 @@ impl Rig {
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 
+    /// The record key of a session.
+    pub(crate) fn key_of(&self, seed: u8) -> RecordKey {
+        RecordKey(self.world.secret.record_key(session(seed)))
+    }
+
+    /// Seeds of editors whose sessions lie in a partition.
+    pub(crate) fn seeds_in(&self, partition: u32) -> impl Iterator<Item = u8> {
+        (1..=u8::MAX).filter(move |seed| partition_for(&self.key_of(*seed), PARTITIONS) == partition)
+    }
+
+    /// The file of the log, to do to it what nothing of ours does. The services do not run meanwhile, and the log is
+    /// opened anew afterwards.
+    pub(crate) async fn log_file(&self) -> sqlx::AnyPool {
+        let path = self.world.directory.path().join("log.sqlite");
+        migrations::connect(&migrations::sqlite_url(&path), 1).await.unwrap()
+    }
+
+    /// Waits until a step stands as it should; the clock stands still.
+    pub(crate) async fn until(&self, step: &str, reached: impl Fn(&StepLag) -> bool) {
+        let bound = tokio::time::Instant::now() + BOUND;
+        loop {
+            let lag = self.log.step_lag(step).await;
+            if lag.as_ref().is_ok_and(&reached) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < bound, "{step}: {lag:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until both steps have read everything; the clock stands still.
     pub(crate) async fn read(&self) {
         for step in [anonymizer::STEP, labeler::step::STEP] {
-            let bound = tokio::time::Instant::now() + BOUND;
-            loop {
-                let lag = self.log.step_lag(step).await;
-                if lag.as_ref().is_ok_and(|lag| lag.records_behind() == 0) {
-                    break;
-                }
-                assert!(tokio::time::Instant::now() < bound, "{step}: {lag:?}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            self.until(step, |lag| lag.records_behind() == 0).await;
         }
     }
 
@@ -264,7 +290,12 @@ impl Rig {
     }
 }
 
-fn open_log(world: &World, clock: &SimulatedClock) -> Arc<dyn Bus> {
+pub(crate) fn open_log(world: &World, clock: SharedClock) -> Arc<dyn Bus> {
     let path = world.directory.path().join("log.sqlite");
-    Arc::new(LocalLog::open(&path, clock.shared(), LocalLogConfig::default()).unwrap())
+    Arc::new(LocalLog::open(&path, clock, LocalLogConfig::default()).unwrap())
+}
+
+pub(crate) async fn create_topics(log: &dyn Bus) {
+    let topics = TOPICS.map(|topic| TopicSpec::new(topic, PARTITIONS, Retention::default()));
+    log.create_topics(&topics).await.unwrap();
 }

@@ -12,7 +12,7 @@ use bus::DeadLetter;
 use events::topics::{DEAD_LETTERS, PREFERENCE_PAIRS, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
 use events::{
     CleanEvent, ConsentTier, Decision, EventId, EventText, Origin, PreferencePair, QuarantinedEvent, RawEvent,
-    SessionId, TenantId, avro,
+    TenantId, avro,
 };
 use labeler::lake::LakeReader;
 use service::clock::Clock as _;
@@ -145,7 +145,8 @@ async fn no_canary_is_found_in_any_byte_that_is_kept() {
     let document = crate::kit::DOCUMENT.replace(
         "    send(a, b);",
         &format!(
-            "    let api_key = \"{}\";\n    connect(\"postgres://app:{}@db.internal:5432/x\");\n    // ask {}\n    send(a, b);",
+            "    let api_key = \"{}\";\n    connect(\"postgres://app:{}@db.internal:5432/x\");\n\
+             \x20   // ask {}\n    send(a, b);",
             canaries.get("key in the window"),
             canaries.get("password in the window"),
             canaries.get("address in the window"),
@@ -171,7 +172,7 @@ async fn no_canary_is_found_in_any_byte_that_is_kept() {
     // What scrubbing can not read, and what is not the first under its id.
     let broken = |seed: u8, sequence: i64, canary: &str| {
         let mut event = raw[3].clone();
-        event.header.session_id = SessionId::from_uuid(uuid::Uuid::from_bytes([seed; 16]));
+        event.header.session_id = crate::kit::session(seed);
         event.header.sequence = sequence;
         event.header.event_id = EventId::of_client_event(event.header.session_id, u64::try_from(sequence).unwrap());
         event.header.content_digest = format!("{seed:032x}");

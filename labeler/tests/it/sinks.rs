@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use artifacts::{ArtifactStore, LocalArtifacts};
-use bus::local::{LocalLog, LocalLogConfig};
-use bus::{Affected, Bus, DeadLetter, DeadLetterKind, Position, Record, RecordKey, Retention, TopicSpec};
+use bus::{Bus, CommittedRecord, Input, Outcome, Position, Record, RecordKey, StepContext, StepHandler, StepSpec};
 use bytes::Bytes;
 use events::avro;
 use events::topics::{
@@ -14,20 +13,21 @@ use events::topics::{
 };
 use events::{
     CleanEvent, Decision, EventKind, ModelVersion, OpportunityOutcome, PreferencePair, QuarantinedEvent, RawEvent,
-    TenantId,
+    TenantId, Timestamp,
 };
 use labeler::LabelPolicy;
 use labeler::config::{LakeConfig, SinkConfig};
 use labeler::lake::{LakeReader, LakeWriter};
 use labeler::ledger::{self, Ledger, LedgerTotals};
-use labeler::policy_record::tell;
+use labeler::policy_record::{CONTROL_KIND, SUBJECT, canonical, tell};
 use labeler::sink::{Sink, SinkError, run_sink, stored_positions};
 use labeler::tally::{MeasureFilter, Tally, measures};
 use service::clock::{RealClock, SharedClock, SimulatedClock};
 use sqlx::AnyPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::kit::{Editor, START, World, label};
+use crate::kit::{self, Editor, START, World, label};
+use crate::rig::{BOUND, create_topics, open_log};
 
 struct Bench {
     world: World,
@@ -41,12 +41,8 @@ async fn bench() -> Bench {
 
 async fn bench_at(clock: SharedClock) -> Bench {
     let world = World::new().await;
-    let log: Arc<dyn Bus> =
-        Arc::new(LocalLog::open(&world.directory.path().join("log.sqlite"), clock, LocalLogConfig::default()).unwrap());
-    let topics =
-        [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES]
-            .map(|topic| TopicSpec::new(topic, 2, Retention::default()));
-    log.create_topics(&topics).await.unwrap();
+    let log = open_log(&world, clock);
+    create_topics(&*log).await;
     let artifacts: Arc<dyn ArtifactStore> =
         Arc::new(LocalArtifacts::open(world.directory.path().join("artifacts")).unwrap());
     Bench { world, log, artifacts }
@@ -325,22 +321,7 @@ fn quarantined(event: &CleanEvent, reason: &str) -> Vec<u8> {
 }
 
 fn dead_letter(event: &CleanEvent, topic: &str) -> Vec<u8> {
-    let letter = DeadLetter {
-        step: "anonymizer".to_owned(),
-        topic: topic.to_owned(),
-        partition: 0,
-        position: Position::START,
-        key: RecordKey([1; 16]),
-        kind: DeadLetterKind::Record,
-        timer_name: None,
-        due_at: None,
-        reason: "panic".to_owned(),
-        key_poisoned: false,
-        partition_time: START,
-        payload: None,
-        affected: vec![Affected { event_id: event.header.event_id.to_string(), received_at: event.header.received_at }],
-    };
-    letter.encode().unwrap().to_vec()
+    kit::dead_letter(&event.header, topic).encode().unwrap().to_vec()
 }
 
 async fn totals(pool: &AnyPool) -> LedgerTotals {
@@ -470,4 +451,47 @@ async fn the_log_is_told_a_label_policy_once() {
     }
     let no_number = LabelPolicy { typed_against_weight: f64::NAN, ..default };
     assert!(tell(log, pool, &no_number).await.is_err());
+}
+
+/// Says which label policy is in force where it reads.
+struct Saying(tokio::sync::mpsc::UnboundedSender<Option<Bytes>>);
+
+impl StepHandler for Saying {
+    fn handle(&self, _input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        self.0.send(context.control(CONTROL_KIND, SUBJECT)).unwrap();
+        Outcome::Ok
+    }
+
+    fn partition_time_of(&self, _record: &CommittedRecord) -> Option<Timestamp> {
+        None
+    }
+}
+
+/// The database fails when the log was told already, and the setting is taken back before the next start.
+#[tokio::test]
+async fn a_policy_that_was_told_and_taken_back_is_not_in_force() {
+    let bench = bench().await;
+    let (log, pool) = (&*bench.log, &bench.world.pool);
+    let default = LabelPolicy::default();
+    let other = LabelPolicy { region_lines: 2, ..default.clone() };
+    assert!(tell(log, pool, &default).await.unwrap());
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON label_policy BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    sqlx::query(refuse).execute(pool).await.unwrap();
+    assert!(tell(log, pool, &other).await.is_err());
+    sqlx::query("DROP TRIGGER refuse").execute(pool).await.unwrap();
+    assert!(tell(log, pool, &default).await.unwrap());
+    assert!(!tell(log, pool, &default).await.unwrap());
+
+    bench.publish(TELEMETRY_CLEAN, vec![(1, b"any record".to_vec())]).await;
+    let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let spec = StepSpec::new("saying", TELEMETRY_CLEAN, Vec::<String>::new(), DEAD_LETTERS);
+    let step = tokio::spawn({
+        let (log, stop) = (Arc::clone(&bench.log), stop.clone());
+        async move { log.step(spec, Arc::new(Saying(say)), stop).await }
+    });
+    let in_force = tokio::time::timeout(BOUND, said.recv()).await.unwrap().unwrap();
+    assert_eq!(in_force, Some(Bytes::from(canonical(&default).unwrap())));
+    stop.cancel();
+    step.await.unwrap().unwrap();
 }
