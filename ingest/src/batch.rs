@@ -1,7 +1,7 @@
 //! From bytes to events. The batch is taken apart before any event is understood, so that a bad one harms no other.
 //!
-//! Invalid UTF-8 and control characters would make the whole body unreadable. They are first replaced, byte by byte, in a
-//! copy; whatever event covered such a byte is refused, and if none did, the body is.
+//! Invalid UTF-8 and control characters would make the whole body unreadable. They are first replaced, byte by byte, in
+//! a copy; whatever event covered such a byte is refused, and if none did, the body is.
 
 use std::collections::BTreeMap;
 
@@ -159,8 +159,16 @@ fn entry(
         let detail = format!("an event is at most {} levels deep", limits.json_depth);
         return Entry { sequence: None, event: Err(Refusal::new("too_deep", detail)) };
     }
-    let Ok(Value::Object(mut object)) = serde_json::from_str::<Value>(raw) else {
-        return Entry { sequence: None, event: Err(Refusal::new("wrong_type", "an event is an object")) };
+    let mut object = match serde_json::from_str(raw) {
+        Ok(Value::Object(object)) => object,
+        read => {
+            let expected = match read {
+                Ok(_) => "an event is an object",
+                // It is JSON, or there were no batch.
+                Err(_) => "a number or an escape in the event stands for nothing",
+            };
+            return Entry { sequence: None, event: Err(Refusal::new("wrong_type", expected)) };
+        }
     };
     let sequence =
         object.get("sequence").and_then(Value::as_u64).filter(|sequence| (1..=LARGEST_NUMBER).contains(sequence));

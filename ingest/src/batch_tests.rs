@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 
@@ -19,8 +20,22 @@ fn codes(body: impl AsRef<[u8]>) -> Vec<&'static str> {
 
 const GOOD: &str = "{\"sequence\": 1, \"monotonic_ms\": 5, \"kind\": \"session_ended\"}";
 
-fn edit(fields: &str) -> String {
-    format!("{{\"sequence\": 1, \"monotonic_ms\": 5, \"kind\": \"document_edited\", {fields}}}")
+/// A good edit, but for one field.
+fn edit_with(field: &str, value: Value) -> String {
+    let mut event = json!({
+        "sequence": 1, "monotonic_ms": 5, "kind": "document_edited", "path": "a", "start": 0, "end": 0,
+        "old_text": "", "new_text": "", "origin": "typed",
+    });
+    event[field] = value;
+    event.to_string()
+}
+
+fn shown(opportunity: &str, actions_visible: u64) -> String {
+    json!({
+        "kind": "suggestion_shown", "sequence": 1, "monotonic_ms": 1, "opportunity_id": opportunity,
+        "actions_visible": actions_visible,
+    })
+    .to_string()
 }
 
 #[test]
@@ -30,10 +45,6 @@ fn every_bad_event_has_its_code_and_harms_no_neighbour() {
         "[".repeat(40),
         "]".repeat(40)
     );
-    let large = edit(&format!(
-        "\"path\": \"a\", \"start\": 0, \"end\": 0, \"old_text\": \"\", \"new_text\": \"{}\", \"origin\": \"typed\"",
-        "x".repeat(70_000)
-    ));
     let cases: Vec<(&str, String)> = vec![
         ("wrong_type", "7".into()),
         ("wrong_type", "null".into()),
@@ -51,19 +62,28 @@ fn every_bad_event_has_its_code_and_harms_no_neighbour() {
         ("wrong_type", "{\"kind\": \"session_ended\", \"sequence\": 1e400, \"monotonic_ms\": 1}".into()),
         ("out_of_range", "{\"kind\": \"session_ended\", \"sequence\": 9007199254740993, \"monotonic_ms\": 1}".into()),
         ("too_deep", deep),
-        ("event_too_large", large),
-        ("unknown_symbol", edit("\"path\": \"a\", \"start\": 0, \"end\": 0, \"old_text\": \"\", \"new_text\": \"\", \"origin\": \"dreamt\"")),
-        ("unknown_symbol", edit("\"path\": \"a\", \"start\": 0, \"end\": 0, \"old_text\": \"\", \"new_text\": \"\", \"origin\": \"unknown\"")),
-        ("wrong_type", edit("\"path\": \"a\", \"start\": 0, \"end\": 0, \"old_text\": 5, \"new_text\": \"\", \"origin\": \"typed\"")),
-        ("bad_range", edit("\"path\": \"a\", \"start\": 5, \"end\": 0, \"old_text\": \"\", \"new_text\": \"\", \"origin\": \"typed\"")),
-        ("range_mismatch", edit("\"path\": \"a\", \"start\": 0, \"end\": 5, \"old_text\": \"x\", \"new_text\": \"\", \"origin\": \"typed\"")),
-        ("nul_character", edit("\"path\": \"a\", \"start\": 0, \"end\": 0, \"old_text\": \"\", \"new_text\": \"a\\u0000b\", \"origin\": \"typed\"")),
-        ("nul_character", edit("\"path\": \"a\\u0000\", \"start\": 0, \"end\": 0, \"old_text\": \"\", \"new_text\": \"\", \"origin\": \"typed\"")),
-        ("out_of_range", edit("\"path\": \"\", \"start\": 0, \"end\": 0, \"old_text\": \"\", \"new_text\": \"\", \"origin\": \"typed\"")),
-        ("too_long", edit(&format!("\"path\": \"{}\", \"start\": 0, \"end\": 0, \"old_text\": \"\", \"new_text\": \"\", \"origin\": \"typed\"", "p".repeat(1025)))),
-        ("wrong_type", "{\"kind\": \"suggestion_shown\", \"sequence\": 1, \"monotonic_ms\": 1, \"opportunity_id\": \"x\", \"actions_visible\": 1}".into()),
-        ("out_of_range", format!("{{\"kind\": \"suggestion_shown\", \"sequence\": 1, \"monotonic_ms\": 1, \"opportunity_id\": \"{SESSION}\", \"actions_visible\": 4294967296}}")),
-        ("unknown_symbol", format!("{{\"kind\": \"region_look\", \"sequence\": 1, \"monotonic_ms\": 1, \"opportunity_id\": \"{SESSION}\", \"look_delay_s\": 31, \"path\": \"a\", \"text\": \"\"}}")),
+        ("event_too_large", edit_with("new_text", json!("x".repeat(70_000)))),
+        ("unknown_symbol", edit_with("origin", json!("dreamt"))),
+        ("unknown_symbol", edit_with("origin", json!("unknown"))),
+        ("wrong_type", edit_with("old_text", json!(5))),
+        // Half of a surrogate pair: JSON by its grammar, and no text.
+        ("wrong_type", edit_with("new_text", json!("#")).replace('#', "\\ud800")),
+        ("bad_range", edit_with("start", json!(5))),
+        ("range_mismatch", edit_with("end", json!(5))),
+        ("nul_character", edit_with("new_text", json!("a\u{0}b"))),
+        ("nul_character", edit_with("path", json!("a\u{0}"))),
+        ("out_of_range", edit_with("path", json!(""))),
+        ("too_long", edit_with("path", json!("p".repeat(1025)))),
+        ("wrong_type", shown("x", 1)),
+        ("out_of_range", shown(SESSION, 4_294_967_296)),
+        (
+            "unknown_symbol",
+            json!({
+                "kind": "region_look", "sequence": 1, "monotonic_ms": 1, "opportunity_id": SESSION,
+                "look_delay_s": 31, "path": "a", "text": "",
+            })
+            .to_string(),
+        ),
     ];
     for (code, event) in &cases {
         assert_eq!(codes(body(&format!("{GOOD}, {event}, {GOOD}"))), ["ok", code, "ok"], "{event}");
@@ -75,12 +95,7 @@ fn every_bad_event_has_its_code_and_harms_no_neighbour() {
 
 #[test]
 fn bytes_that_are_no_text_harm_only_the_event_that_holds_them() {
-    let good = body(&format!(
-        "{GOOD}, {}, {GOOD}",
-        edit(
-            "\"path\": \"a\", \"start\": 0, \"end\": 0, \"old_text\": \"\", \"new_text\": \"ä#\", \"origin\": \"typed\""
-        )
-    ));
+    let good = body(&format!("{GOOD}, {}, {GOOD}", edit_with("new_text", json!("ä#"))));
     for (byte, code) in
         [(0xff, "invalid_utf8"), (0xc3, "invalid_utf8"), (0, "control_character"), (0x1b, "control_character")]
     {
@@ -131,9 +146,11 @@ fn unknown_fields_are_dropped_and_counted() {
 
 #[test]
 fn optional_fields_may_be_null() {
-    let event = edit(
-        "\"path\": \"a\", \"start\": 0, \"end\": 2, \"old_text\": \"🦀\", \"new_text\": \"\", \"origin\": \"undo\", \"suggestion_id\": null",
-    );
+    let event = json!({
+        "sequence": 1, "monotonic_ms": 5, "kind": "document_edited", "path": "a", "start": 0, "end": 2,
+        "old_text": "🦀", "new_text": "", "origin": "undo", "suggestion_id": null,
+    })
+    .to_string();
     let utf16 = body(&event).replacen('{', "{\"offset_encoding\": \"utf16\",", 1);
     assert_eq!(codes(utf16), ["ok"]);
     assert_eq!(codes(body(&event)), ["range_mismatch"]);
@@ -169,7 +186,7 @@ proptest! {
 
     #[test]
     fn no_damage_to_one_event_reaches_another(place in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let event = edit("\"path\": \"a\", \"start\": 0, \"end\": 0, \"old_text\": \"\", \"new_text\": \"abc\", \"origin\": \"typed\"");
+        let event = edit_with("new_text", json!("abc"));
         let whole = body(&format!("{GOOD}, {event}, {GOOD}"));
         let start = whole.find(&event).unwrap();
         let mut bytes = whole.into_bytes();

@@ -7,8 +7,8 @@ use events::{ConsentTier, PersonPseudonym, TenantId};
 use parking_lot::Mutex;
 use service::consent::{ConsentError, ConsentStore};
 
-/// What persons agreed to, at most `staleness` old. The staleness is real time: it bounds how long a process may be wrong
-/// about a decision that was made elsewhere. The anonymizer looks again when it scrubs.
+/// What persons agreed to, at most `staleness` old. The staleness is real time: it bounds how long a process may be
+/// wrong about a decision that was made elsewhere. The anonymizer looks again when it scrubs.
 pub(crate) struct ConsentCache {
     store: ConsentStore,
     staleness: Duration,

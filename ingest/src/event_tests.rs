@@ -109,7 +109,9 @@ fn receipts_hold_only_where_they_belong() {
 proptest::proptest! {
     /// Whatever a client sends as a receipt: the event is kept, and counts as invalid.
     #[test]
-    fn no_text_passes_as_a_receipt_or_makes_it_panic(token in "\\PC{0,200}|[A-Za-z0-9_-]{0,300}\\.[A-Za-z0-9_-]{0,60}") {
+    fn no_text_passes_as_a_receipt_or_makes_it_panic(
+        token in "\\PC{0,200}|[A-Za-z0-9_-]{0,300}\\.[A-Za-z0-9_-]{0,60}",
+    ) {
         let secret = TenantSecret::new([1; 32]);
         let record = sender(&secret, ConsentTier::Usage).record(shown(Some(3), Some(token)), None).unwrap();
         proptest::prop_assert_eq!(record.header.receipt_state, ReceiptState::Invalid);

@@ -40,6 +40,7 @@ const SMALL: Kind = Kind::Number { most: 10_000 };
 const OPPORTUNITY: Spec = required("opportunity_id", Kind::Uuid);
 const SUGGESTION: Spec = optional("suggestion_id", Kind::Uuid);
 const RECEIPT: Spec = optional("receipt", Kind::Receipt);
+const ACTION: Spec = required("action_index", SMALL);
 
 /// Fields of every event. (`kind` is looked at first.)
 pub(crate) const COMMON: &[Spec] = &[required("sequence", LARGE), required("monotonic_ms", LARGE)];
@@ -50,9 +51,9 @@ pub(crate) fn of_kind(kind: &str) -> Option<&'static [Spec]> {
         "suggestion_shown" => const { &[OPPORTUNITY, SUGGESTION, RECEIPT, required("actions_visible", SMALL)] },
         "suggestion_hidden" => const { &[OPPORTUNITY, SUGGESTION, RECEIPT, required("visible_ms", LARGE)] },
         "suggestion_accepted" => {
-            const { &[OPPORTUNITY, SUGGESTION, RECEIPT, required("action_index", SMALL), optional("accepted_length", LARGE)] }
+            const { &[OPPORTUNITY, SUGGESTION, RECEIPT, ACTION, optional("accepted_length", LARGE)] }
         }
-        "suggestion_dismissed" => const { &[OPPORTUNITY, SUGGESTION, RECEIPT, required("action_index", SMALL)] },
+        "suggestion_dismissed" => const { &[OPPORTUNITY, SUGGESTION, RECEIPT, ACTION] },
         "document_edited" => {
             const {
                 &[

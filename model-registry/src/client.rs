@@ -102,7 +102,8 @@ impl std::fmt::Debug for RegistryClient {
 }
 
 impl RegistryClient {
-    /// A client of `address` (such as `http://127.0.0.1:7003`) with an API key of scope `registry`. Does not connect yet.
+    /// A client of `address` (such as `http://127.0.0.1:7003`) with an API key of scope `registry`. Does not connect
+    /// yet.
     ///
     /// # Errors
     /// An address that is no URL, or a key that no header can carry.
@@ -273,8 +274,8 @@ impl RegistryClient {
     /// candidate and policy that are being rolled out gives the rollout that runs.
     ///
     /// # Errors
-    /// `rollout_active`, `unknown_version`, `already_current`, `no_current_version`, `invalid_argument`, or the registry cannot be
-    /// reached.
+    /// `rollout_active`, `unknown_version`, `already_current`, `no_current_version`, `invalid_argument`, or the
+    /// registry cannot be reached.
     pub async fn start_rollout(
         &self,
         model: &ModelName,
@@ -315,7 +316,8 @@ impl RegistryClient {
     /// A named person lets the candidate become current.
     ///
     /// # Errors
-    /// `unknown_rollout`, `illegal_transition`, `alias_conflict`, `invalid_argument`, or the registry cannot be reached.
+    /// `unknown_rollout`, `illegal_transition`, `alias_conflict`, `invalid_argument`, or the registry cannot be
+    /// reached.
     pub async fn approve_rollout(&self, rollout: RolloutId, person: &str, why: &str) -> Result<Rollout, ClientError> {
         let request = decision(rollout, person, why);
         Ok(self.calls.clone().approve_rollout(request).await?.into_inner().try_into()?)

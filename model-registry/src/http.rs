@@ -1,4 +1,5 @@
-//! The door for people with `curl`: the same operations as JSON over HTTP. Reading, and the three words of a named person.
+//! The door for people with `curl`: the same operations as JSON over HTTP. Reading, and the three words of a named
+//! person.
 //!
 //! ```text
 //! GET  /v1/models                                        GET  /v1/rollouts?model=MODEL

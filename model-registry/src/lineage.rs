@@ -4,10 +4,10 @@
 //! person -> pairs -> snapshots -> versions that trained on them -> versions that started from those weights
 //! ```
 //!
-//! Every link is a digest. A snapshot's digest covers the sorted list of (pair id, content digest, purpose) and what chose
-//! it; it is computed again from the stored rows when a version that names it is registered and before the version serves,
-//! so that lineage is checked, not believed. It does not cover the parts of the lake that the pairs were read from: how
-//! pairs lie in files may change, what was learned from may not.
+//! Every link is a digest. A snapshot's digest covers the sorted list of (pair id, content digest, purpose) and what
+//! chose it; it is computed again from the stored rows when a version that names it is registered and before the
+//! version serves, so that lineage is checked, not believed. It does not cover the parts of the lake that the pairs
+//! were read from: how pairs lie in files may change, what was learned from may not.
 
 use events::{Audience, ModelName, ModelVersion, PairId, PersonPseudonym, RunId, Sha256Digest, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};

@@ -126,6 +126,11 @@ impl RolloutPolicy {
         check((0..=604_800).contains(&self.settle_seconds), "settle_seconds", "0 to 604800")
     }
 
+    /// Seconds from an exposure until what came of it is known: its close, and settling.
+    pub(crate) fn known_after_seconds(&self) -> i64 {
+        CLOSE_SECONDS.saturating_add(self.settle_seconds)
+    }
+
     /// Whether the reference is looked at once `blocks` are complete. The looks are spread evenly up to the last block.
     #[must_use]
     pub fn is_reference_look(&self, blocks: i64) -> bool {

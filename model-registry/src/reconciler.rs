@@ -4,6 +4,8 @@
 //! verdict depends neither on when this ran nor on outcomes that came later. Every step is a compare-and-set on the
 //! model's revision and on the rollout's state and block, which makes two reconcilers harmless; the lease saves work.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use events::Timestamp;
 use service::clock::real_now;
@@ -23,6 +25,9 @@ pub const ACTOR: &str = "reconciler";
 
 /// Reason of a rollout that had not begun when its turn's deadline passed.
 pub const LATE: &str = "deadline";
+
+/// Reason of a rollout whose candidate had shown nobody a suggestion when its turn's deadline passed.
+pub const SERVED_NOBODY: &str = "deadline_served_nobody";
 
 /// Begins, judges and ends rollouts. Drive it under the lease [`RolloutReconciler::LEASE`].
 #[derive(Debug, Clone)]
@@ -70,7 +75,7 @@ impl RolloutReconciler {
         Self { registry, lease }
     }
 
-    /// Does all that is due now. A rollout that fails keeps no other one waiting; the first error is returned at the end.
+    /// Does all that is due now. A rollout that fails keeps no other one waiting; the first error is returned last.
     ///
     /// # Errors
     /// The database failed, or the lease was lost.
@@ -95,6 +100,9 @@ impl RolloutReconciler {
         let mut rollout = rollout;
         if rollout.state == RolloutState::Pending {
             rollout = self.begin(rollout).await?;
+        }
+        if rollout.state == RolloutState::Canary && self.served_nobody_in_time(&rollout).await? {
+            rollout = self.end_unserved(rollout).await?;
         }
         while rollout.state.is_serving() {
             let now = self.registry.now();
@@ -123,8 +131,8 @@ impl RolloutReconciler {
         Ok((change, found))
     }
 
-    /// Verifies artifact, data set and evaluation once more, and lets the candidate serve; one that does not hold ends the
-    /// rollout, and so does one whose turn is over: the deadline of its training run binds until it begins to serve.
+    /// Verifies artifact, data set and evaluation once more, and lets the candidate serve; one that does not hold ends
+    /// the rollout, and so does one whose turn is over: the deadline of its training run binds until it has served.
     async fn begin(&self, rollout: Rollout) -> Result<Rollout, RolloutReconcileError> {
         let verified = self.registry.verify_version(&rollout.tenant, &rollout.model, rollout.candidate).await;
         let (step, reason) = match verified {
@@ -149,6 +157,29 @@ impl RolloutReconciler {
         let begun = take_step(change, found, step, By::Reconciler, None).await?;
         self.registry.stepped();
         Ok(begun)
+    }
+
+    /// Whether the turn's deadline passed and the candidate has shown nobody a suggestion; once it has, the deadline
+    /// binds no more. Closed opportunities tell it, so the answer is no until one that was shown at the last moment
+    /// must have closed and settled. One that was shown later and has closed by then counts as well: its time is the
+    /// platform's, which can not be compared with the deadline's.
+    async fn served_nobody_in_time(&self, rollout: &Rollout) -> Result<bool, RolloutReconcileError> {
+        let mut connection = self.registry.pool().acquire().await?;
+        let deadline = store::deadline_of_turn(&mut connection, rollout).await?;
+        let (Some(deadline), Some(started_at)) = (deadline, rollout.started_at) else { return Ok(false) };
+        let known_after = Duration::from_secs(rollout.policy.known_after_seconds().unsigned_abs());
+        // The deadline is of real time; opportunities close by the platform's, which need not have moved.
+        let is_known = real_now() >= deadline + known_after && self.registry.now() >= started_at + known_after;
+        Ok(is_known && !store::candidate_was_served(&mut connection, rollout).await?)
+    }
+
+    async fn end_unserved(&self, rollout: Rollout) -> Result<Rollout, RolloutReconcileError> {
+        let (change, mut found) = self.change(&rollout).await?;
+        tracing::warn!(rollout = %found.rollout_id, candidate = %found.candidate, "a candidate served nobody in time");
+        found.reason = SERVED_NOBODY.to_owned();
+        let ended = take_step(change, found, RolloutStep::Abort, By::Reconciler, None).await?;
+        self.registry.stepped();
+        Ok(ended)
     }
 
     async fn judge_next_block(&self, rollout: Rollout, now: Timestamp) -> Result<Rollout, RolloutReconcileError> {

@@ -226,8 +226,8 @@ impl Registry {
         Ok(manifest)
     }
 
-    /// Everything that a version is about to serve with: its artifact, its data set and its evaluation are what they were
-    /// when it was registered.
+    /// Everything that a version is about to serve with: its artifact, its data set and its evaluation are what they
+    /// were when it was registered.
     ///
     /// # Errors
     /// Something is missing, altered, or cannot be read.
@@ -320,8 +320,8 @@ impl Registry {
         store::models(&mut *self.pool().acquire().await?, tenant).await
     }
 
-    /// Points `alias` to `version` if it points to `expected` now, once everything that the version serves with was verified
-    /// again. While a rollout runs, the versions that it compares stay. Returns the model's new revision.
+    /// Points `alias` to `version` if it points to `expected` now, once everything that the version serves with was
+    /// verified again. While a rollout runs, the versions that it compares stay. Returns the model's new revision.
     ///
     /// # Errors
     /// The alias points elsewhere, there is no such version, it is not what was registered, or a rollout runs.

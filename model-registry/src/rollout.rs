@@ -125,7 +125,7 @@ pub enum RolloutStep {
     RollBack,
     /// Out of blocks.
     Hold,
-    /// A named person ends it.
+    /// A named person ends it, or what it would serve does not hold, or the deadline of its turn passed.
     Abort,
 }
 
@@ -216,7 +216,7 @@ impl Rollout {
     #[must_use]
     pub fn complete_blocks_at(&self, now: Timestamp) -> i64 {
         let Some(started_at) = self.started_at else { return 0 };
-        let wait = crate::policy::CLOSE_SECONDS.saturating_add(self.policy.settle_seconds).saturating_mul(1_000_000);
+        let wait = self.policy.known_after_seconds().saturating_mul(1_000_000);
         let seen = now.as_micros().saturating_sub(started_at.as_micros()).saturating_sub(wait);
         seen.div_euclid(self.policy.block_seconds.max(1).saturating_mul(1_000_000)).max(0)
     }
@@ -227,8 +227,7 @@ impl Rollout {
         let started_at = self.started_at.filter(|_| self.state.is_serving())?;
         let seconds = (self.blocks_complete + 1)
             .saturating_mul(self.policy.block_seconds)
-            .saturating_add(crate::policy::CLOSE_SECONDS)
-            .saturating_add(self.policy.settle_seconds);
+            .saturating_add(self.policy.known_after_seconds());
         Some(Timestamp::from_micros(started_at.as_micros().saturating_add(seconds.saturating_mul(1_000_000))))
     }
 }

@@ -5,8 +5,8 @@
 //! * hold-back: `hash(tenant, model name, reference, person) < holdback_share`. No rollout is in the hash, so a person
 //!   stays held back over all rollouts until the reference is pinned anew; a larger share keeps all who were in a
 //!   smaller one.
-//! * arm: `hash(rollout, block, person)`, fixed within a block and redrawn for the next. Arms that stay would repeat the
-//!   same persons' effects in every block.
+//! * arm: `hash(rollout, block, person)`, fixed within a block and redrawn for the next. Arms that stay would repeat
+//!   the same persons' effects in every block.
 //!
 //! Shares are shares of all persons: canary 40% and hold-back 20% leave 40% to the current version.
 //!

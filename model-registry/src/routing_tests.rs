@@ -68,7 +68,12 @@ proptest! {
     }
 
     #[test]
-    fn arms_hold_within_a_block(number in any::<u64>(), rollout in any::<u128>(), offset in 0_i64..100, block in 0_i64..50) {
+    fn arms_hold_within_a_block(
+        number in any::<u64>(),
+        rollout in any::<u128>(),
+        offset in 0_i64..100,
+        block in 0_i64..50,
+    ) {
         let table = table(0.4, 0.2, rollout);
         let start = 1_000 + block * 100;
         let given = assign(&table, &person(number), None, Timestamp::from_seconds(start + offset)).unwrap();
@@ -77,7 +82,11 @@ proptest! {
     }
 
     #[test]
-    fn holdback_is_sticky_over_rollouts_and_promotions(number in any::<u64>(), first in any::<u128>(), second in any::<u128>()) {
+    fn holdback_is_sticky_over_rollouts_and_promotions(
+        number in any::<u64>(),
+        first in any::<u128>(),
+        second in any::<u128>(),
+    ) {
         let before = table(0.4, 0.2, first);
         let mut after = table(0.1, 0.3, second);
         after.current = served(9, None);

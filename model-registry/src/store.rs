@@ -219,7 +219,8 @@ pub(crate) async fn same_registration(
         None => "run_id IS NULL AND artifact_digest = $3",
     };
     let statement = format!(
-        "SELECT {VERSION_COLUMNS} FROM model_versions WHERE tenant = $1 AND model = $2 AND {by} ORDER BY version LIMIT 1"
+        "SELECT {VERSION_COLUMNS} FROM model_versions WHERE tenant = $1 AND model = $2 AND {by} \
+         ORDER BY version LIMIT 1"
     );
     let row = sqlx::query(sqlx::AssertSqlSafe(statement))
         .bind(tenant.as_str())
@@ -469,8 +470,8 @@ pub(crate) async fn rollout(connection: &mut AnyConnection, rollout: RolloutId) 
     }
 }
 
-/// The deadline (real time) of the turn that a rollout belongs to: that of its candidate's training run, if the run started
-/// the rollout or is about to say so. A rollout that somebody starts of an old version has none.
+/// The deadline (real time) of the turn that a rollout belongs to: that of its candidate's training run, if the run
+/// started the rollout or is about to say so. A rollout that somebody starts of an old version has none.
 pub(crate) async fn deadline_of_turn(
     connection: &mut AnyConnection,
     rollout: &Rollout,
@@ -488,6 +489,23 @@ pub(crate) async fn deadline_of_turn(
     .fetch_optional(connection)
     .await?;
     Ok(deadline.map(Timestamp::from_micros))
+}
+
+/// Whether a closed opportunity tells that the candidate showed somebody a suggestion in this rollout.
+pub(crate) async fn candidate_was_served(
+    connection: &mut AnyConnection,
+    rollout: &Rollout,
+) -> Result<bool, RegistryError> {
+    let served = sqlx::query(
+        "SELECT opportunity_id FROM opportunity_outcomes WHERE tenant = $1 AND rollout_id = $2 AND arm = 'canary' \
+         AND model_version = $3 AND decision = 'shown' LIMIT 1",
+    )
+    .bind(rollout.tenant.as_str())
+    .bind(rollout.rollout_id.to_string())
+    .bind(rollout.candidate.0)
+    .fetch_optional(connection)
+    .await?;
+    Ok(served.is_some())
 }
 
 pub(crate) async fn active_rollout(
@@ -535,8 +553,8 @@ pub(crate) async fn rollouts(
     rows.iter().map(rollout_of).collect()
 }
 
-/// What each person did, from closed opportunities. Canary rows count only if the candidate really answered, hold-back rows
-/// only if the reference did. An exposure counts when it is older than the close at `cut`.
+/// What each person did, from closed opportunities. Canary rows count only if the candidate really answered, hold-back
+/// rows only if the reference did. An exposure counts when it is older than the close at `cut`.
 const TALLY: &str = "SELECT block, arm, person, COUNT(*) AS opportunities, SUM(utility) AS utility, \
      CAST(SUM(shown) AS BIGINT) AS shown, CAST(SUM(accepted) AS BIGINT) AS accepted, \
      CAST(SUM(kept_characters) AS BIGINT) AS kept_characters FROM opportunity_outcomes \

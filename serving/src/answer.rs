@@ -1,7 +1,7 @@
 //! One answer: from a queued decoding to events on the wire, a signed receipt and an exposure.
 //!
-//! The decoding thread hands over actions as they are complete; a task turns them into server-sent events. The body hands
-//! a frame to the connection only when the connection asks for it and counts it then, so that what is recorded as
+//! The decoding thread hands over actions as they are complete; a task turns them into server-sent events. The body
+//! hands a frame to the connection only when the connection asks for it and counts it then, so that what is recorded as
 //! delivered was delivered. A client that leaves drops the body: the task sees that at once and sets the cancel flag,
 //! which decoding looks at before every token.
 

@@ -68,7 +68,8 @@ pub struct ServingConfig {
     pub exposure_attempts: u32,
     /// Pause after the first failed attempt in milliseconds; it doubles with every further one. Default 250.
     pub exposure_retry_ms: u64,
-    /// How long database and log may take for an exposure before that attempt has failed, in milliseconds. Default 10000.
+    /// How long database and log may take for an exposure before that attempt has failed, in milliseconds. Default
+    /// 10000.
     pub exposure_timeout_ms: u64,
     /// How long a consent that was read is used, in seconds. Default 5.
     pub consent_refresh_seconds: u64,

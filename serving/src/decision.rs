@@ -1,8 +1,8 @@
 //! To show or to stay silent: the gate, and exploration that turns a known share of decisions round.
 //!
 //! One number in [0, 1) is drawn by hash of the opportunity. Where it lies below the exploration rate e, the gate's
-//! decision is turned round: what the gate would keep silent is shown (the model is made to edit), what it would show is
-//! withheld. Repeating a request therefore never changes its draw, and
+//! decision is turned round: what the gate would keep silent is shown (the model is made to edit), what it would show
+//! is withheld. Repeating a request therefore never changes its draw, and
 //!
 //! `p_show` = probability over that draw, given context, version and decoding, that the suggestion is flushed:
 //! 1 - e where the gate is open, e where it is closed, and 0 where the model found nothing to say that could be shown.

@@ -51,7 +51,8 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     match serde_json::from_slice(&bytes) {
         Ok(value) => Some(value),
         Err(error) => {
-            tracing::warn!(path = %path.display(), line = error.line(), "a file of the last run is damaged and ignored");
+            let (path, line) = (path.display(), error.line());
+            tracing::warn!(%path, line, "a file of the last run is damaged and ignored");
             None
         }
     }

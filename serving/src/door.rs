@@ -2,8 +2,8 @@
 //!
 //! A key that was verified is good for `key_refresh_seconds`; after that it still serves while it is verified again
 //! behind the request's back, and at most `key_staleness_seconds` while that fails. What was verified is on disk too
-//! (digests of keys, the tenant's secret wrapped by the key file), so that a restart with everything down still knows its
-//! callers. All of this guards processes and not data: it runs on real time.
+//! (digests of keys, the tenant's secret wrapped by the key file), so that a restart with everything down still knows
+//! its callers. All of this guards processes and not data: it runs on real time.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! Exposures: what serving delivered, recorded by serving alone.
 //!
 //! An answer never waits for its record. It is put into a bounded queue (full: dropped and counted), and one task does
-//! the rest: consent first, then the person's data key, then seal, then the bus. A failure of any of them is tried again
-//! a bounded number of times while the queue behind it fills.
+//! the rest: consent first, then the person's data key, then seal, then the bus. A failure of any of them is tried
+//! again a bounded number of times while the queue behind it fills.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -320,9 +320,9 @@ enum Refused {
 
 /// The event as it goes onto the bus. `key` is used for whole events only.
 ///
-/// Digest of the content: for a suggestion over what was shown. A second silent decision of the same opportunity has, by
-/// the derivation of ids, the same event id as the first; its digest covers no more than that id does, so that it counts
-/// as a duplicate and not as another content under a known id.
+/// Digest of the content: for a suggestion over what was shown. A second silent decision of the same opportunity has,
+/// by the derivation of ids, the same event id as the first; its digest covers no more than that id does, so that it
+/// counts as a duplicate and not as another content under a known id.
 fn raw_event(exposure: &Exposure, consent: ConsentTier, key: Option<&DataKey>) -> Result<RawEvent, serde_json::Error> {
     let receipt = &exposure.receipt;
     let event_id = EventId::of_exposure(receipt.opportunity_id, receipt.suggestion_id);

@@ -207,7 +207,8 @@ async fn unknown_fields_are_dropped_and_counted() {
     body["colour"] = json!({ "deep": [1, 2] });
     body["document"]["mood"] = json!(1);
     assert_eq!(door.ask(&body).await.end().decision, Decision::Shown);
-    assert_eq!(counted() - before, 2);
+    // Other tests of this process may send some as well.
+    assert!(counted() - before >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,9 @@
 //! The models that answer: which versions the registry wants served, loaded, verified and swapped in one step.
 //!
 //! A routing table is followed only when every version that it can choose is in memory. Until then, and when a file is
-//! truncated, altered or gone, the last good table with its models stays: a request holds both by one pointer, so a swap
-//! drops nobody. What serves, and what served before it, is kept on disk (`routing.json`, `models/<digest>/`), so that a
-//! restart with everything down serves it again, and the version before when the newest is damaged.
+//! truncated, altered or gone, the last good table with its models stays: a request holds both by one pointer, so a
+//! swap drops nobody. What serves, and what served before it, is kept on disk (`routing.json`, `models/<digest>/`), so
+//! that a restart with everything down serves it again, and the version before when the newest is damaged.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

@@ -74,7 +74,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_place_has_one_offset_and_comes_back(text in "[a-z\u{e4}\u{4e2d}\u{1f600}\r\n]{0,40}", utf16 in any::<bool>()) {
+        fn every_place_has_one_offset_and_comes_back(
+            text in "[a-z\u{e4}\u{4e2d}\u{1f600}\r\n]{0,40}",
+            utf16 in any::<bool>(),
+        ) {
             let encoding = if utf16 { OffsetEncoding::Utf16 } else { OffsetEncoding::Utf8 };
             for byte in (0..=text.len()).filter(|byte| text.is_char_boundary(*byte)) {
                 prop_assert_eq!(byte_at(&text, encoding, units(&text[..byte], encoding)), Ok(byte));

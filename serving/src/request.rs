@@ -1,9 +1,9 @@
 //! The request: from bytes to a question that cannot hold a bad value.
 //!
-//! Coordinates: the model, the exposure and the labeler count bytes; a client may count UTF-16 units, and it may send an
-//! excerpt whose beginning lies at `document.start` units. Nobody here saw what is before the excerpt, so byte offsets
-//! start at that same number and go on in bytes inside the excerpt. `window_start_offset` of the exposure keeps the
-//! window's place in the client's units; differences inside the window convert exactly.
+//! Coordinates: the model, the exposure and the labeler count bytes; a client may count UTF-16 units, and it may send
+//! an excerpt whose beginning lies at `document.start` units. Nobody here saw what is before the excerpt, so byte
+//! offsets start at that same number and go on in bytes inside the excerpt. `window_start_offset` of the exposure keeps
+//! the window's place in the client's units; differences inside the window convert exactly.
 
 use anonymizer::shape::Shape;
 use events::edit::{EditContext, RecentEdit, Window};
@@ -152,7 +152,9 @@ impl Question {
 }
 
 fn read_json(body: &[u8]) -> Result<SuggestionRequest, Problem> {
-    let mut reader = serde_json::Deserializer::from_slice(body);
+    // A reader of bytes would not look at the text of fields that it drops.
+    let text = std::str::from_utf8(body).map_err(|_| invalid_json())?;
+    let mut reader = serde_json::Deserializer::from_str(text);
     let request = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         // The message of serde repeats values, which may be code; the path names fields only.
         let path = error.path().to_string();
@@ -399,9 +401,13 @@ mod tests {
         assert_eq!(refused(|body| body["offset_encoding"] = json!("ada")), "invalid_shape");
         assert_eq!(refused(|body| *body = json!([])), "invalid_shape");
         let config = ServingConfig::default();
-        for bytes in [&b"{"[..], b"", b"\xff\xfe", b"{\"person\": \"\xff\"}"] {
+        for bytes in [&b"{"[..], b"", b"\xff\xfe", b"{\"person\": \"\xff\"}", b"{\"person\": \"a\0b\"}"] {
             assert_eq!(Question::parse(bytes, &config).unwrap_err().code(), "invalid_json");
         }
+        let mut unknown = body();
+        unknown["mood"] = json!("#");
+        let unknown: Vec<u8> = unknown.to_string().bytes().map(|byte| if byte == b'#' { 0xff } else { byte }).collect();
+        assert_eq!(Question::parse(&unknown, &config).unwrap_err().code(), "invalid_json");
         let twice = body().to_string() + "{}";
         assert_eq!(Question::parse(twice.as_bytes(), &config).unwrap_err().code(), "invalid_json");
     }

@@ -52,9 +52,9 @@ impl Repetitions {
 }
 
 impl State {
-    /// The id of the suggestion that answers this asking. It is a function of who asks, about what, and how often before,
-    /// so that a seeded run makes the same ids whatever the schedule; the time in it is the one in the opportunity's id,
-    /// beside which it sorts.
+    /// The id of the suggestion that answers this asking. It is a function of who asks, about what, and how often
+    /// before, so that a seeded run makes the same ids whatever the schedule; the time in it is the one in the
+    /// opportunity's id, beside which it sorts.
     pub(crate) fn suggestion_id(
         &self,
         tenant: &TenantId,

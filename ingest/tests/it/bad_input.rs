@@ -60,9 +60,8 @@ async fn unknown_fields_are_dropped_and_counted() {
     let mut body: Value = serde_json::from_str(&batch("jane", json!([event]))).unwrap();
     body["editor"] = json!({ "name": "vi" });
     assert_eq!(door.results(body.to_string()).await, [("admitted".to_owned(), None)]);
-    // Other tests of this process may send a few as well.
-    let counted = unknown_fields() - before;
-    assert!((1001..1100).contains(&counted), "{counted}");
+    // Other tests of this process may send some as well.
+    assert!(unknown_fields() - before >= 1001);
     door.stop().await;
 }
 
@@ -71,7 +70,12 @@ async fn ten_thousand_tiny_events_in_batches_are_all_admitted() {
     let door = Running::start().await;
     for first in (0..10_000).step_by(1000) {
         let events: Vec<Value> = (first + 1..=first + 1000)
-            .map(|number| json!({ "sequence": number, "monotonic_ms": number, "kind": "suggestion_hidden", "opportunity_id": SESSION, "visible_ms": 1 }))
+            .map(|number| {
+                json!({
+                    "sequence": number, "monotonic_ms": number, "kind": "suggestion_hidden",
+                    "opportunity_id": SESSION, "visible_ms": 1,
+                })
+            })
             .collect();
         let results = door.results(batch("jane", json!(events))).await;
         assert!(results.iter().all(|(status, _)| status == "admitted") && results.len() == 1000);
@@ -113,7 +117,8 @@ async fn slow_and_crowding_clients_are_bounded() {
     .await;
     let address = door.url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
     let head = format!(
-        "POST /v1/telemetry HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{",
+        "POST /v1/telemetry HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: 100\r\n\r\n{{",
         door.key
     );
     let crowded = || async {
@@ -159,7 +164,8 @@ async fn a_refusal_arrives_although_the_body_was_not_wanted() {
     ] {
         let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\ncontent-length: {large}\r\nconnection: close\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\
+             content-type: application/json\r\ncontent-length: {large}\r\nconnection: close\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(&vec![b' '; large]).await.unwrap();

@@ -30,9 +30,8 @@ async fn what_is_admitted_is_in_the_log_sealed() {
     assert_eq!(raw[1].header.person, person);
     let key = door.keys.data_key(&TenantId::default(), &person).await.unwrap();
     let plaintext = key.open(raw[1].header.event_id, topics::TELEMETRY_RAW, raw[1].sealed.as_ref().unwrap()).unwrap();
-    assert!(
-        matches!(serde_json::from_slice(&plaintext).unwrap(), EventText::Edit { new_text, .. } if new_text == "let a = 1;")
-    );
+    let text = serde_json::from_slice(&plaintext).unwrap();
+    assert!(matches!(text, EventText::Edit { new_text, .. } if new_text == "let a = 1;"));
     // The same event again has the same id and digest.
     door.results(batch("jane", json!([edit(2, "let a = 1;")]))).await;
     let raw = door.raw().await;

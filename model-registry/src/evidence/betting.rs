@@ -3,18 +3,19 @@
 //! # What is bet on
 //!
 //! In block b every person who is not held back is in the canary or in the current arm, by an independent draw that is
-//! redrawn for each block, and has one value in [0, 1]. A *pairing* matches every person of the smaller arm with another
-//! person of the larger one, at random (by hash, blind to outcomes). A pair gives a payoff g, for example
+//! redrawn for each block, and has one value in [0, 1]. A *pairing* matches every person of the smaller arm with
+//! another person of the larger one, at random (by hash, blind to outcomes). A pair gives a payoff g, for example
 //! g = (x - y) + margin for a canary value x and a current value y, with g >= -L and a mean of at most 0 under the null
 //! hypothesis.
 //!
-//! For one pairing and one bet lambda in (0, 1/L) the block's factor is `prod (1 + lambda g)`. It is at least 0, and its
-//! expectation, given all earlier blocks, is at most 1 under the null hypothesis: drawing arms and then a random
+//! For one pairing and one bet lambda in (0, 1/L) the block's factor is `prod (1 + lambda g)`. It is at least 0, and
+//! its expectation, given all earlier blocks, is at most 1 under the null hypothesis: drawing arms and then a random
 //! pairing is the same as drawing unordered pairs first and then, for each pair alone, by a fair coin which of the two
 //! is in the canary. Given the unordered pairs the factors are independent, and the mean of x - y over the coin is the
 //! mean of both persons' own effects of the candidate: whatever persons are like, and however often the same ones
 //! return, their own levels cancel. (Effects that differ between persons: pairs are drawn without replacement, and by
-//! Hoeffding 1963, theorem 4, the expectation of the product is at most the one with replacement, `(1 + lambda mean)^n`.)
+//! Hoeffding 1963, theorem 4, the expectation of the product is at most the one with replacement,
+//! `(1 + lambda mean)^n`.)
 //!
 //! # How it is put together
 //!
@@ -219,8 +220,9 @@ mod tests {
         #[test]
         fn a_pairing_uses_everybody_of_the_smaller_arm_once(canary in 0_usize..40, current in 0_usize..40) {
             let people: Vec<PersonPseudonym> = (0..80).map(person).collect();
-            let sides = (people[..canary].iter().collect::<Vec<_>>(), people[40..40 + current].iter().collect::<Vec<_>>());
-            let drawn = BlockPairings::draw("0".repeat(32).parse().unwrap(), 3, &sides.0, &sides.1);
+            let side = |range: std::ops::Range<usize>| people[range].iter().collect::<Vec<_>>();
+            let (left, right) = (side(0..canary), side(40..40 + current));
+            let drawn = BlockPairings::draw("0".repeat(32).parse().unwrap(), 3, &left, &right);
             for pairing in &drawn.pairings {
                 prop_assert_eq!(pairing.len(), canary.min(current));
                 let mut left: Vec<usize> = pairing.iter().map(|pair| pair.0).collect();
@@ -238,9 +240,9 @@ mod tests {
         #[test]
         fn wealth_stays_finite_and_positive(losses in prop::collection::vec(-1.0..=1.0_f64, 1..200)) {
             let people: Vec<PersonPseudonym> = (0..losses.len() * 2).map(person).collect();
-            let (left, right) = people.split_at(losses.len());
-            let drawn = BlockPairings::draw(
-                "1".repeat(32).parse().unwrap(), 0, &left.iter().collect::<Vec<_>>(), &right.iter().collect::<Vec<_>>());
+            let side = |range: std::ops::Range<usize>| people[range].iter().collect::<Vec<_>>();
+            let (left, right) = (side(0..losses.len()), side(losses.len()..people.len()));
+            let drawn = BlockPairings::draw("1".repeat(32).parse().unwrap(), 0, &left, &right);
             let process = run(&[drawn.clone(), drawn], 1.0, 20.0, &|_, canary, _| losses[canary]);
             prop_assert!(process.e_value.is_finite() && process.e_value >= 0.0);
             prop_assert!(process.largest_e_value >= process.e_value);

@@ -15,9 +15,10 @@
 //! [`betting`] for why each is an e-process.
 //!
 //! A candidate that is not worse at all is rolled back for its utility with probability at most alpha, although two
-//! processes may ask for it: bet by bet and pair by pair the factor of *harm*, 1 + b (y - x - margin) / (1 + margin), is at
-//! most that of *not worse at all*, 1 + b (y - x), so whenever one of the two reaches its threshold the latter has reached
-//! 1/alpha. The shown rate adds alpha/2 at most, and that only for a candidate whose true shown rate is at the limit of 90%.
+//! processes may ask for it: bet by bet and pair by pair the factor of *harm*, 1 + b (y - x - margin) / (1 + margin),
+//! is at most that of *not worse at all*, 1 + b (y - x), so whenever one of the two reaches its threshold the latter
+//! has reached 1/alpha. The shown rate adds alpha/2 at most, and that only for a candidate whose true shown rate is at
+//! the limit of 90%.
 //!
 //! The candidate must also be non-inferior to the pinned reference: hold-back persons against canary persons, each
 //! person once (its mean over blocks), Welch's one-sided bound above -margin at one of at most four looks at alpha/4.
@@ -25,16 +26,15 @@
 //!
 //! Measured on simulated persons (`simulation.rs` has the set-up and the whole table; 60 persons, 12 held back, margin
 //! 0.10, four blocks of six opportunities, 2000 runs each): at harm equal to the margin 0.4% are promoted (0.0% against
-//! another reference) and 0.2% rolled back; of candidates as good as the current version none is rolled back, and 87% are
-//! promoted (46% against another reference, with its 12 persons); at +0.20 utility 100% are promoted, 94% of them after one
-//! block; at -0.20, which is 0.10 beyond the margin, 79% are rolled back.
+//! another reference) and 0.2% rolled back; of candidates as good as the current version none is rolled back, and 87%
+//! are promoted (46% against another reference, with its 12 persons); at +0.20 utility 100% are promoted, 94% of them
+//! after one block; at -0.20, which is 0.10 beyond the margin, 79% are rolled back.
 
 pub mod betting;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod simulation;
-mod student;
 mod summary;
 
 use std::collections::BTreeMap;

@@ -149,8 +149,8 @@ fn each_person_counts_once_against_the_reference() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// The argument of the module: a candidate that is not worse is rolled back for its utility no more often than alpha,
-    /// because one process is above the other, whatever happened.
+    /// The argument of the module: a candidate that is not worse is rolled back for its utility no more often than
+    /// alpha, because one process is above the other, whatever happened.
     #[test]
     fn harm_never_runs_ahead_of_not_worse_at_all(habits in prop::collection::vec((0..=6_i64, 0..=6_i64), 8..120)) {
         let tallies: Vec<_> = habits

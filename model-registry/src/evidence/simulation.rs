@@ -294,8 +294,8 @@ fn a_clearly_better_model_is_promoted_within_the_demo_and_a_much_worse_one_rolle
 
 #[test]
 fn losses_do_not_add_up_over_rollouts() {
-    // An earlier rollout lost the margin unnoticed. The next candidate is as good as what serves now: against the pinned
-    // reference it is not.
+    // An earlier rollout lost the margin unnoticed. The next candidate is as good as what serves now: against the
+    // pinned reference it is not.
     let lossy = BASE.with_effect(-0.1);
     let drifted = |seed| World { candidate: lossy, current: lossy, ..world(seed, 0.0) };
     let rates = measure_world(250, &policy(), drifted);

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use events::{Arm, PersonPseudonym};
 use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
-use super::{PersonBlock, VALUE_SHIFT, student};
+use super::{PersonBlock, VALUE_SHIFT};
 
 /// What one arm did, over all complete blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -71,6 +72,11 @@ pub(super) fn summarise<'a>(tallies: impl Iterator<Item = &'a PersonBlock>) -> A
     summary
 }
 
+/// The `probability` quantile of Student's t distribution; none for degrees of freedom that are none.
+fn quantile(probability: f64, degrees: f64) -> Option<f64> {
+    StudentsT::new(0.0, 1.0, degrees).ok().map(|distribution| distribution.inverse_cdf(probability))
+}
+
 /// Difference of the mean values of two arms over person-blocks, with a 95% interval that knows that a person appears
 /// in several blocks and, over time, in both arms (linearisation, one residual sum a person; Student's t with one
 /// degree of freedom less than there are persons).
@@ -94,7 +100,7 @@ pub(super) fn clustered_difference(tallies: &[PersonBlock], arm: Arm, against: A
     }
     let variance = residuals.values().map(|residual| residual * residual).sum::<f64>() * persons / (persons - 1.0);
     let value = mean_arm - mean_against;
-    let half = student::quantile(0.975, persons - 1.0) * variance.sqrt();
+    let half = quantile(0.975, persons - 1.0)? * variance.sqrt();
     Some(Estimate { value, low: value - half, high: value + half })
 }
 
@@ -129,5 +135,26 @@ pub(super) fn welch_lower_bound(left: &[f64], right: &[f64], alpha: f64) -> Opti
     // Welch and Satterthwaite's degrees of freedom.
     let degrees = error.powi(2) / (error_left.powi(2) / (count_left - 1.0) + error_right.powi(2) / (count_right - 1.0));
     let difference = mean_left - mean_right;
-    Some((difference, difference - student::quantile(1.0 - alpha, degrees.max(1.0)) * error.sqrt()))
+    Some((difference, difference - quantile(1.0 - alpha, degrees.max(1.0))? * error.sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_agree_with_printed_tables() {
+        for (probability, degrees, expected) in [
+            (0.95, 1.0, 6.313_752),
+            (0.975, 5.0, 2.570_582),
+            (0.975, 10.0, 2.228_139),
+            (0.9875, 20.0, 2.423_117),
+            (0.99, 30.0, 2.457_262),
+            (0.975, 1e4, 1.960_201),
+        ] {
+            let value = quantile(probability, degrees).unwrap();
+            assert!((value - expected).abs() < 2e-4, "{probability} {degrees}: {value} instead of {expected}");
+        }
+        assert_eq!(quantile(0.975, 0.0), None);
+    }
 }

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use artifacts::{LocalArtifacts, put_directory};
-use events::{Arm, ModelName, ModelVersion, PairId, PersonPseudonym, RolloutId, Sha256Digest, TenantId, Timestamp};
+use events::{
+    Arm, ModelName, ModelVersion, PairId, PersonPseudonym, RolloutId, RunId, Sha256Digest, TenantId, Timestamp,
+};
 use model_registry::lineage::{Purpose, SnapshotFilters, snapshot_digest};
 use model_registry::{
-    NewVersion, RegistryClient, RegistryConfig, RegistryDeps, Rollout, RolloutPolicy, RolloutState, RunningRegistry,
-    assign, run,
+    ClientError, NewVersion, RegistryClient, RegistryConfig, RegistryDeps, Rollout, RolloutPolicy, RolloutState,
+    RunningRegistry, assign, run,
 };
 use service::api_keys::{ApiKeys, Scope};
 use service::clock::SimulatedClock;
@@ -46,6 +48,16 @@ pub(crate) fn start_time() -> Timestamp {
 
 pub(crate) fn person_of(number: u64) -> PersonPseudonym {
     format!("{number:032x}").parse().unwrap()
+}
+
+/// The stable code of a refusal.
+pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
+    result.unwrap_err().code().unwrap_or("no code").to_owned()
+}
+
+/// The run that made version `number`.
+pub(crate) fn run_id(number: i64) -> RunId {
+    format!("0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c{number:02x}").parse().unwrap()
 }
 
 pub(crate) fn pair_id(name: &str) -> PairId {
@@ -144,6 +156,19 @@ impl Fixture {
         }
     }
 
+    /// What [`run_id`] made of `snapshot`, which everyone may be served.
+    pub(crate) async fn learned(&self, number: i64, anchor: i64, snapshot: Sha256Digest) -> NewVersion {
+        NewVersion {
+            parent: Some(ModelVersion(1)),
+            anchor: Some(ModelVersion(anchor)),
+            snapshot_digest: Some(snapshot),
+            run_id: Some(run_id(number)),
+            audience: Some("everyone".parse().unwrap()),
+            method: "sft".to_owned(),
+            ..self.new_version(&format!("v{number}")).await
+        }
+    }
+
     /// A data set as the orchestrator stores it: (pair, person, purpose) each.
     pub(crate) async fn snapshot(&self, audience: &str, members: &[(&str, u64, Purpose)]) -> Sha256Digest {
         let filters = SnapshotFilters {
@@ -162,8 +187,8 @@ impl Fixture {
             .collect();
         let digest = snapshot_digest(&filters, &list);
         sqlx::query(
-            "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, filters, \
-             training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \
+            "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, \
+             filters, training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \
              VALUES ($1, 'default', 'edit', $2, 1, '0.1.0', $3, 1, 1, 5, 6, 7, 8)",
         )
         .bind(digest.to_string())
@@ -258,10 +283,12 @@ impl Fixture {
 
     pub(crate) async fn outcomes(&self, accepts: impl Fn(ModelVersion) -> u32) {
         let table = self.client.get_routing(&model()).await.unwrap();
+        // Everybody asks from where the candidate may answer.
+        let audience = table.rollout.as_ref().and_then(|rollout| rollout.candidate.audience.clone());
         let now = self.clock_now();
         for number in 0..60_u64 {
-            let person: PersonPseudonym = format!("{number:032x}").parse().unwrap();
-            let given = assign(&table, &person, None, now).unwrap();
+            let person = person_of(number);
+            let given = assign(&table, &person, audience.as_ref(), now).unwrap();
             for index in 0..6 {
                 // A third of persons takes one more or one less, for ever.
                 let level = i64::from(accepts(given.version)) + (number % 3) as i64 - 1;

@@ -1,15 +1,11 @@
 //! From a person to every version that learned from it, and back.
 
-use events::{ModelVersion, RunId, Sha256Digest};
+use events::{ModelVersion, Sha256Digest};
 use model_registry::lineage::{Purpose, evaluation_digest};
-use model_registry::{Alias, ClientError, NewVersion, RolloutState, TraceOf};
+use model_registry::{Alias, NewVersion, RolloutState, TraceOf};
 use service::api_keys::Scope;
 
-use crate::fixture::{Fixture, model, pair_id, person_of, policy};
-
-fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
-    result.unwrap_err().code().unwrap_or("no code").to_owned()
-}
+use crate::fixture::{Fixture, code, model, pair_id, person_of, policy};
 
 /// Version 2 learned from the first data set, 3 from the second, 4 went on from 2 with the second.
 async fn family() -> (Fixture, Sha256Digest, Sha256Digest) {
@@ -17,16 +13,9 @@ async fn family() -> (Fixture, Sha256Digest, Sha256Digest) {
     let first = fixture.snapshot("everyone", &[("a", 1, Purpose::Training), ("b", 2, Purpose::Gate)]).await;
     let second = fixture.snapshot("everyone", &[("b", 2, Purpose::Training), ("c", 3, Purpose::Training)]).await;
     for (number, anchor, snapshot) in [(2, 1, first), (3, 1, second), (4, 2, second)] {
-        let run: RunId = format!("0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c{number:02x}").parse().unwrap();
         let new = NewVersion {
-            parent: Some(ModelVersion(1)),
-            anchor: Some(ModelVersion(anchor)),
-            snapshot_digest: Some(snapshot),
-            run_id: Some(run),
-            audience: Some("everyone".parse().unwrap()),
-            method: "sft".to_owned(),
             evaluation: serde_json::json!({ "low": 0.1 + 0.2, "gate": "eligible", "number": number }),
-            ..fixture.new_version(&format!("v{number}")).await
+            ..fixture.learned(number, anchor, snapshot).await
         };
         assert_eq!(fixture.client.register_version(&new).await.unwrap().version, ModelVersion(number));
     }

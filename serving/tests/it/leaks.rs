@@ -1,4 +1,5 @@
-//! Code, names and keys reach neither a refusal, nor the log at its most talkative, nor a metric, nor the disk in clear.
+//! Code, names and keys reach neither a refusal, nor the log at its most talkative, nor a metric, nor the disk in
+//! clear.
 
 use std::io::Write;
 use std::path::Path;
