@@ -16,6 +16,7 @@ pub mod job;
 pub mod process;
 mod reconcile;
 mod run;
+mod requests;
 mod sealed_file;
 pub mod snapshot;
 pub mod store;

@@ -228,12 +228,21 @@ impl Story<'_> {
         Ok(turn)
     }
 
-    /// Asks for a training run and follows it to its end; none when the orchestrator looked and found nothing to learn.
+    /// Asks for a training run and follows it to its end; none when the orchestrator looked and began none.
+        let orchestrator = &self.platform.orchestrator;
+        orchestrator.request();
+        let awaited = self.follow_run(known).await;
+        // While a rollout is under way the request would wait for its end, and the run begin in the middle of what is
+        // played then.
+        orchestrator.withdraw();
+        awaited
+    }
+
+    async fn follow_run(&self, known: &BTreeSet<events::RunId>) -> Result<Option<Run>, Failure> {
     async fn await_run(&self, known: &BTreeSet<events::RunId>) -> Result<Option<Run>, Failure> {
         let begun = Instant::now();
         let orchestrator = &self.platform.orchestrator;
         let limit = Duration::from_secs(self.platform.settings.orchestrator.deadline_seconds) + STUCK;
-        orchestrator.request();
         let mut look = Box::pin(orchestrator.look());
         let mut looked = false;
         loop {
@@ -252,9 +261,8 @@ impl Story<'_> {
                 result = &mut look, if !looked => match result {
                     Ok(()) => looked = true,
                     Err(error) => {
-                        tracing::warn!(%error, "the orchestrator could not look; it is asked again");
+                        tracing::warn!(%error, "the orchestrator could not look; it looks again");
                         tokio::time::sleep(LOOK).await;
-                        orchestrator.request();
                         look = Box::pin(orchestrator.look());
                     }
                 },
