@@ -127,10 +127,20 @@ impl OrchestratorConfig {
         check(self.heartbeat_seconds > 0, "heartbeat_seconds", "expected at least 1")?;
         check(self.chain_depth <= MOST_CHAIN_DEPTH, "chain_depth", "expected at most 3")?;
         // Another program has its own build; this one's must be able to do what it will be asked.
-        if self.program.is_none() {
-            trainer::probe(self.device).map_err(|error| refuse("device", error.to_string()))?;
-        }
         Ok((model, audience))
+    }
+
+    /// Whether a run has what it would compute on. To be asked where training can start and nowhere else: it asks the
+    /// machine, and many a command reads these settings on a machine that trains nothing.
+    ///
+    /// # Errors
+    /// What the build or the machine lacks, by the key `device`.
+    pub fn check_device(&self) -> Result<(), OrchestratorError> {
+        if self.program.is_some() {
+            return Ok(());
+        }
+        trainer::probe(self.device)
+            .map_err(|error| OrchestratorError::Config { key: "device", reason: error.to_string() })
     }
 }
 
@@ -156,9 +166,11 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_is_refused_unless_another_program_trains() {
         let asked = OrchestratorConfig { device: Device::Cuda, ..Default::default() };
+        OrchestratorConfig::default().check_device().unwrap();
         if trainer::probe(Device::Cuda).is_err() {
-            assert!(asked.validate().unwrap_err().to_string().starts_with("orchestrator.device: "));
+        asked.validate().unwrap();
+            assert!(asked.check_device().unwrap_err().to_string().starts_with("orchestrator.device: "));
         }
-        OrchestratorConfig { program: Some("/opt/trainer".into()), ..asked }.validate().unwrap();
+        OrchestratorConfig { program: Some("/opt/trainer".into()), ..asked }.check_device().unwrap();
     }
 }
