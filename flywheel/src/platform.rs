@@ -313,6 +313,7 @@ impl Platform {
         let oldest = trainer_orchestrator::freshness::oldest_unserved(
             &self.pool,
             &self.orchestrator.lake,
+            &self.foundation.keys,
             &self.tenant,
             &self.model,
         )

@@ -8,7 +8,7 @@ use trainer::Device;
 
 use crate::error::OrchestratorError;
 
-/// Fewer held-out opportunities judge nobody.
+/// Fewer opportunities judge nobody.
 pub const LEAST_GATE_OPPORTUNITIES: usize = 300;
 /// Longest chain of versions that train from one another.
 pub const MOST_CHAIN_DEPTH: u32 = 3;
@@ -31,7 +31,8 @@ pub struct OrchestratorConfig {
     pub minimum_pairs: usize,
     /// Newest pairs that go into one snapshot; older ones are left out. Bounds memory and turn time.
     pub maximum_pairs: usize,
-    /// Opportunities held out by time for the gate; at least [`LEAST_GATE_OPPORTUNITIES`].
+    /// Opportunities that the gate judges, held out by time: the newest of which it is known what the developer wanted.
+    /// At least [`LEAST_GATE_OPPORTUNITIES`].
     pub gate_opportunities: usize,
     /// `sft`, `dpo` or `actionrl`.
     pub method: String,
@@ -79,7 +80,7 @@ impl Default for OrchestratorConfig {
             maximum_age_seconds: 6 * 3600,
             minimum_pairs: 120,
             maximum_pairs: 20_000,
-            gate_opportunities: 300,
+            gate_opportunities: LEAST_GATE_OPPORTUNITIES,
             method: "sft".to_owned(),
             steps: 64,
             batch: 20,

@@ -10,6 +10,7 @@ mod conclude;
 pub mod config;
 mod data;
 pub mod deadline;
+mod erasure;
 pub mod error;
 pub mod freshness;
 pub mod job;

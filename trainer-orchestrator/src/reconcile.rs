@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use crate::allow_list::AllowList;
 use crate::config::OrchestratorConfig;
 use crate::deadline::deadline;
+use crate::erasure;
 use crate::error::OrchestratorError;
-use crate::run::{Finished, work};
 use crate::requests::Requests;
+use crate::run::{Finished, work};
 use crate::snapshot::{Filters, SnapshotPlan, plan};
 use crate::store::{NewRun, PartRead, RunState, Store};
 use crate::trigger::{NewEvidence, decide};
@@ -96,7 +97,6 @@ struct LakeState {
     newest_run: Option<(RunId, RunState)>,
 }
 
-/// What others may ask of a running orchestrator.
 /// What became of the question whether to start a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Planned {
@@ -108,6 +108,7 @@ enum Planned {
     NotYet,
 }
 
+/// What others may ask of a running orchestrator.
 #[derive(Debug, Clone)]
 pub struct Handle {
     /// Snapshots and runs.
@@ -126,12 +127,12 @@ impl Handle {
         self.driver.notify();
     }
 
-    /// Looks now; returns when a look that began after this call has ended.
     /// Takes back every request that no look has answered.
     pub fn withdraw(&self) {
         self.requests.withdraw();
     }
 
+    /// Looks now; returns when a look that began after this call has ended.
     ///
     /// # Errors
     /// The look failed, or another process leads.
@@ -231,7 +232,8 @@ impl Orchestrator {
         }
         let shape = Shape::new(&self.deps.keys.tenant_secret(&self.deps.tenant).await?);
         let allowed = AllowList::new(&state.rules, &shape);
-        let (pairs, parts) = self.pairs().await?;
+        let (mut pairs, parts) = self.pairs().await?;
+        erasure::leave_out(&self.deps.keys, &mut pairs).await?;
         let plan = plan(self.filters(), &allowed, pairs);
         let evidence = self.new_evidence(plan.as_ref()).await?;
         let trigger = decide(&self.config, evidence, requested, now);
