@@ -12,7 +12,7 @@ use crate::network::{Network, Sequence, Workspace};
 
 /// Computes a network forward and backward. An implementation belongs to one thread at a time.
 pub trait NetworkBackend: Send {
-    /// Its name in logs and measurements.
+    /// Which implementation it is, for messages.
     fn name(&self) -> &'static str;
 
     /// Tokens that go through best at once: more fill caches or a device, fewer waste the kernels.
