@@ -1,7 +1,7 @@
 //! What training asks of whatever computes the network: log p of targets, then the gradient of a weighted sum of them.
 //!
-//! Losses, optimiser and checkpoints see nothing but this trait and one flat vector of weights, so that another engine or
-//! another device changes one constructor call.
+//! Losses, optimiser and checkpoints see nothing but this trait and one flat vector of weights, so that another engine
+//! or another device changes one constructor call.
 
 use std::str::FromStr;
 

@@ -48,8 +48,8 @@ pub struct OrchestratorConfig {
     pub device: Device,
     /// Seed of batching and replay.
     pub seed: u64,
-    /// Absolute limit of a turn from the newest signal that it learns from to the first serving of its candidate: labels,
-    /// waiting, queueing and retries included. Seconds of real time.
+    /// Absolute limit of a turn from the newest signal that it learns from to the first serving of its candidate:
+    /// labels, waiting, queueing and retries included. Seconds of real time.
     pub deadline_seconds: u64,
     /// What a run is left at least, however old its newest signal is; never more than `deadline_seconds`.
     pub deadline_minimum_seconds: u64,
@@ -127,7 +127,6 @@ impl OrchestratorConfig {
         check(self.deadline_minimum_seconds > 0, "deadline_minimum_seconds", "expected at least 1")?;
         check(self.heartbeat_seconds > 0, "heartbeat_seconds", "expected at least 1")?;
         check(self.chain_depth <= MOST_CHAIN_DEPTH, "chain_depth", "expected at most 3")?;
-        // Another program has its own build; this one's must be able to do what it will be asked.
         Ok((model, audience))
     }
 
@@ -137,6 +136,7 @@ impl OrchestratorConfig {
     /// # Errors
     /// What the build or the machine lacks, by the key `device`.
     pub fn check_device(&self) -> Result<(), OrchestratorError> {
+        // Another program has its own build; this one's must be able to do what it will be asked.
         if self.program.is_some() {
             return Ok(());
         }
@@ -166,10 +166,10 @@ mod tests {
     // A build with the feature asks the machine instead.
     #[test]
     fn a_device_that_is_not_there_is_refused_unless_another_program_trains() {
-        let asked = OrchestratorConfig { device: Device::Cuda, ..Default::default() };
         OrchestratorConfig::default().check_device().unwrap();
-        if trainer::probe(Device::Cuda).is_err() {
+        let asked = OrchestratorConfig { device: Device::Cuda, ..Default::default() };
         asked.validate().unwrap();
+        if trainer::probe(Device::Cuda).is_err() {
             assert!(asked.check_device().unwrap_err().to_string().starts_with("orchestrator.device: "));
         }
         OrchestratorConfig { program: Some("/opt/trainer".into()), ..asked }.check_device().unwrap();
