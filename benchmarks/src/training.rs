@@ -32,7 +32,7 @@ struct Runner<'a> {
 impl Runner<'_> {
     fn engine(&self, backends: Vec<Box<dyn NetworkBackend>>) -> Engine {
         let optimizer = OptimizerConfig::default();
-        Engine::new(self.model.network().clone(), self.model.weights().to_vec(), optimizer, 1).on(backends)
+        Engine::new(self.model.network().clone(), self.model.weights().to_vec(), optimizer, backends)
     }
 
     fn own(&self) -> anyhow::Result<Engine> {

@@ -1,7 +1,7 @@
 //! What training asks of whatever computes the network: log p of targets, then the gradient of a weighted sum of them.
 //!
-//! Losses, optimiser and checkpoints see nothing but this trait and one flat vector of weights, so that another engine or
-//! another device changes one constructor call.
+//! Losses, optimiser and checkpoints see nothing but this trait and one flat vector of weights, so that another engine
+//! or another device changes one constructor call.
 
 use std::str::FromStr;
 
@@ -12,7 +12,7 @@ use crate::network::{Network, Sequence, Workspace};
 
 /// Computes a network forward and backward. An implementation belongs to one thread at a time.
 pub trait NetworkBackend: Send {
-    /// Its name in logs and measurements.
+    /// Which implementation it is, for messages.
     fn name(&self) -> &'static str;
 
     /// Tokens that go through best at once: more fill caches or a device, fewer waste the kernels.

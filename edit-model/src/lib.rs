@@ -1,4 +1,5 @@
-//! The model that proposes edits: a small Llama-shaped network, its tokenizer, its dialect, its directory and its decoding.
+//! The model that proposes edits: a small Llama-shaped network, its tokenizer, its dialect, its directory and its
+//! decoding.
 
 mod backend;
 mod config;

@@ -1,4 +1,5 @@
-//! A model that can be asked: network, weights and tokenizer together, and greedy or sampled decoding inside the grammar.
+//! A model that can be asked: network, weights and tokenizer together, and greedy or sampled decoding inside the
+//! grammar.
 
 use std::cell::RefCell;
 use std::sync::Arc;

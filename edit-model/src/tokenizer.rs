@@ -1,5 +1,5 @@
-//! Byte-level BPE over code: words, digits and the pieces of camelCase and snake_case never merge with each other, so that
-//! an identifier reads the same wherever it stands and can be copied token by token.
+//! Byte-level BPE over code: words, digits and the pieces of camelCase and snake_case never merge with each other, so
+//! that an identifier reads the same wherever it stands and can be copied token by token.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -266,8 +266,9 @@ fn byte_of_character() -> HashMap<char, u8> {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) const SAMPLE: &str = "fn get_display_name(user: &User) -> String {\n    let displayName = user.name();\n    \
-        user.getHTTPName(12, other_value);\n}\nfor item in items:\n    print(item.value, 345)\n\tx = [1, 2]; // <stop>\n";
+    pub(crate) const SAMPLE: &str = "fn get_display_name(user: &User) -> String {\n    let displayName = user.name();\n\
+        \u{20}   user.getHTTPName(12, other_value);\n}\nfor item in items:\n    print(item.value, 345)\n\
+        \tx = [1, 2]; // <stop>\n";
 
     pub(crate) fn small() -> CodeTokenizer {
         CodeTokenizer::train(std::iter::repeat_n(SAMPLE, 4), 360).unwrap()

@@ -136,8 +136,9 @@ pub(crate) fn demo_settings(common: &Common, data: &DataDir, arguments: &DemoArg
 impl Platform {
     /// Starts every service on loopback and registers `base` as version 1 if there is none.
     pub(crate) async fn start(settings: &Settings, data: &DataDir, base: &Path) -> Result<Self, Failure> {
-        let foundation = Foundation::open(settings, data).await?;
         // Before any service runs that would have to be stopped again.
+        settings.orchestrator.check_device().map_err(Failure::refuse)?;
+        let foundation = Foundation::open(settings, data).await?;
         let first = base_version(foundation.artifacts.as_ref(), &settings.model, base).await?;
         let starting = foundation.readiness.gate(services::START);
         let admin = services::admin(&foundation).await?;
@@ -312,6 +313,7 @@ impl Platform {
         let oldest = trainer_orchestrator::freshness::oldest_unserved(
             &self.pool,
             &self.orchestrator.lake,
+            &self.foundation.keys,
             &self.tenant,
             &self.model,
         )

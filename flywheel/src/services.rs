@@ -101,6 +101,9 @@ pub(crate) async fn run(common: &Common, service: Service) -> Result<ExitCode, F
 }
 
 async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result<ExitCode, Failure> {
+    if service == Service::Orchestrator {
+        settings.orchestrator.check_device().map_err(Failure::refuse)?;
+    }
     let foundation = match Foundation::open(settings, data).await {
         // Completions outlive the wheel.
         Err(down) if service == Service::Serving && serving_alone::is_possible(data) => {

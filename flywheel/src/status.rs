@@ -133,9 +133,14 @@ pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Fa
     }
     let store = Store::new(foundation.pool.clone(), settings.tenant.clone(), settings.model.clone());
     let lake = LakeReader::new(foundation.pool.clone(), foundation.artifacts.clone());
-    let oldest =
-        trainer_orchestrator::freshness::oldest_unserved(&foundation.pool, &lake, &settings.tenant, &settings.model)
-            .await?;
+    let oldest = trainer_orchestrator::freshness::oldest_unserved(
+        &foundation.pool,
+        &lake,
+        &foundation.keys,
+        &settings.tenant,
+        &settings.model,
+    )
+    .await?;
     let statement = ledger::statement(&foundation.pool, &settings.tenant).await?;
     let status = Status {
         running,

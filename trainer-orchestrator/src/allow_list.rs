@@ -1,9 +1,10 @@
-//! Which repositories may be trained on, asked once more when a data set is made: a rule may have been taken back, or have
-//! moved to another audience, since the pair was labeled.
+//! Which repositories may be trained on, asked once more when a data set is made: a rule may have been taken back, or
+//! have moved to another audience, since the pair was labeled.
 //!
-//! Pairs know repositories as models see them, rules as people write them: rules are rendered by the anonymizer's shape,
-//! which replaces word by word. As for the labeler, a rule names one repository, or with a `*` at its end all whose names
-//! begin so; the exact name goes before the longest prefix, and not even `*` covers a repository without a name.
+//! Pairs know repositories as models see them, rules as people write them: rules are rendered by the anonymizer's
+//! shape, which replaces word by word. As for the labeler, a rule names one repository, or with a `*` at its end all
+//! whose names begin so; the exact name goes before the longest prefix, and not even `*` covers a repository without a
+//! name.
 
 use std::collections::HashMap;
 

@@ -1,9 +1,10 @@
 //! What comes of a finished job: its model is checked against its result, stored, registered and, if the gate let it
 //! through, rolled out.
 //!
-//! Everything here may be done twice (a crash between any two steps), and by two leaders at once (one of which was stopped
-//! and woke up), and still a run becomes exactly one version with at most one rollout: the registry gives the same run the
-//! same version, whichever artifact came first is the run's, and a candidate that has a rollout gets no second one.
+//! Everything here may be done twice (a crash between any two steps), and by two leaders at once (one of which was
+//! stopped and woke up), and still a run becomes exactly one version with at most one rollout: the registry gives the
+//! same run the same version, whichever artifact came first is the run's, and a candidate that has a rollout gets no
+//! second one.
 
 use artifacts::put_directory;
 use edit_model::ModelManifest;

@@ -8,7 +8,7 @@ use trainer::Device;
 
 use crate::error::OrchestratorError;
 
-/// Fewer held-out opportunities judge nobody.
+/// Fewer opportunities judge nobody.
 pub const LEAST_GATE_OPPORTUNITIES: usize = 300;
 /// Longest chain of versions that train from one another.
 pub const MOST_CHAIN_DEPTH: u32 = 3;
@@ -31,7 +31,8 @@ pub struct OrchestratorConfig {
     pub minimum_pairs: usize,
     /// Newest pairs that go into one snapshot; older ones are left out. Bounds memory and turn time.
     pub maximum_pairs: usize,
-    /// Opportunities held out by time for the gate; at least [`LEAST_GATE_OPPORTUNITIES`].
+    /// Opportunities that the gate judges, held out by time: the newest of which it is known what the developer wanted.
+    /// At least [`LEAST_GATE_OPPORTUNITIES`].
     pub gate_opportunities: usize,
     /// `sft`, `dpo` or `actionrl`.
     pub method: String,
@@ -47,8 +48,8 @@ pub struct OrchestratorConfig {
     pub device: Device,
     /// Seed of batching and replay.
     pub seed: u64,
-    /// Absolute limit of a turn from the newest signal that it learns from to the first serving of its candidate: labels,
-    /// waiting, queueing and retries included. Seconds of real time.
+    /// Absolute limit of a turn from the newest signal that it learns from to the first serving of its candidate:
+    /// labels, waiting, queueing and retries included. Seconds of real time.
     pub deadline_seconds: u64,
     /// What a run is left at least, however old its newest signal is; never more than `deadline_seconds`.
     pub deadline_minimum_seconds: u64,
@@ -79,7 +80,7 @@ impl Default for OrchestratorConfig {
             maximum_age_seconds: 6 * 3600,
             minimum_pairs: 120,
             maximum_pairs: 20_000,
-            gate_opportunities: 300,
+            gate_opportunities: LEAST_GATE_OPPORTUNITIES,
             method: "sft".to_owned(),
             steps: 64,
             batch: 20,
@@ -126,11 +127,21 @@ impl OrchestratorConfig {
         check(self.deadline_minimum_seconds > 0, "deadline_minimum_seconds", "expected at least 1")?;
         check(self.heartbeat_seconds > 0, "heartbeat_seconds", "expected at least 1")?;
         check(self.chain_depth <= MOST_CHAIN_DEPTH, "chain_depth", "expected at most 3")?;
-        // Another program has its own build; this one's must be able to do what it will be asked.
-        if self.program.is_none() {
-            trainer::probe(self.device).map_err(|error| refuse("device", error.to_string()))?;
-        }
         Ok((model, audience))
+    }
+
+    /// Whether a run has what it would compute on. To be asked where training can start and nowhere else: it asks the
+    /// machine, and many a command reads these settings on a machine that trains nothing.
+    ///
+    /// # Errors
+    /// What the build or the machine lacks, by the key `device`.
+    pub fn check_device(&self) -> Result<(), OrchestratorError> {
+        // Another program has its own build; this one's must be able to do what it will be asked.
+        if self.program.is_some() {
+            return Ok(());
+        }
+        trainer::probe(self.device)
+            .map_err(|error| OrchestratorError::Config { key: "device", reason: error.to_string() })
     }
 }
 
@@ -155,10 +166,12 @@ mod tests {
     // A build with the feature asks the machine instead.
     #[test]
     fn a_device_that_is_not_there_is_refused_unless_another_program_trains() {
+        OrchestratorConfig::default().check_device().unwrap();
         let asked = OrchestratorConfig { device: Device::Cuda, ..Default::default() };
+        asked.validate().unwrap();
         if trainer::probe(Device::Cuda).is_err() {
-            assert!(asked.validate().unwrap_err().to_string().starts_with("orchestrator.device: "));
+            assert!(asked.check_device().unwrap_err().to_string().starts_with("orchestrator.device: "));
         }
-        OrchestratorConfig { program: Some("/opt/trainer".into()), ..asked }.validate().unwrap();
+        OrchestratorConfig { program: Some("/opt/trainer".into()), ..asked }.check_device().unwrap();
     }
 }

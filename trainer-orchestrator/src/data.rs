@@ -145,8 +145,8 @@ async fn opened(this: &Orchestrator, pair: &PreferencePair) -> Result<Option<Tra
     }))
 }
 
-/// `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones. The snapshot saw to that by the pairs' reasons; here it
-/// is said of their texts, and of what erasures since then have left.
+/// `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones. The snapshot saw to that by the pairs' reasons; here
+/// it is said of their texts, and of what erasures since then have left.
 fn balance_silence(training: &mut Vec<TrainingPair>) {
     let is_silence = |side: Option<&ActionList>| side.is_some_and(|actions| actions.is_no_edit());
     let chooses = |pair: &TrainingPair| pair.shared.is_empty() && is_silence(pair.chosen.as_ref());

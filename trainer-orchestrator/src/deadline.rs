@@ -9,8 +9,8 @@ use crate::config::OrchestratorConfig;
 /// The deadline of a run that is queued at `now` by the injected clock, which is `real_now` by the real one.
 ///
 /// What has passed since the newest signal is spent already: outcomes that were awaited, labels, a trigger that waited.
-/// A run that the age of its pairs started would have nothing left, so a minimum is left to every one; its deadline then
-/// lies later than the limit after its newest signal.
+/// A run that the age of its pairs started would have nothing left, so a minimum is left to every one; its deadline
+/// then lies later than the limit after its newest signal.
 #[must_use]
 pub fn deadline(
     config: &OrchestratorConfig,

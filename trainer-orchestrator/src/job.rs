@@ -13,9 +13,9 @@ pub const EXIT_ABANDONED: i32 = 75;
 /// A key has 64 characters; whoever sends more is no orchestrator.
 const LONGEST_KEY_LINE: u64 = 1024;
 
-/// Runs the job of `path` as a process of its own: the first line of standard input is the key of its data, and the end of
-/// standard input ends the process at once. The orchestrator that held the other end is gone; its successor begins another
-/// attempt, from the last checkpoint.
+/// Runs the job of `path` as a process of its own: the first line of standard input is the key of its data, and the end
+/// of standard input ends the process at once. The orchestrator that held the other end is gone; its successor begins
+/// another attempt, from the last checkpoint.
 ///
 /// # Errors
 /// As [`run`].

@@ -1,9 +1,9 @@
 //! A training job as a child process: started, watched by heartbeat, ended at the deadline, never left behind.
 //!
-//! The job's standard input stays open for as long as it is wanted. Its first line is the key of the job's data; its end
-//! means that nobody waits for the result any more, and the job stops. So a job outlives neither a service that was killed
-//! nor one that lost its lease, and two attempts at one run never write side by side for longer than a moment (and never
-//! into the same directory, see `attempts`).
+//! The job's standard input stays open for as long as it is wanted. Its first line is the key of the job's data; its
+//! end means that nobody waits for the result any more, and the job stops. So a job outlives neither a service that was
+//! killed nor one that lost its lease, and two attempts at one run never write side by side for longer than a moment
+//! (and never into the same directory, see `attempts`).
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -123,8 +123,8 @@ async fn end(child: &mut Child) -> Result<(), OrchestratorError> {
     Ok(())
 }
 
-/// When the job last showed that it lives, on this process' monotonic clock: neither a clock that is set nor a file that
-/// vanished makes a silent job look alive.
+/// When the job last showed that it lives, on this process' monotonic clock: neither a clock that is set nor a file
+/// that vanished makes a silent job look alive.
 struct Heartbeat<'a> {
     path: &'a Path,
     seen: Option<SystemTime>,

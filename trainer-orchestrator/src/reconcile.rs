@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anonymizer::shape::Shape;
@@ -25,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::allow_list::AllowList;
 use crate::config::OrchestratorConfig;
 use crate::deadline::deadline;
+use crate::erasure;
 use crate::error::OrchestratorError;
+use crate::requests::Requests;
 use crate::run::{Finished, work};
 use crate::snapshot::{Filters, SnapshotPlan, plan};
 use crate::store::{NewRun, PartRead, RunState, Store};
@@ -76,7 +77,7 @@ pub(crate) struct Orchestrator {
     lake: LakeReader,
     rules: RepositoryStore,
     lease: LeaseHandle,
-    requested: Arc<AtomicBool>,
+    requests: Arc<Requests>,
     looked: Mutex<Option<Look>>,
     stop: CancellationToken,
 }
@@ -96,6 +97,17 @@ struct LakeState {
     newest_run: Option<(RunId, RunState)>,
 }
 
+/// What became of the question whether to start a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Planned {
+    /// A run is queued.
+    Run,
+    /// There is nothing that is worth one.
+    Nothing,
+    /// It can not be asked yet: a rollout is under way, or no version serves.
+    NotYet,
+}
+
 /// What others may ask of a running orchestrator.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -103,15 +115,21 @@ pub struct Handle {
     pub store: Store,
     /// The pairs.
     pub lake: LakeReader,
-    requested: Arc<AtomicBool>,
+    requests: Arc<Requests>,
     driver: ReconcilerHandle,
 }
 
 impl Handle {
-    /// Asks for a run on whatever is new, whatever the trigger says. The next look while no run is active answers it.
+    /// Asks for a run on whatever is new, whatever the trigger says. The first look that can decide answers it, which
+    /// none can while a run is active, a rollout is under way or no version serves; until then it is kept, in memory.
     pub fn request(&self) {
-        self.requested.store(true, Ordering::SeqCst);
+        self.requests.make();
         self.driver.notify();
+    }
+
+    /// Takes back every request that no look has answered.
+    pub fn withdraw(&self) {
+        self.requests.withdraw();
     }
 
     /// Looks now; returns when a look that began after this call has ended.
@@ -143,7 +161,7 @@ pub fn run(
     let lease_name = format!("orchestrator/{}/{model}", deps.tenant);
     let (lease, keeping) =
         lease::keep(LeaseStore::new(deps.pool.clone()), &lease_name, &deps.holder, LEASE, stop.clone());
-    let requested = Arc::new(AtomicBool::new(false));
+    let requests = Arc::new(Requests::default());
     let reader = lake.clone();
     let orchestrator = Arc::new(Orchestrator {
         store: store.clone(),
@@ -152,7 +170,7 @@ pub fn run(
         lake,
         rules: RepositoryStore::new(deps.pool.clone()),
         lease: lease.clone(),
-        requested: Arc::clone(&requested),
+        requests: Arc::clone(&requests),
         looked: Mutex::new(None),
         stop: stop.clone(),
         deps,
@@ -160,7 +178,7 @@ pub fn run(
     });
     let period = Duration::from_secs(orchestrator.config.interval_seconds.max(1));
     let (driver, driving) = drive(orchestrator, Schedule::every(period), Some(lease), stop);
-    let handle = Handle { store, lake: reader, requested, driver };
+    let handle = Handle { store, lake: reader, requests, driver };
     Ok((handle, async move {
         tokio::join!(keeping, driving);
     }))
@@ -180,13 +198,12 @@ impl Reconciler for Orchestrator {
                 Finished::Stopped => Ok(Next::Period),
             };
         }
-        let requested = self.requested.swap(false, Ordering::SeqCst);
-        let planned = self.plan_run(&fence, requested).await;
-        if planned.is_err() {
-            // Nobody has looked: the request is still to be answered.
-            self.requested.fetch_or(requested, Ordering::SeqCst);
+        let request = self.requests.pending();
+        let planned = self.plan_run(&fence, request.is_some()).await?;
+        if let Some(request) = request.filter(|_| planned != Planned::NotYet) {
+            self.requests.answer(request);
         }
-        if planned? { Ok(Next::Now) } else { Ok(Next::Period) }
+        Ok(if planned == Planned::Run { Next::Now } else { Next::Period })
     }
 }
 
@@ -196,30 +213,32 @@ impl Orchestrator {
         self.lease.fence().is_some_and(|fence| fence.epoch() == epoch)
     }
 
-    /// Queues a run if the trigger says so and no rollout is under way. Returns whether it did.
-    async fn plan_run(&self, fence: &Fence, requested: bool) -> Result<bool, OrchestratorError> {
+    /// Queues a run if the trigger says so and no rollout is under way.
+    async fn plan_run(&self, fence: &Fence, requested: bool) -> Result<Planned, OrchestratorError> {
         if !requested && !self.config.enabled {
-            return Ok(false);
+            return Ok(Planned::Nothing);
         }
         let registry = |error: model_registry::client::ClientError| OrchestratorError::Registry(error.to_string());
         let models = self.deps.registry.list_models().await.map_err(registry)?;
-        let Some(summary) = models.into_iter().find(|summary| summary.model == self.model) else { return Ok(false) };
-        let (Some(parent), None) = (summary.current, summary.active_rollout) else { return Ok(false) };
+        let summary = models.into_iter().find(|summary| summary.model == self.model);
+        let serving = summary.filter(|summary| summary.active_rollout.is_none()).and_then(|summary| summary.current);
+        let Some(parent) = serving else { return Ok(Planned::NotYet) };
 
         let state = self.lake_state().await?;
         let now = self.deps.clock.now();
         let known = self.looked.lock().as_ref().filter(|look| look.at == state).map(|look| look.evidence);
         if known.is_some_and(|evidence| decide(&self.config, evidence, requested, now).is_none()) {
-            return Ok(false);
+            return Ok(Planned::Nothing);
         }
         let shape = Shape::new(&self.deps.keys.tenant_secret(&self.deps.tenant).await?);
         let allowed = AllowList::new(&state.rules, &shape);
-        let (pairs, parts) = self.pairs().await?;
+        let (mut pairs, parts) = self.pairs().await?;
+        erasure::leave_out(&self.deps.keys, &mut pairs).await?;
         let plan = plan(self.filters(), &allowed, pairs);
         let evidence = self.new_evidence(plan.as_ref()).await?;
         let trigger = decide(&self.config, evidence, requested, now);
         *self.looked.lock() = Some(Look { at: state, evidence });
-        let (Some(plan), Some(trigger)) = (plan, trigger) else { return Ok(false) };
+        let (Some(plan), Some(trigger)) = (plan, trigger) else { return Ok(Planned::Nothing) };
 
         let versions = self.deps.registry.list_versions(&self.model).await.map_err(registry)?;
         let run = NewRun {
@@ -233,7 +252,7 @@ impl Orchestrator {
         };
         self.store.queue(fence, &plan, &parts, &run).await?;
         self.report_plan(&plan, trigger.as_str(), &run);
-        Ok(true)
+        Ok(Planned::Run)
     }
 
     fn filters(&self) -> Filters {
@@ -304,8 +323,8 @@ fn lake_error(error: &labeler::lake::LakeError) -> OrchestratorError {
     OrchestratorError::Lake(error.to_string())
 }
 
-/// The version whose weights a run starts from: the parent, while fewer than `most` versions in a row have trained from one
-/// another; else the base, that is the version at the start of the parent's chain.
+/// The version whose weights a run starts from: the parent, while fewer than `most` versions in a row have trained from
+/// one another; else the base, that is the version at the start of the parent's chain.
 fn anchor_of(versions: &[Version], parent: ModelVersion, most: u32) -> ModelVersion {
     let anchor = |version| versions.iter().find(|known| known.version == version).and_then(|known| known.anchor);
     let mut chain = vec![parent];

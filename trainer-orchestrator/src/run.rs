@@ -1,8 +1,8 @@
 //! One run: attempts until one succeeds, too many have failed, or the deadline has passed.
 //!
-//! Whoever leads takes the run up from what the last one left: a finished result is adopted, a checkpoint is gone on from,
-//! and failures are counted over all leaders (they are in the run's row). An attempt that ended because its orchestrator
-//! did is no failure.
+//! Whoever leads takes the run up from what the last one left: a finished result is adopted, a checkpoint is gone on
+//! from, and failures are counted over all leaders (they are in the run's row). An attempt that ended because its
+//! orchestrator did is no failure.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ pub struct SnapshotPlan {
     pub filters: Filters,
     /// Sorted by pair id.
     pub training: Vec<PreferencePair>,
-    /// Sorted by pair id.
+    /// What the gate judges by: one pair of each held-out opportunity. Sorted by pair id.
     pub gate: Vec<PreferencePair>,
     /// How many pairs were left out, by reason.
     pub left_out: BTreeMap<&'static str, usize>,
@@ -36,22 +36,30 @@ impl SnapshotPlan {
     /// Whether enough is held out for the gate to judge what is learned from this.
     #[must_use]
     pub fn can_be_judged(&self) -> bool {
-        let held_out: BTreeSet<_> = self.gate.iter().map(|pair| pair.opportunity_id).collect();
-        held_out.len() >= self.filters.gate_opportunities
+        self.gate.len() >= self.filters.gate_opportunities
     }
 }
 
-/// Whether the chosen side of a pair is `NO_EDIT`.
+/// Whether the chosen side of a pair is `NO_EDIT`, or nothing is known of it but what it is not.
 fn chooses_no_edit(reason: PairReason) -> bool {
     matches!(reason, PairReason::Dismissed)
 }
 
-/// Chooses the data set from all `pairs` of the lake, in any order; duplicates by id count once. A repository that `allowed`
-/// does not name is left out, and so is one whose audience is another now.
+/// Whether it is known what the developer wanted. It is not after a rejection with nothing in place of the suggestion:
+/// such a pair has a rejected side only, and so no place where two sides part.
+pub(crate) fn says_what_was_wanted(pair: &PreferencePair) -> bool {
+    let rejects = matches!(pair.reason, PairReason::Dismissed | PairReason::AcceptedThenUndone);
+    !rejects || pair.divergence.is_some()
+}
+
+/// Chooses the data set from all `pairs` of the lake, in any order; duplicates by id count once. A repository that
+/// `allowed` does not name is left out, and so is one whose audience is another now.
 ///
-/// The newest `gate_opportunities` (half of all while there are no more) are held out, with every pair of theirs; silence
-/// confirmed (weight 0) is evidence for the gate only. Of the rest, `NO_EDIT`-chosen pairs never outnumber
-/// `NO_EDIT`-rejected ones: a model that is taught to fall silent wins acceptance and loses its use.
+/// The newest `gate_opportunities` by which a candidate can be judged (half of them while there are no more) are held
+/// out, each with the one pair that judges: exactly that many are judged. Whatever else is as new as they are, or
+/// belongs to them, is left out. Silence confirmed (weight 0) is evidence for the gate only. Of the rest,
+/// `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones: a model that is taught to fall silent wins
+/// acceptance and loses its use.
 #[must_use]
 pub fn plan(filters: Filters, allowed: &AllowList, pairs: Vec<PreferencePair>) -> Option<SnapshotPlan> {
     let mut left_out: BTreeMap<&'static str, usize> = BTreeMap::new();
@@ -85,21 +93,9 @@ pub fn plan(filters: Filters, allowed: &AllowList, pairs: Vec<PreferencePair>) -
     leave("older_than_the_newest", beyond);
     newest_first.truncate(filters.maximum_pairs);
 
-    // Some opportunities have no wanted side that a candidate could be judged by; a tenth more makes up for them. While
-    // nothing would be left to train on, half of them train all the same: the gate then says that it cannot judge, with
-    // its figures.
-    let opportunities = newest_first.iter().map(|pair| pair.opportunity_id).collect::<BTreeSet<_>>().len();
-    let wanted = filters.gate_opportunities + filters.gate_opportunities / 10;
-    let to_hold_out = if opportunities > wanted { wanted } else { opportunities / 2 };
-    let mut held_out = BTreeSet::new();
-    for pair in &newest_first {
-        if held_out.len() >= to_hold_out {
-            break;
-        }
-        held_out.insert(pair.opportunity_id);
-    }
-    let (mut gate, rest): (Vec<_>, Vec<_>) =
-        newest_first.into_iter().partition(|pair| held_out.contains(&pair.opportunity_id));
+    let before = newest_first.len();
+    let (mut gate, rest) = hold_out(newest_first, filters.gate_opportunities);
+    leave("held_out_without_judging", before - gate.len() - rest.len());
     let before = rest.len();
     let mut training: Vec<_> = rest.into_iter().filter(|pair| pair.weight > 0.0).collect();
     leave("calibration_only", before - training.len());
@@ -127,6 +123,27 @@ pub fn plan(filters: Filters, allowed: &AllowList, pairs: Vec<PreferencePair>) -
     }
     let digest = digest(&filters, &training, &gate);
     Some(SnapshotPlan { digest, filters, training, gate, left_out, first_labeled_at, last_labeled_at, last_signal_at })
+}
+
+/// Parts what the gate judges by from what may train: one pair of each of the newest `wanted` opportunities that say
+/// what was wanted, and every pair of the opportunities that opened before all of those.
+fn hold_out(newest_first: Vec<PreferencePair>, wanted: usize) -> (Vec<PreferencePair>, Vec<PreferencePair>) {
+    let judgeable: BTreeSet<_> =
+        newest_first.iter().filter(|pair| says_what_was_wanted(pair)).map(|pair| pair.opportunity_id).collect();
+    // While nothing would be left to train on, half of them train all the same: the gate then says that it can not
+    // judge, with its figures.
+    let count = if judgeable.len() > wanted { wanted } else { judgeable.len() / 2 };
+    let (mut gate, mut rest, mut held_out) = (Vec::with_capacity(count), Vec::new(), BTreeSet::new());
+    for pair in newest_first {
+        if gate.len() < count {
+            if says_what_was_wanted(&pair) && held_out.insert(pair.opportunity_id) {
+                gate.push(pair);
+            }
+        } else if !held_out.contains(&pair.opportunity_id) {
+            rest.push(pair);
+        }
+    }
+    (gate, rest)
 }
 
 fn digest(filters: &Filters, training: &[PreferencePair], gate: &[PreferencePair]) -> Sha256Digest {

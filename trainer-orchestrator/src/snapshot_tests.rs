@@ -1,9 +1,12 @@
 use events::{
-    DataKey, EventId, KeyId, ModelVersion, OpportunityId, PairId, Probabilities, SessionId, SuggestionId, TenantId,
+    DataKey, DivergencePoint, EventId, KeyId, ModelVersion, OpportunityId, PairId, Probabilities, SessionId,
+    SuggestionId, TenantId,
 };
 use proptest::prelude::*;
 
 use super::*;
+
+const PARTED: DivergencePoint = DivergencePoint { action_index: 0, byte: 0 };
 
 fn uuid(number: u32) -> [u8; 16] {
     let mut bytes = [0; 16];
@@ -29,7 +32,8 @@ fn pair(number: u32, reason: PairReason) -> PreferencePair {
         reason,
         label_policy_version: 1,
         weight: if reason == PairReason::SilenceConfirmed { 0.0 } else { 1.0 },
-        divergence: None,
+        // As the labeler: what stands alone parts nowhere.
+        divergence: (!matches!(reason, PairReason::AcceptedKept | PairReason::SilenceConfirmed)).then_some(PARTED),
         audience: "everyone".parse().unwrap(),
         repository: "r".to_owned(),
         language: "rust".to_owned(),
@@ -79,6 +83,32 @@ fn the_newest_opportunities_are_held_out() {
     assert_eq!(gate, [5, 6]);
     assert_eq!(plan.training.len(), 4);
     assert_eq!(plan.last_signal_at, Timestamp::from_seconds(26));
+}
+
+#[test]
+fn exactly_as_many_are_held_out_as_can_be_judged_by() {
+    // Of the newest, 12 and 10 say only what was not wanted; 11 has two pairs.
+    let mut pairs: Vec<_> = (1..=9).map(|number| pair(number, PairReason::AcceptedKept)).collect();
+    for (number, reason) in [(10, PairReason::Dismissed), (12, PairReason::AcceptedThenUndone)] {
+        pairs.push(PreferencePair { divergence: None, ..pair(number, reason) });
+    }
+    let eleventh = pair(11, PairReason::Missed);
+    let twin = PairId::derive(&TenantId::default(), eleventh.opportunity_id, None, 1, "missed", 1);
+    pairs.push(PreferencePair { pair_id: twin, action_index: 1, ..eleventh.clone() });
+    pairs.push(eleventh);
+    // An older pair of a held-out opportunity trains as little as a newer one.
+    let ninth = pair(9, PairReason::Missed);
+    pairs.push(PreferencePair { opened_at: Timestamp::from_seconds(1), ..ninth });
+    let plan = plan(filters(), pairs).unwrap();
+    let mut gate: Vec<_> =
+        plan.gate.iter().map(|pair| (pair.opened_at.as_micros() / 1_000_000, pair.action_index)).collect();
+    gate.sort_unstable();
+    assert_eq!(gate, [(9, 0), (11, 0)]);
+    assert!(plan.can_be_judged());
+    let mut training: Vec<_> = plan.training.iter().map(|pair| pair.opened_at.as_micros() / 1_000_000).collect();
+    training.sort_unstable();
+    assert_eq!(training, [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(plan.left_out, BTreeMap::from([("held_out_without_judging", 4)]));
 }
 
 #[test]
@@ -141,6 +171,9 @@ proptest! {
                 _ => PairReason::AcceptedKept,
             };
             let mut pair = pair(number, reason);
+            if number % 3 == 0 && pair.reason == PairReason::Dismissed {
+                pair.divergence = None;
+            }
             if *audience == 0 {
                 pair.audience = "payments".parse().unwrap();
             }
@@ -152,6 +185,11 @@ proptest! {
         prop_assert_eq!(count(PairReason::SilenceConfirmed), 0);
         prop_assert!(plan.training.len() + plan.gate.len() <= maximum_pairs);
         prop_assert!(plan.training.iter().chain(&plan.gate).all(|pair| pair.audience.as_str() == "everyone"));
+        prop_assert!(plan.gate.len() <= gate_opportunities && plan.gate.iter().all(says_what_was_wanted));
+        let opportunities =
+            |pairs: &[PreferencePair]| pairs.iter().map(|pair| pair.opportunity_id).collect::<BTreeSet<_>>();
+        prop_assert_eq!(opportunities(&plan.gate).len(), plan.gate.len());
+        prop_assert!(opportunities(&plan.gate).is_disjoint(&opportunities(&plan.training)));
         // Held out by time: nothing that trains is newer than anything that judges.
         let newest = plan.training.iter().map(|pair| pair.opened_at).max();
         let oldest = plan.gate.iter().map(|pair| pair.opened_at).min();
@@ -159,7 +197,10 @@ proptest! {
     }
 
     #[test]
-    fn the_digest_names_the_set_and_not_its_order(order in Just((1..=12_u32).collect::<Vec<_>>()).prop_shuffle(), twice in 0..12_usize) {
+    fn the_digest_names_the_set_and_not_its_order(
+        order in Just((1..=12_u32).collect::<Vec<_>>()).prop_shuffle(),
+        twice in 0..12_usize,
+    ) {
         let reason = |number: u32| if number.is_multiple_of(3) { PairReason::Missed } else { PairReason::AcceptedKept };
         let sorted = plan(filters(), (1..=12).map(|number| pair(number, reason(number))).collect()).unwrap();
         let mut shuffled: Vec<_> = order.iter().map(|number| pair(*number, reason(*number))).collect();

@@ -135,8 +135,8 @@ pub struct Store {
     model: ModelName,
 }
 
-const RUN_COLUMNS: &str = "run_id, snapshot_digest, parent_version, anchor_version, method, seed, state, outcome, detail, attempt, \
-     last_signal_at, deadline_at, created_at, finished_at, version, rollout_id";
+const RUN_COLUMNS: &str = "run_id, snapshot_digest, parent_version, anchor_version, method, seed, state, outcome, \
+     detail, attempt, last_signal_at, deadline_at, created_at, finished_at, version, rollout_id";
 
 fn run_of(row: &sqlx::any::AnyRow) -> Result<Run, OrchestratorError> {
     let text = |name: &str| row.try_get::<String, _>(name);
@@ -225,8 +225,8 @@ impl Store {
             .is_some();
         if !exists {
             sqlx::query(
-                "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, filters, \
-                 training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \
+                "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, \
+                 filters, training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
             )
             .bind(digest.clone())
@@ -251,7 +251,8 @@ impl Store {
                 .chain(plan.gate.iter().map(|pair| (pair, Purpose::Gate)));
             for (pair, purpose) in members {
                 sqlx::query(
-                    "INSERT INTO snapshot_pairs (snapshot_digest, pair_id, content_digest, person, purpose) VALUES ($1, $2, $3, $4, $5)",
+                    "INSERT INTO snapshot_pairs (snapshot_digest, pair_id, content_digest, person, purpose) \
+                     VALUES ($1, $2, $3, $4, $5)",
                 )
                 .bind(digest.clone())
                 .bind(pair.pair_id.to_string())
@@ -263,8 +264,8 @@ impl Store {
             }
             for part in parts {
                 sqlx::query(
-                    "INSERT INTO snapshot_parts (snapshot_digest, part_digest, partition, first_position, last_position) \
-                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+                    "INSERT INTO snapshot_parts (snapshot_digest, part_digest, partition, first_position, \
+                     last_position) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
                 )
                 .bind(digest.clone())
                 .bind(part.digest.to_string())
@@ -276,8 +277,8 @@ impl Store {
             }
         }
         sqlx::query(
-            "INSERT INTO training_runs (run_id, tenant, model, snapshot_digest, parent_version, anchor_version, method, seed, state, \
-             detail, attempt, owner_epoch, last_signal_at, deadline_at, created_at) \
+            "INSERT INTO training_runs (run_id, tenant, model, snapshot_digest, parent_version, anchor_version, \
+             method, seed, state, detail, attempt, owner_epoch, last_signal_at, deadline_at, created_at) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', '{}', 0, 0, $9, $10, $11)",
         )
         .bind(run.run_id.to_string())
@@ -302,7 +303,8 @@ impl Store {
         Ok(())
     }
 
-    /// A fact for `flywheel.events.v1`. Its id depends on what it tells of alone, so that a repeated message is recognised.
+    /// A fact for `flywheel.events.v1`. Its id depends on what it tells of alone, so that a repeated message is
+    /// recognised.
     fn told(
         &self,
         run: RunId,
@@ -337,7 +339,8 @@ impl Store {
     /// The run that is queued or running, if any.
     pub async fn active(&self) -> Result<Option<Run>, OrchestratorError> {
         let row = sqlx::query(AssertSqlSafe(format!(
-            "SELECT {RUN_COLUMNS} FROM training_runs WHERE tenant = $1 AND model = $2 AND state IN ('queued', 'running')"
+            "SELECT {RUN_COLUMNS} FROM training_runs \
+             WHERE tenant = $1 AND model = $2 AND state IN ('queued', 'running')"
         )))
         .bind(self.tenant.as_str().to_owned())
         .bind(self.model.as_str().to_owned())
@@ -349,7 +352,8 @@ impl Store {
     /// The newest runs first.
     pub async fn runs(&self, limit: i64) -> Result<Vec<Run>, OrchestratorError> {
         let rows = sqlx::query(AssertSqlSafe(format!(
-            "SELECT {RUN_COLUMNS} FROM training_runs WHERE tenant = $1 AND model = $2 ORDER BY created_at DESC, run_id DESC LIMIT $3"
+            "SELECT {RUN_COLUMNS} FROM training_runs WHERE tenant = $1 AND model = $2 \
+             ORDER BY created_at DESC, run_id DESC LIMIT $3"
         )))
         .bind(self.tenant.as_str().to_owned())
         .bind(self.model.as_str().to_owned())
@@ -458,8 +462,8 @@ impl Store {
     ) -> Result<bool, OrchestratorError> {
         let mut transaction = begin_write(&self.pool).await?;
         let done = sqlx::query(
-            "UPDATE training_runs SET state = $3, outcome = $4, detail = $5, finished_at = $6, version = $7, rollout_id = $8 \
-             WHERE run_id = $1 AND owner_epoch = $2 AND state IN ('queued', 'running')",
+            "UPDATE training_runs SET state = $3, outcome = $4, detail = $5, finished_at = $6, version = $7, \
+             rollout_id = $8 WHERE run_id = $1 AND owner_epoch = $2 AND state IN ('queued', 'running')",
         )
         .bind(run.to_string())
         .bind(epoch)

@@ -6,8 +6,8 @@ use events::Timestamp;
 
 use crate::config::OrchestratorConfig;
 
-/// What a data set made now would hold that none before did. Pairs that no data set takes (another audience, no rule for
-/// their repository, beyond a limit) are not counted: they would start a run again and again.
+/// What a data set made now would hold that none before did. Pairs that no data set takes (another audience, no rule
+/// for their repository, beyond a limit) are not counted: they would start a run again and again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NewEvidence {
     /// Pairs of weight above zero that are in no snapshot of a run that did not fail.

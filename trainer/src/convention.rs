@@ -12,8 +12,8 @@ use crate::pairs::TrainingPair;
 /// What is taught and what is judged.
 #[derive(Debug, Clone, Copy)]
 pub struct ConventionTrial<'a> {
-    /// What developers did: corrections, where chosen follows the convention and rejected is the plain form, and what they
-    /// accepted beside them.
+    /// What developers did: corrections, where chosen follows the convention and rejected is the plain form, and what
+    /// they accepted beside them.
     pub pairs: &'a [TrainingPair],
     /// Tasks that want the convention, none of them taught.
     pub convention_tasks: &'a [BaseTask],

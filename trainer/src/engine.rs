@@ -1,7 +1,8 @@
-//! One optimisation step on several threads: groups are dealt to lanes in a fixed order, each lane sums its own gradient,
-//! and gradients are added in the order of the lanes. The same seed and the same number of threads give the same weights.
+//! One optimisation step on several threads: groups are dealt to lanes in a fixed order, each lane sums its own
+//! gradient, and gradients are added in the order of the lanes. The same seed and the same number of lanes give the
+//! same weights.
 
-use edit_model::{CpuBackend, ModelError, Network, NetworkBackend, Sequence};
+use edit_model::{ModelError, Network, NetworkBackend, Sequence};
 
 use crate::objective::{LossParts, Objective, TrainingSequence};
 use crate::optimizer::{AdamW, OptimizerConfig, Treatment};
@@ -53,29 +54,30 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// An engine on `threads` lanes that starts from `weights`.
+    /// An engine that starts from `weights`, with one lane for each of `backends`.
     #[must_use]
-    pub fn new(network: Network, weights: Vec<f32>, config: OptimizerConfig, threads: usize) -> Self {
+    pub fn new(
+        network: Network,
+        weights: Vec<f32>,
+        config: OptimizerConfig,
+        backends: Vec<Box<dyn NetworkBackend>>,
+    ) -> Self {
         let optimizer = AdamW::new(config, weights.len());
-        Self::with_optimizer(network, weights, optimizer, threads)
+        Self::with_optimizer(network, weights, optimizer, backends)
     }
 
-    /// An engine that goes on with the moments of an earlier run.
+    /// The same, going on with the moments of an earlier run.
     #[must_use]
-    pub fn with_optimizer(network: Network, weights: Vec<f32>, optimizer: AdamW, threads: usize) -> Self {
+    pub fn with_optimizer(
+        network: Network,
+        weights: Vec<f32>,
+        optimizer: AdamW,
+        backends: Vec<Box<dyn NetworkBackend>>,
+    ) -> Self {
         let treatment = Treatment::of(&network);
-        let backends = (0..threads.max(1))
-            .map(|_| Box::new(CpuBackend::new(network.clone())) as Box<dyn NetworkBackend>)
-            .collect();
-        Self { network, weights, optimizer, treatment, lanes: Vec::new() }.on(backends)
-    }
-
-    /// The same on other backends, one lane for each.
-    #[must_use]
-    pub fn on(self, backends: Vec<Box<dyn NetworkBackend>>) -> Self {
-        let count = self.weights.len();
+        let count = weights.len();
         let lanes = backends.into_iter().map(|backend| Lane { backend, gradients: vec![0.0; count] }).collect();
-        Self { lanes, ..self }
+        Self { network, weights, optimizer, treatment, lanes }
     }
 
     /// The same with another treatment of the weights.

@@ -61,7 +61,8 @@ impl TaskSummary {
 }
 
 impl TaskSummary {
-    /// Utility per opportunity over `summaries` together, by the formula of the gate: a first action that is right is worth
+    /// Utility per opportunity over `summaries` together, by the formula of the gate: a first action that is right is
+    /// worth
     /// [`UTILITY_MATCH`], one that is shown and is not [`UTILITY_WRONG`], silence 0.
     #[must_use]
     pub fn utility(summaries: &[Self]) -> f64 {
@@ -136,4 +137,37 @@ pub(crate) fn in_parallel<T: Sync, R: Send>(
         }
         Ok(all)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(wants_edit: bool, shown: bool, first_matches: bool) -> TaskOutcome {
+        TaskOutcome { wants_edit, shown, first_matches, exact: false, gate_score: 0.5 }
+    }
+
+    #[test]
+    fn utility_is_a_mean_over_all_tasks_by_the_formula_of_the_gate() {
+        // Two right, one wrong and one missed edit; one unwanted action and one right silence.
+        let mixed = TaskSummary::of(&[
+            outcome(true, true, true),
+            outcome(true, true, true),
+            outcome(true, true, false),
+            outcome(true, false, false),
+            outcome(false, true, false),
+            outcome(false, false, true),
+        ]);
+        let near = |utility: f64, expected: f64| assert!((utility - expected).abs() < 1e-12, "{utility} {expected}");
+        // 2 x 0.75 - 2 x 0.25 over 6 tasks.
+        near(TaskSummary::utility(&[mixed]), 1.0 / 6.0);
+        let silent = TaskSummary::of(&[outcome(true, false, false), outcome(false, false, true)]);
+        near(TaskSummary::utility(&[silent]), 0.0);
+        // Tasks count, not summaries: 1.0 over 6 + 2 tasks.
+        near(TaskSummary::utility(&[mixed, silent]), 1.0 / 8.0);
+        let loud = TaskSummary::of(&[outcome(false, true, false)]);
+        near(TaskSummary::utility(&[loud]), -0.25);
+        near(TaskSummary::utility(&[mixed, silent, loud]), 0.75 / 9.0);
+        near(TaskSummary::utility(&[]), 0.0);
+    }
 }

@@ -33,7 +33,8 @@ fn untaught() -> Habit {
 pub struct TokenWeights {
     /// Weight of each answer token.
     pub answer: f32,
-    /// Mean weight of each prompt token. One in four carries four times this weight, which saves most of the output layer.
+    /// Mean weight of each prompt token. One in four carries four times this weight, which saves most of the output
+    /// layer.
     pub prompt: f32,
 }
 

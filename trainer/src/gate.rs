@@ -1,8 +1,8 @@
 //! The offline gate: may a candidate be shown to developers at all?
 //!
-//! Held-out opportunities are answered by candidate and parent. Utility per opportunity is +0.75 for a first action that
-//! matches what the developer did, -0.25 for one that was shown and does not, 0 for silence. Persons are the units: their
-//! opportunities are resampled together.
+//! Held-out opportunities are answered by candidate and parent. Utility per opportunity is +0.75 for a first action
+//! that matches what the developer did, -0.25 for one that was shown and does not, 0 for silence. Persons are the
+//! units: their opportunities are resampled together.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
-//! The job contract: a file says what to train, a heartbeat says that it lives, a result says what came out. It is written
-//! down for trainers that are not ours in `docs/job-contract.md`.
+//! The job contract: a file says what to train, a heartbeat says that it lives, a result says what came out. It is
+//! written down for trainers that are not ours in `docs/job-contract.md`.
 //!
-//! The caller opens the pairs (they are sealed on disk) and hands them over as JSON lines in memory; this room writes no
-//! pair anywhere. Progress and result are replaced atomically. A job that was interrupted goes on at its last checkpoint;
-//! its deadline is absolute and includes every attempt.
+//! The caller opens the pairs (they are sealed on disk) and hands them over as JSON lines in memory; this room writes
+//! no pair anywhere. Progress and result are replaced atomically. A job that was interrupted goes on at its last
+//! checkpoint; its deadline is absolute and includes every attempt.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub struct JobFile {
     pub config: MethodConfig,
     /// Sealed pairs to train on, as JSON lines once opened.
     pub training_file: PathBuf,
-    /// Sealed held-out opportunities, as JSON lines once opened; weight 0 is allowed.
+    /// Sealed pairs to judge by, one of each held-out opportunity, as JSON lines once opened; weight 0 is allowed.
     pub gate_file: PathBuf,
     /// Model directory that training starts from and compares with.
     pub anchor: PathBuf,
@@ -58,7 +58,7 @@ pub struct JobFile {
     pub snapshot_digest: String,
     /// Names the code that trains; goes into the model's manifest.
     pub code_version: String,
-    /// Fewest held-out opportunities that allow a judgement.
+    /// Fewest judged opportunities that allow a verdict.
     pub gate_opportunities: usize,
 }
 
@@ -171,8 +171,9 @@ fn check(config: &MethodConfig) -> Result<(), TrainerError> {
     Ok(())
 }
 
-/// Runs a job to its end: trains from the anchor, writes the model, answers the held-out opportunities and the old tasks
-/// with candidate and parent, judges, and writes the result. `training` and `gate` are JSON lines of [`TrainingPair`].
+/// Runs a job to its end: trains from the anchor, writes the model, answers the held-out opportunities and the old
+/// tasks with candidate and parent, judges, and writes the result. `training` and `gate` are JSON lines of
+/// [`TrainingPair`].
 ///
 /// # Errors
 /// See [`TrainerError`]; nothing is left in `output` that could be taken for a finished model without its result.
@@ -283,8 +284,8 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
     }
 }
 
-/// A run after which the wanted side is less likely than before has failed, whatever else it gained: preference losses can
-/// win by pushing both sides down. What is no number has failed, too.
+/// A run after which the wanted side is less likely than before has failed, whatever else it gained: preference losses
+/// can win by pushing both sides down. What is no number has failed, too.
 fn check_health(report: &mut GateReport, before: f64, after: f64) {
     if after >= before {
         return;

@@ -350,8 +350,8 @@ pub fn fine_tuning_optimizer(config: &MethodConfig) -> OptimizerConfig {
     OptimizerConfig { learning_rate: config.learning_rate, weight_decay: 0.0, ..OptimizerConfig::default() }
 }
 
-/// An engine that starts from `weights` and treats them as fine-tuning does: of all habits only those of the repositories
-/// that `data` comes from learn, so that nobody else's can be disturbed.
+/// An engine that starts from `weights` and treats them as fine-tuning does: of all habits only those of the
+/// repositories that `data` comes from learn, so that nobody else's can be disturbed.
 ///
 /// # Errors
 /// [`ModelError::Backend`] says what the build or the machine lacks of the device in `config`.
@@ -377,8 +377,8 @@ pub fn fine_tuning_engine(
     for token in &data.taught {
         treatment = treatment.with_rate(rows(*token, *token), factor);
     }
-    let engine = Engine::with_optimizer(network.clone(), weights, optimizer, 1).with_treatment(treatment);
-    Ok(engine.on(backends(config.device, network, config.threads)?))
+    let backends = backends(config.device, network, config.threads)?;
+    Ok(Engine::with_optimizer(network.clone(), weights, optimizer, backends).with_treatment(treatment))
 }
 
 /// Learning rate over a fine-tuning run.

@@ -130,7 +130,8 @@ impl Objective {
                         - gain(rejected, rejected_reference, rejected_compared));
                 parts.preference = negative_log_sigmoid(margin);
                 parts.pairs = 1;
-                // d/d(-log p) of -log sigmoid(margin) is +beta * sigmoid(-margin) for chosen, the opposite for rejected.
+                // d/d(-log p) of -log sigmoid(margin) is +beta * sigmoid(-margin) for chosen, the opposite for
+                // rejected.
                 let slope = *weight * *beta * (1.0 / (1.0 + margin.exp())) as f32;
                 let (chosen_out, rejected_out) = coefficients.split_at_mut(chosen.len());
                 for (((out, compared), value), share) in

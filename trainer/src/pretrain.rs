@@ -120,18 +120,17 @@ pub fn run(
         None => None,
     };
     let backends = backends(config.device, &network, config.threads)?;
-    let engine = match saved {
+    let mut engine = match saved {
         Some(saved) if saved.header.run_digest == digest && saved.weights.len() == network.parameter_count() => {
             step = saved.header.step;
-            Engine::with_optimizer(network, saved.weights, saved.optimizer, 1)
+            Engine::with_optimizer(network, saved.weights, saved.optimizer, backends)
         }
         Some(_) => return Err(TrainerError::Job("the checkpoint belongs to another run".to_owned())),
         None => {
             let weights = network.initialize(&mut ChaCha8Rng::seed_from_u64(config.seed));
-            Engine::new(network, weights, config.optimizer.clone(), 1)
+            Engine::new(network, weights, config.optimizer.clone(), backends)
         }
     };
-    let mut engine = engine.on(backends);
     let schedule = Schedule { warmup_steps: config.warmup_steps, total_steps: config.steps, final_share: 0.05 };
     let started = Instant::now();
     let mut saved_at = started;

@@ -20,8 +20,8 @@ fn missing(what: impl std::fmt::Display) -> ModelError {
 /// # Errors
 /// [`ModelError::Backend`] names the missing library or the driver's reason.
 pub fn probe() -> Result<(), ModelError> {
-    // SAFETY: these only open the libraries of the CUDA installation, whose initialisers the process trusts as soon as it
-    // uses the GPU; no symbol of them is called.
+    // SAFETY: these only open the libraries of the CUDA installation, whose initialisers the process trusts as soon as
+    // it uses the GPU; no symbol of them is called.
     #[allow(unsafe_code, reason = "opening a shared library is unsafe by nature, and burn panics when it is absent")]
     let (driver, compiler) =
         unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };

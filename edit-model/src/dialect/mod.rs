@@ -1,17 +1,17 @@
 //! How a context becomes a prompt and a list of actions becomes an answer, and back.
 //!
 //! Prompt: `<start> <repository> name <path> end/of/path.rs`, then the newest recent edits as inline differences
-//! (`<edit> text <old> removed <new> inserted <same> text`), then `<window>` and the lines around the cursor, each behind
-//! its marker (`<line k>`, the cursor's also behind `<cursor>`), then the habit tokens of the slot that the repository's
-//! name hashes to, then `<answer>`. A team's habits are learned there without disturbing anyone else's: these embeddings
-//! get gradients from that team's pairs alone (a soft prompt: Lester et al. 2021, "The Power of Scale for
-//! Parameter-Efficient Prompt Tuning"). So that a small model can read them, pretraining spells invented habits in
+//! (`<edit> text <old> removed <new> inserted <same> text`), then `<window>` and the lines around the cursor, each
+//! behind its marker (`<line k>`, the cursor's also behind `<cursor>`), then the habit tokens of the slot that the
+//! repository's name hashes to, then `<answer>`. A team's habits are learned there without disturbing anyone else's:
+//! these embeddings get gradients from that team's pairs alone (a soft prompt: Lester et al. 2021, "The Power of Scale
+//! for Parameter-Efficient Prompt Tuning"). So that a small model can read them, pretraining spells invented habits in
 //! their places. The name as text tells apart repositories that share a slot.
 //!
-//! Answer: `<no_edit>`, or one `<line k> old <to> new <end_action>` for each action; `<stop>` ends a list that is closed
-//! and not empty. The old text is the shortest span of whole words that starts in line k and occurs there once, so a
-//! model never counts: it copies. One canonical encoder writes answers; the parser accepts only what the encoder could
-//! have meant.
+//! Answer: `<no_edit>`, or one `<line k> old <to> new <end_action>` for each action; `<stop>` ends a list that is
+//! closed and not empty. The old text is the shortest span of whole words that starts in line k and occurs there once,
+//! so a model never counts: it copies. One canonical encoder writes answers; the parser accepts only what the encoder
+//! could have meant.
 
 mod difference;
 mod hunk;

@@ -109,7 +109,8 @@ fn widen(text: &str, hunks: &mut Vec<Hunk>, start: usize, end: usize) {
     }
 }
 
-/// Actions that both sides make, in the order they were served, then the others: they commute, so order is no difference.
+/// Actions that both sides make, in the order they were served, then the others: they commute, so order is no
+/// difference.
 fn in_order_of(mut chosen: Vec<Hunk>, rejected: &[Hunk]) -> Vec<Hunk> {
     let mut ordered = Vec::with_capacity(chosen.len());
     for hunk in rejected {

@@ -1,7 +1,7 @@
 //! Dense f32 matrix products on one core, without `unsafe`: packed panels and a register-blocked kernel.
 //!
-//! Callers parallelise over sequences, which needs no synchronisation inside a product; so nothing here starts a thread,
-//! and results do not depend on how many run.
+//! Callers parallelise over sequences, which needs no synchronisation inside a product; so nothing here starts a
+//! thread, and results do not depend on how many run.
 
 use std::cell::RefCell;
 
@@ -58,7 +58,8 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
 
-/// `output = scale * left * right`, or `output += ...` when `accumulate`. Rows of the output start `output_stride` apart.
+/// `output = scale * left * right`, or `output += ...` when `accumulate`. Rows of the output start `output_stride`
+/// apart.
 pub(crate) fn multiply(
     left: MatrixView<'_>,
     right: MatrixView<'_>,

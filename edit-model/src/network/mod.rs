@@ -180,8 +180,8 @@ impl Network {
     /// Refuses weights and sequences that a forward pass cannot take.
     ///
     /// # Errors
-    /// [`ModelError::Sequence`] for weights of another architecture, an empty or too long sequence, an unknown token or a
-    /// target outside.
+    /// [`ModelError::Sequence`] for weights of another architecture, an empty or too long sequence, an unknown token or
+    /// a target outside.
     pub fn check(&self, weights: &[f32], sequences: &[Sequence<'_>]) -> Result<(), ModelError> {
         if weights.len() != self.layout.total {
             return Err(ModelError::Sequence("the weights do not fit the architecture"));

@@ -9,8 +9,8 @@ pub(crate) fn arch() -> pulp::Arch {
     *ARCH.get_or_init(pulp::Arch::new)
 }
 
-/// The body of a kernel. It must be inlined into the function that enables the instruction set, or it is compiled for the
-/// oldest CPU and calls `fmaf` for every product: that is sure for always-inline trait functions, not for closures.
+/// The body of a kernel. It must be inlined into the function that enables the instruction set, or it is compiled for
+/// the oldest CPU and calls `fmaf` for every product: that is sure for always-inline trait functions, not for closures.
 trait Kernel<A> {
     fn run(arguments: A);
 }

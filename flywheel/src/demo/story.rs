@@ -14,7 +14,6 @@ use model_registry::policy::RolloutPolicy;
 use model_registry::rollout::{Rollout, RolloutState};
 use simulator::driver::{DoorSettings, Doors};
 use simulator::{DemoPlan, baseline};
-use trainer_orchestrator::LEAST_GATE_OPPORTUNITIES;
 use trainer_orchestrator::store::{Run, RunState};
 
 use super::ROUNDS_BEFORE;
@@ -194,7 +193,7 @@ impl Story<'_> {
             snapshot_digest: Some(run.snapshot_digest.to_string()),
             training_pairs: detail.get("training_pairs").and_then(serde_json::Value::as_u64).unwrap_or(0),
             gate: detail.get("gate").cloned().unwrap_or_default(),
-            ..Turn::not_eligible(&in_words(reason, &detail))
+            ..Turn::not_eligible(&self.in_words(reason, &detail))
         };
         if run.state == RunState::Failed {
             bail_user(format!("the training run failed: {}", turn.reason))?;
@@ -228,12 +227,21 @@ impl Story<'_> {
         Ok(turn)
     }
 
-    /// Asks for a training run and follows it to its end; none when the orchestrator looked and found nothing to learn.
+    /// Asks for a training run and follows it to its end; none when the orchestrator looked and began none.
     async fn await_run(&self, known: &BTreeSet<events::RunId>) -> Result<Option<Run>, Failure> {
+        let orchestrator = &self.platform.orchestrator;
+        orchestrator.request();
+        let awaited = self.follow_run(known).await;
+        // While a rollout is under way the request would wait for its end, and the run begin in the middle of what is
+        // played then.
+        orchestrator.withdraw();
+        awaited
+    }
+
+    async fn follow_run(&self, known: &BTreeSet<events::RunId>) -> Result<Option<Run>, Failure> {
         let begun = Instant::now();
         let orchestrator = &self.platform.orchestrator;
         let limit = Duration::from_secs(self.platform.settings.orchestrator.deadline_seconds) + STUCK;
-        orchestrator.request();
         let mut look = Box::pin(orchestrator.look());
         let mut looked = false;
         loop {
@@ -252,15 +260,27 @@ impl Story<'_> {
                 result = &mut look, if !looked => match result {
                     Ok(()) => looked = true,
                     Err(error) => {
-                        tracing::warn!(%error, "the orchestrator could not look; it is asked again");
+                        tracing::warn!(%error, "the orchestrator could not look; it looks again");
                         tokio::time::sleep(LOOK).await;
-                        orchestrator.request();
                         look = Box::pin(orchestrator.look());
                     }
                 },
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// Why a candidate was held, with the figure that a reader asks for next.
+    fn in_words(&self, reason: &str, detail: &serde_json::Value) -> String {
+        if reason != "insufficient_opportunities" {
+            return reason.to_owned();
+        }
+        let judged = detail.pointer("/gate/opportunities").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let wanted = self.platform.settings.orchestrator.gate_opportunities;
+        format!(
+            "insufficient_opportunities: {judged} were held out and judged, the gate decides on {wanted}; \
+             more --developers meet more"
+        )
     }
 
     /// Plays blocks until the rollout is decided, or the blocks are used up.
@@ -425,18 +445,6 @@ impl Story<'_> {
         };
         Ok((results, corrections))
     }
-}
-
-/// Why a candidate was held, with the figure that a reader asks for next.
-fn in_words(reason: &str, detail: &serde_json::Value) -> String {
-    let held_out = detail.pointer("/gate/opportunities").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    if reason == "insufficient_opportunities" {
-        return format!(
-            "insufficient_opportunities: {held_out} were held out, the gate judges from {LEAST_GATE_OPPORTUNITIES} on; \
-             more --developers meet more"
-        );
-    }
-    reason.to_owned()
 }
 
 fn bail_user(sentence: impl Into<String>) -> Result<(), Failure> {

@@ -102,6 +102,19 @@ fn data_that_is_not_there_or_no_directory_is_refused() {
     assert!(said.sentence().starts_with(&format!("data directory {file} can not be made")), "{said:?}");
 }
 
+// A build with the feature asks the machine instead.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_is_not_there_is_refused_where_training_can_start_and_nowhere_else() {
+    let (_directory, data) = empty_place();
+    for service in ["up", "orchestrator"] {
+        let said = say(&[service, "--data-dir", &data, "--set", "orchestrator.device=cuda"]);
+        assert!(said.sentence().starts_with("orchestrator.device: this build has no CUDA"), "{said:?}");
+    }
+    let looked = say(&["status", "--data-dir", &data, "--set", "orchestrator.device=cuda"]);
+    assert!(looked.sentence().contains("holds no platform"), "{looked:?}");
+}
+
 #[test]
 fn a_corpus_without_usable_code_is_refused() {
     let (directory, data) = empty_place();

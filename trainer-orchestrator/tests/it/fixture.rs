@@ -109,7 +109,8 @@ impl Platform {
     /// As if the process had died after everything else that a run's end takes, before its row was written.
     pub(crate) async fn forget_the_end(&self) {
         for statement in [
-            "UPDATE training_runs SET state = 'running', outcome = NULL, version = NULL, rollout_id = NULL, finished_at = NULL",
+            "UPDATE training_runs SET state = 'running', outcome = NULL, version = NULL, rollout_id = NULL, \
+             finished_at = NULL",
             "DELETE FROM outbox",
         ] {
             sqlx::query(statement).execute(&self.pool).await.unwrap();

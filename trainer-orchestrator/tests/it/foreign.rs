@@ -14,7 +14,8 @@ use crate::fixture::{Fixture, config, model};
 fn program(fixture: &Fixture, opportunities: u32) -> std::path::PathBuf {
     let test = std::env::current_exe().unwrap();
     let call = format!(
-        "FLYWHEEL_TEST_JOB=\"$3\" FLYWHEEL_TEST_OPPORTUNITIES={opportunities} exec {} --exact foreign::trainer_process --ignored --nocapture",
+        "FLYWHEEL_TEST_JOB=\"$3\" FLYWHEEL_TEST_OPPORTUNITIES={opportunities} \
+         exec {} --exact foreign::trainer_process --ignored --nocapture",
         test.display()
     );
     fixture.script("foreign", &call)
@@ -24,7 +25,7 @@ fn program(fixture: &Fixture, opportunities: u32) -> std::path::PathBuf {
 async fn any_program_that_obeys_the_contract_can_be_the_trainer() {
     let fixture = Fixture::new().await;
     fixture.collect(0, 370, "everyone").await;
-    let config = OrchestratorConfig { program: Some(program(&fixture, 330)), ..config() };
+    let config = OrchestratorConfig { program: Some(program(&fixture, 300)), ..config() };
     let orchestrating = fixture.orchestrate(config.clone(), "first");
     orchestrating.handle.request();
     let run = orchestrating.ended().await;
@@ -71,8 +72,8 @@ fn trainer_process() {
     let job = read(Path::new(&path));
     let file = |name: &str| Path::new(job[name].as_str().unwrap()).to_path_buf();
     std::fs::write(file("heartbeat_file"), "alive").unwrap();
-    assert_eq!(opened(&job, "training_file", &key[..64]).lines().count(), 40);
-    assert_eq!(opened(&job, "gate_file", &key[..64]).lines().count(), 330);
+    assert_eq!(opened(&job, "training_file", &key[..64]).lines().count(), 70);
+    assert_eq!(opened(&job, "gate_file", &key[..64]).lines().count(), 300);
 
     let (anchor, output) = (file("anchor"), file("output"));
     std::fs::create_dir_all(&output).unwrap();
@@ -97,14 +98,15 @@ fn trainer_process() {
     let result = json!({
         "run_id": job["run_id"], "method": job["config"]["method"], "model_digest": digest(&manifest["files"]),
         "files": manifest["files"], "anchor_digest": anchor_digest, "parent_digest": parent_digest,
-        "training_pairs": 40,
-        "census": { "preferences": 40, "positives": 0, "without_lesson": 0, "without_divergence": 0, "unwritable": 0 },
+        "training_pairs": 70,
+        "census": { "preferences": 70, "positives": 0, "without_lesson": 0, "without_divergence": 0, "unwritable": 0 },
         "chosen_log_p_before": -2.0, "chosen_log_p_after": -1.0, "last_loss": 0.5, "training_seconds": 1.0,
         "training_tokens": 100, "evaluation_seconds": 1.0,
         "gate": {
             "verdict": "eligible", "reasons": [], "opportunities": opportunities, "persons": 20,
             "utility_candidate": 0.3, "utility_parent": 0.1, "estimate": 0.2, "low": 0.1, "high": 0.3,
-            "shown_rate_candidate": 0.6, "shown_rate_parent": 0.6, "old_skills_candidate": 0.5, "old_skills_parent": 0.5,
+            "shown_rate_candidate": 0.6, "shown_rate_parent": 0.6,
+            "old_skills_candidate": 0.5, "old_skills_parent": 0.5,
         },
         "old_skills_candidate": skills, "old_skills_parent": skills,
     });

@@ -7,9 +7,10 @@ use model_registry::lineage::Purpose;
 use service::clock::Clock as _;
 use service::repositories::RepositoryStore;
 use trainer_orchestrator::OrchestratorConfig;
+use trainer_orchestrator::freshness::oldest_unserved;
 use trainer_orchestrator::store::RunState;
 
-use crate::fixture::{CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, config, model, wait_for};
+use crate::fixture::{CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, config, model, start_time, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_becomes_one_version_that_can_be_traced() {
@@ -20,21 +21,22 @@ async fn a_request_becomes_one_version_that_can_be_traced() {
     orchestrating.handle.request();
     let run = orchestrating.ended().await;
     assert_eq!((run.state, run.attempt, run.version), (RunState::Succeeded, 1, Some(2)), "{}", run.detail);
-    // A model of one layer after twelve steps is no better than its base; what it is was judged on enough opportunities.
+    // A model of one layer after twelve steps is no better than its base; what it is was judged on enough
+    // opportunities: on as many as are configured, and exactly those are in the data set.
     assert_eq!((run.outcome.as_deref(), run.rollout_id.clone()), (Some("held"), None));
 
     let chain = fixture.client.get_lineage(&model(), ModelVersion(2)).await.unwrap();
     assert_eq!(chain.iter().map(|link| link.version.0).collect::<Vec<_>>(), [2, 1]);
     let snapshot = chain[0].snapshot.as_ref().unwrap();
     assert_eq!((snapshot.digest, snapshot.is_verified), (run.snapshot_digest, true));
-    assert_eq!((snapshot.training_pairs, snapshot.gate_pairs, snapshot.persons), (40, 330, 20));
+    assert_eq!((snapshot.training_pairs, snapshot.gate_pairs, snapshot.persons), (70, 300, 20));
     assert_eq!(snapshot.parts.len(), 2);
     assert_eq!(chain[0].run_id, Some(run.run_id));
     assert_eq!((chain[0].code_version.as_str(), snapshot.code_version.as_str()), (CODE_VERSION, CODE_VERSION));
     let members = fixture.client.list_snapshot_pairs(run.snapshot_digest, None).await.unwrap();
-    assert_eq!(members.iter().filter(|member| member.purpose == Purpose::Gate).count(), 330);
+    assert_eq!(members.iter().filter(|member| member.purpose == Purpose::Gate).count(), 300);
     let evaluation = &fixture.trained().await[0].evaluation;
-    assert_eq!(evaluation["gate"]["opportunities"], 330);
+    assert_eq!(evaluation["gate"]["opportunities"], 300);
 
     let told: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM outbox WHERE topic = 'flywheel.events.v1'")
         .fetch_one(&fixture.pool)
@@ -106,16 +108,14 @@ async fn a_repository_without_a_rule_is_never_trained_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pairs_of_an_erased_person_are_not_learned_from() {
     let fixture = Fixture::new().await;
-    fixture.collect(0, 390, "everyone").await;
-    let tenant = TenantId::default();
-    let secret = fixture.keys.tenant_secret(&tenant).await.unwrap();
-    let person = secret.person_pseudonym("person 3");
+    fixture.collect(0, 400, "everyone").await;
     // Erased after the data set was chosen, before its pairs are opened: the first attempt is made to fail.
     let (gone, erased) = (fixture.root.join("gone"), fixture.root.join("erased"));
     let script = fixture.script(
         "erased-first",
         &format!(
-            "test -e {erased} && exec {program} \"$@\"\necho > {gone}\nuntil test -e {erased}; do sleep 0.1; done\nexit 9",
+            "test -e {erased} && exec {program} \"$@\"\necho > {gone}\n\
+             until test -e {erased}; do sleep 0.1; done\nexit 9",
             erased = erased.display(),
             gone = gone.display(),
             program = program(),
@@ -124,17 +124,61 @@ async fn pairs_of_an_erased_person_are_not_learned_from() {
     let orchestrating = fixture.orchestrate(OrchestratorConfig { program: Some(script), ..config() }, "first");
     orchestrating.handle.request();
     wait_for("the first attempt", async || gone.exists().then_some(())).await;
+    erase(&fixture, "person 3").await;
+    std::fs::write(&erased, "").unwrap();
+    let run = orchestrating.ended().await;
+    assert_eq!((run.state, run.attempt), (RunState::Succeeded, 2), "{}", run.detail);
+    // 100 of 400 train and 300 are held out, one in twenty of them is hers: too few are left for a judgement.
+    let detail: serde_json::Value = serde_json::from_str(&run.detail).unwrap();
+    assert_eq!((&detail["training_pairs"], &detail["gate"]["opportunities"]), (&95.into(), &285.into()));
+    assert_eq!((run.outcome.as_deref(), &detail["reason"]), (Some("held"), &"insufficient_opportunities".into()));
+    orchestrating.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_is_erased_before_a_data_set_is_made_is_counted_nowhere() {
+    let fixture = Fixture::new().await;
+    fixture.collect(0, 400, "everyone").await;
+    erase(&fixture, "person 0").await;
+    let orchestrating = fixture.orchestrate(config(), "first");
+    // The oldest pair of all is hers; the second one is the oldest that a version can still learn from.
+    let (lake, tenant) = (&orchestrating.handle.lake, TenantId::default());
+    let oldest = oldest_unserved(&fixture.pool, lake, &fixture.keys, &tenant, &model()).await.unwrap();
+    assert_eq!(oldest, Some(start_time() + Duration::from_secs(1)));
+    orchestrating.handle.request();
+    let run = orchestrating.ended().await;
+    let detail: serde_json::Value = serde_json::from_str(&run.detail).unwrap();
+    assert_eq!((&detail["training_pairs"], &detail["gate"]["opportunities"]), (&80.into(), &300.into()), "{detail}");
+    orchestrating.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_the_end_of_a_rollout() {
+    let fixture = Fixture::new().await;
+    fixture.collect(0, 370, "everyone").await;
+    let orchestrating = fixture.orchestrate(config(), "first");
+    orchestrating.handle.request();
+    assert_eq!(orchestrating.ended().await.version, Some(2));
+    let rollout = fixture.client.start_rollout(&model(), ModelVersion(2), None).await.unwrap();
+    fixture.collect(370, 10, "everyone").await;
+    orchestrating.handle.request();
+    looked(&orchestrating.handle).await;
+    let runs = async || orchestrating.handle.store.runs(10).await.unwrap().len();
+    assert_eq!(runs().await, 1, "a run would learn from what the rollout is about to change");
+    fixture.client.abort_rollout(rollout.rollout_id, "Ada Lovelace", "").await.unwrap();
+    looked(&orchestrating.handle).await;
+    assert_eq!(runs().await, 2, "the request was answered by a look that could decide nothing");
+    orchestrating.stop().await;
+}
+
+/// Destroys the keys of a person.
+async fn erase(fixture: &Fixture, person: &str) {
+    let tenant = TenantId::default();
+    let person = fixture.keys.tenant_secret(&tenant).await.unwrap().person_pseudonym(person);
     let mut transaction = migrations::begin_write(&fixture.pool).await.unwrap();
     let keys = fixture.keys.erase(&mut transaction, &tenant, &person, fixture.clock.now()).await.unwrap();
     transaction.commit().await.unwrap();
     fixture.keys.forget(&keys);
-    std::fs::write(&erased, "").unwrap();
-    let run = orchestrating.ended().await;
-    assert_eq!((run.state, run.attempt), (RunState::Succeeded, 2), "{}", run.detail);
-    // 60 of 390 train, one in twenty of them is hers.
-    let detail: serde_json::Value = serde_json::from_str(&run.detail).unwrap();
-    assert_eq!(detail["training_pairs"], 57);
-    orchestrating.stop().await;
 }
 
 fn program() -> String {

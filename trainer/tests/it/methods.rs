@@ -1,4 +1,5 @@
-use trainer::methods::{Method, MethodConfig, MethodData, train_from_anchor};
+use edit_model::EditModel;
+use trainer::methods::{Method, MethodConfig, MethodData, TrainedWeights, train_from_anchor};
 use trainer::{BaseTask, Objective, TrainerError, TrainingPair};
 
 use crate::fixture::{correction, model, task};
@@ -15,19 +16,19 @@ fn replay() -> Vec<BaseTask> {
     (0..40).map(task).collect()
 }
 
+fn prepare(config: &MethodConfig, model: &EditModel) -> MethodData {
+    MethodData::prepare(config, model.network(), model.weights(), model.tokenizer(), &pairs(), &replay()).unwrap()
+}
+
+fn train(config: &MethodConfig, model: &EditModel, pairs: &[TrainingPair]) -> Result<TrainedWeights, TrainerError> {
+    train_from_anchor(config, model.network(), model.weights(), model.tokenizer(), pairs, &replay())
+}
+
 #[test]
 fn the_first_preference_loss_is_the_logarithm_of_two() {
     let model = model(1);
     for method in [Method::Dpo, Method::Actionrl] {
-        let trained = train_from_anchor(
-            &config(method),
-            model.network(),
-            model.weights(),
-            model.tokenizer(),
-            &pairs(),
-            &replay(),
-        )
-        .unwrap();
+        let trained = train(&config(method), &model, &pairs()).unwrap();
         let first = trained.history[0].preference_loss;
         assert!((first - std::f64::consts::LN_2).abs() < 1e-6, "{first}");
         assert!(trained.chosen_log_p_after > trained.chosen_log_p_before);
@@ -41,9 +42,7 @@ fn the_same_seed_and_threads_give_the_same_weights() {
     let model = model(2);
     let run = |seed| {
         let config = MethodConfig { seed, ..config(Method::Actionrl) };
-        train_from_anchor(&config, model.network(), model.weights(), model.tokenizer(), &pairs(), &replay())
-            .unwrap()
-            .weights
+        train(&config, &model, &pairs()).unwrap().weights
     };
     assert_eq!(run(5), run(5));
     assert_ne!(run(5), run(6));
@@ -54,9 +53,7 @@ fn action_rl_compares_the_diverging_action_alone_and_dpo_everything() {
     let model = model(1);
     let compared = |method| {
         let config = MethodConfig { batch_replay: 0, ..config(method) };
-        let data =
-            MethodData::prepare(&config, model.network(), model.weights(), model.tokenizer(), &pairs(), &replay())
-                .unwrap();
+        let data = prepare(&config, &model);
         let groups = data.batch(&config, 0);
         let Objective::Preference { chosen_compared, rejected_compared, .. } = groups[0].objective.clone() else {
             panic!("a correction is a preference");
@@ -76,8 +73,7 @@ fn action_rl_compares_the_diverging_action_alone_and_dpo_everything() {
 fn every_pair_is_seen_once_an_epoch() {
     let model = model(1);
     let config = MethodConfig { batch_replay: 0, ..config(Method::Sft) };
-    let data =
-        MethodData::prepare(&config, model.network(), model.weights(), model.tokenizer(), &pairs(), &[]).unwrap();
+    let data = prepare(&config, &model);
     let tokens = |step| -> Vec<Vec<u32>> {
         data.batch(&config, step).iter().map(|group| group.sequences[0].tokens.clone()).collect()
     };
@@ -99,13 +95,12 @@ fn pairs_without_a_lesson_are_counted_and_not_used() {
     pairs[3].rejected = None;
     pairs[4].context.cursor_byte = 10_000;
     let config = config(Method::Actionrl);
-    let trained =
-        train_from_anchor(&config, model.network(), model.weights(), model.tokenizer(), &pairs, &replay()).unwrap();
+    let trained = train(&config, &model, &pairs).unwrap();
     let census = trained.census;
     assert_eq!((census.without_lesson, census.without_divergence, census.unwritable), (2, 1, 1));
     assert_eq!((census.preferences, census.positives), (19, 1));
     let none: Vec<TrainingPair> = pairs[..3].to_vec();
-    let result = train_from_anchor(&config, model.network(), model.weights(), model.tokenizer(), &none, &replay());
+    let result = train(&config, &model, &none);
     assert!(matches!(result, Err(TrainerError::NoExamples(_))));
 }
 
@@ -113,6 +108,6 @@ fn pairs_without_a_lesson_are_counted_and_not_used() {
 fn a_rate_that_destroys_the_model_fails_the_health_check() {
     let model = model(1);
     let config = MethodConfig { learning_rate: 0.9, steps: 6, ..config(Method::Sft) };
-    let result = train_from_anchor(&config, model.network(), model.weights(), model.tokenizer(), &pairs(), &replay());
+    let result = train(&config, &model, &pairs());
     assert!(matches!(result, Err(TrainerError::Unhealthy(_) | TrainerError::Diverged { .. })), "{result:?}");
 }
