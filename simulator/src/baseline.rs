@@ -1,6 +1,6 @@
 //! The learning-free baseline: repeat the last substitution.
 
-use crate::text::word_positions;
+use crate::text::{pieces, word_positions};
 use events::{ActionList, ByteRange, EditAction, EditContext};
 
 /// Replaces in the window what the last recent edit replaced: the words in which its two lines differ. Proposes nothing
@@ -22,8 +22,7 @@ pub fn repeat_last_substitution(context: &EditContext) -> ActionList {
 }
 
 fn substitution(old: &str, new: &str) -> Option<(String, String)> {
-    let (left, right): (Vec<&str>, Vec<&str>) =
-        (crate::judge::tokens(old).collect(), crate::judge::tokens(new).collect());
+    let (left, right): (Vec<&str>, Vec<&str>) = (pieces(old).collect(), pieces(new).collect());
     let head = left.iter().zip(&right).take_while(|(one, other)| one == other).count();
     let limit = left.len().min(right.len()) - head;
     let tail = left.iter().rev().zip(right.iter().rev()).take(limit).take_while(|(one, other)| one == other).count();

@@ -128,19 +128,33 @@ impl RuleId {
         }
     }
 
-    /// One different rule per repository, all of them about the same edits, so that they conflict. Every rule is
-    /// equally likely to be the first.
+    /// One rule per repository, all of them about the same edits and no two alike, so that any two repositories
+    /// conflict: a placebo may exchange a repository for any other. All rules are equally likely to be the first, but
+    /// for those about edits that too few rules concern. Past [`most_conflicting`] repositories, rules come again.
     #[must_use]
     pub fn draw_conflicting(count: usize, dice: &mut Dice) -> Vec<Self> {
         let mut all: Vec<Self> = (0..RULES.len()).filter_map(|index| u16::try_from(index).ok().map(Self)).collect();
         dice.shuffle(&mut all);
-        let class = all.first().and_then(|rule| rule.form()).map(Form::class);
+        let enough = count.min(most_conflicting());
+        let classes = all.iter().filter_map(|rule| rule.form()).map(Form::class);
+        let class = classes.into_iter().find(|class| class.rules() >= enough);
         let same: Vec<Self> = all.into_iter().filter(|rule| rule.form().map(Form::class) == class).collect();
         (0..count).filter_map(|index| same.get(index % same.len().max(1)).copied()).collect()
     }
 }
 
+/// How many rules there are at most of which any two conflict.
+#[must_use]
+pub fn most_conflicting() -> usize {
+    RULES.iter().map(|form| form.class().rules()).max().unwrap_or_default()
+}
+
 impl EditClass {
+    /// How many rules concern it.
+    fn rules(self) -> usize {
+        RULES.iter().filter(|form| form.class() == self).count()
+    }
+
     /// Whether `edit` is of this class.
     #[must_use]
     pub fn concerns(self, edit: &DefinitionEdit) -> bool {
@@ -208,7 +222,8 @@ impl<'a> Form<'a> {
                 let call = site.call?;
                 let (head, tail) =
                     (ByteRange::new(call.start, site.name.start), ByteRange::new(site.name.end, call.end));
-                // A call behind `await`, `&` or `!` keeps its meaning when wrapped; a definition-like or decorated one does not.
+                // The call is wrapped from its receiver on: what stands before it (`await`, `&`, `!`) then concerns the
+                // wrapped call.
                 let new_text = format!("{function}({}{new}{})", text(head)?, text(tail)?);
                 let old_text = text(call)?.to_owned();
                 (old_text.len() <= 40).then_some(EditAction {
@@ -237,8 +252,8 @@ impl<'a> Form<'a> {
     }
 }
 
-/// What a team with this form does at `sites`, in order; `None` where the form has no effect, does not fit one of them, or
-/// its old text is not unique in its line.
+/// What a team with this form does at `sites`, in order; `None` where the form has no effect, does not fit one of them,
+/// or its old text is not unique in its line.
 pub(crate) fn conventional(
     form: Form<'_>,
     edit: &DefinitionEdit,
@@ -276,6 +291,10 @@ fn with_affix(name: &str, prefix: &str, suffix: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// The two rules of seeds 1 to 5.
+    const PUBLISHED: [[u16; 2]; 5] = [[7, 12], [28, 40], [22, 48], [12, 18], [27, 19]];
 
     #[test]
     fn the_space_is_large_and_draws_conflict() {
@@ -289,6 +308,40 @@ mod tests {
             firsts.insert(left);
         }
         assert!(firsts.len() > 50, "{}", firsts.len());
+        let has = |fits: fn(&Form<'_>) -> bool| RULES.iter().any(fits);
+        assert!(has(|form| matches!(form, Form::Prefix(_))) && has(|form| matches!(form, Form::Suffix(_))));
+        assert!(has(|form| matches!(form, Form::ArgumentFirst)) && has(|form| matches!(form, Form::Wrapped(_))));
+        assert!(has(|form| matches!(form, Form::Through(_))), "import style");
+    }
+
+    #[test]
+    fn the_rules_of_a_seed_are_those_of_the_published_demos() {
+        let drawn: Vec<Vec<u16>> = (1..=5)
+            .map(|seed| RuleId::draw_conflicting(2, &mut Dice::new(seed, "conventions", &[])))
+            .map(|rules| rules.into_iter().map(|rule| rule.0).collect())
+            .collect();
+        assert_eq!(drawn, PUBLISHED);
+    }
+
+    proptest! {
+        #[test]
+        fn any_two_repositories_conflict(seed: u64, count in 2_usize..=20) {
+            let drawn = RuleId::draw_conflicting(count, &mut Dice::new(seed, "conventions", &[]));
+            prop_assert_eq!(drawn.len(), count);
+            prop_assert_eq!(drawn.iter().collect::<std::collections::BTreeSet<_>>().len(), count);
+            let classes = drawn.iter().filter_map(|rule| rule.form()).map(Form::class);
+            prop_assert!(classes.clone().all(|class| Some(class) == classes.clone().next()));
+        }
+    }
+
+    #[test]
+    fn every_repository_has_a_rule_however_many_there_are() {
+        let most = most_conflicting();
+        for count in [1, most, most + 1, 200] {
+            let drawn = RuleId::draw_conflicting(count, &mut Dice::new(1, "conventions", &[]));
+            let different = drawn.iter().collect::<std::collections::BTreeSet<_>>().len();
+            assert_eq!((drawn.len(), different), (count, count.min(most)));
+        }
     }
 
     #[test]

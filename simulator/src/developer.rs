@@ -1,9 +1,9 @@
 //! A simulated developer at one opportunity: what is pressed and typed, when, and what the document becomes.
 //!
-//! The developer knows what is wanted and judges by the text that results, never by who proposed it.
+//! The developer knows what is wanted and judges by the file that results, never by who proposed it.
 
 use crate::behaviour::{BehaviourRates, IGNORED_MS, LOOKS_S, REACTION_MS, SHOWN_AT_MS, STROKE_MS};
-use crate::judge;
+use crate::judge::{Verdict, judge};
 use crate::random::Dice;
 use crate::tasks::EditTask;
 use crate::text::is_word_byte;
@@ -169,12 +169,13 @@ impl Developer {
         if habit {
             return self.escape_and_type(editor, 0, dice);
         }
-        let good = editor.good_actions();
+        let Verdict { right: good, made } = judge(editor.task, &editor.served.actions);
         if good > 0 {
             for index in 0..good {
                 editor.accept(index);
                 editor.wait(STROKE_MS, dice);
             }
+            editor.made = made;
             if regret {
                 editor.undo(dice);
                 editor.hide_if_visible(good);
@@ -222,6 +223,8 @@ struct Editor<'a> {
     task: &'a EditTask,
     served: &'a ActionList,
     text: String,
+    /// For each wanted edit whether it was accepted.
+    made: Vec<bool>,
     /// Changes so far: the place in the base document, and by how much the text there grew.
     changes: Vec<(ByteRange, i64)>,
     actions: Vec<ClientAction>,
@@ -231,8 +234,16 @@ struct Editor<'a> {
 
 impl<'a> Editor<'a> {
     fn new(task: &'a EditTask, served: &'a ActionList) -> Self {
-        let text = task.base_document.to_string();
-        Self { task, served, text, changes: Vec::new(), actions: Vec::new(), now_ms: SHOWN_AT_MS, has_changed: false }
+        Self {
+            task,
+            served,
+            text: task.base_document.to_string(),
+            made: vec![false; task.wanted.actions.len()],
+            changes: Vec::new(),
+            actions: Vec::new(),
+            now_ms: SHOWN_AT_MS,
+            has_changed: false,
+        }
     }
 
     fn report(&mut self, kind: ClientActionKind) {
@@ -333,35 +344,18 @@ impl<'a> Editor<'a> {
         regions
     }
 
-    fn applied(&self, base: ByteRange, actions: &[EditAction]) -> Option<String> {
+    /// What is wanted at a place of the base document.
+    fn wanted_at(&self, base: ByteRange) -> Option<String> {
         let text = self.task.base_document.get(base.start as usize..base.end as usize)?;
-        let inside: Vec<EditAction> = actions
-            .iter()
-            .filter(|action| base.start <= action.range.start && action.range.end <= base.end)
-            .cloned()
-            .collect();
+        let inside: Vec<EditAction> =
+            self.task.wanted.actions.iter().filter(|action| is_inside(base, action.range)).cloned().collect();
         apply_actions(base.start, text, &inside)
     }
 
-    fn is_good(&self, region: &Region) -> bool {
-        match (self.applied(region.base, &self.served.actions), self.applied(region.base, &self.task.wanted.actions)) {
-            (Some(served), Some(wanted)) => region.is_wanted && judge::same(&served, &wanted),
-            _ => false,
-        }
-    }
-
-    /// How many of the served actions, from the first on, do just what is wanted at their place.
-    fn good_actions(&self) -> usize {
-        let regions = self.regions();
-        let good = |index: usize| {
-            let place = self.served.actions.get(index).map(|action| action.range);
-            place.is_some_and(|place| {
-                regions.iter().any(|region| {
-                    region.base.start <= place.start && place.end <= region.base.end && self.is_good(region)
-                })
-            })
-        };
-        (0..self.served.actions.len()).take_while(|index| good(*index)).count()
+    /// Whether something is wanted at a place of the base document that was not accepted.
+    fn is_open(&self, base: ByteRange) -> bool {
+        let wanted = self.task.wanted.actions.iter().zip(&self.made);
+        wanted.into_iter().any(|(action, made)| !made && is_inside(base, action.range))
     }
 
     /// Whether the first served action is at a wanted place.
@@ -372,14 +366,14 @@ impl<'a> Editor<'a> {
     /// Changes the accepted first action into what is wanted at its place: only the part that differs is typed.
     fn mend(&mut self, dice: &mut Dice) {
         let Some(region) = self.regions().into_iter().find(|region| region.served == Some(0)) else { return };
-        let Some(wanted) = self.applied(region.base, &self.task.wanted.actions) else { return };
+        let Some(wanted) = self.wanted_at(region.base) else { return };
         self.rewrite(region.base, &wanted, false, 0.0, dice);
     }
 
     /// Types what is still wanted, place by place.
     fn type_wanted(&mut self, two_strokes: f64, dice: &mut Dice) {
         for region in self.regions() {
-            if let Some(wanted) = self.applied(region.base, &self.task.wanted.actions).filter(|_| region.is_wanted) {
+            if let Some(wanted) = self.wanted_at(region.base).filter(|_| self.is_open(region.base)) {
                 self.rewrite(region.base, &wanted, true, two_strokes, dice);
             }
         }
@@ -389,7 +383,7 @@ impl<'a> Editor<'a> {
     fn rewrite(&mut self, base: ByteRange, wanted: &str, whole_words: bool, two_strokes: f64, dice: &mut Dice) {
         let inside = self.current(base);
         let Some(current) = self.text.get(inside.clone()).map(str::to_owned) else { return };
-        if judge::same(&current, wanted) {
+        if current == wanted {
             return;
         }
         let (head, tail) = differing(&current, wanted, whole_words);
@@ -437,6 +431,10 @@ impl<'a> Editor<'a> {
         let after = self.task.base_document.len().saturating_sub(start + window.text.len());
         self.text.get(start..self.text.len().saturating_sub(after)).unwrap_or_default().to_owned()
     }
+}
+
+fn is_inside(outer: ByteRange, inner: ByteRange) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end
 }
 
 /// Lengths of the equal head and tail of two texts, at the edges of words when `whole_words`.

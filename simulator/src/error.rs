@@ -26,7 +26,8 @@ pub enum SimulatorError {
     MissingPackage(String),
     /// The corpus has nothing that tasks can be made from.
     #[error(
-        "{path} has no usable code: {found} Rust or Python files give {usable} places to edit, at least {needed} are needed"
+        "{path} has no usable code: {found} Rust or Python files give {usable} places to edit, \
+         at least {needed} are needed"
     )]
     NoUsableCode {
         /// The corpus.

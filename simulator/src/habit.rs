@@ -1,10 +1,10 @@
 //! Invented habits for pretraining: what some team might do at a call site, spelled out in the prompt.
 //!
-//! Nothing in ordinary tasks makes it matter whose repository it is, so a base model trained on them alone would have to
-//! grow that attention in a few steps. A share of the pretraining tasks therefore spells a habit, a new one each time,
-//! in the places where a taught repository has its learned tokens. The base learns to read those places; of real teams
-//! it knows nothing: the words of a habit are drawn anew for every task, and words of the rules that a team may draw
-//! later are left out.
+//! Nothing in ordinary tasks makes it matter whose repository it is, so a base model trained on them alone would have
+//! to grow that attention in a few steps. A share of the pretraining tasks therefore spells a habit, a new one each
+//! time, in the places where a taught repository has its learned tokens. The base learns to read those places; of real
+//! teams it knows nothing: the words of a habit are drawn anew for every task, and words of the rules that a team may
+//! draw later are left out.
 
 use crate::convention::{Form, RULES, conventional};
 use crate::draft::{DefinitionEdit, Site};

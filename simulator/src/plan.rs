@@ -1,6 +1,6 @@
 //! What every developer of the demo meets, in which order: all of it drawn from the seed before anything runs.
 
-use crate::convention::{EditClass, Form, RuleId, conventional};
+use crate::convention::{EditClass, Form, RuleId, conventional, most_conflicting};
 use crate::corpus::{Corpus, Repository};
 use crate::draft::{DefinitionEdit, Draft, Extent, Site};
 use crate::error::{Result, SimulatorError};
@@ -23,7 +23,7 @@ pub struct PlanSettings {
     pub developers: usize,
     /// Most opportunities that one developer can meet; more than planned for cost nothing.
     pub opportunities: usize,
-    /// Share of opportunities whose names occur in no other task.
+    /// Share of opportunities whose names occur in no other task of a developer.
     pub unseen_share: f64,
     /// Tasks of the probe set.
     pub probe: usize,
@@ -51,7 +51,8 @@ pub struct Convention {
 pub struct PlannedTask {
     /// The opportunity.
     pub task: EditTask,
-    /// Whether its names occur in no other task.
+    /// Whether its names occur in no developer's task but this one, so that nothing can be learned about them. Tasks of
+    /// the probe and gate sets whose own names fit nowhere share a few spare ones with each other.
     pub is_unseen: bool,
 }
 
@@ -66,7 +67,8 @@ pub struct DemoPlan {
     everyday: Vec<String>,
     /// Names that one task each uses: two for every task that is unseen.
     unseen: Vec<Vec<String>>,
-    /// Names for tasks of the probe and gate sets whose own fit no place of their repository; shortest first.
+    /// Names for tasks of the probe and gate sets whose own fit no place of their repository; shortest first. Each such
+    /// task takes the first that fits, so several may share a pair; no developer's task uses any.
     spare: Vec<Vec<String>>,
     limits: Limits,
 }
@@ -137,18 +139,17 @@ impl DemoPlan {
         &self.corpus
     }
 
-    /// The conventions in force, one per repository; they conflict.
+    /// The conventions in force, one per repository.
     #[must_use]
     pub fn conventions(&self) -> &[Convention] {
         &self.conventions
     }
 
-    /// The repository with a conflicting convention that `repository` is exchanged for in a placebo.
+    /// Whether any two repositories conflict, so that a placebo may exchange each for any other: not when there are
+    /// more of them than rules about the same edits.
     #[must_use]
-    pub fn conflicting_repository(&self, repository: &str) -> Option<&str> {
-        let position = self.conventions.iter().position(|one| one.repository == repository)?;
-        let next = (position + 1) % self.conventions.len();
-        self.conventions.get(next).map(|one| one.repository.as_str())
+    pub fn all_conflict(&self) -> bool {
+        self.conventions.len() <= most_conflicting()
     }
 
     /// Index of the repository that a developer works in.
@@ -239,8 +240,8 @@ impl DemoPlan {
         let Some(names) = names else {
             return Ok(PlannedTask { task: self.make(repository, kind, None, &mut dice)?, is_unseen: false });
         };
-        // Some names fit nowhere: too long for what a model may read, or the words of a file. A developer then works with
-        // everyday ones; a set that nobody may have seen has names to spare.
+        // Some names fit nowhere: too long for what a model may read, or the words of a file. A developer then works
+        // with everyday ones; a set that nobody may have seen has names to spare.
         let spare = match owner {
             Owner::Developer(_) => &[],
             Owner::Probe | Owner::Gate => self.spare.as_slice(),

@@ -151,8 +151,8 @@ impl BaseManifest {
 
     /// Reads the files of every package below `cache`, as `simulator/fetch-sources` left them there: at most
     /// `bytes_per_package` of each, the files in the order of their digests, so that no package dominates and the
-    /// choice is the same everywhere. The repository of a file is its package. A file that the demo's corpus holds too is
-    /// left out: what the base has learned from may not be what it is tried on.
+    /// choice is the same everywhere. The repository of a file is its package. A file that the demo's corpus holds too
+    /// is left out: what the base has learned from may not be what it is tried on.
     ///
     /// # Errors
     /// When a package is not there or cannot be read.

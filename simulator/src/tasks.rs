@@ -242,7 +242,8 @@ impl TaskMaker<'_> {
         }
     }
 
-    /// A task that wants no edit and keeps the draft's names: another place, a place already in line, or a shadowed name.
+    /// A task that wants no edit and keeps the draft's names: another place, a place already in line, or a shadowed
+    /// name.
     pub(crate) fn leave_plainly(&self, draft: &mut Draft<'_>, dice: &mut Dice) -> Option<EditTask> {
         // Where a team has a convention for functions, a call that shows the plain new name is not in line yet.
         let in_line = if draft.symbol.kind.is_function() { 0.0 } else { 0.2 };

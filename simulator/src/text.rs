@@ -36,6 +36,23 @@ pub(crate) fn replace_word(text: &str, from: &str, to: &str) -> String {
     result
 }
 
+/// The words (letters, digits, underscores) and the other characters of a text, without space.
+pub(crate) fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start();
+        let first = rest.chars().next()?;
+        let length = if first.is_ascii() && is_word_byte(first as u8) {
+            rest.bytes().position(|byte| !is_word_byte(byte)).unwrap_or(rest.len())
+        } else {
+            first.len_utf8()
+        };
+        let (piece, after) = rest.split_at(length);
+        rest = after;
+        Some(piece)
+    })
+}
+
 /// The identifiers of a text in order, with repetitions.
 pub(crate) fn words_of(text: &str) -> impl Iterator<Item = &str> {
     text.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'))
@@ -47,9 +64,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_words_are_replaced() {
+    fn words_are_whole() {
         assert_eq!(replace_word("name rename name_of (name)", "name", "title"), "title rename name_of (title)");
         assert!(!contains_word("rename", "name"));
+        assert_eq!(pieces("x_1 += é;").collect::<Vec<_>>(), ["x_1", "+", "=", "é", ";"]);
         assert_eq!(words_of("let a1 = foo(2b, _c);").collect::<Vec<_>>(), ["let", "a1", "foo", "_c"]);
     }
 }

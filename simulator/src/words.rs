@@ -78,7 +78,8 @@ impl Words {
         dice.pick(&self.0).map_or("value", String::as_str)
     }
 
-    /// A new name in the style of `like` (empty: small letters with underscores), from `pool`. Half of the names keep some of its words, as real renames do.
+    /// A new name in the style of `like` (empty: small letters with underscores), from `pool`. Half of the names keep
+    /// some of its words, as real renames do.
     pub fn name(&self, like: &str, kind: SymbolKind, pool: Pool, dice: &mut Dice) -> String {
         let mut attempts = 0_u32;
         loop {

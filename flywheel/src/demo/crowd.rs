@@ -58,7 +58,7 @@ pub(crate) struct Crowd {
     pub(crate) diary: Mutex<Diary>,
 }
 
-/// Chooses names so that exactly one fifth of each repository's developers is held back.
+/// Chooses names so that every fifth developer of each repository is held back.
 pub(crate) fn members(
     plan: &DemoPlan,
     developers: usize,
@@ -167,5 +167,45 @@ pub(crate) fn verb(played: &Played) -> &'static str {
         BehaviourKind::EscapedThenTyped => "Esc, typed instead",
         BehaviourKind::TypedAgainst => "typed on",
         _ => "Esc or passed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use events::{Sha256Digest, TenantId};
+    use model_registry::routing::ServedVersion;
+    use simulator::{Corpus, PlanSettings};
+
+    use super::*;
+
+    #[test]
+    fn a_fifth_of_each_repository_is_held_back() {
+        let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus")).unwrap();
+        let plan = DemoPlan::new(5, Arc::new(corpus), PlanSettings::default()).unwrap();
+        let first = ServedVersion {
+            version: events::ModelVersion(1),
+            artifact_digest: Sha256Digest::of(b"first"),
+            audience: None,
+        };
+        let table = RoutingTable {
+            tenant: TenantId::default(),
+            model: "completion".parse().unwrap(),
+            revision: 1,
+            current: first.clone(),
+            reference: Some(first),
+            holdback_share: 0.2,
+            promoted: Vec::new(),
+            rollout: None,
+        };
+        let members = members(&plan, 60, &TenantSecret::new([7; 32]), &table).unwrap();
+        let mut held_back: BTreeMap<usize, usize> = BTreeMap::new();
+        for (developer, member) in members.iter().enumerate() {
+            if table.is_held_back(&member.pseudonym) {
+                *held_back.entry(plan.repository_index(developer)).or_default() += 1;
+            }
+        }
+        assert_eq!(held_back, BTreeMap::from([(0, 6), (1, 6)]));
     }
 }

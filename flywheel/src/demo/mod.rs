@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use service::drain::stop_signal;
+use simulator::convention::most_conflicting;
 use simulator::{Corpus, DemoPlan, PlanSettings};
 
 use crate::cli::{Common, DemoArgs};
@@ -70,6 +71,14 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
         ..PlanSettings::default()
     };
     let plan = Arc::new(DemoPlan::new(arguments.seed, Arc::clone(&corpus), settings).map_err(Failure::refuse)?);
+    if arguments.placebo && !plan.all_conflict() {
+        return Err(Failure::refused(format!(
+            "a placebo exchanges repositories whose conventions conflict; at most {} can conflict, and {} holds {}",
+            most_conflicting(),
+            corpus_dir.display(),
+            corpus.repositories.len()
+        )));
+    }
     let base = match &arguments.base {
         Some(directory) => directory.clone(),
         None => embedded::base(&data)?,

@@ -4,27 +4,15 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use edit_model::{DecodeOptions, EditModel};
-use events::{ActionList, EditContext, apply_actions};
-use simulator::{EditTask, PlannedTask, TaskKind, judge};
+use events::{ActionList, EditContext};
+use simulator::judge::first_is_right;
+use simulator::{PlannedTask, TaskKind};
 
 use super::progress::shorten;
 use super::report::{Correction, ProbeResult};
 
 /// What was answered to each probe task, in order.
 pub(crate) type Answers = Vec<ActionList>;
-
-fn window_after(context: &EditContext, actions: &[events::EditAction]) -> Option<String> {
-    apply_actions(context.window.start_byte, &context.window.text, actions)
-}
-
-/// Whether the first action alone is one of those wanted, token by token; for silence, whether silence was wanted.
-fn first_is_right(task: &EditTask, answer: &ActionList) -> bool {
-    let Some(first) = answer.actions.first() else { return task.wanted.is_no_edit() };
-    let Some(after) = window_after(&task.context, std::slice::from_ref(first)) else { return false };
-    task.wanted.actions.iter().any(|wanted| {
-        window_after(&task.context, std::slice::from_ref(wanted)).is_some_and(|wanted| judge::same(&after, &wanted))
-    })
-}
 
 /// Asks `model` every task, with its repository and path rendered as serving renders them.
 pub(crate) fn ask(

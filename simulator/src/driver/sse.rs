@@ -56,7 +56,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STREAM: &str = ": hello\n\nevent: action\ndata: {\"a\": \"é\"}\n\nevent: end\r\ndata: 1\r\ndata: 2\r\n\r\nevent: lost\ndata: x\n";
+    const STREAM: &str = ": hello\n\nevent: action\ndata: {\"a\": \"é\"}\n\nevent: end\r\ndata: 1\r\ndata: 2\r\n\r\n\
+                          event: lost\ndata: x\n";
 
     proptest! {
         #[test]
@@ -69,7 +70,8 @@ mod tests {
             for pair in places.windows(2) {
                 events.extend(reader.push(&STREAM.as_bytes()[pair[0]..pair[1]]));
             }
-            let found: Vec<(&str, &str)> = events.iter().map(|event| (event.name.as_str(), event.data.as_str())).collect();
+            let found: Vec<(&str, &str)> =
+                events.iter().map(|event| (event.name.as_str(), event.data.as_str())).collect();
             prop_assert_eq!(found, [("action", "{\"a\": \"é\"}"), ("end", "1\n2")]);
         }
     }

@@ -1,8 +1,9 @@
-use super::corpus_folder;
+use super::{assert_window_is_of_its_document, corpus_folder};
 use events::apply_actions;
+use simulator::convention::RULES;
 use simulator::source::read_folder;
 use simulator::words::{Pool, pool_of};
-use simulator::{BaseCorpus, BaseTaskGenerator, EditTask, Limits, Split, TaskKind};
+use simulator::{BaseCorpus, BaseTaskGenerator, EditTask, Limits, Split, SymbolKind, TaskKind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,8 +26,7 @@ fn check(task: &EditTask) {
     assert_eq!(task.context.recent_edits.len(), 1);
     let edit = &task.context.recent_edits[0];
     assert!(edit.old_text != edit.new_text && !edit.old_text.contains('\n') && edit.old_text.len() <= 100);
-    let start = usize::try_from(window.start_byte).unwrap();
-    assert_eq!(task.base_document.get(start..start + window.text.len()), Some(window.text.as_str()));
+    assert_window_is_of_its_document(task);
     assert!((window.start_byte..=window.start_byte + window.text.len() as u64).contains(&task.context.cursor_byte));
     let after = apply_actions(window.start_byte, &window.text, &task.wanted.actions).unwrap();
     assert_eq!(task.wanted.is_no_edit(), task.kind == TaskKind::NoEdit);
@@ -65,9 +65,33 @@ fn base_tasks_are_sound_varied_and_repeatable() {
 #[test]
 fn no_edit_windows_never_show_the_old_name_unless_it_is_another_one() {
     let generator = BaseTaskGenerator::new(Arc::new(base_corpus()), 5);
-    for task in generator.take(600).filter(|task| task.kind == TaskKind::NoEdit) {
+    let mut shown = 0;
+    for task in generator.take(1500).filter(|task| task.kind == TaskKind::NoEdit) {
         assert!(task.wanted.closed && task.wanted.is_no_edit());
+        let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        if task.context.window.text.split(|letter: char| !is_word(letter)).any(|word| word == task.identifiers[0]) {
+            shown += 1;
+            let is_comment = task.context.recent_edits[0].old_text.trim_start().starts_with(['/', '#']);
+            let is_local = matches!(task.symbol, SymbolKind::Variable | SymbolKind::Parameter);
+            assert!(is_comment || is_local, "{task:?}");
+        }
     }
+    assert!(shown > 10, "{shown}");
+}
+
+#[test]
+fn half_of_the_tasks_have_a_habit_and_no_habit_is_a_rule() {
+    let generator = BaseTaskGenerator::new(Arc::new(base_corpus()), 5);
+    let mut habits = 0;
+    for index in 0..600 {
+        let Some(habit) = generator.habit_task_at(index).unwrap().habit else { continue };
+        habits += 1;
+        // A habit is spelled as a rule would be; the order of arguments alone has no words of its own.
+        let spelled = (habit.before, habit.after);
+        let rules = RULES.iter().filter(|form| form.affix().is_some());
+        assert!(rules.clone().all(|form| form.spelled() != spelled), "{spelled:?}");
+    }
+    assert!((200..300).contains(&habits), "{habits}");
 }
 
 #[test]

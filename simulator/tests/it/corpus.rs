@@ -141,6 +141,10 @@ fn one_folder_is_split_in_two_and_nothing_usable_is_an_error() {
     let alone = Corpus::load(&corpus_folder().join("terminal-desk/cmd2")).unwrap();
     assert!(alone.was_split);
     assert_eq!(alone.repositories.len(), 2);
+    for (half, repository) in alone.repositories.iter().enumerate() {
+        let is_of_half = |path: &str| usize::from(digest_hex(path.as_bytes()).as_bytes()[0] >= b'8') == half;
+        assert!(repository.files.iter().all(|file| is_of_half(&file.source.path)));
+    }
     let empty = tempfile::tempdir().unwrap();
     std::fs::write(empty.path().join("notes.txt"), "nothing").unwrap();
     let error = Corpus::load(empty.path()).unwrap_err();
@@ -157,4 +161,15 @@ fn parts_put_together_elsewhere_make_a_corpus() {
     let plan = simulator::DemoPlan::new(1, std::sync::Arc::new(corpus), super::settings()).unwrap();
     assert_eq!(plan.task(1, 0).unwrap().task.context.repository, "document-press-pypdf");
     assert!(Corpus::from_files(vec![part("terminal-desk/cmd2")]).is_err());
+}
+
+#[test]
+fn neither_the_simulator_nor_the_labeler_depends_on_the_other() {
+    let manifest = |room: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(room).join("Cargo.toml");
+        std::fs::read_to_string(path).unwrap()
+    };
+    let names = |room: &str, other: &str| manifest(room).lines().any(|line| line.starts_with(other));
+    assert!(names("simulator", "events"));
+    assert!(!names("simulator", "labeler") && !names("labeler", "simulator"));
 }

@@ -5,9 +5,10 @@ mod base;
 mod corpus;
 mod developer;
 mod driver;
+mod judge;
 mod plan;
 
-use simulator::{Corpus, DemoPlan, PlanSettings};
+use simulator::{Corpus, DemoPlan, EditTask, Language, PlanSettings};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -27,4 +28,17 @@ fn settings() -> PlanSettings {
 
 fn plan(seed: u64) -> DemoPlan {
     DemoPlan::new(seed, corpus(), settings()).unwrap()
+}
+
+/// What the window shows is what stands there in the document.
+fn assert_window_is_of_its_document(task: &EditTask) {
+    let window = &task.context.window;
+    let start = usize::try_from(window.start_byte).unwrap();
+    assert_eq!(task.base_document.get(start..start + window.text.len()), Some(window.text.as_str()));
+}
+
+/// Whether `document` says what is wanted, token by token.
+fn says_what_is_wanted(task: &EditTask, document: &str) -> bool {
+    let language = Language::of_id(&task.context.language).unwrap();
+    simulator::judge::same(language, document, &task.after_document())
 }

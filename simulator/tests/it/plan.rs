@@ -1,8 +1,10 @@
-use super::{corpus, plan, settings};
+use super::{assert_window_is_of_its_document, corpus, corpus_folder, plan, settings};
 use simulator::convention::RULES;
 use simulator::plan::ROUND;
-use simulator::{DemoPlan, PlannedTask, TaskKind};
+use simulator::source::read_folder;
+use simulator::{Corpus, DemoPlan, PlannedTask, TaskKind};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 fn everything(plan: &DemoPlan) -> Vec<PlannedTask> {
     let settings = plan.settings();
@@ -49,9 +51,11 @@ fn tasks_are_sound_and_kinds_can_be_told_from_the_edit() {
             for opportunity in 0..ROUND {
                 let PlannedTask { task, .. } = plan.task(developer, opportunity).unwrap();
                 let window = &task.context.window;
-                let (start, end) = (window.start_byte as usize, window.start_byte as usize + window.text.len());
-                assert_eq!(task.base_document.get(start..end), Some(window.text.as_str()));
-                assert_eq!(task.base_document[..start].matches('\n').count() as u64, window.first_line);
+                assert_window_is_of_its_document(&task);
+                assert_eq!(
+                    task.base_document[..window.start_byte as usize].matches('\n').count() as u64,
+                    window.first_line
+                );
                 assert_eq!(task.context.repository, plan.repository_of(developer));
                 let edit = &task.context.recent_edits[0];
                 assert!(task.base_document.lines().any(|line| line == edit.new_text), "the recent edit has happened");
@@ -78,10 +82,26 @@ fn conventions_conflict_between_repositories_and_all_rules_have_tasks() {
         let [left, right] = plan.conventions() else { panic!("two repositories") };
         assert_ne!(left.rule, right.rule);
         assert_eq!(left.rule.form().unwrap().class(), right.rule.form().unwrap().class());
-        assert_eq!(plan.conflicting_repository(&left.repository), Some(right.repository.as_str()));
+        assert!(left.repository != right.repository && plan.all_conflict());
         rules.extend([left.rule, right.rule]);
     }
     assert!(rules.len() > RULES.len() / 2, "{}", rules.len());
+}
+
+#[test]
+fn with_many_folders_any_exchange_of_repositories_conflicts() {
+    let files = read_folder("", &corpus_folder().join("terminal-desk/rustyline")).unwrap();
+    let part = |number: usize| (format!("folder-{number:02}"), files.clone());
+    let corpus = Arc::new(Corpus::from_files((0..11).map(part).collect()).unwrap());
+    for seed in 0..6 {
+        let plan = DemoPlan::new(seed, corpus.clone(), settings()).unwrap();
+        assert!(plan.all_conflict());
+        let rules: BTreeSet<_> = plan.conventions().iter().map(|one| one.rule).collect();
+        assert_eq!(rules.len(), 11);
+        let opportunity = (0..ROUND).find(|place| plan.kind_at(9, *place) == TaskKind::Convention).unwrap();
+        let task = plan.task(9, opportunity).unwrap().task;
+        assert_eq!((task.convention, &*task.context.repository), (Some(plan.conventions()[9].rule), "folder-09"));
+    }
 }
 
 #[test]
