@@ -153,7 +153,7 @@ impl Question {
 
 fn read_json(body: &[u8]) -> Result<SuggestionRequest, Problem> {
     // A reader of bytes would not look at the text of fields that it drops.
-    let text = std::str::from_utf8(body).map_err(|_| invalid_json())?;
+    let text = std::str::from_utf8(body).map_err(|_| Problem::invalid_json())?;
     let mut reader = serde_json::Deserializer::from_str(text);
     let request = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         // The message of serde repeats values, which may be code; the path names fields only.
