@@ -134,16 +134,15 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Measurement>> {
             BURN_CUTS.len(),
         );
         let rate = format!("median of {STEPS} steps, the engines in turn");
-        measurements.push(
-            Measurement::new(format!("training: step, {what}"), ours, "s", note)
-                .beside(theirs)
-                .aiming_at(STEP_SECONDS, Better::Less),
-        );
-        measurements.push(
-            Measurement::new(format!("training: rate, {what}"), count / ours, "tokens/s", rate)
-                .beside(count / theirs)
-                .aiming_at(count / STEP_SECONDS, Better::More),
-        );
+        let step = Measurement::new(format!("training: step, {what}"), ours, "s", note).beside(theirs);
+        let rate =
+            Measurement::new(format!("training: rate, {what}"), count / ours, "tokens/s", rate).beside(count / theirs);
+        // The budget is stated for sequences of that length; shorter ones would meet it for the wrong reason.
+        measurements.extend(if length == PADDED {
+            [step.aiming_at(STEP_SECONDS, Better::Less), rate.aiming_at(count / STEP_SECONDS, Better::More)]
+        } else {
+            [step, rate]
+        });
     }
     Ok(measurements)
 }
