@@ -12,9 +12,9 @@ use crate::measurement::{Better, Measurement};
 
 /// Sequences of a step.
 const SEQUENCES: usize = 32;
-/// The length that the demo's budget of a step is stated for.
+/// The length that the target is stated for.
 const PADDED: usize = 160;
-/// Seconds that the demo's budget gives a step of 32 x 160 tokens.
+/// The target: seconds of a step of `SEQUENCES` x `PADDED` tokens.
 const STEP_SECONDS: f64 = 1.4;
 const THREADS: usize = 2;
 /// Steps measured, the two engines in turn; the median is reported.
@@ -127,22 +127,23 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Measurement>> {
     for (what, groups, length) in [("real lengths", &groups, 0), ("padded to 160", &padded, PADDED)] {
         let (ours, theirs, (lanes, cut)) = Runner { model: &model, groups }.compare(length)?;
         let count = tokens(groups);
+        let is_padded = length == PADDED;
+        let target = if is_padded {
+            format!("the target is that of {SEQUENCES} x {PADDED} tokens, and longer sequences keep their length")
+        } else {
+            format!("no target: the one there is counts {SEQUENCES} x {PADDED} tokens")
+        };
         let note = format!(
             "{SEQUENCES} sequences, {count:.0} tokens, longest {}, {THREADS} threads, forward, backward and update; \
-             baseline: burn 0.21.0 flex, {lanes} x {cut} tokens at once (its fastest of {})",
+             {target}; baseline: burn 0.21.0 flex, {lanes} x {cut} tokens at once (its fastest of {})",
             longest.unwrap_or(0).max(length),
             BURN_CUTS.len(),
         );
         let rate = format!("median of {STEPS} steps, the engines in turn");
+        let step = Measurement::new(format!("training: step, {what}"), ours, "s", note).beside(theirs);
+        measurements.push(if is_padded { step.aiming_at(STEP_SECONDS, Better::Less) } else { step });
         measurements.push(
-            Measurement::new(format!("training: step, {what}"), ours, "s", note)
-                .beside(theirs)
-                .aiming_at(STEP_SECONDS, Better::Less),
-        );
-        measurements.push(
-            Measurement::new(format!("training: rate, {what}"), count / ours, "tokens/s", rate)
-                .beside(count / theirs)
-                .aiming_at(count / STEP_SECONDS, Better::More),
+            Measurement::new(format!("training: rate, {what}"), count / ours, "tokens/s", rate).beside(count / theirs),
         );
     }
     Ok(measurements)
