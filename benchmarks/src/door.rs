@@ -91,9 +91,9 @@ fn load(up: &Up) -> anyhow::Result<LoadReport> {
     Ok(report)
 }
 
-/// The plan's tasks as `SESSIONS` threads ask them of the base model itself, with neither door nor platform:
-/// milliseconds to the first action, sorted.
-fn asked_in_process() -> anyhow::Result<Vec<f64>> {
+/// The plan's tasks as `SESSIONS` threads ask them of the base model itself, with neither door nor platform: times to
+/// the first action.
+fn asked_in_process() -> anyhow::Result<LoadReport> {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../edit-model/base");
     let model = EditModel::load(&base).context("the base model")?;
     let plan = plan()?;
@@ -123,12 +123,7 @@ fn asked_in_process() -> anyhow::Result<Vec<f64>> {
         all.extend(part?);
     }
     all.sort_by(f64::total_cmp);
-    Ok(all)
-}
-
-fn quantile(sorted: &[f64], quantile: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
-    sorted.get((last as f64 * quantile).round() as usize).copied()
+    Ok(LoadReport { first_action_ms: all, ..LoadReport::default() })
 }
 
 /// First-action latency as the editor sees it.
@@ -147,7 +142,7 @@ pub(crate) fn latency() -> anyhow::Result<Vec<Measurement>> {
         .into_iter()
         .map(|(name, share)| {
             let milliseconds = report.first_action_quantile(share).context("no action was served")?;
-            let baseline = quantile(&alone, share).context("the model proposed nothing")?;
+            let baseline = alone.first_action_quantile(share).context("the model proposed nothing")?;
             Ok(Measurement::new(format!("latency: first action {name}"), milliseconds, "ms", note.clone())
                 .beside(baseline))
         })
@@ -191,8 +186,8 @@ pub(crate) fn memory() -> anyhow::Result<Vec<Measurement>> {
     let up = start()?;
     let report = load(&up)?;
     let note = format!(
-        "every service in one process, after {} opportunities, a training job apart; baseline: a process that only asks \
-         the model the same",
+        "every service in one process, after {} opportunities, a training job apart; baseline: a process that only \
+         asks the model the same",
         report.opportunities
     );
     Ok(vec![Measurement::new("memory: peak of up", peak(&up.peak_file)?, "MiB", note).beside(baseline)])

@@ -35,7 +35,8 @@ fn open_plain(path: &Path) -> anyhow::Result<Connection> {
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
          CREATE TABLE input (id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB NOT NULL); \
          CREATE TABLE output (id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB NOT NULL); \
-         CREATE TABLE state (key BLOB NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (key, name)) WITHOUT ROWID; \
+         CREATE TABLE state (key BLOB NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (key, name)) \
+         WITHOUT ROWID; \
          CREATE TABLE timers (key BLOB NOT NULL PRIMARY KEY, due INTEGER NOT NULL) WITHOUT ROWID; \
          CREATE INDEX timers_due ON timers (due); \
          CREATE TABLE position (next INTEGER NOT NULL); INSERT INTO position VALUES (1);",
@@ -78,7 +79,8 @@ fn plain_batch(transaction: &Transaction<'_>, load: &Load) -> anyhow::Result<u64
     let mut get = transaction.prepare_cached("SELECT value FROM state WHERE key = ?1 AND name = ?2")?;
     let mut end_state = transaction.prepare_cached("DELETE FROM state WHERE key = ?1 AND name = ?2")?;
     let mut put = transaction.prepare_cached(
-        "INSERT INTO state (key, name, value) VALUES (?1, ?2, ?3) ON CONFLICT (key, name) DO UPDATE SET value = excluded.value",
+        "INSERT INTO state (key, name, value) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (key, name) DO UPDATE SET value = excluded.value",
     )?;
     let mut set_timer = transaction.prepare_cached(
         "INSERT INTO timers (key, due) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET due = excluded.due",

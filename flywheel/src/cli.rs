@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use trainer::Device;
+use trainer::pretrain::PretrainConfig;
+
+/// Where help texts tell of the options that every command has: apart from the command's own.
+const COMMON: &str = "Options of every command";
 
 /// The package's version and the digest of the sources that this was built from.
 pub(crate) const CODE_VERSION: &str = env!("CODE_VERSION");
@@ -11,9 +15,8 @@ pub(crate) const CODE_VERSION: &str = env!("CODE_VERSION");
 /// The data flywheel for AI code completion: what developers do with suggestions trains the model that serves them.
 #[derive(Debug, Parser)]
 #[command(name = "flywheel", version = CODE_VERSION, max_term_width = 110)]
-#[command(
-    after_help = "Start with `flywheel demo` (the whole wheel on real code), then `flywheel up` (a platform that stays)."
-)]
+#[command(after_help = "Start with `flywheel demo` (the whole wheel on real code), then `flywheel up` (a platform \
+                        that stays).")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -25,20 +28,25 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
-    /// Configuration file (TOML). Environment variables FLYWHEEL_SECTION__KEY override it, flags override both.
+    /// Configuration file (TOML; docs/configuration.md lists its keys). Environment variables FLYWHEEL_SECTION__KEY
+    /// override it, flags override both. Default: none.
     #[arg(long, global = true, env = "FLYWHEEL_CONFIG", hide_env_values = true, value_name = "FILE")]
+    #[arg(help_heading = COMMON)]
     pub(crate) config: Option<PathBuf>,
 
-    /// Where the embedded parts keep their data.
+    /// Where log, database, artifacts and keys are. Default: flywheel-data; of `demo` a fresh temporary one.
     #[arg(long, global = true, env = "FLYWHEEL_DATA_DIR", hide_env_values = true, value_name = "DIRECTORY")]
+    #[arg(help_heading = COMMON)]
     pub(crate) data_dir: Option<PathBuf>,
 
     /// Override one configuration key, e.g. `--set serving.threshold=0.6`. May be repeated.
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", help_heading = COMMON)]
     pub(crate) set: Vec<String>,
 
-    /// What is logged to standard error: a `tracing` filter such as `info` or `bus=debug`.
+    /// What services log to standard error (`demo`: to flywheel.log in its data): a `tracing` filter such as `warn` or
+    /// `bus=debug,info`. Default: info.
     #[arg(long, global = true, env = "FLYWHEEL_LOG", hide_env_values = true, value_name = "FILTER")]
+    #[arg(help_heading = COMMON)]
     pub(crate) log: Option<String>,
 }
 
@@ -67,7 +75,7 @@ pub(crate) enum Command {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// Say which repositories may be trained on, and who may be served the result. Default: none.
+    /// Say which repositories may be trained on, and who may be served the result; without a rule, none.
     #[command(subcommand)]
     Repositories(RepositoriesCommand),
     /// Say what a person agreed to.
@@ -94,10 +102,10 @@ pub(crate) struct DemoArgs {
     /// Real code: each top-level folder with enough Rust or Python files is a repository. Default: the corpus inside.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) corpus: Option<PathBuf>,
-    /// Write the report as JSON (docs/report.md says what is in it).
+    /// Also write the report to a file, as JSON (docs/report.md says what is in it).
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
-    /// Keep the data directory when done.
+    /// Keep the temporary data directory when done; one that --data-dir names always stays.
     #[arg(long)]
     pub(crate) keep: bool,
     /// Same seed, same tasks, judgements, arms, snapshots and decisions.
@@ -106,16 +114,16 @@ pub(crate) struct DemoArgs {
     /// Train with exchanged repository names: must not meet the claim.
     #[arg(long)]
     pub(crate) placebo: bool,
-    /// Simulated developers.
+    /// Simulated developers, 10 to 1000.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..=1000))]
     pub(crate) developers: u32,
-    /// Most rollout blocks of 6 opportunities a person, per turn.
+    /// Most rollout blocks of a turn, 1 to 20; in each, every developer meets 6 opportunities.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub(crate) blocks: u32,
-    /// Training steps of a turn.
+    /// Training steps of a turn, 1 to 1000.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) steps: u32,
-    /// Turns of the wheel.
+    /// Turns of the wheel, 1 to 10.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]
     pub(crate) turns: u32,
     /// Directory of the base model. Default: the one inside.
@@ -125,14 +133,14 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UpArgs {
-    /// Directory of the base model that becomes version 1. Default: the one inside.
+    /// Directory of the base model that becomes version 1 on the first start. Default: the one inside.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) base: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ListArgs {
-    /// Print JSON.
+    /// Print JSON instead of text.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -141,11 +149,12 @@ pub(crate) struct ListArgs {
 pub(crate) enum KeysCommand {
     /// Make a key and print it once.
     Create {
-        /// What it is for.
+        /// What it is for, as `keys list` shows it.
         #[arg(long, default_value = "cli")]
         name: String,
-        /// What it may do: telemetry, suggest, admin. May be repeated.
-        #[arg(long = "scope", default_values_t = ["telemetry".to_owned(), "suggest".to_owned()])]
+        /// What it may do: `telemetry` (report), `suggest` (ask), `registry` (read and change models and rollouts) or
+        /// `admin` (everything). May be repeated.
+        #[arg(long = "scope", value_name = "SCOPE", default_values_t = ["telemetry".to_owned(), "suggest".to_owned()])]
         scopes: Vec<String>,
         #[command(flatten)]
         list: ListArgs,
@@ -165,7 +174,7 @@ pub(crate) enum RepositoriesCommand {
     Allow {
         /// Name as editors send it, `*` for all, or the beginning of names, such as `acme/*`.
         repository: String,
-        /// Who may be served what is learned from it.
+        /// Who may be served what is learned from it: `everyone`, or a name that repositories may share.
         #[arg(long, default_value = "everyone")]
         audience: String,
     },
@@ -184,19 +193,19 @@ pub(crate) enum ConsentCommand {
     Set {
         /// The name that the person's editor sends.
         person: String,
-        /// none, usage or code.
+        /// `none` (nothing is kept), `usage` (what was done, without code) or `code` (whole events).
         tier: String,
     },
-    /// Set the widest tier that the tenant allows.
+    /// Set the widest tier that the tenant allows, whatever its persons agreed to.
     Ceiling {
-        /// none, usage or code.
+        /// `none`, `usage` or `code`, as for `set`.
         tier: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLettersCommand {
-    /// List them, newest last.
+    /// List them, newest last; at most about 10,000.
     List(ListArgs),
     /// Show one, without its sealed content.
     Show {
@@ -231,7 +240,7 @@ pub(crate) enum RolloutCommand {
     List(ListArgs),
     /// Show one rollout with its evidence so far.
     Show {
-        /// Its id.
+        /// Its id, as listed.
         id: String,
         #[command(flatten)]
         list: ListArgs,
@@ -275,12 +284,12 @@ pub(crate) struct PretrainArgs {
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) output: PathBuf,
     /// Optimizer steps.
-    #[arg(long)]
-    pub(crate) steps: Option<usize>,
-    /// Seed.
+    #[arg(long, default_value_t = PretrainConfig::default().steps)]
+    pub(crate) steps: usize,
+    /// Same seed, same tasks in the same order, and the same first weights.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// `cpu`, or `cuda` in a build with `--features cuda`.
+    /// What computes: `cpu`, or `cuda` in a build with `--features cuda`.
     #[arg(long, default_value = "cpu")]
     pub(crate) device: Device,
 }

@@ -104,8 +104,8 @@ pub(crate) fn about_disk<T>(data: &DataDir, result: Result<T, Failure>) -> Resul
         _ => return result,
     };
     Err(Failure::Refused(format!(
-        "data directory {} can not be written, because its disk is full or failing; make room and start again, nothing that \
-         was acknowledged is lost ({why})",
+        "data directory {} can not be written, because its disk is full or failing; make room and start again, nothing \
+         that was acknowledged is lost ({why})",
         data.root().display()
     )))
 }

@@ -1,6 +1,7 @@
 //! What `flywheel up` says when it is up: the doors, a key, and a line for each door that works when it is pasted into
 //! a shell.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use events::ModelName;
@@ -12,6 +13,8 @@ use crate::platform::DoorAddresses;
 pub(crate) struct Greeting<'a> {
     /// The binary that is running.
     pub(crate) program: &'a Path,
+    /// With which options it finds this platform.
+    pub(crate) options: &'a [String],
     pub(crate) doors: DoorAddresses,
     pub(crate) data: &'a Path,
     pub(crate) model: &'a ModelName,
@@ -27,17 +30,18 @@ pub(crate) fn program() -> PathBuf {
 }
 
 /// A text as one word of a POSIX shell.
-pub(crate) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: impl AsRef<OsStr>) -> String {
+    let text = text.as_ref().to_string_lossy().into_owned();
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-:=@%+,".contains(character);
     if !text.is_empty() && text.chars().all(is_plain) {
-        return text.to_owned();
+        return text;
     }
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// The text.
 pub(crate) fn text(greeting: &Greeting<'_>) -> String {
-    let Greeting { program, doors, data, model, key, is_new_key, key_file, registry_key_file } = greeting;
+    let Greeting { program, options, doors, data, model, key, is_new_key, key_file, registry_key_file } = greeting;
     let asked = json!({
         "person": "ada",
         "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d",
@@ -60,9 +64,10 @@ pub(crate) fn text(greeting: &Greeting<'_>) -> String {
     });
     let post = format!("-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d");
     let made = if *is_new_key { "made now, " } else { "" };
-    let directory = quoted(&data.display().to_string());
-    let program = quoted(&program.display().to_string());
-    let registry_key = quoted(&registry_key_file.display().to_string());
+    let program = quoted(program);
+    let options: Vec<String> = options.iter().map(quoted).collect();
+    let options = options.join(" ");
+    let administrator = format!("-H \"Authorization: Bearer $(cat {})\"", quoted(registry_key_file));
     let DoorAddresses { serving, ingest, registry, admin } = doors;
     [
         format!("flywheel is up; data in {}\n", data.display()),
@@ -72,20 +77,18 @@ pub(crate) fn text(greeting: &Greeting<'_>) -> String {
         format!("  admin        http://{admin} (/healthz, /readyz, /metrics)\n"),
         format!("API key for editors ({made}kept in {}):\n\n  {key}\n", key_file.display()),
         "Ask for a suggestion:\n".to_owned(),
-        format!("  curl -sN http://{serving}/v1/suggestions {post} {}\n", quoted(&asked.to_string())),
+        format!("  curl -sN http://{serving}/v1/suggestions {post} {}\n", quoted(asked.to_string())),
         "Report what the developer did:\n".to_owned(),
-        format!("  curl -s http://{ingest}/v1/telemetry {post} {}\n", quoted(&reported.to_string())),
+        format!("  curl -s http://{ingest}/v1/telemetry {post} {}\n", quoted(reported.to_string())),
         "Look at the model's versions:\n".to_owned(),
-        format!(
-            "  curl -s http://{registry}/v1/models/{model}/versions -H \"Authorization: Bearer $(cat {registry_key})\"\n"
-        ),
+        format!("  curl -s http://{registry}/v1/models/{model}/versions {administrator}\n"),
         "Is everything ready:\n".to_owned(),
         format!("  curl -s http://{admin}/readyz\n"),
         "Nothing is learned until somebody agrees and a repository is allowed:\n".to_owned(),
-        format!("  {program} consent ceiling code --data-dir {directory}"),
-        format!("  {program} consent set ada code --data-dir {directory}"),
-        format!("  {program} repositories allow shop --data-dir {directory}\n"),
-        format!("See the wheel:\n\n  {program} status --data-dir {directory}\n"),
+        format!("  {program} consent ceiling code {options}"),
+        format!("  {program} consent set ada code {options}"),
+        format!("  {program} repositories allow shop {options}\n"),
+        format!("See the wheel:\n\n  {program} status {options}\n"),
         "Stop with Ctrl-C; the next start goes on from here.".to_owned(),
     ]
     .join("\n")
@@ -100,6 +103,7 @@ mod tests {
         let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let text = text(&Greeting {
             program: Path::new("/opt/our tools/flywheel"),
+            options: &["--data-dir", "/srv/ada's data", "--set", "tenant=ours"].map(str::to_owned),
             doors: DoorAddresses {
                 serving: address(7802),
                 ingest: address(7801),

@@ -10,6 +10,7 @@ use model_registry::lineage::VersionLineage;
 use model_registry::rollout::RolloutStep;
 use model_registry::{Registry, RegistryDeps, RegistryError, Version};
 use serde::Serialize;
+use serde_json::{Value, json};
 use service::api_keys::Scope;
 use service::consent::ConsentStore;
 use service::repositories::RepositoryStore;
@@ -23,7 +24,7 @@ use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::rules;
 use crate::settings::Settings;
-use crate::table::{print, print_json, print_rows};
+use crate::table::{fields, print, print_fields, print_json, print_rows};
 
 /// Most dead letters that one command looks at.
 const DEAD_LETTERS: usize = 10_000;
@@ -69,9 +70,8 @@ pub(crate) async fn keys(common: &Common, command: &KeysCommand) -> Result<ExitC
                 scopes.iter().map(|scope| scope.parse()).collect::<Result<_, _>>().map_err(Failure::refuse)?;
             let (key, secret) = foundation.api_keys.create(tenant, name, &scopes).await.map_err(Failure::refuse)?;
             if list.json {
-                print_json(
-                    &serde_json::json!({ "id": key.id, "name": key.name, "scopes": key.scopes, "key": secret.expose_secret() }),
-                )?;
+                let secret = secret.expose_secret();
+                print_json(&json!({ "id": key.id, "name": key.name, "scopes": key.scopes, "key": secret }))?;
             } else {
                 print(secret.expose_secret())?;
             }
@@ -203,6 +203,8 @@ async fn read_dead_letters(foundation: &Foundation) -> Result<Vec<(ListedDeadLet
             letters.push((listed, letter));
         }
     }
+    // Only a partition is in order by itself.
+    letters.sort_by_key(|(_, letter)| letter.partition_time);
     Ok(letters)
 }
 
@@ -231,10 +233,7 @@ pub(crate) async fn dead_letters(common: &Common, command: &DeadLettersCommand) 
             if list.json {
                 print_json(listed)?;
             } else {
-                let value = serde_json::to_value(listed)?;
-                let rows = value.as_object().into_iter().flatten();
-                let rows = rows.map(|(name, value)| vec![name.clone(), value.to_string()]).collect();
-                print_rows(&["field", "value"], rows, "")?;
+                print_fields(&serde_json::to_value(listed)?)?;
             }
         }
         DeadLettersCommand::Redrive { id } => {
@@ -322,9 +321,18 @@ fn show_version(version: &Version, chain: &[VersionLineage], list: &ListArgs) ->
         }
         return print_json(&value);
     }
-    let mut rows = rows_of(&value);
+    let manifest = value.as_object_mut().and_then(|fields| fields.remove("manifest")).unwrap_or_default();
+    let mut rows = fields(&value);
+    rows.extend(manifest.get("files").and_then(Value::as_array).into_iter().flatten().map(file_row));
     rows.extend(lineage_rows(chain));
     print_rows(&["field", "value"], rows, "")
+}
+
+/// A file of a model's manifest: its name, and how much it is.
+fn file_row(file: &Value) -> Vec<String> {
+    let path = file.get("path").and_then(Value::as_str).unwrap_or_default();
+    let bytes = file.get("bytes").and_then(Value::as_u64).unwrap_or_default();
+    vec![format!("file {path}"), format!("{bytes} bytes")]
 }
 
 /// What a version's own fields do not say: its pairs, whether what is stored still gives the digests, and the chain of
@@ -333,9 +341,9 @@ fn lineage_rows(chain: &[VersionLineage]) -> Vec<Vec<String>> {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     let holds = |holds: bool| if holds { "as registered" } else { "ALTERED since it was registered" }.to_owned();
     let Some(own) = chain.first() else { return Vec::new() };
-    let mut rows = vec![row("evaluation", holds(own.is_evaluation_verified))];
+    let mut rows = vec![row("stored evaluation", holds(own.is_evaluation_verified))];
     if let Some(snapshot) = &own.snapshot {
-        rows.push(row("snapshot", holds(snapshot.is_verified)));
+        rows.push(row("stored snapshot", holds(snapshot.is_verified)));
         let pairs = format!(
             "{} to train, {} to judge, of {} persons, labeled {} to {}",
             snapshot.training_pairs,
@@ -352,16 +360,11 @@ fn lineage_rows(chain: &[VersionLineage]) -> Vec<Vec<String>> {
     rows
 }
 
-fn rows_of(value: &serde_json::Value) -> Vec<Vec<String>> {
-    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    value.as_object().into_iter().flatten().map(|(name, value)| vec![name.clone(), text(value)]).collect()
-}
-
 fn show(value: &impl Serialize, list: &ListArgs) -> Result<(), Failure> {
     if list.json {
         return print_json(value);
     }
-    print_rows(&["field", "value"], rows_of(&serde_json::to_value(value)?), "")
+    print_fields(&serde_json::to_value(value)?)
 }
 
 pub(crate) async fn rollout(common: &Common, command: &RolloutCommand) -> Result<ExitCode, Failure> {
@@ -394,7 +397,7 @@ pub(crate) async fn rollout(common: &Common, command: &RolloutCommand) -> Result
             let id = id(text)?;
             let rollout = registry.rollout(tenant, id).await.map_err(refused)?;
             let evidence = registry.evidence(tenant, id).await.map_err(refused)?;
-            show(&serde_json::json!({ "rollout": rollout, "evidence": evidence }), list)?;
+            show(&json!({ "rollout": rollout, "evidence": evidence }), list)?;
         }
         RolloutCommand::Approve(decision) => decide(&registry, &foundation, decision, RolloutStep::Approve).await?,
         RolloutCommand::Abort(decision) => decide(&registry, &foundation, decision, RolloutStep::Abort).await?,

@@ -19,8 +19,8 @@ impl fmt::Display for NotInThisVersion {
         match feature {
             Some(feature) => write!(
                 formatter,
-                "\"{asked}\" needs the cargo feature `{feature}`, which this version does not have yet: its embedded parts \
-                 are all there is; expected \"{offered}\""
+                "\"{asked}\" needs the cargo feature `{feature}`, which this version does not have yet: its embedded \
+                 parts are all there is; expected \"{offered}\""
             ),
             None => write!(formatter, "expected \"{offered}\", got \"{asked}\""),
         }
@@ -28,7 +28,10 @@ impl fmt::Display for NotInThisVersion {
 }
 
 macro_rules! parts {
-    ($($(#[$meta:meta])* $name:ident, $only:ident = $offered:literal, $($asked:literal needs $feature:literal),+;)+) => {$(
+    ($(
+        $(#[$meta:meta])*
+        $name:ident, $only:ident = $offered:literal, $($asked:literal needs $feature:literal),+;
+    )+) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]

@@ -93,13 +93,12 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
 
     let special = tokenizer.special();
     let architecture = ModelConfig::base(tokenizer.vocabulary_size(), special.start, special.stop);
-    let defaults = PretrainConfig::default();
     let config = PretrainConfig {
-        steps: arguments.steps.unwrap_or(defaults.steps),
+        steps: arguments.steps,
         seed,
         device: arguments.device,
         checkpoint: Some(output.join("checkpoint")),
-        ..defaults
+        ..PretrainConfig::default()
     };
     let source = move |number| generator.habit_task_at(number).map(habit_task);
 

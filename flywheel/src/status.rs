@@ -15,7 +15,9 @@ use trainer_orchestrator::store::{Run, Store};
 
 use crate::cli::{Common, ListArgs};
 use crate::data_dir::DataDir;
+use crate::demo::Ledger;
 use crate::failure::Failure;
+use crate::greeting::{program, quoted};
 use crate::operations::{open, registry};
 use crate::sinks;
 use crate::table::{print, print_json, rows_text};
@@ -44,7 +46,7 @@ struct Status {
     backlog: Vec<Backlog>,
     last_run: Option<Run>,
     freshness_seconds: f64,
-    ledger: crate::demo::Ledger,
+    ledger: Ledger,
     /// Up to where the ledger has read each topic: the cut at which its equation is taken.
     ledger_cut: BTreeMap<String, Positions>,
     dead_letters: u64,
@@ -150,19 +152,19 @@ pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Fa
         backlog,
         last_run: store.runs(1).await?.into_iter().next(),
         freshness_seconds: oldest.map_or(0.0, |oldest| foundation.now().since(oldest).as_secs_f64()),
-        ledger: crate::demo::Ledger::new(&statement.totals),
+        ledger: Ledger::new(&statement.totals),
         ledger_cut: statement.cut,
         dead_letters: foundation.bus.topic_status(topics::DEAD_LETTERS).await?.records,
     };
     if list.json {
         print_json(&status)?;
     } else {
-        print(&text(&status))?;
+        print(&text(&status, &foundation.data))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(status: &Status) -> String {
+fn text(status: &Status, data: &DataDir) -> String {
     let mut text = if !status.running {
         "not running\n".to_owned()
     } else if status.doors.is_empty() {
@@ -179,7 +181,8 @@ fn text(status: &Status) -> String {
         .collect();
     text += &format!("\n{}\n", rows_text(&["version", "method", "serves"], rows, "no versions yet"));
     if let Some(rollout) = &status.active_rollout {
-        text += &format!("rollout under way: {rollout} (flywheel rollout show {rollout})\n");
+        let (program, directory) = (quoted(program()), quoted(data.root()));
+        text += &format!("rollout under way: {program} rollout show {rollout} --data-dir {directory}\n");
     }
     let rows = status
         .backlog
@@ -195,12 +198,21 @@ fn text(status: &Status) -> String {
         let version = run.version.map_or(String::new(), |version| format!(", version {version}"));
         format!("{} {outcome}{version}", run.run_id)
     });
-    let ledger = &status.ledger;
     text += &format!("\nlast run: {run}\n");
     text += &format!("freshness: {:.0} s; dead letters: {}\n", status.freshness_seconds, status.dead_letters);
-    text += &format!(
+    text + &ledger_text(&status.ledger)
+}
+
+/// The ledger's equation, and what else it found.
+fn ledger_text(ledger: &Ledger) -> String {
+    let verdict = match (ledger.balanced, ledger.anomalies) {
+        (true, _) => "balanced".to_owned(),
+        (false, 0) => "NOT BALANCED".to_owned(),
+        (false, anomalies) => format!("NOT BALANCED; decided twice or never entered: {anomalies}"),
+    };
+    format!(
         "ledger: {} admitted + {} filtered at the door + {} exposed = {} clean + {} filtered + {} quarantined + \
-         {} dead-lettered + {} erased + {} lost + {} pending ({})",
+         {} dead-lettered + {} erased + {} lost + {} pending ({verdict})",
         ledger.admitted,
         ledger.filtered_at_door,
         ledger.exposed,
@@ -210,8 +222,24 @@ fn text(status: &Status) -> String {
         ledger.dead_lettered,
         ledger.erased,
         ledger.lost,
-        ledger.pending,
-        if ledger.balanced { "balanced" } else { "NOT BALANCED" }
-    );
-    text
+        ledger.pending
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use labeler::ledger::LedgerTotals;
+
+    use super::*;
+
+    #[test]
+    fn a_ledger_that_does_not_balance_is_shown_with_what_it_found() {
+        let whole = LedgerTotals { admitted: 2, clean: 1, pending: 1, ..LedgerTotals::default() };
+        let shown = |totals: &LedgerTotals| ledger_text(&Ledger::new(totals));
+        assert!(shown(&whole).ends_with("1 pending (balanced)"), "{}", shown(&whole));
+        let missing = shown(&LedgerTotals { pending: 0, ..whole.clone() });
+        assert!(missing.ends_with("0 pending (NOT BALANCED)"), "{missing}");
+        let impossible = shown(&LedgerTotals { anomalies: 1, ..whole });
+        assert!(impossible.ends_with("(NOT BALANCED; decided twice or never entered: 1)"), "{impossible}");
+    }
 }

@@ -18,10 +18,10 @@ pub(crate) async fn run(common: &Common, arguments: &UpArgs) -> Result<ExitCode,
     let settings = Settings::load(common, &[])?;
     let data = DataDir::open(&settings.data_dir)?;
     let _claim = data.claim()?;
-    failure::about_disk(&data, run_on(&settings, &data, arguments).await)
+    failure::about_disk(&data, run_on(common, &settings, &data, arguments).await)
 }
 
-async fn run_on(settings: &Settings, data: &DataDir, arguments: &UpArgs) -> Result<ExitCode, Failure> {
+async fn run_on(common: &Common, settings: &Settings, data: &DataDir, arguments: &UpArgs) -> Result<ExitCode, Failure> {
     let base = match &arguments.base {
         Some(directory) => directory.clone(),
         None => embedded::base(data)?,
@@ -34,6 +34,7 @@ async fn run_on(settings: &Settings, data: &DataDir, arguments: &UpArgs) -> Resu
     let _announced = data.announce(&named.map(|(name, address)| (name.to_owned(), address)))?;
     print(&greeting::text(&greeting::Greeting {
         program: &greeting::program(),
+        options: &options(common, data),
         doors,
         data: data.root(),
         model: &platform.model,
@@ -43,4 +44,15 @@ async fn run_on(settings: &Settings, data: &DataDir, arguments: &UpArgs) -> Resu
         registry_key_file: &data.internal_key(),
     }))?;
     platform.wait().await
+}
+
+/// With which options another command finds this platform, and speaks for the same tenant, from any directory.
+fn options(common: &Common, data: &DataDir) -> Vec<String> {
+    let mut options = vec!["--data-dir".to_owned(), data.root().display().to_string()];
+    if let Some(file) = &common.config {
+        let file = file.canonicalize().unwrap_or_else(|_| file.clone());
+        options.extend(["--config".to_owned(), file.display().to_string()]);
+    }
+    options.extend(common.set.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]));
+    options
 }

@@ -22,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) developers: u32,
     pub(crate) versions: Vec<VersionMeasures>,
     /// The version that is compared with version 1: the last promoted one (placebo: the last canaried one). None:
-    /// nothing was rolled out, the comparisons are empty and nothing is claimed.
+    /// there is no such version, the comparisons are empty and nothing is claimed.
     pub(crate) compared_version: Option<i64>,
     pub(crate) holdback_comparison: Vec<Comparison>,
     pub(crate) unseen_identifiers: Vec<Comparison>,
@@ -158,6 +158,9 @@ pub(crate) struct Ledger {
     pub(crate) erased: u64,
     pub(crate) lost: u64,
     pub(crate) pending: u64,
+    /// Events that were decided and never entered, or decided in two ways.
+    pub(crate) anomalies: u64,
+    /// Whether the equation holds and there are no anomalies.
     pub(crate) balanced: bool,
 }
 
@@ -175,6 +178,7 @@ impl Ledger {
             erased: unsigned(totals.erased),
             lost: unsigned(totals.lost),
             pending: unsigned(totals.pending),
+            anomalies: unsigned(totals.anomalies),
             balanced: totals.holds(),
         }
     }
@@ -377,7 +381,8 @@ mod tests {
     fn a_ledger_with_an_anomaly_or_a_missing_event_is_not_balanced() {
         let whole = LedgerTotals { admitted: 3, exposed: 1, clean: 3, pending: 1, ..LedgerTotals::default() };
         assert!(Ledger::new(&whole).balanced);
-        assert!(!Ledger::new(&LedgerTotals { anomalies: 1, ..whole.clone() }).balanced);
+        let impossible = Ledger::new(&LedgerTotals { anomalies: 1, ..whole.clone() });
+        assert_eq!((impossible.balanced, impossible.anomalies), (false, 1));
         assert!(!Ledger::new(&LedgerTotals { pending: 0, ..whole }).balanced);
     }
 

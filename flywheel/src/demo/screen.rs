@@ -193,7 +193,8 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
         milliseconds(latency.p90),
         milliseconds(latency.p99)
     );
-    text += "\nWhere this rollout differs from production's defaults (a block is a simulated day of 6 opportunities a person)\n";
+    text += "\nWhere this rollout differs from production's defaults (a block is a simulated day of 6 opportunities a \
+             person)\n";
     let rows = report
         .margins
         .iter()
@@ -205,7 +206,7 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
         text += "The corpus held fewer than two repositories; its files were split in two by path hash.\n";
     }
     text += &format!("\nDone in {:.0} s with seed {}.\n", report.wall_seconds, report.seed);
-    let program = quoted(&program().display().to_string());
+    let program = quoted(program());
     text += &format!("Next, on your own code:       {program} demo --corpus YOUR_REPOSITORIES\n");
     text += &format!("A platform that keeps running: {program} up\n");
     print_line(&text)

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use service::clock::real_now;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Place, client, until};
+use crate::harness::{Place, client, edits, until};
 use crate::load::{self, Promised, person, work};
 use crate::replay;
 
@@ -29,14 +29,6 @@ fn ahead(hours: u64) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn ingest_alone_for_a_day_refuses_and_loses_nothing() {
     let place = Place::new(&ahead(0));
-    let batch = |sequence: u64| {
-        serde_json::json!({
-            "person": "ada", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d",
-            "events": [{ "sequence": sequence, "monotonic_ms": sequence, "kind": "document_edited", "path": "src/a.rs",
-                "start": 0, "end": 1, "old_text": "a", "new_text": "b", "origin": "typed" }],
-        })
-    };
-    let url = format!("http://127.0.0.1:{}/v1/telemetry", place.ports.ingest);
     let mut key = None;
     let hours = [(0, 200), (19, 503), (30, 503)];
     for (sequence, (hours, expected)) in (1..).zip(hours) {
@@ -45,7 +37,7 @@ async fn ingest_alone_for_a_day_refuses_and_loses_nothing() {
         running.said("ingest: http://127.0.0.1:").await;
         let key = key
             .get_or_insert_with(|| place.say(&["keys", "create", "--json"]).json()["key"].as_str().unwrap().to_owned());
-        let answer = client().post(&url).bearer_auth(&*key).json(&batch(sequence)).send().await.unwrap();
+        let answer = place.report(key, &edits([sequence])).await;
         let (status, body) = (answer.status().as_u16(), answer.text().await.unwrap());
         assert_eq!(status, expected, "after {hours} h: {body}");
         assert!(status == 200 || body.contains("backlog"), "{body}");
@@ -98,18 +90,9 @@ async fn services_of_their_own_turn_a_suggestion_into_a_pair() {
     }
     assert_eq!(status["versions"][0]["version"], 1, "the orchestrator registers the base: {status}");
 
-    assert_eq!(place.say(&["consent", "ceiling", "code"]).code, Some(0));
-    assert_eq!(place.say(&["consent", "set", &person(0), "code"]).code, Some(0));
-    assert_eq!(place.say(&["repositories", "allow", "*"]).code, Some(0));
+    place.agree([person(0)]).await;
     let key = place.say(&["keys", "create", "--json"]).json()["key"].as_str().unwrap().to_owned();
-    let database = migrations::sqlite_url(&place.data().join("flywheel.sqlite"));
-    let pool = migrations::connect(&database, 2).await.unwrap();
-    until("consent and rule to reach the log", || async {
-        let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM outbox").fetch_one(&pool).await.ok()?;
-        (waiting == 0).then_some(())
-    })
-    .await;
-
+    let pool = place.database().await;
     let doors = load::doors(place.ports.serving, place.ports.ingest, &key);
     let (promised, enough) = (Arc::new(Mutex::new(Promised::default())), CancellationToken::new());
     let working = tokio::spawn(work(0, doors, Arc::new(load::plan(1)), started, promised.clone(), enough.clone()));
@@ -134,20 +117,9 @@ async fn serving_answers_when_log_database_and_registry_are_gone() {
     let place = Place::new("");
     let running = place.up().await;
     let key = place.key();
-    let ask = || async {
-        let question = serde_json::json!({
-            "person": "ada", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d", "repository": "shop",
-            "path": "src/cart.rs", "language": "rust", "document": { "text": "let sum = cart.total();\n" }, "cursor": 0,
-            "recent_edits": [
-                { "path": "src/cart.rs", "old_text": "fn total(&self)", "new_text": "fn grand_total(&self)" },
-            ],
-        });
-        let url = format!("http://127.0.0.1:{}/v1/suggestions", place.ports.serving);
-        let answer = client().post(url).bearer_auth(&key).json(&question).send().await.unwrap();
-        answer.text().await.unwrap()
-    };
+    let question = "let sum = cart.total();\n";
     // A key that serving has seen, and a routing that it has followed.
-    assert!(ask().await.contains("\"model_version\":1"));
+    assert!(place.ask(&key, question).await.contains("\"model_version\":1"));
     assert_eq!(running.stop().await, Some(0));
     // Where files were, nothing can be opened any more.
     for name in ["bus.sqlite", "flywheel.sqlite"] {
@@ -159,8 +131,8 @@ async fn serving_answers_when_log_database_and_registry_are_gone() {
     assert_eq!(refused.code, Some(2), "{refused:?}");
     let mut serving = place.start(&["serving"]);
     serving.said("serving: http://").await;
-    let answer = ask().await;
-    assert!(answer.contains("event: end") && answer.contains("\"model_version\":1"), "{answer}");
+    let answer = place.ask(&key, question).await;
+    assert!(answer.contains("\"model_version\":1"), "{answer}");
     assert_eq!(serving.stop().await, Some(0));
 }
 

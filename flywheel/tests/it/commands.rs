@@ -3,9 +3,9 @@
 use bus::{DeadLetter, DeadLetterKind, Record};
 use events::avro;
 use events::{EventId, RawEvent, topics};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Place, client, say, until};
+use crate::harness::{Place, SESSION, say, until};
 use crate::replay;
 
 #[test]
@@ -56,14 +56,10 @@ async fn keys_are_made_used_and_revoked() {
     let running = place.up().await;
     let made = place.say(&["keys", "create", "--name", "bench", "--scope", "suggest", "--json"]).json();
     let (id, key) = (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned());
-    assert_eq!(made["scopes"], serde_json::json!(["suggest"]));
-    let asked = || {
-        let url = format!("http://127.0.0.1:{}/v1/telemetry", place.ports.ingest);
-        let request = client().post(url).bearer_auth(&key).json(&serde_json::json!({}));
-        async move {
-            let answer: Value = request.send().await.unwrap().json().await.unwrap();
-            answer["code"].as_str().unwrap_or_default().to_owned()
-        }
+    assert_eq!(made["scopes"], json!(["suggest"]));
+    let asked = || async {
+        let answer: Value = place.report(&key, &json!({})).await.json().await.unwrap();
+        answer["code"].as_str().unwrap_or_default().to_owned()
     };
     assert_eq!(asked().await, "missing_scope", "the key is known and has its scope only");
     let listed = place.say(&["keys", "list"]);
@@ -104,6 +100,7 @@ async fn what_is_listed_can_be_shown_and_both_as_json() {
     assert_eq!((lineage.len(), &lineage[0]["evaluation_digest"]), (1, &version["evaluation_digest"]));
     let shown = place.say(&["models", "show", "1"]).stdout;
     assert!(shown.contains("pretrain") && shown.contains("as registered") && shown.contains("weights"), "{shown}");
+    assert!(shown.contains("file config.json") && shown.lines().all(|line| line.len() < 120), "{shown}");
     assert!(place.say(&["models", "show", "7"]).sentence().contains('7'));
     assert!(place.say(&["rollout", "show", "7"]).code == Some(2));
     let nobody = "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d";
@@ -142,8 +139,7 @@ async fn rules_about_repositories_are_those_that_training_honours() {
     // Whose a denied repository is stays.
     assert_eq!(rules, [("acme/*", "acme", &Value::from(true)), ("acme/vault", "acme", &Value::from(false))]);
 
-    let database = migrations::sqlite_url(&place.data().join("flywheel.sqlite"));
-    let pool = migrations::connect(&database, 1).await.unwrap();
+    let pool = place.database().await;
     let told: Vec<(String, Vec<u8>)> = sqlx::query_as(
         "SELECT control_subject, value FROM outbox WHERE control_kind = 'audience' ORDER BY created_at, id",
     )
@@ -162,13 +158,9 @@ async fn rules_about_repositories_are_those_that_training_honours() {
 async fn dead_letters_are_listed_shown_and_sent_through_again() {
     let place = Place::new("");
     let running = place.up().await;
-    let url = format!("http://127.0.0.1:{}/v1/telemetry", place.ports.ingest);
-    let batch = serde_json::json!({
-        "person": "ada", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d",
-        "events": [{ "sequence": 1, "monotonic_ms": 1, "kind": "session_ended" }],
-    });
-    let answer = client().post(url).bearer_auth(place.key()).json(&batch).send().await.unwrap();
-    assert!(answer.status().is_success());
+    let end = json!({ "sequence": 1, "monotonic_ms": 1, "kind": "session_ended" });
+    let batch = json!({ "person": "ada", "session_id": SESSION, "events": [end] });
+    assert!(place.report(&place.key(), &batch).await.status().is_success());
 
     // Beside the running platform: bytes that are no event, and a letter with an event that can go again.
     let bus = replay::open(&place.data());

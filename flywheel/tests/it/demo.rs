@@ -37,7 +37,8 @@ fn timeless(report: &Value) -> Value {
     value
 }
 
-/// Names of all fields, wherever they are, without what the gate and the evidence hold inside.
+/// Names of all fields, wherever they are. Not those inside of `evidence`, which is what `rollout show` prints, nor
+/// those of `right` and `stage_seconds`, which are kinds of tasks and stages.
 fn field_names(value: &Value, names: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {

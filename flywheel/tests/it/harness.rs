@@ -8,12 +8,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use service::clock::real_now;
+use sqlx::AnyPool;
 
 /// Longest wait for anything: the machine may be busy with other tests.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(25);
+
+/// The session of everything that tests ask and report by hand.
+pub(crate) const SESSION: &str = "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d";
 
 /// What a finished command said.
 #[derive(Debug)]
@@ -78,6 +82,16 @@ where
         assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} for {what}");
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// A batch of edits with these numbers, as an editor reports them.
+pub(crate) fn edits(sequences: impl IntoIterator<Item = u64>) -> Value {
+    let edit = |sequence: u64| {
+        json!({ "sequence": sequence, "monotonic_ms": sequence, "kind": "document_edited", "path": "src/a.rs",
+            "start": 0, "end": 1, "old_text": "a", "new_text": "b", "origin": "typed" })
+    };
+    let events: Vec<Value> = sequences.into_iter().map(edit).collect();
+    json!({ "person": "ada", "session_id": SESSION, "events": events })
 }
 
 /// A free port outside of the range from which the system takes ports of outgoing connections: it must still be free
@@ -197,6 +211,48 @@ impl Place {
     /// The editors' key.
     pub(crate) fn key(&self) -> String {
         std::fs::read_to_string(self.data().join("keys/client.key")).unwrap()
+    }
+
+    /// Reports a batch at ingest.
+    pub(crate) async fn report(&self, key: &str, batch: &Value) -> reqwest::Response {
+        let url = format!("http://127.0.0.1:{}/v1/telemetry", self.ports.ingest);
+        client().post(url).bearer_auth(key).json(batch).send().await.unwrap()
+    }
+
+    /// Asks serving what to do in a document of this text; the answer has come to its end.
+    pub(crate) async fn ask(&self, key: &str, text: &str) -> String {
+        let question = json!({
+            "person": "ada", "session_id": SESSION, "repository": "shop", "path": "src/cart.rs", "language": "rust",
+            "document": { "text": text }, "cursor": 0,
+            "recent_edits": [
+                { "path": "src/cart.rs", "old_text": "fn total(&self)", "new_text": "fn grand_total(&self)" },
+            ],
+        });
+        let url = format!("http://127.0.0.1:{}/v1/suggestions", self.ports.serving);
+        let answer = client().post(url).bearer_auth(key).json(&question).send().await.unwrap();
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("event: end\ndata: {") && text.contains("\"model_version\""), "{text}");
+        text
+    }
+
+    /// The database, beside whoever has it open.
+    pub(crate) async fn database(&self) -> AnyPool {
+        migrations::connect(&migrations::sqlite_url(&self.data().join("flywheel.sqlite")), 2).await.unwrap()
+    }
+
+    /// Lets these persons agree to whole events, and every repository be trained on; waits until the log knows.
+    pub(crate) async fn agree(&self, persons: impl IntoIterator<Item = String>) {
+        assert_eq!(self.say(&["consent", "ceiling", "code"]).code, Some(0));
+        for person in persons {
+            assert_eq!(self.say(&["consent", "set", &person, "code"]).code, Some(0));
+        }
+        assert_eq!(self.say(&["repositories", "allow", "*"]).code, Some(0));
+        let pool = self.database().await;
+        until("consents and rules to reach the log", || async {
+            let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM outbox").fetch_one(&pool).await.ok()?;
+            (waiting == 0).then_some(())
+        })
+        .await;
     }
 }
 

@@ -5,9 +5,8 @@
 //! the platform starts once more with a clock that is hours ahead, and concludes everything that waits.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use artifacts::{LocalArtifacts, put_directory};
 use events::{ModelName, ModelVersion, OpportunityId, RolloutId, Sha256Digest, TenantId};
@@ -26,7 +25,7 @@ use sqlx::{AnyPool, Row};
 use tokio_util::sync::CancellationToken;
 use trainer_orchestrator::store::{Run, RunState};
 
-use crate::harness::{Place, client, until};
+use crate::harness::{Place, Ports, until};
 use crate::load::{self, Promised, person, work};
 use crate::{replay, training};
 
@@ -39,8 +38,10 @@ const FACTOR: u32 = 10;
 const AHEAD: Duration = Duration::from_secs(4 * 3600);
 /// Steps of the training run that is killed: more than a run makes before the kill.
 const STEPS: usize = 40;
-/// Longest life between readiness and a kill.
-const LIFE: Duration = Duration::from_millis(1500);
+/// Most events that are acknowledged between readiness and a kill.
+const LIFE: usize = 80;
+/// Events for which the operator leaves a rollout, and a version that became current, as they are.
+const LOOKS: usize = 10;
 
 fn configuration(start_micros: i64, factor: u32) -> String {
     format!(
@@ -59,6 +60,15 @@ struct Registered {
     current: Option<ModelVersion>,
     attempted: Option<ModelVersion>,
     rollouts: BTreeSet<RolloutId>,
+}
+
+/// Waits until ingest has acknowledged so many more events, or until it is enough.
+async fn acknowledged(more: usize, promised: &Mutex<Promised>, enough: &CancellationToken) {
+    let before = promised.lock().events.len();
+    until(&format!("{more} more events to be acknowledged"), || async {
+        (enough.is_cancelled() || promised.lock().events.len() >= before + more).then_some(())
+    })
+    .await;
 }
 
 /// Repeats a call until the registry answers.
@@ -88,6 +98,7 @@ async fn operate(
     place_data: std::path::PathBuf,
     address: String,
     registered: Arc<Mutex<Registered>>,
+    promised: Arc<Mutex<Promised>>,
     enough: CancellationToken,
 ) {
     let key = std::fs::read_to_string(place_data.join("keys/internal.key")).unwrap();
@@ -120,7 +131,7 @@ async fn operate(
         let begun = answered(|| registry.start_rollout(&model, version.version, None), &enough).await;
         if let Some(rollout) = begun {
             registered.lock().rollouts.insert(rollout.rollout_id);
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            acknowledged(LOOKS, &promised, &enough).await;
             let _done_before =
                 answered(|| registry.abort_rollout(rollout.rollout_id, "test", "enough seen"), &enough).await;
         }
@@ -131,7 +142,7 @@ async fn operate(
             registered.lock().current = Some(version.version);
             current = version.version;
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        acknowledged(LOOKS, &promised, &enough).await;
         if enough.is_cancelled() {
             break;
         }
@@ -140,33 +151,18 @@ async fn operate(
 
 /// Serving answers a question that nobody asked before.
 async fn serving_answers(place: &Place, number: usize) {
-    let question = serde_json::json!({
-        "person": "watcher", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d", "repository": "watch",
-        "path": "src/a.rs", "language": "rust", "document": { "text": format!("let sum = cart.total_{number}();\n") },
-        "cursor": 0, "recent_edits": [],
-    });
-    let url = format!("http://127.0.0.1:{}/v1/suggestions", place.ports.serving);
-    let answer = client().post(url).bearer_auth(place.key()).json(&question).send().await.unwrap();
-    let text = answer.text().await.unwrap();
-    assert!(text.contains("event: end") && text.contains("\"model_version\""), "{text}");
+    place.ask(&place.key(), &format!("let sum = cart.total_{number}();\n")).await;
 }
 
-async fn everybody_agrees(place: &Place) {
-    assert_eq!(place.say(&["consent", "ceiling", "code"]).code, Some(0));
-    for developer in 0..DEVELOPERS {
-        assert_eq!(place.say(&["consent", "set", &person(developer), "code"]).code, Some(0));
+/// Starts the platform and kills it at once, or as soon as one of its doors is open.
+async fn dies_while_it_starts(place: &Place, dice: &mut ChaCha8Rng) {
+    let running = place.start(&["up"]);
+    let Ports { admin, registry, ingest, serving } = place.ports;
+    let doors = [None, Some(admin), Some(registry), Some(ingest), Some(serving)];
+    if let Some(port) = doors[dice.random_range(0..doors.len())] {
+        until("a door to open", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
     }
-    assert_eq!(place.say(&["repositories", "allow", "*"]).code, Some(0));
-    let pool = database(&place.data()).await;
-    until("consents and rules to reach the log", || async {
-        let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM outbox").fetch_one(&pool).await.ok()?;
-        (waiting == 0).then_some(())
-    })
-    .await;
-}
-
-async fn database(data: &Path) -> AnyPool {
-    migrations::connect(&migrations::sqlite_url(&data.join("flywheel.sqlite")), 2).await.unwrap()
+    running.kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,10 +170,8 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_nothing() {
     let mut dice = ChaCha8Rng::seed_from_u64(SEED);
     let started = real_now();
     let place = Place::new(&configuration(started.as_micros(), FACTOR));
-    let begun = Instant::now();
     let mut running = place.up().await;
-    let start_takes = begun.elapsed();
-    everybody_agrees(&place).await;
+    place.agree((0..DEVELOPERS).map(person)).await;
 
     let plan = Arc::new(load::plan(DEVELOPERS));
     let doors = load::doors(place.ports.serving, place.ports.ingest, &place.key());
@@ -189,24 +183,21 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_nothing() {
         crowd.spawn(work(developer, doors.clone(), plan.clone(), started, promised.clone(), enough.clone()));
     }
     let registry_address = format!("http://127.0.0.1:{}", place.ports.registry);
-    crowd.spawn(operate(place.data(), registry_address, registered.clone(), enough.clone()));
+    crowd.spawn(operate(place.data(), registry_address, registered.clone(), promised.clone(), enough.clone()));
 
     // The first kill meets a job that computes.
-    let pool = database(&place.data()).await;
+    let pool = place.database().await;
     let run = training::begun(&place, &pool).await;
     assert_eq!(training::run(&pool, run).await.state, RunState::Running);
     for kill in 0..KILLS {
-        // One in four dies while it starts; the others after some time of work.
-        if kill == 0 {
-            // At once, while the job computes.
-        } else if kill % 4 == 3 {
-            running.kill();
-            running = place.start(&["up"]);
-            tokio::time::sleep(start_takes.mul_f64(dice.random_range(0.0..1.0))).await;
-        } else {
-            tokio::time::sleep(LIFE.mul_f64(dice.random_range(0.0..1.0))).await;
+        // One in four dies again while it starts; the others after some work, the first at once.
+        if kill > 0 && kill % 4 != 3 {
+            acknowledged(dice.random_range(1..=LIFE), &promised, &enough).await;
         }
         running.kill();
+        if kill % 4 == 3 {
+            dies_while_it_starts(&place, &mut dice).await;
+        }
         running = place.up().await;
         serving_answers(&place, kill).await;
     }

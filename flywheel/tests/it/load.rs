@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::LIMIT;
 
+/// Tasks of the plan for each developer, who then begins with the first again.
+const TASKS: usize = 120;
 /// Opportunities of a session.
 pub(crate) const OPPORTUNITIES: usize = 3;
 /// Events that are reported at once.
@@ -24,7 +26,7 @@ pub(crate) fn plan(developers: usize) -> DemoPlan {
     static CORPUS: OnceLock<Arc<Corpus>> = OnceLock::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus");
     let corpus = CORPUS.get_or_init(|| Arc::new(Corpus::load(&folder).unwrap())).clone();
-    let settings = PlanSettings { developers, opportunities: 120, probe: 0, gate: 0, ..PlanSettings::default() };
+    let settings = PlanSettings { developers, opportunities: TASKS, probe: 0, gate: 0, ..PlanSettings::default() };
     DemoPlan::new(7, corpus, settings).unwrap()
 }
 
@@ -111,7 +113,7 @@ pub(crate) async fn work(
     for number in 0_u64.. {
         let mut session = ClientSession::new(plan.seed(), developer as u64, person(developer), number, started);
         for opportunity in 0..OPPORTUNITIES {
-            let task = (usize::try_from(number).unwrap() * OPPORTUNITIES + opportunity) % 120;
+            let task = (usize::try_from(number).unwrap() * OPPORTUNITIES + opportunity) % TASKS;
             let planned = plan.task(developer, task).unwrap();
             let begun = Instant::now();
             let played = loop {

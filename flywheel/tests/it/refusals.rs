@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::harness::{Place, client, command, finished, say};
+use crate::harness::{Place, command, edits, finished, say, until};
 
 fn empty_place() -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().unwrap();
@@ -42,13 +42,14 @@ fn a_configuration_that_cannot_be_used_names_key_and_place() {
     );
     let production = |asked: &str, offered: &str| {
         format!(
-            "\"{asked}\" needs the cargo feature `production`, which this version does not have yet: its embedded parts \
-             are all there is; expected \"{offered}\""
+            "\"{asked}\" needs the cargo feature `production`, which this version does not have yet: its embedded \
+             parts are all there is; expected \"{offered}\""
         )
     };
     for (section, asked, offered) in [
         ("bus", "kafka", "local"),
         ("database", "postgresql", "sqlite"),
+        ("database", "postgres", "sqlite"),
         ("artifacts", "s3", "local"),
         ("jobs", "kubernetes", "process"),
     ] {
@@ -163,7 +164,7 @@ async fn a_full_disk_is_told_and_loses_nothing() {
     let limited = |blocks: u32, arguments: &str, place: &Place| {
         let binary = env!("CARGO_BIN_EXE_flywheel");
         let mut shell = std::process::Command::new("sh");
-        // Blocks of 512 bytes as POSIX says, of 1024 where `sh` is bash: too few for a start either way.
+        // Blocks of 512 bytes, in some shells of 1024: too few for a start either way.
         shell.args(["-c", &format!("ulimit -f {blocks} && exec \"$0\" {arguments} --config \"$1\" --data-dir \"$2\"")]);
         shell.arg(binary).arg(place.configuration()).arg(place.data()).env("FLYWHEEL_LOG", "error");
         shell
@@ -179,21 +180,10 @@ async fn a_full_disk_is_told_and_loses_nothing() {
     let size = std::fs::metadata(place.data().join("bus.sqlite")).unwrap().len();
     place.configure(&format!("[bus.local]\nfile_bytes = {}\n", size + (256 << 10)));
     let running = place.up().await;
-    let url = format!("http://127.0.0.1:{}/v1/telemetry", place.ports.ingest);
     let (mut admitted, mut refused) = (0_i64, None);
     for batch in 0..500_u64 {
-        let events: Vec<Value> = (1..=100)
-            .map(|event| {
-                let sequence = batch * 100 + event;
-                serde_json::json!({ "sequence": sequence, "monotonic_ms": sequence, "kind": "document_edited",
-                    "path": "src/a.rs", "start": 0, "end": 1, "old_text": "a", "new_text": "b", "origin": "typed" })
-            })
-            .collect();
-        let batch = serde_json::json!({
-            "person": "ada", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d", "events": events,
-        });
-        let answer = client().post(&url).bearer_auth(&key).json(&batch).send().await.unwrap();
-        let answer: Value = answer.json().await.unwrap();
+        let batch = edits((1..=100).map(|event| batch * 100 + event));
+        let answer: Value = place.report(&key, &batch).await.json().await.unwrap();
         let results = answer["results"].as_array().unwrap_or_else(|| panic!("{answer}"));
         admitted += i64::try_from(results.iter().filter(|result| result["status"] == "admitted").count()).unwrap();
         refused = results.iter().find(|result| result["status"] != "admitted").cloned();
@@ -205,21 +195,13 @@ async fn a_full_disk_is_told_and_loses_nothing() {
     assert_eq!((&refused["status"], &refused["code"]), (&"unavailable".into(), &"log_full".into()), "{refused}");
     assert!(admitted > 0);
     // Completions go on.
-    let question = serde_json::json!({
-        "person": "ada", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d", "repository": "shop",
-        "path": "src/a.rs", "language": "rust", "document": { "text": "let sum = cart.total();\n" },
-        "cursor": 0, "recent_edits": [],
-    });
-    let url = format!("http://127.0.0.1:{}/v1/suggestions", place.ports.serving);
-    let answer = client().post(url).bearer_auth(&key).json(&question).send().await.unwrap();
-    let text = answer.text().await.unwrap();
-    assert!(text.contains("event: end\ndata: {") && text.contains("\"model_version\""), "{text}");
+    place.ask(&key, "let sum = cart.total();\n").await;
     running.kill();
 
     // With room again, everything that was acknowledged is there.
     place.configure("");
     let running = place.up().await;
-    let status = crate::harness::until("the ledger", || async {
+    let status = until("the ledger", || async {
         let status = place.say(&["status", "--json"]).json();
         (status["ledger"]["admitted"].as_i64()? >= admitted).then_some(status)
     })

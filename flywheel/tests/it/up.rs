@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Place, client, until};
+use crate::harness::{Place, client, edits, until};
 
 /// What a shell makes of a line: its words.
 fn words_of(line: &str) -> Vec<String> {
@@ -79,18 +79,9 @@ async fn a_killed_platform_starts_again_with_everything_it_had() {
     let key = place.key();
     let made = place.say(&["keys", "create", "--name", "second", "--json"]).json();
     assert!(made["key"].as_str().unwrap().starts_with("fw_"));
-    let report = |sequence: u64| {
-        let (key, url) = (key.clone(), format!("http://127.0.0.1:{}/v1/telemetry", place.ports.ingest));
-        async move {
-            let batch = serde_json::json!({
-                "person": "ada", "session_id": "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d",
-                "events": [{ "sequence": sequence, "monotonic_ms": sequence * 1000, "kind": "document_edited",
-                    "path": "src/a.rs", "start": 0, "end": 1, "old_text": "a", "new_text": "b", "origin": "typed" }],
-            });
-            let answer = client().post(url).bearer_auth(key).json(&batch).send().await.unwrap();
-            let answer: Value = answer.json().await.unwrap();
-            assert_eq!(answer["results"][0]["status"], "admitted", "{answer}");
-        }
+    let report = async |sequence: u64| {
+        let answer: Value = place.report(&key, &edits([sequence])).await.json().await.unwrap();
+        assert_eq!(answer["results"][0]["status"], "admitted", "{answer}");
     };
     for sequence in 1..=5 {
         report(sequence).await;
