@@ -193,7 +193,7 @@ pub(crate) enum ConsentCommand {
     Set {
         /// The name that the person's editor sends.
         person: String,
-        /// `none` (nothing is kept), `usage` (what was done, without code) or `code` (whole events).
+        /// `none` (only counted), `usage` (what was done, without code) or `code` (whole events).
         tier: String,
     },
     /// Set the widest tier that the tenant allows, whatever its persons agreed to.
