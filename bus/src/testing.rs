@@ -235,14 +235,12 @@ impl ReferenceStep {
         partition.time = partition.time.max(received);
         self.fire_due(index)?;
         let failed = FailedInput::Record(record);
-        if self.partitions[index].poisoned.contains(&record.key) {
-            self.dead_letter(index, record.key, failed, REASON_KEY_POISONED, false);
-            return Ok(());
-        }
         let prepared = catch_unwind(AssertUnwindSafe(|| self.handler.prepare(std::slice::from_ref(record))))
             .map_or_else(|_| Some(Prepared::Poison(REASON_PANIC.to_owned())), |mut prepared| prepared.pop());
+        let is_poisoned = self.partitions[index].poisoned.contains(&record.key);
         match prepared.unwrap_or(Prepared::Nothing) {
             Prepared::Unavailable(names) => return Err(names),
+            _ if is_poisoned => self.dead_letter(index, record.key, failed, REASON_KEY_POISONED, false),
             Prepared::Poison(reason) => self.dead_letter(index, record.key, failed, &reason, false),
             prepared => match self.handle(index, record.key, Input::Record { record, prepared })? {
                 Ok(()) => {}

@@ -530,7 +530,8 @@ pub(crate) async fn a_step_that_follows_waits_for_what_is_held(harness: impl Har
 pub(crate) async fn undecodable_state_poisons_its_key_only(harness: impl Harness) {
     let (bus, clock) = (harness.bus(), harness.clock());
     topics(&*bus, 1).await;
-    let running = Running::start(&bus, &Scripted::new("out"));
+    let handler = Scripted::new("out");
+    let running = Running::start(&bus, &handler);
     let timer = || Action::Timer("close".into(), 5);
     publish(
         &*bus,
@@ -555,6 +556,18 @@ pub(crate) async fn undecodable_state_poisons_its_key_only(harness: impl Harness
         out.iter().filter(|record| record.value.starts_with(b"timer")).map(|record| record.key).collect();
     assert_eq!(fired, [key(2)]);
     assert_eq!(bus.step_lag("step").await.unwrap().partitions[0].poisoned_keys, 1);
+
+    // What cannot be read yet waits also when its key is poisoned: its dead letter could not account for it.
+    publish(&*bus, vec![scripted(key(1), &[Action::PrepareNeeds("schema".into())])]).await;
+    eventually("the partition waits for the schema", || async {
+        let lag = bus.step_lag("step").await.unwrap();
+        if lag.paused().eq([(0, "schema")]) { Ok(()) } else { Err(lag) }
+    })
+    .await;
+    assert_eq!(dead_letters(&*bus).await.len(), 2);
+    handler.provide("schema", true);
+    caught_up(&*bus).await;
+    assert_eq!(dead_letters(&*bus).await[2].reason, "key_poisoned");
     running.stop().await;
 }
 

@@ -143,25 +143,24 @@ impl PartitionWorker {
                 if attempts >= MOST_ATTEMPTS {
                     let sealing = attempts == MOST_ATTEMPTS;
                     self.give_up(computed, key, failed, REASON_KILLED_PROCESS, false, sealing)?;
+                } else if let Prepared::Unavailable(names) = prepared {
+                    // Also of a poisoned key: what cannot be read yet cannot be accounted for in a dead letter.
+                    computed.paused = Some(names);
+                    return Ok(false);
                 } else if self.loaded()?.poisoned.contains(&key) {
                     self.give_up(computed, key, failed, REASON_KEY_POISONED, false, true)?;
+                } else if let Prepared::Poison(reason) = prepared {
+                    self.give_up(computed, key, failed, &reason, false, true)?;
                 } else {
-                    match prepared {
-                        Prepared::Unavailable(names) => {
-                            computed.paused = Some(names);
+                    match self.handle(computed, key, Input::Record { record: &record, prepared })? {
+                        Err((reason, poisons_key)) => {
+                            self.give_up(computed, key, failed, &reason, poisons_key, true)?
+                        }
+                        Ok(Handled::Done) => {}
+                        Ok(Handled::Wait(dependencies)) => {
+                            computed.paused = Some(dependencies);
                             return Ok(false);
                         }
-                        Prepared::Poison(reason) => self.give_up(computed, key, failed, &reason, false, true)?,
-                        prepared => match self.handle(computed, key, Input::Record { record: &record, prepared })? {
-                            Err((reason, poisons_key)) => {
-                                self.give_up(computed, key, failed, &reason, poisons_key, true)?;
-                            }
-                            Ok(Handled::Done) => {}
-                            Ok(Handled::Wait(dependencies)) => {
-                                computed.paused = Some(dependencies);
-                                return Ok(false);
-                            }
-                        },
                     }
                 }
                 record.position.offset()
