@@ -23,7 +23,7 @@ use simulator::convention::most_conflicting;
 use simulator::{Corpus, DemoPlan, PlanSettings};
 
 use crate::cli::{Common, DemoArgs};
-use crate::data_dir::{DataDir, write_whole};
+use crate::data_dir::DataDir;
 use crate::failure::Failure;
 use crate::{embedded, platform};
 
@@ -109,7 +109,8 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
     screen::print(&report)?;
     if let Some(path) = &arguments.report {
         let text = serde_json::to_string_pretty(&report)? + "\n";
-        write_whole(path, text.as_bytes(), 0o644)?;
+        // Through whatever stands there: a link, a pipe or a device is not replaced by a file.
+        std::fs::write(path, text).map_err(|error| unwritable(path, &error))?;
     }
     if let Some(temporary) = temporary.filter(|_| arguments.keep) {
         progress.say(&format!("data kept in {}", temporary.keep().display()));
@@ -119,11 +120,16 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
 
 /// Refuses a file that can not be written, and leaves what is there as it is.
 fn check_writable(path: &Path) -> Result<(), Failure> {
-    let is_new = !path.exists();
+    // A link that leads nowhere yet stays, and so does the file that it is opened to.
+    let is_new = path.symlink_metadata().is_err();
     File::options()
         .append(true)
         .create(true)
         .open(path)
         .and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) })
-        .map_err(|error| Failure::refused(format!("the report can not be written to {}: {error}", path.display())))
+        .map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::refused(format!("the report can not be written to {}: {error}", path.display()))
 }

@@ -89,7 +89,12 @@ fn a_demo_that_is_too_small_for_the_gate_says_so_and_a_placebo_is_rolled_out_all
         arguments.extend(more);
         demo(directory.path(), name, &arguments)
     };
+    // A report goes where a link leads, and the link stays.
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("elsewhere.json", directory.path().join("held.json")).unwrap();
     let (said, held) = small("held.json", &["--seed", "3"]);
+    #[cfg(unix)]
+    assert!(directory.path().join("held.json").is_symlink() && directory.path().join("elsewhere.json").is_file());
     let text = |report: &Value, pointer: &str| report.pointer(pointer).cloned().unwrap_or_default();
     assert_eq!(text(&held, "/turns/0/outcome"), "not_eligible", "{}", text(&held, "/turns"));
     assert!(
