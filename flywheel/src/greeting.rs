@@ -1,13 +1,13 @@
 //! What `flywheel up` says when it is up: the doors, a key, and a line for each door that works when it is pasted into
 //! a shell.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use events::ModelName;
 use serde_json::json;
 
 use crate::platform::DoorAddresses;
+use crate::shell::quoted;
 
 /// What the text tells.
 pub(crate) struct Greeting<'a> {
@@ -22,21 +22,6 @@ pub(crate) struct Greeting<'a> {
     pub(crate) is_new_key: bool,
     pub(crate) key_file: &'a Path,
     pub(crate) registry_key_file: &'a Path,
-}
-
-/// The binary that is running, by a name with which a shell finds it from anywhere.
-pub(crate) fn program() -> PathBuf {
-    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flywheel"))
-}
-
-/// A text as one word of a POSIX shell.
-pub(crate) fn quoted(text: impl AsRef<OsStr>) -> String {
-    let text = text.as_ref().to_string_lossy().into_owned();
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-:=@%+,".contains(character);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text;
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// The text.
@@ -118,13 +103,5 @@ mod tests {
             registry_key_file: Path::new("/srv/ada's data/keys/internal.key"),
         });
         insta::assert_snapshot!(text);
-    }
-
-    #[test]
-    fn words_are_quoted_for_the_shell() {
-        assert_eq!(quoted("/srv/data-1"), "/srv/data-1");
-        assert_eq!(quoted("a b"), "'a b'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -16,6 +16,7 @@ mod rules;
 mod services;
 mod serving_alone;
 mod settings;
+mod shell;
 mod sinks;
 mod status;
 mod table;

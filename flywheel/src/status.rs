@@ -17,8 +17,8 @@ use crate::cli::{Common, ListArgs};
 use crate::data_dir::DataDir;
 use crate::demo::Ledger;
 use crate::failure::Failure;
-use crate::greeting::{program, quoted};
 use crate::operations::{open, registry};
+use crate::shell::{program, quoted};
 use crate::sinks;
 use crate::table::{print, print_json, rows_text};
 

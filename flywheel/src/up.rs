@@ -10,7 +10,7 @@ use crate::platform::{self, Platform};
 use crate::services::{ADMIN_DOOR, INGEST, REGISTRY, SERVING};
 use crate::settings::Settings;
 use crate::table::print;
-use crate::{embedded, failure};
+use crate::{embedded, failure, shell};
 
 /// Runs every service until it is told to stop.
 pub(crate) async fn run(common: &Common, arguments: &UpArgs) -> Result<ExitCode, Failure> {
@@ -33,7 +33,7 @@ async fn run_on(common: &Common, settings: &Settings, data: &DataDir, arguments:
         [(SERVING, doors.serving), (INGEST, doors.ingest), (REGISTRY, doors.registry), (ADMIN_DOOR, doors.admin)];
     let _announced = data.announce(&named.map(|(name, address)| (name.to_owned(), address)))?;
     print(&greeting::text(&greeting::Greeting {
-        program: &greeting::program(),
+        program: &shell::program(),
         options: &options(common, data),
         doors,
         data: data.root(),

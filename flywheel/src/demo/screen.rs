@@ -8,7 +8,7 @@ use comfy_table::presets::NOTHING;
 use super::report::{Comparison, Report};
 use super::statistics::Rate;
 use crate::failure::Failure;
-use crate::greeting::{program, quoted};
+use crate::shell::{program, quoted};
 use crate::table::print as print_line;
 
 fn percent(rate: &Rate) -> String {
@@ -207,7 +207,7 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
     }
     text += &format!("\nDone in {:.0} s with seed {}.\n", report.wall_seconds, report.seed);
     let program = quoted(program());
-    text += &format!("Next, on your own code:       {program} demo --corpus YOUR_REPOSITORIES\n");
+    text += &format!("Next, on your own code:        {program} demo --corpus YOUR_REPOSITORIES\n");
     text += &format!("A platform that keeps running: {program} up\n");
     print_line(&text)
 }
