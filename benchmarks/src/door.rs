@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use edit_model::{DecodeOptions, EditModel};
 use serde_json::Value;
 use service::clock::real_now;
-use simulator::driver::{DoorSettings, Doors, LoadReport, LoadSettings, run_load};
+use simulator::driver::{DoorSettings, Doors, LoadReport, LoadSettings, quantile_of, run_load};
 use simulator::{Corpus, DemoPlan, PlanSettings};
 
 use crate::demo::binary;
@@ -91,9 +91,9 @@ fn load(up: &Up) -> anyhow::Result<LoadReport> {
     Ok(report)
 }
 
-/// The plan's tasks as `SESSIONS` threads ask them of the base model itself, with neither door nor platform: times to
-/// the first action.
-fn asked_in_process() -> anyhow::Result<LoadReport> {
+/// The plan's tasks as `SESSIONS` threads ask them of the base model itself, with neither door nor platform:
+/// milliseconds to the first action, sorted.
+fn asked_in_process() -> anyhow::Result<Vec<f64>> {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../edit-model/base");
     let model = EditModel::load(&base).context("the base model")?;
     let plan = plan()?;
@@ -123,7 +123,7 @@ fn asked_in_process() -> anyhow::Result<LoadReport> {
         all.extend(part?);
     }
     all.sort_by(f64::total_cmp);
-    Ok(LoadReport { first_action_ms: all, ..LoadReport::default() })
+    Ok(all)
 }
 
 /// First-action latency as the editor sees it.
@@ -142,7 +142,7 @@ pub(crate) fn latency() -> anyhow::Result<Vec<Measurement>> {
         .into_iter()
         .map(|(name, share)| {
             let milliseconds = report.first_action_quantile(share).context("no action was served")?;
-            let baseline = alone.first_action_quantile(share).context("the model proposed nothing")?;
+            let baseline = quantile_of(&alone, share).context("the model proposed nothing")?;
             Ok(Measurement::new(format!("latency: first action {name}"), milliseconds, "ms", note.clone())
                 .beside(baseline))
         })

@@ -6,6 +6,7 @@ use events::{Arm, OpportunityOutcome, Sha256Digest, Signal};
 use labeler::ledger::LedgerTotals;
 use model_registry::policy::RolloutPolicy;
 use serde::Serialize;
+use simulator::driver::quantile_of;
 
 use super::statistics::{Cluster, Rate, difference, rate};
 
@@ -55,8 +56,8 @@ impl Percentiles {
     pub(crate) fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| sorted.get((share * sorted.len().saturating_sub(1) as f64).round() as usize).copied();
-        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99) }
+        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|quantile| quantile_of(&sorted, quantile));
+        Self { p50, p90, p99 }
     }
 }
 

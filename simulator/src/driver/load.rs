@@ -41,12 +41,18 @@ pub struct LoadReport {
     pub first_action_ms: Vec<f64>,
 }
 
+/// The value at a quantile (0 to 1) of sorted values, one of them; none without any.
+#[must_use]
+pub fn quantile_of(sorted: &[f64], quantile: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((last as f64 * quantile.clamp(0.0, 1.0)).round() as usize).copied()
+}
+
 impl LoadReport {
     /// A quantile of the time to the first action (0.5, 0.9, 0.99), ms.
     #[must_use]
     pub fn first_action_quantile(&self, quantile: f64) -> Option<f64> {
-        let last = self.first_action_ms.len().checked_sub(1)?;
-        self.first_action_ms.get((last as f64 * quantile.clamp(0.0, 1.0)).round() as usize).copied()
+        quantile_of(&self.first_action_ms, quantile)
     }
 
     fn add(&mut self, other: Self) {

@@ -6,5 +6,5 @@ pub mod session;
 mod sse;
 
 pub use doors::{Answer, DoorSettings, Doors, DriverError};
-pub use load::{LoadReport, LoadSettings, run_load};
+pub use load::{LoadReport, LoadSettings, quantile_of, run_load};
 pub use session::{ClientSession, Episode, Played};
