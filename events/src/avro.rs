@@ -14,6 +14,13 @@ use serde_avro_fast::ser::SerializerConfig;
 use crate::pair::{FlywheelEvent, OpportunityOutcome, PreferencePair};
 use crate::telemetry::{CleanEvent, QuarantinedEvent, RawEvent};
 
+/// Name of what a step waits for when it meets a value of a later release: the schema of
+/// [`AvroError::UnknownFingerprint`].
+#[must_use]
+pub fn schema_dependency(fingerprint: &str) -> String {
+    format!("schema:{fingerprint}")
+}
+
 /// Why a value could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum AvroError {

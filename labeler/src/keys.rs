@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use events::avro::schema_dependency;
 use events::{DataKey, KeyId, TenantId, TenantSecret};
 use parking_lot::RwLock;
 use service::keys::{DataKeyCache, KeyLookup, KeyStore, KeyStoreError};
@@ -17,7 +18,7 @@ pub struct Unloaded(pub String);
 impl Unloaded {
     /// What a record of a newer release waits for: a release that knows its schema.
     pub(crate) fn schema(fingerprint: &str) -> Self {
-        Self(format!("schema:{fingerprint}"))
+        Self(schema_dependency(fingerprint))
     }
 }
 

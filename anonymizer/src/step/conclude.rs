@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bus::{Outcome, StepContext};
 use bytes::{BufMut, Bytes, BytesMut};
-use events::avro::{self, AvroError};
+use events::avro::{self, AvroError, schema_dependency};
 use events::{
     CleanEvent, ConsentTier, DataKey, EventHeader, EventId, EventKind, EventText, KeyId, OpportunityId,
     QuarantinedEvent, RawEvent, ReceiptState, ScrubWitness, ScrubbedText, Sealed, Timestamp, topics,
@@ -12,7 +12,7 @@ use events::{
 use service::consent::{self, ConsentDecision};
 
 use super::{
-    Handled, Handler, MEMORY, count, emit, emit_clean, event_name, exposure_name, filter, keys, poison, reason, schema,
+    Handled, Handler, MEMORY, count, emit, emit_clean, event_name, exposure_name, filter, keys, poison, reason,
     undecodable,
 };
 use crate::rules::Rules;
@@ -325,7 +325,7 @@ fn load_item(name: &str, context: &mut dyn StepContext) -> Handled<Item> {
     let value = context.get(name).unwrap_or_default();
     match avro::decode(&value) {
         Ok(event) => Ok(Item { event, bytes: value.len() }),
-        Err(AvroError::UnknownFingerprint(fingerprint)) => Err(Outcome::Unavailable(schema(&fingerprint))),
+        Err(AvroError::UnknownFingerprint(fingerprint)) => Err(Outcome::Unavailable(schema_dependency(&fingerprint))),
         Err(_) => Err(undecodable(name, context)),
     }
 }

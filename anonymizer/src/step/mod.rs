@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bus::{CommittedRecord, Failed, FailedInput, Input, Outcome, Prepared, Sealed, StepContext, StepHandler};
 use bytes::Bytes;
-use events::avro::{self, AvroError};
+use events::avro::{self, AvroError, schema_dependency};
 use events::{CleanEvent, EventHeader, EventId, EventKind, QuarantinedEvent, RawEvent, SessionId, Timestamp, topics};
 use service::keys::KeyStore;
 
@@ -104,7 +104,9 @@ impl StepHandler for Handler {
                     let missing = self.keys.missing(&event);
                     if missing.is_empty() { Prepared::ready(event) } else { Prepared::Unavailable(missing) }
                 }
-                Err(AvroError::UnknownFingerprint(fingerprint)) => Prepared::Unavailable(vec![schema(&fingerprint)]),
+                Err(AvroError::UnknownFingerprint(fingerprint)) => {
+                    Prepared::Unavailable(vec![schema_dependency(&fingerprint)])
+                }
                 Err(_) => Prepared::Poison(reason::UNDECODABLE_RECORD.to_owned()),
             })
             .collect()
@@ -379,11 +381,6 @@ fn emit(topic: &str, value: Result<Vec<u8>, AvroError>, context: &mut dyn StepCo
 fn load_session(context: &mut dyn StepContext) -> Handled<Option<Session>> {
     let Some(state) = context.get(SESSION) else { return Ok(None) };
     serde_json::from_slice(&state).map(Some).map_err(|_| undecodable(SESSION, context))
-}
-
-/// Name of what a record of a newer release waits for: a release that knows its schema.
-fn schema(fingerprint: &str) -> String {
-    format!("schema {fingerprint}")
 }
 
 /// State of that name cannot be read: the whole key is poisoned.

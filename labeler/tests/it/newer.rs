@@ -7,8 +7,9 @@ use std::time::Duration;
 use anonymizer::AnonymizerConfig;
 use bus::{IDLE_AFTER, Position, Record, RecordKey};
 use bytes::Bytes;
+use events::avro::{self, schema_dependency};
 use events::topics::{DEAD_LETTERS, PREFERENCE_PAIRS, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
-use events::{CleanEvent, PreferencePair, SessionId, TenantId, avro};
+use events::{CleanEvent, PreferencePair, SessionId, TenantId};
 use labeler::ledger;
 
 use crate::kit::{Person, REPOSITORY, accepted_and_kept, record_of, session};
@@ -40,7 +41,7 @@ fn anonymizing() -> Stage {
     Stage {
         topic: TELEMETRY_RAW,
         step: anonymizer::STEP,
-        waits_for: format!("schema {}", hex::encode(FINGERPRINT)),
+        waits_for: schema_dependency(&hex::encode(FINGERPRINT)),
         record: |rig, person, event| {
             let value = avro::encode(&person.raw(event, |text| text)).unwrap();
             Record { key: RecordKey(rig.world.secret.record_key(event.header.session_id)), value: value.into() }
@@ -52,7 +53,7 @@ fn labeling() -> Stage {
     Stage {
         topic: TELEMETRY_CLEAN,
         step: labeler::step::STEP,
-        waits_for: format!("schema:{}", hex::encode(FINGERPRINT)),
+        waits_for: schema_dependency(&hex::encode(FINGERPRINT)),
         record: |rig, _, event| record_of(event, &rig.world.secret),
     }
 }
