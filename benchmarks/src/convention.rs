@@ -114,7 +114,14 @@ fn of_kind(plan: &DemoPlan, kind: TaskKind, count: usize) -> anyhow::Result<Vec<
         .collect()
 }
 
-fn one(material: &Material, seed: u64, config: &MethodConfig) -> anyhow::Result<ConventionReport> {
+/// What a seed taught, and what came of it.
+struct Taught {
+    report: ConventionReport,
+    /// The rules in words, each with the share of its tasks that were answered right.
+    rules: String,
+}
+
+fn one(material: &Material, seed: u64, config: &MethodConfig) -> anyhow::Result<Taught> {
     let settings = PlanSettings { developers: DEVELOPERS, opportunities: OPPORTUNITIES, ..PlanSettings::default() };
     let plan = DemoPlan::new(seed, Arc::clone(&material.corpus), settings)?;
     let conventions = of_kind(&plan, TaskKind::Convention, CORRECTIONS + JUDGED)?;
@@ -133,7 +140,15 @@ fn one(material: &Material, seed: u64, config: &MethodConfig) -> anyhow::Result<
         old_skills: &material.old_skills,
         replay: &material.replay,
     };
-    Ok(trial(&material.base, config, &asked)?)
+    let report = trial(&material.base, config, &asked)?;
+    let rules = (plan.conventions().iter())
+        .map(|convention| {
+            let learned = report.convention_by_repository.get(&convention.repository);
+            let share = learned.map_or(0.0, |summary| summary.first_matches * 100.0);
+            format!("{}: {share:.0}%", convention.rule.describe())
+        })
+        .collect::<Vec<_>>();
+    Ok(Taught { report, rules: rules.join("; ") })
 }
 
 /// A figure before and after, over the seeds.
@@ -154,9 +169,10 @@ struct Means {
     tokens_per_second: f64,
 }
 
-fn means(reports: &[ConventionReport]) -> Means {
+fn means(taught: &[Taught]) -> Means {
+    let reports: Vec<&ConventionReport> = taught.iter().map(|taught| &taught.report).collect();
     let mean = |value: &dyn Fn(&ConventionReport) -> f64| {
-        reports.iter().map(value).sum::<f64>() / (reports.len().max(1) as f64)
+        reports.iter().map(|report| value(report)).sum::<f64>() / (reports.len().max(1) as f64)
     };
     let both = |before: &dyn Fn(&ConventionReport) -> f64, after: &dyn Fn(&ConventionReport) -> f64| BeforeAfter {
         before: mean(before),
@@ -179,15 +195,17 @@ fn means(reports: &[ConventionReport]) -> Means {
     }
 }
 
-fn reports(material: &Material, method: Method, seeds: u64, tried: Trial) -> anyhow::Result<Vec<ConventionReport>> {
+fn taught(material: &Material, method: Method, seeds: u64, tried: Trial) -> anyhow::Result<Vec<Taught>> {
     (FIRST_SEED..FIRST_SEED + seeds).map(|seed| one(material, seed, &tried.config(method, seed))).collect()
 }
 
 /// What was tried, for the figures' notes.
 fn settings(config: &MethodConfig) -> String {
-    let MethodConfig { steps, batch_pairs, batch_replay, learning_rate, habit_rate, .. } = config;
+    let MethodConfig { steps, batch_pairs, batch_replay, learning_rate, habit_rate, spell_habits, .. } = config;
+    let start = if *spell_habits { "spelled" } else { "neutral" };
     format!(
-        "{steps} steps of {batch_pairs} pairs and {batch_replay} replayed, rates {learning_rate:e} / {habit_rate:e}"
+        "{steps} steps of {batch_pairs} pairs and {batch_replay} replayed, rates {learning_rate:e} / {habit_rate:e}, \
+         {start} habits"
     )
 }
 
@@ -195,7 +213,8 @@ fn settings(config: &MethodConfig) -> String {
 pub(crate) fn measure(seeds: u64, tried: Trial) -> anyhow::Result<Vec<Measurement>> {
     let material = material()?;
     let config = tried.config(MethodConfig::default().method, FIRST_SEED);
-    let means = means(&reports(&material, config.method, seeds, tried)?);
+    let taught = taught(&material, config.method, seeds, tried)?;
+    let means = means(&taught);
     let note = format!(
         "{}, {}, {CORRECTIONS} corrections and {ACCEPTED} acceptances, tasks never seen; baseline: the \
          base; mean of {seeds} seeds",
@@ -206,14 +225,21 @@ pub(crate) fn measure(seeds: u64, tried: Trial) -> anyhow::Result<Vec<Measuremen
     let share = |name: &str, figure: &BeforeAfter, note: &str| {
         Measurement::new(format!("convention: {name}"), figure.after, "share right", note).beside(figure.before)
     };
-    Ok(vec![
+    let mut measurements = vec![
         share("convention tasks", &means.convention, &note).aiming_at(LEAST_SHARE, Better::More),
+        Measurement::new("convention: utility", means.utility.after, "utility", "baseline: the base; a third each")
+            .beside(means.utility.before),
         share("plain tasks", &means.plain, "baseline: the base"),
         share("tasks that want silence", &means.silence, "baseline: the base"),
         share("old skills", &means.old, &old).aiming_at(means.old.before - old_skills_tolerance(), Better::More),
         Measurement::new("convention: training step", means.seconds_per_step, "s", "pairs and replay of one step"),
         Measurement::new("convention: training rate", means.tokens_per_second, "tokens/s", "forward, backward, update"),
-    ])
+    ];
+    for (seed, Taught { report, rules }) in (FIRST_SEED..).zip(&taught) {
+        let learned = report.convention_after.first_matches;
+        measurements.push(Measurement::new(format!("convention: seed {seed}"), learned, "share right", rules));
+    }
+    Ok(measurements)
 }
 
 /// Every method, on the same seeds. The winner has the highest utility over convention, plain and silent tasks (a third
@@ -223,7 +249,7 @@ pub(crate) fn methods(seeds: u64, tried: Trial) -> anyhow::Result<Vec<Measuremen
     let mut measurements = Vec::new();
     let mut winner: Option<(Method, f64)> = None;
     for method in [Method::Sft, Method::Dpo, Method::Actionrl] {
-        let means = means(&reports(&material, method, seeds, tried)?);
+        let means = means(&taught(&material, method, seeds, tried)?);
         let name = method.name();
         let beside = |what: &str, figure: &BeforeAfter, unit: &'static str, note: String| {
             Measurement::new(format!("{name}: {what}"), figure.after, unit, note).beside(figure.before)

@@ -54,6 +54,9 @@ struct Trial {
     /// Replayed base tasks in a step.
     #[arg(long)]
     replay: Option<usize>,
+    /// Start habits from neutral places instead of the spelling that explains a team's edits best.
+    #[arg(long)]
+    neutral_habits: bool,
 }
 
 impl Trial {
@@ -67,6 +70,7 @@ impl Trial {
             habit_rate: self.habit_rate.unwrap_or(defaults.habit_rate),
             batch_pairs: self.pairs.unwrap_or(defaults.batch_pairs),
             batch_replay: self.replay.unwrap_or(defaults.batch_replay),
+            spell_habits: !self.neutral_habits,
             ..defaults
         }
     }

@@ -13,6 +13,11 @@ pub struct ModelConfig {
     pub model_type: String,
     /// Number of tokens.
     pub vocab_size: usize,
+    /// Tokens that a model may write: the first so many. The others, the places of habits, are only ever read, so they
+    /// are in no denominator and may be near copies of tokens that are written. Absent: all of them. No field of
+    /// Hugging Face's: who does not know it gives those tokens a little probability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_vocab_size: Option<usize>,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width of the gated feed-forward layer.
@@ -84,6 +89,7 @@ impl ModelConfig {
             architectures: vec!["LlamaForCausalLM".to_owned()],
             model_type: "llama".to_owned(),
             vocab_size,
+            written_vocab_size: None,
             hidden_size: 192,
             intermediate_size: 512,
             num_hidden_layers: 4,
@@ -111,6 +117,12 @@ impl ModelConfig {
         self.hidden_size / self.num_attention_heads.max(1)
     }
 
+    /// Number of tokens that a model may write.
+    #[must_use]
+    pub fn written(&self) -> usize {
+        self.written_vocab_size.unwrap_or(self.vocab_size)
+    }
+
     /// Base of the rotary frequencies.
     #[must_use]
     pub fn theta(&self) -> f64 {
@@ -128,6 +140,9 @@ impl ModelConfig {
         }
         if !(8..=1 << 20).contains(&self.vocab_size) {
             return refuse("vocab_size is out of range");
+        }
+        if !(1..=self.vocab_size).contains(&self.written()) {
+            return refuse("written_vocab_size is out of range");
         }
         if self.num_attention_heads == 0 || self.hidden_size == 0 || self.hidden_size > 1 << 14 {
             return refuse("hidden_size or num_attention_heads is out of range");
@@ -217,6 +232,8 @@ mod tests {
             (json!({ "hidden_act": "gelu" }), "hidden_act"),
             (json!({ "model_type": "qwen2" }), "model_type"),
             (json!({ "vocab_size": 0 }), "vocab_size"),
+            (json!({ "written_vocab_size": 0 }), "written_vocab_size"),
+            (json!({ "written_vocab_size": 1 << 30 }), "written_vocab_size"),
         ];
         for (change, field) in refusals {
             let config = with(|fields| fields.extend(change.as_object().unwrap().clone()));

@@ -209,6 +209,12 @@ impl CodeTokenizer {
         self.bytes.len()
     }
 
+    /// Number of tokens that a model may write: all before the places of habits, which are only read.
+    #[must_use]
+    pub fn written_size(&self) -> usize {
+        self.special.untaught.first().map_or(self.vocabulary_size(), |first| *first as usize)
+    }
+
     /// Ids of the structuring tokens.
     #[must_use]
     pub fn special(&self) -> &SpecialTokens {

@@ -121,7 +121,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub(crate) blocks: u32,
     /// Training steps of a turn, 1 to 1000.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) steps: u32,
     /// Turns of the wheel, 1 to 10.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]

@@ -92,7 +92,10 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
     write_tasks(&export.join("old_skills.jsonl"), &tasks(100_000..100_000 + OLD_SKILLS))?;
 
     let special = tokenizer.special();
-    let architecture = ModelConfig::base(tokenizer.vocabulary_size(), special.start, special.stop);
+    let architecture = ModelConfig {
+        written_vocab_size: Some(tokenizer.written_size()),
+        ..ModelConfig::base(tokenizer.vocabulary_size(), special.start, special.stop)
+    };
     let config = PretrainConfig {
         steps: arguments.steps,
         seed,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use events::{Audience, ModelName};
 use serde::{Deserialize, Serialize};
 use trainer::Device;
+use trainer::methods::MethodConfig;
 
 use crate::error::OrchestratorError;
 
@@ -72,6 +73,8 @@ pub struct OrchestratorConfig {
 
 impl Default for OrchestratorConfig {
     fn default() -> Self {
+        // What `benchmarks/run methods` found best.
+        let learning = MethodConfig::default();
         Self {
             enabled: true,
             model: "edit".to_owned(),
@@ -81,11 +84,11 @@ impl Default for OrchestratorConfig {
             minimum_pairs: 120,
             maximum_pairs: 20_000,
             gate_opportunities: LEAST_GATE_OPPORTUNITIES,
-            method: "sft".to_owned(),
-            steps: 64,
-            batch: 20,
-            replay: 12,
-            learning_rate: 3e-4,
+            method: learning.method.name().to_owned(),
+            steps: learning.steps,
+            batch: learning.batch_pairs,
+            replay: learning.batch_replay,
+            learning_rate: learning.learning_rate,
             device: Device::Cpu,
             seed: 1,
             deadline_seconds: 3600,

@@ -1,10 +1,12 @@
 //! How fast a model learns a habit: a few steps on corrections, then tasks it has never seen.
 
+use std::collections::BTreeMap;
+
 use edit_model::{DecodeOptions, EditModel};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainerError;
-use crate::evaluation::{TaskSummary, answer_tasks};
+use crate::evaluation::{TaskOutcome, TaskSummary, answer_tasks};
 use crate::examples::BaseTask;
 use crate::methods::{MethodConfig, train_from_anchor};
 use crate::pairs::TrainingPair;
@@ -36,6 +38,8 @@ pub struct ConventionReport {
     pub convention_before: TaskSummary,
     /// The convention after.
     pub convention_after: TaskSummary,
+    /// The convention after, by repository.
+    pub convention_by_repository: BTreeMap<String, TaskSummary>,
     /// The other tasks before.
     pub other_before: TaskSummary,
     /// The other tasks after.
@@ -66,22 +70,29 @@ pub fn measure(
     trial: &ConventionTrial<'_>,
 ) -> Result<ConventionReport, TrainerError> {
     let options = DecodeOptions::default();
-    let judge = |model: &EditModel, tasks: &[BaseTask]| {
-        answer_tasks(model, tasks, &options, config.threads).map(|outcomes| TaskSummary::of(&outcomes))
-    };
+    let answer = |model: &EditModel, tasks: &[BaseTask]| answer_tasks(model, tasks, &options, config.threads);
+    let judge = |model: &EditModel, tasks: &[BaseTask]| answer(model, tasks).map(|outcomes| TaskSummary::of(&outcomes));
     let convention_before = judge(base, trial.convention_tasks)?;
     let other_before = judge(base, trial.other_tasks)?;
     let old_before = judge(base, trial.old_skills)?;
     let trained =
         train_from_anchor(config, base.network(), base.weights(), base.tokenizer(), trial.pairs, trial.replay)?;
     let taught = base.with_weights(trained.weights)?.in_served_precision()?;
+    let outcomes = answer(&taught, trial.convention_tasks)?;
+    let mut by_repository: BTreeMap<&str, Vec<TaskOutcome>> = BTreeMap::new();
+    for (task, outcome) in trial.convention_tasks.iter().zip(&outcomes) {
+        by_repository.entry(&task.context.repository).or_default().push(*outcome);
+    }
     let last = trained.history.last();
     let training_seconds = last.map_or(0.0, |progress| progress.seconds);
     Ok(ConventionReport {
         config: config.clone(),
         pairs: trial.pairs.len(),
         convention_before,
-        convention_after: judge(&taught, trial.convention_tasks)?,
+        convention_after: TaskSummary::of(&outcomes),
+        convention_by_repository: (by_repository.into_iter())
+            .map(|(repository, outcomes)| (repository.to_owned(), TaskSummary::of(&outcomes)))
+            .collect(),
         other_before,
         other_after: judge(&taught, trial.other_tasks)?,
         old_before,

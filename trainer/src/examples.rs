@@ -46,20 +46,22 @@ const PROMPT_STRIDE: u32 = 4;
 pub fn base_group(tokenizer: &CodeTokenizer, task: &BaseTask, weights: TokenWeights, phase: u32) -> Option<Group> {
     let prompt = encode_prompt_with(tokenizer, &task.context, &task.habit).ok()?;
     let answer = encode_answer(tokenizer, &task.context, &task.wanted).ok()?;
-    (!answer.tokens.is_empty()).then(|| likelihood_group(&prompt.tokens, &answer.tokens, weights, phase))
+    let written = tokenizer.written_size();
+    (!answer.tokens.is_empty()).then(|| likelihood_group(&prompt.tokens, &answer.tokens, weights, phase, written))
 }
 
-/// The likelihood group of a prompt and an answer.
-pub(crate) fn likelihood_group(prompt: &[u32], answer: &[u32], weights: TokenWeights, phase: u32) -> Group {
+/// The likelihood group of a prompt and an answer; tokens from `written` on are in no prompt loss.
+fn likelihood_group(prompt: &[u32], answer: &[u32], weights: TokenWeights, phase: u32, written: usize) -> Group {
     let tokens: Vec<u32> = prompt.iter().chain(answer).copied().collect();
     let boundary = prompt.len().saturating_sub(1) as u32;
+    let is_written = |position: u32| tokens.get(position as usize + 1).is_some_and(|token| (*token as usize) < written);
     let mut target_positions = Vec::new();
     let mut target_weights = Vec::new();
     for position in 0..tokens.len().saturating_sub(1) as u32 {
         if position >= boundary {
             target_positions.push(position);
             target_weights.push(weights.answer);
-        } else if weights.prompt > 0.0 && position % PROMPT_STRIDE == phase % PROMPT_STRIDE {
+        } else if weights.prompt > 0.0 && position % PROMPT_STRIDE == phase % PROMPT_STRIDE && is_written(position) {
             target_positions.push(position);
             target_weights.push(weights.prompt * PROMPT_STRIDE as f32);
         }

@@ -98,6 +98,9 @@ pub struct JobResult {
     pub training_pairs: usize,
     /// What they were.
     pub census: PairCensus,
+    /// Repositories whose habit could be read from the pairs and spelled before the first step.
+    #[serde(default)]
+    pub spelled_habits: usize,
     /// Mean log p of the chosen side before training; it must not fall.
     pub chosen_log_p_before: f64,
     /// The same after training.
@@ -208,7 +211,7 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
         .filter(|saved| saved.header.run_digest == digest && saved.weights.len() == anchor.weights().len());
     let (first_step, weights, optimizer) = match saved {
         Some(saved) => (saved.header.step, saved.weights, Some(saved.optimizer)),
-        None => (0, anchor.weights().to_vec(), None),
+        None => (0, data.first_weights(anchor.network(), anchor.weights()), None),
     };
     if let Some(folder) = job.output.parent() {
         std::fs::create_dir_all(folder).map_err(|source| TrainerError::file(folder, source))?;
@@ -264,6 +267,7 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
         parent_digest: parent_manifest.digest(),
         training_pairs: pairs.len(),
         census: trained.census,
+        spelled_habits: data.spelled_habits(),
         chosen_log_p_before: trained.chosen_log_p_before,
         chosen_log_p_after: trained.chosen_log_p_after,
         last_loss: last.map_or(0.0, |step: &TrainingProgress| step.loss),

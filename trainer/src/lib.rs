@@ -5,6 +5,7 @@ mod device;
 mod engine;
 mod error;
 mod examples;
+mod habit;
 mod objective;
 mod optimizer;
 mod pairs;

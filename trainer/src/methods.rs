@@ -16,6 +16,7 @@ use crate::device::backends;
 use crate::engine::{Engine, Group, log_probabilities};
 use crate::error::TrainerError;
 use crate::examples::{BaseTask, TokenWeights, base_group};
+use crate::habit::{Spelling, spell};
 use crate::objective::{LossParts, Objective, TrainingSequence};
 use crate::optimizer::{AdamW, OptimizerConfig, Schedule, Treatment};
 use crate::pairs::{PairCensus, PreparedPair, Side, TrainingPair, prepare_all};
@@ -66,6 +67,9 @@ pub struct MethodConfig {
     pub learning_rate: f64,
     /// Highest learning rate of the habit tokens of the repositories that the pairs come from.
     pub habit_rate: f64,
+    /// Whether a repository's habit starts from the spelling that explains its edits best, if one can be read from
+    /// them.
+    pub spell_habits: bool,
     /// Steps to the full learning rate.
     pub warmup_steps: usize,
     /// Seed of the order of pairs and replay.
@@ -80,14 +84,15 @@ impl Default for MethodConfig {
     fn default() -> Self {
         Self {
             method: Method::Sft,
-            steps: 64,
+            steps: 48,
             batch_pairs: 20,
-            batch_replay: 12,
+            batch_replay: 20,
             replay_weight: 1.0,
             beta: 0.1,
             lambda: 1.0,
-            learning_rate: 3e-4,
-            habit_rate: 3e-2,
+            learning_rate: 2e-4,
+            habit_rate: 1e-2,
+            spell_habits: true,
             warmup_steps: 2,
             seed: 1,
             threads: 2,
@@ -152,6 +157,8 @@ pub struct MethodData {
     census: PairCensus,
     /// The habit tokens of the repositories that the pairs come from.
     taught: BTreeSet<u32>,
+    /// What those habits start from, where it could be read from the pairs.
+    spellings: Vec<Spelling>,
 }
 
 impl std::fmt::Debug for MethodData {
@@ -161,28 +168,33 @@ impl std::fmt::Debug for MethodData {
 }
 
 impl MethodData {
-    /// Encodes `pairs` and `replay`, and computes log p of both sides under the anchor's `reference` weights.
+    /// Encodes `pairs` and `replay`, reads the repositories' habits, and computes log p of both sides under the anchor's
+    /// weights with these habits spelled.
     ///
     /// # Errors
     /// [`TrainerError::NoExamples`] when no pair can be used.
     pub fn prepare(
         config: &MethodConfig,
         network: &Network,
-        reference: &[f32],
+        anchor: &[f32],
         tokenizer: &CodeTokenizer,
         pairs: &[TrainingPair],
         replay: &[BaseTask],
     ) -> Result<Self, TrainerError> {
-        let (pairs, census) = prepare_all(tokenizer, pairs);
+        let given = pairs;
+        let (pairs, census) = prepare_all(tokenizer, given);
         if pairs.is_empty() {
             return Err(TrainerError::NoExamples(format!("{census:?}")));
         }
         let weights = TokenWeights { answer: 1.0, prompt: 0.0 };
         let replay = replay.iter().filter_map(|task| base_group(tokenizer, task, weights, 0)).collect();
+        let spellings =
+            if config.spell_habits { spell(config, network, anchor, tokenizer, given, &pairs)? } else { Vec::new() };
         let references = if config.method == Method::Sft {
             vec![Reference::default(); pairs.len()]
         } else {
-            references(config, network, reference, &pairs)?
+            // What is learned is counted from where training starts.
+            references(config, network, &spelled(&spellings, network, anchor), &pairs)?
         };
         let habits: BTreeSet<u32> = tokenizer.special().habits.iter().flatten().copied().collect();
         let taught = pairs
@@ -193,7 +205,19 @@ impl MethodData {
             .filter(|token| habits.contains(token))
             .copied()
             .collect();
-        Ok(Self { pairs, references, replay, census, taught })
+        Ok(Self { pairs, references, replay, census, taught, spellings })
+    }
+
+    /// Number of repositories whose habit could be read from the pairs and spelled.
+    #[must_use]
+    pub fn spelled_habits(&self) -> usize {
+        self.spellings.len()
+    }
+
+    /// What training starts from: the anchor's weights, with the habits that could be spelled in their places.
+    #[must_use]
+    pub fn first_weights(&self, network: &Network, anchor: &[f32]) -> Vec<f32> {
+        spelled(&self.spellings, network, anchor)
     }
 
     /// The groups of step number `step`; a pure function of the seed and the step. Losses add up to
@@ -320,6 +344,20 @@ fn references(
             PreparedPair::Positive { .. } => Reference::default(),
         })
         .collect())
+}
+
+/// `anchor` with what `spellings` say in the places of habits.
+fn spelled(spellings: &[Spelling], network: &Network, anchor: &[f32]) -> Vec<f32> {
+    let mut weights = anchor.to_vec();
+    let width = network.config().hidden_size;
+    // The embedding comes first in the weights.
+    let row = |token: u32| token as usize * width..(token as usize + 1) * width;
+    for Spelling { places, tokens } in spellings {
+        for (place, token) in places.iter().zip(tokens) {
+            weights[row(*place)].copy_from_slice(&anchor[row(*token)]);
+        }
+    }
+    weights
 }
 
 /// Makes the likelihood weights of `groups` add up to `share`.
@@ -457,6 +495,6 @@ pub fn train_from_anchor(
     replay: &[BaseTask],
 ) -> Result<TrainedWeights, TrainerError> {
     let data = MethodData::prepare(config, network, anchor, tokenizer, pairs, replay)?;
-    let engine = fine_tuning_engine(config, &data, network, tokenizer, anchor.to_vec(), None)?;
+    let engine = fine_tuning_engine(config, &data, network, tokenizer, data.first_weights(network, anchor), None)?;
     train(config, &data, engine, 0, anchor, &mut |_, _| Ok(()))
 }

@@ -225,7 +225,9 @@ impl<B: AutodiffBackend> BurnBackend<B> {
         let selected_count = rows.len();
         let rows = Tensor::<B, 1, Int>::from_data(TensorData::new(rows, [selected_count]), &self.device);
         let selected = self.normalize(stream.select(0, rows), &parameters.final_norm);
-        selected.matmul(parameters.embedding.tensor.clone().transpose())
+        // Tokens that are never written are in no denominator.
+        let output = parameters.embedding.tensor.clone().narrow(0, 0, config.written());
+        selected.matmul(output.transpose())
     }
 
     fn padded(&self, sequences: &[Sequence<'_>]) -> usize {

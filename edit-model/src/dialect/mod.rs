@@ -6,7 +6,7 @@
 //! repository's name hashes to, then `<answer>`. A team's habits are learned there without disturbing anyone else's:
 //! these embeddings get gradients from that team's pairs alone (a soft prompt: Lester et al. 2021, "The Power of Scale
 //! for Parameter-Efficient Prompt Tuning"). So that a small model can read them, pretraining spells invented habits in
-//! their places. The name as text tells apart repositories that share a slot.
+//! their places, and training starts a team's from the spelling under which its edits are likeliest. The name as text tells apart repositories that share a slot.
 //!
 //! Answer: `<no_edit>`, or one `<line k> old <to> new <end_action>` for each action; `<stop>` ends a list that is
 //! closed and not empty. The old text is the shortest span of whole words that starts in line k and occurs there once,
@@ -22,7 +22,7 @@ mod prompt;
 pub use hunk::Hunk;
 pub use pair::{EncodedPair, divergence};
 pub use parse::{AnswerParser, ParsedToken};
-pub use prompt::{Habit, Prompt, VisibleLine};
+pub use prompt::{Habit, Prompt, VisibleLine, habit_tokens};
 
 use events::{ActionList, EditAction, EditContext};
 

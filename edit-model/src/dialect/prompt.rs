@@ -48,7 +48,8 @@ pub enum Habit {
     Repository,
     /// Nothing, whatever the repository.
     Untaught,
-    /// In words, for pretraining only: what stands before and after a renamed function's name where it is used.
+    /// In words: what stands before and after a renamed function's name where it is used. Pretraining writes these, and
+    /// training looks for the one that explains a team's edits best.
     Spelled {
         /// Before the name.
         before: String,
@@ -146,8 +147,11 @@ pub(super) fn render(tokenizer: &CodeTokenizer, context: &EditContext, habit: &H
     Ok(Prompt { tokens, lines })
 }
 
-/// The tokens in the places of the habit.
-fn habit_tokens(
+/// The tokens in the places of `habit`; what does not fit there is left out.
+///
+/// # Errors
+/// [`DialectError::Tokenizer`] when the tokenizer fails.
+pub fn habit_tokens(
     tokenizer: &CodeTokenizer,
     repository: &str,
     habit: &Habit,

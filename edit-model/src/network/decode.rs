@@ -56,8 +56,8 @@ impl Network {
             &mut cache.normalized,
             &mut inverse,
         );
-        let mut logits = vec![0.0; self.config.vocab_size];
-        multiply_vector(&weights[self.layout.embedding.clone()], &cache.normalized, &mut logits);
+        let mut logits = vec![0.0; self.config.written()];
+        multiply_vector(&weights[self.output_layer()], &cache.normalized, &mut logits);
         logits
     }
 
@@ -126,7 +126,7 @@ impl Network {
     pub fn all_logits(&self, weights: &[f32], tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
         let mut workspace = Workspace::default();
         self.forward(weights, &[Sequence { tokens, target_positions: &[] }], &mut workspace)?;
-        let (width, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let (width, vocabulary) = (self.config.hidden_size, self.config.written());
         let mut normalized = vec![0.0; tokens.len() * width];
         let mut inverse = vec![0.0; tokens.len()];
         vector::normalize_rows(
@@ -139,7 +139,7 @@ impl Network {
         let mut logits = vec![0.0; tokens.len() * vocabulary];
         multiply(
             MatrixView::new(&normalized, tokens.len(), width),
-            MatrixView::new(&weights[self.layout.embedding.clone()], vocabulary, width).transposed(),
+            MatrixView::new(&weights[self.output_layer()], vocabulary, width).transposed(),
             &mut logits,
             vocabulary,
             1.0,

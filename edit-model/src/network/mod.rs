@@ -110,6 +110,12 @@ impl Network {
         self.layout.total
     }
 
+    /// The weights of the output layer: the embeddings of all tokens that may be written.
+    pub(crate) fn output_layer(&self) -> std::ops::Range<usize> {
+        let start = self.layout.embedding.start;
+        start..start + self.config.written() * self.config.hidden_size
+    }
+
     /// Every tensor under its Hugging Face name.
     #[must_use]
     pub fn tensors(&self) -> Vec<NamedTensor> {
@@ -158,10 +164,10 @@ impl Network {
             sized(&mut workspace.selected_normalized, selected_count * width),
             sized(&mut workspace.selected_inverse_rms, selected_count),
         );
-        let vocabulary = self.config.vocab_size;
+        let vocabulary = self.config.written();
         multiply(
             MatrixView::new(&workspace.selected_normalized, selected_count, width),
-            MatrixView::new(&weights[self.layout.embedding.clone()], vocabulary, width).transposed(),
+            MatrixView::new(&weights[self.output_layer()], vocabulary, width).transposed(),
             sized(&mut workspace.probabilities, selected_count * vocabulary),
             vocabulary,
             1.0,
@@ -196,6 +202,10 @@ impl Network {
             }
             if sequence.target_positions.iter().any(|position| *position as usize + 1 >= length) {
                 return Err(ModelError::Sequence("a target is outside its sequence"));
+            }
+            let mut targets = sequence.target_positions.iter().map(|position| sequence.tokens[*position as usize + 1]);
+            if targets.any(|target| target as usize >= self.config.written()) {
+                return Err(ModelError::Sequence("a target is a token that is never written"));
             }
         }
         Ok(())
@@ -345,13 +355,13 @@ impl Network {
         if coefficients.len() != workspace.rows.len() || gradients.len() != self.layout.total {
             return Err(ModelError::Sequence("coefficients or gradients do not fit the forward pass"));
         }
-        let (width, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let (width, vocabulary) = (self.config.hidden_size, self.config.written());
         let (count, selected) = (workspace.tokens.len(), workspace.rows.len());
         vector::cross_entropy_gradient(&mut workspace.probabilities, vocabulary, &workspace.targets, coefficients);
         let narrow = sized(&mut workspace.narrow_gradient, selected * width);
         multiply(
             MatrixView::new(&workspace.probabilities, selected, vocabulary),
-            MatrixView::new(&weights[self.layout.embedding.clone()], vocabulary, width),
+            MatrixView::new(&weights[self.output_layer()], vocabulary, width),
             narrow,
             width,
             1.0,
@@ -360,7 +370,7 @@ impl Network {
         multiply(
             MatrixView::new(&workspace.probabilities, selected, vocabulary).transposed(),
             MatrixView::new(&workspace.selected_normalized, selected, width),
-            &mut gradients[self.layout.embedding.clone()],
+            &mut gradients[self.output_layer()],
             width,
             1.0,
             true,

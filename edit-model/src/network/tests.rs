@@ -3,7 +3,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::*;
 
 fn tiny() -> Network {
-    let mut config = ModelConfig::base(37, 0, 1);
+    // Four tokens more than are ever written.
+    let mut config = ModelConfig::base(41, 0, 1);
+    config.written_vocab_size = Some(37);
     config.hidden_size = 24;
     config.intermediate_size = 20;
     config.num_hidden_layers = 2;
@@ -26,7 +28,9 @@ fn weights(network: &Network, seed: u64) -> Vec<f32> {
 fn the_gradient_agrees_with_finite_differences() {
     let network = tiny();
     let mut weights = weights(&network, 1);
-    let first: Vec<u32> = (0..61).map(|i| (i * 7 + i * i) % 37).collect();
+    let mut first: Vec<u32> = (0..61).map(|i| (i * 7 + i * i) % 37).collect();
+    // Read and never a target: targets are the tokens after every third.
+    (first[6], first[9]) = (38, 40);
     let second: Vec<u32> = (0..9).map(|i| (i * 5 + 3) % 37).collect();
     let first_targets: Vec<u32> = (0..60).step_by(3).collect();
     let sequences = [
@@ -81,6 +85,25 @@ fn cached_decoding_agrees_with_the_batch() {
         }
         logits = network.read_token(&weights, tokens[position + 1], &mut cache).unwrap();
     }
+}
+
+#[test]
+fn a_token_that_is_never_written_is_no_target() {
+    let network = tiny();
+    let weights = weights(&network, 4);
+    let tokens = [1, 2, 39, 3];
+    let ask = |targets: &[u32]| {
+        let sequences = [Sequence { tokens: &tokens, target_positions: targets }];
+        network.forward(&weights, &sequences, &mut Workspace::default()).map(|log_p| log_p.len())
+    };
+    assert_eq!(ask(&[0, 2]).unwrap(), 2);
+    let refused = ask(&[1]).unwrap_err().to_string();
+    assert!(refused.contains("never written"), "{refused}");
+    // The probabilities of those that are written add up to one.
+    let mut logits = network.all_logits(&weights, &tokens).unwrap();
+    assert_eq!(logits.len(), tokens.len() * 37);
+    Network::log_softmax(&mut logits[..37]);
+    assert!((logits[..37].iter().map(|value| value.exp()).sum::<f32>() - 1.0).abs() < 1e-5);
 }
 
 #[test]

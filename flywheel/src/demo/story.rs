@@ -16,7 +16,6 @@ use simulator::driver::{DoorSettings, Doors};
 use simulator::{DemoPlan, baseline};
 use trainer_orchestrator::store::{Run, RunState};
 
-use super::ROUNDS_BEFORE;
 use super::crowd::{Crowd, members};
 use super::probe::{self, Answers};
 use super::progress::Progress;
@@ -24,6 +23,7 @@ use super::report::{
     ComputeBudget, Ledger, Percentiles, Report, Turn, claim_met, compare, margins, outcomes_digest, versions,
 };
 use super::watch::Watch;
+use super::{ROUNDS_AFTER, ROUNDS_BEFORE};
 use crate::cli::DemoArgs;
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
@@ -136,7 +136,9 @@ impl Story<'_> {
         }
         let period = self.round;
         self.progress.say("last period: the hold-back beside the last version");
-        self.work("final_period").await?;
+        for _ in 0..ROUNDS_AFTER {
+            self.work("final_period").await?;
+        }
         // The placebo stays at its canary share to the end; ending it now changes nothing that is reported.
         let report = self.report(started, turns, period).await?;
         watch.stop().await;
@@ -383,7 +385,7 @@ impl Story<'_> {
         let DemoArgs { developers, blocks, steps, turns, .. } = *self.arguments;
         let rounds = |rounds: u32| f64::from(rounds * developers) * ROUND as f64 / PLANNED_OPPORTUNITIES_PER_SECOND;
         let planned = [
-            ("serving", rounds(ROUNDS_BEFORE + 1), ["collect", "final_period"].as_slice()),
+            ("serving", rounds(ROUNDS_BEFORE + ROUNDS_AFTER), ["collect", "final_period"].as_slice()),
             ("training", f64::from(turns * steps) * PLANNED_SECONDS_PER_STEP, &["training"]),
             ("evaluation", f64::from(turns) * PLANNED_EVALUATION_SECONDS, &["evaluation"]),
             ("canary", rounds(turns * blocks), &["canary"]),

@@ -1,4 +1,7 @@
-use edit_model::EditModel;
+use std::path::Path;
+
+use edit_model::dialect::{Habit, habit_tokens};
+use edit_model::{EditModel, HABIT_TOKENS};
 use trainer::methods::{Method, MethodConfig, MethodData, TrainedWeights, train_from_anchor};
 use trainer::{BaseTask, Objective, TrainerError, TrainingPair};
 
@@ -67,6 +70,34 @@ fn action_rl_compares_the_diverging_action_alone_and_dpo_everything() {
     assert!(!chosen[0] && !rejected[0] && chosen.ends_with(&[true]) && rejected.ends_with(&[true, false]));
     let first = chosen.iter().position(|compared| *compared);
     assert_eq!(first, rejected.iter().position(|compared| *compared));
+}
+
+#[test]
+fn a_habit_starts_from_the_spelling_that_explains_the_corrections() {
+    let base = EditModel::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../edit-model/base")).unwrap();
+    let (network, anchor, tokenizer) = (base.network(), base.weights(), base.tokenizer());
+    let read = |config: &MethodConfig, pairs: &[TrainingPair]| {
+        MethodData::prepare(config, network, anchor, tokenizer, pairs, &replay()).unwrap()
+    };
+    let data = read(&config(Method::Sft), &pairs());
+    assert_eq!(data.spelled_habits(), 1);
+    let spelled = Habit::Spelled { before: "fetch_".to_owned(), after: String::new() };
+    let places = habit_tokens(tokenizer, "one/two", &Habit::Repository).unwrap();
+    let tokens = habit_tokens(tokenizer, "one/two", &spelled).unwrap();
+    let first = data.first_weights(network, anchor);
+    let width = network.config().hidden_size;
+    let row = |weights: &[f32], token: u32| weights[token as usize * width..][..width].to_vec();
+    for (place, token) in places.into_iter().zip(tokens) {
+        assert_eq!(row(&first, place), row(anchor, token));
+    }
+    let changed = first.iter().zip(anchor).filter(|(new, old)| new != old).count();
+    assert!(changed > 0 && changed <= HABIT_TOKENS * width, "{changed}");
+
+    // No correction says anything, or nobody asked.
+    let accepted: Vec<TrainingPair> = pairs().into_iter().map(|pair| TrainingPair { rejected: None, ..pair }).collect();
+    assert_eq!(read(&config(Method::Sft), &accepted).spelled_habits(), 0);
+    let neutral = MethodConfig { spell_habits: false, ..config(Method::Sft) };
+    assert_eq!(read(&neutral, &pairs()).first_weights(network, anchor), anchor);
 }
 
 #[test]
