@@ -84,14 +84,34 @@ fn single(seed: u64, placebo: bool, report: &Value) -> Measurement {
     let relative = entry(report, "holdback_comparison", "shown_rate").and_then(|entry| number(entry, "/relative"));
     let met = f64::from(u8::from(report.get("claim_met") == Some(&Value::Bool(true))));
     let note = format!(
-        "{}; {}; shown rate {}; turns: {}",
+        "{}; {}; shown rate {}; turns: {}; probe: version 1 {}, compared version {}; first action P50 {} ms; {:.0} s",
         figure("utility"),
         figure("acceptance"),
         relative.map_or("-".to_owned(), |relative| format!("{:+.1}%", relative * 100.0)),
-        turns.join(", ")
+        turns.join(", "),
+        probe_in_words(report, 1),
+        number(report, "/compared_version").map_or("-".to_owned(), |version| probe_in_words(report, version as i64)),
+        number(report, "/first_action_milliseconds/p50").map_or("-".to_owned(), |p50| format!("{p50:.0}")),
+        number(report, "/wall_seconds").unwrap_or_default()
     );
     let kind = if placebo { "placebo of seed" } else { "seed" };
     Measurement::new(format!("demo: {kind} {seed} meets the claim"), met, "yes = 1", note)
+}
+
+/// What a version answered right of the probe set: conventions, plain edits, silences.
+fn probe_in_words(report: &Value, version: i64) -> String {
+    let mut probe = report.get("probe").and_then(Value::as_array).into_iter().flatten();
+    let Some(entry) = probe.find(|entry| entry.get("version").and_then(Value::as_i64) == Some(version)) else {
+        return "-".to_owned();
+    };
+    let right = |kind: &str| number(entry, &format!("/right/{kind}")).map_or(0.0, |share| share * 100.0);
+    format!(
+        "{:+.3} (conventions {:.0}%, plain {:.0}%, silence {:.0}%)",
+        number(entry, "/utility").unwrap_or_default(),
+        right("convention"),
+        right("plain"),
+        right("no_edit")
+    )
 }
 
 fn claims(reports: &[Value]) -> f64 {
