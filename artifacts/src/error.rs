@@ -66,6 +66,92 @@ pub enum ArtifactError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A file did not stay what it was while it was read twice. Nothing of it is visible.
+    #[error("{} changed while it was being stored; store it when nobody writes to it", path.display())]
+    Changed {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The object store has no such bucket.
+    #[error("bucket {bucket} does not exist at {endpoint}; create it, or name the right one")]
+    BucketMissing {
+        /// Its name.
+        bucket: String,
+        /// Where it was looked for.
+        endpoint: String,
+    },
+    /// The object store does not know who is asking.
+    #[error("{endpoint} does not accept the credentials for bucket {bucket} ({reason}); correct or renew them")]
+    BadCredentials {
+        /// For what.
+        bucket: String,
+        /// Whose door it is.
+        endpoint: String,
+        /// What the store says.
+        reason: String,
+    },
+    /// There is nothing to show to the object store.
+    #[error(
+        "there are no credentials for bucket {bucket} at {endpoint} ({reason}); set an access key, or give this \
+         process a role"
+    )]
+    NoCredentials {
+        /// For what.
+        bucket: String,
+        /// Whose door it is.
+        endpoint: String,
+        /// Where they were looked for in vain.
+        reason: String,
+    },
+    /// The object store knows who is asking, and does not allow it.
+    #[error("these credentials may not {action} in bucket {bucket} at {endpoint}; allow it, or use others")]
+    Denied {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        bucket: String,
+        /// At whose door.
+        endpoint: String,
+    },
+    /// The bucket is there and takes nothing.
+    #[error(
+        "bucket {bucket} at {endpoint} can be read and not written with these credentials; allow them to put and \
+         remove objects, or use others"
+    )]
+    ReadOnly {
+        /// Its name.
+        bucket: String,
+        /// Where it is.
+        endpoint: String,
+    },
+    /// Nobody answers at the object store's address.
+    #[error("{endpoint} can not be reached for bucket {bucket} ({reason}); check the address and the network")]
+    Unreachable {
+        /// For what.
+        bucket: String,
+        /// The address.
+        endpoint: String,
+        /// What the network says.
+        reason: String,
+    },
+    /// The object store answered something else.
+    #[error("cannot {action} in bucket {bucket} at {endpoint}: {reason}")]
+    Store {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        bucket: String,
+        /// At whose door.
+        endpoint: String,
+        /// What the store says.
+        reason: String,
+    },
+    /// The settings of the object store make none.
+    #[error("the object store can not be used: {reason}")]
+    Setting {
+        /// What is wrong.
+        reason: String,
+    },
     /// The process is shutting down.
     #[error("the artifact store is shutting down")]
     Stopped,

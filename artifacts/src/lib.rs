@@ -8,6 +8,8 @@ mod digest;
 mod directory;
 mod error;
 mod local;
+#[cfg(feature = "production")]
+mod s3;
 mod store;
 
 pub use directory::{
@@ -15,4 +17,6 @@ pub use directory::{
 };
 pub use error::ArtifactError;
 pub use local::LocalArtifacts;
+#[cfg(feature = "production")]
+pub use s3::{S3Artifacts, S3Config, S3Credentials};
 pub use store::{ArtifactStore, Stored};

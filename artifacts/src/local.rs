@@ -110,18 +110,33 @@ impl LocalArtifacts {
 
     fn copy_out(&self, digest: &Sha256Digest, path: &Path) -> Result<u64, ArtifactError> {
         let mut from = self.open_object(digest)?;
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = NamedTempFile::new_in(directory).map_err(ArtifactError::io("write", directory))?;
+        let mut file = neighbour(path)?;
         let (found, bytes) = copy_with_actions(&mut from, &self.path_of(digest), &mut file, path)?;
         if found != *digest {
             return Err(ArtifactError::Corrupt { digest: *digest, found, bytes });
         }
-        file.as_file().sync_all().map_err(ArtifactError::io("write", path))?;
-        readable_by_umask(file.as_file(), path)?;
-        file.persist(path).map_err(|error| ArtifactError::io("write", path)(error.error))?;
-        sync_directory(directory)?;
+        deliver(file, path)?;
         Ok(bytes)
     }
+}
+
+/// The directory that `path` is in.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// An empty file beside `path`, which goes away unless it is delivered.
+pub(crate) fn neighbour(path: &Path) -> Result<NamedTempFile, ArtifactError> {
+    let directory = directory_of(path);
+    NamedTempFile::new_in(directory).map_err(ArtifactError::io("write", directory))
+}
+
+/// Puts a verified file to its place, as a whole and durably.
+pub(crate) fn deliver(file: NamedTempFile, path: &Path) -> Result<(), ArtifactError> {
+    file.as_file().sync_all().map_err(ArtifactError::io("write", path))?;
+    readable_by_umask(file.as_file(), path)?;
+    file.persist(path).map_err(|error| ArtifactError::io("write", path)(error.error))?;
+    sync_directory(directory_of(path))
 }
 
 /// Removes what a crash left behind in `directory` under names that begin with `prefix`.
@@ -182,7 +197,7 @@ fn sync_parents(path: &Path) -> Result<(), ArtifactError> {
 #[cfg(unix)]
 fn readable_by_umask(file: &File, path: &Path) -> Result<(), ArtifactError> {
     use std::os::unix::fs::PermissionsExt;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     let mode = fs::metadata(directory).map_err(ArtifactError::io("read", directory))?.permissions().mode();
     // Files under a directory that others may enter are readable by the same others.
     let permissions = fs::Permissions::from_mode(0o600 | (mode & 0o044));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use artifacts::{ArtifactStore, LocalArtifacts};
+use artifacts::ArtifactStore;
 use bus::local::{LocalLog, LocalLogConfig};
 use bus::{Bus, Retention, TopicSpec};
 use events::{IdSource, TenantSecret, Timestamp, topics};
@@ -18,6 +18,7 @@ use service::metrics::MetricsHandle;
 use service::readiness::Readiness;
 use sqlx::AnyPool;
 
+use crate::artifact_store::{self, Reach};
 use crate::data_dir::{DataDir, write_whole};
 use crate::failure::Failure;
 use crate::settings::Settings;
@@ -109,7 +110,7 @@ impl Foundation {
         let secret = keys.tenant_secret(&settings.tenant).await?;
         let api_keys = ApiKeys::new(pool.clone(), Arc::clone(&clock), ids.child("api keys"));
         let internal_key = internal_key(&api_keys, settings, &data.internal_key()).await?;
-        let artifacts = Arc::new(LocalArtifacts::open(data.artifacts()).map_err(Failure::refuse)?);
+        let artifacts = artifact_store::open(&settings.artifacts, data, Reach::Now).await?;
         Ok(Self {
             settings: settings.clone(),
             data: data.clone(),

@@ -1,5 +1,6 @@
 //! The binary: a subcommand a service, `up`, `demo`, operations commands.
 
+mod artifact_store;
 mod cli;
 
 mod data_dir;

@@ -1,62 +1,106 @@
-//! The parts of which this version has one kind each. A configuration may name the kinds of a production platform; the
-//! answer says which cargo feature they need, and that this version does not have it.
+//! What the parts of a platform can be: embedded ones, and those of a production platform. A configuration may name
+//! every kind; when this build does not have it, the answer says which cargo feature it needs.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A value that this version does not offer.
+/// Brings the parts of a production platform.
+const FEATURE: &str = "production";
+
+/// A value that this build does not offer.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NotInThisVersion {
+pub(crate) struct NotInThisBuild {
     asked: String,
-    offered: &'static str,
-    feature: Option<&'static str>,
+    offered: &'static [&'static str],
+    kind: Asked,
 }
 
-impl fmt::Display for NotInThisVersion {
+/// What is known of a kind that this build does not offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The feature brings it.
+    OfProduction,
+    /// A later version will have it, behind the feature.
+    Later,
+    Unknown,
+}
+
+impl fmt::Display for NotInThisBuild {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { asked, offered, feature } = self;
-        match feature {
-            Some(feature) => write!(
-                formatter,
-                "\"{asked}\" needs the cargo feature `{feature}`, which this version does not have yet: its embedded \
-                 parts are all there is; expected \"{offered}\""
-            ),
-            None => write!(formatter, "expected \"{offered}\", got \"{asked}\""),
+        let Self { asked, offered, kind } = self;
+        let quoted: Vec<String> = offered.iter().map(|kind| format!("\"{kind}\"")).collect();
+        let expected = format!("expected {}", quoted.join(" or "));
+        match kind {
+            Asked::Later if cfg!(feature = "production") => {
+                write!(formatter, "\"{asked}\" does not exist in this version yet; {expected}")
+            }
+            Asked::Later | Asked::OfProduction => {
+                let missing =
+                    if *kind == Asked::Later { "this version does not have yet" } else { "this build does not have" };
+                write!(
+                    formatter,
+                    "\"{asked}\" needs the cargo feature `{FEATURE}`, which {missing}: its embedded parts are all \
+                     there is; {expected}"
+                )
+            }
+            Asked::Unknown => write!(formatter, "{expected}, got \"{asked}\""),
         }
     }
 }
 
+/// Kinds of a part: the embedded one, those that the feature `production` brings, and those that come later.
 macro_rules! parts {
     ($(
         $(#[$meta:meta])*
-        $name:ident, $only:ident = $offered:literal, $($asked:literal needs $feature:literal),+;
+        $name:ident { $embedded:ident = $offered:literal $(, $production:ident = $text:literal)* }
+        later { $($later:literal),* }
     )+) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub(crate) enum $name {
-            /// The only one of this version.
+            /// What a platform has that needs nothing else.
             #[default]
-            $only,
+            $embedded,
+            $(
+                /// Of a production platform.
+                #[cfg(feature = "production")]
+                $production,
+            )*
         }
 
         impl TryFrom<String> for $name {
-            type Error = NotInThisVersion;
+            type Error = NotInThisBuild;
 
-            fn try_from(text: String) -> Result<Self, NotInThisVersion> {
-                let feature = match text.as_str() {
-                    $offered => return Ok(Self::$only),
-                    $($asked => Some($feature),)+
-                    _ => None,
+            fn try_from(text: String) -> Result<Self, NotInThisBuild> {
+                const OFFERED: &[&str] = &[$offered, $(#[cfg(feature = "production")] $text,)*];
+                match text.as_str() {
+                    $offered => return Ok(Self::$embedded),
+                    $(
+                        #[cfg(feature = "production")]
+                        $text => return Ok(Self::$production),
+                    )*
+                    _ => {}
+                }
+                let kind = match text.as_str() {
+                    $($text => Asked::OfProduction,)*
+                    $($later => Asked::Later,)*
+                    _ => Asked::Unknown,
                 };
-                Err(NotInThisVersion { asked: text, offered: $offered, feature })
+                Err(NotInThisBuild { asked: text, offered: OFFERED, kind })
             }
         }
 
         impl From<$name> for String {
-            fn from(_: $name) -> Self {
-                $offered.to_owned()
+            fn from(kind: $name) -> Self {
+                match kind {
+                    $name::$embedded => $offered.to_owned(),
+                    $(
+                        #[cfg(feature = "production")]
+                        $name::$production => $text.to_owned(),
+                    )*
+                }
             }
         }
     )+};
@@ -64,19 +108,20 @@ macro_rules! parts {
 
 parts! {
     /// What the log is.
-    BusKind, Local = "local", "kafka" needs "production";
+    BusKind { Local = "local" } later { "kafka" }
     /// What the database is.
-    DatabaseKind, Sqlite = "sqlite", "postgresql" needs "production", "postgres" needs "production";
+    DatabaseKind { Sqlite = "sqlite" } later { "postgresql", "postgres" }
     /// Where artifacts and lake parts are.
-    ArtifactsKind, Local = "local", "s3" needs "production";
+    ArtifactsKind { Local = "local", S3 = "s3" } later {}
     /// How a training job is started.
-    JobsKind, Process = "process", "kubernetes" needs "production";
+    JobsKind { Process = "process" } later { "kubernetes" }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(not(feature = "production"))]
     #[test]
     fn every_kind_of_a_production_platform_names_its_feature() {
         let refusals = [
@@ -88,6 +133,25 @@ mod tests {
         for refusal in refusals {
             assert!(refusal.to_string().contains("cargo feature `production`"), "{refusal}");
         }
+    }
+
+    #[cfg(feature = "production")]
+    #[test]
+    fn a_production_platform_has_the_kinds_of_this_version() {
+        assert_eq!(ArtifactsKind::try_from("s3".to_owned()), Ok(ArtifactsKind::S3));
+        assert_eq!(String::from(ArtifactsKind::S3), "s3");
+        assert_eq!(
+            ArtifactsKind::try_from("gcs".to_owned()).unwrap_err().to_string(),
+            "expected \"local\" or \"s3\", got \"gcs\""
+        );
+        assert_eq!(
+            BusKind::try_from("kafka".to_owned()).unwrap_err().to_string(),
+            "\"kafka\" does not exist in this version yet; expected \"local\""
+        );
+    }
+
+    #[test]
+    fn other_words_are_answered_with_what_there_is() {
         assert_eq!(
             BusKind::try_from("loca".to_owned()).unwrap_err().to_string(),
             "expected \"local\", got \"loca\"".to_owned()

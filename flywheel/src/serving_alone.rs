@@ -1,11 +1,10 @@
 //! Completion serving with nothing else standing: what it kept on its own disk answers, and log and database are opened
-//! when they come back.
+//! when they come back. Artifacts are asked for again whenever one is needed.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use artifacts::LocalArtifacts;
 use bus::Bus;
 use model_registry::client::RegistryClient;
 use service::config::Secret;
@@ -16,6 +15,7 @@ use service::keys::KeyStoreOptions;
 use service::readiness::Readiness;
 use serving::{Database, Log, OpenLog, Serving, ServingDeps};
 
+use crate::artifact_store::{self, Reach};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
 use crate::foundation::{CONNECTIONS, open_log};
@@ -30,7 +30,7 @@ pub(crate) fn is_possible(data: &DataDir) -> bool {
 /// Serves until told to stop. `down` is why the rest does not stand.
 pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> Result<ExitCode, Failure> {
     let why = down.into_error();
-    tracing::warn!("log or database can not be opened; serving the last good version alone: {why:#}");
+    tracing::warn!("log, database or artifacts can not be opened; serving the last good version alone: {why:#}");
     let clock = settings.clock.build().map_err(Failure::refuse)?.clock;
     let ids = Arc::new(SystemIds::new(Arc::clone(&clock)));
     let (readiness, drain) = (Readiness::new(), Drain::new(Duration::from_secs(settings.grace_seconds)));
@@ -67,7 +67,7 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
         },
         key_file: data.key_file(),
         registry: vec![registry],
-        artifacts: Arc::new(LocalArtifacts::open(data.artifacts()).map_err(Failure::refuse)?),
+        artifacts: artifact_store::open(&settings.artifacts, data, Reach::Later).await?,
         data_dir: data.serving(),
     };
     let (ready, stop) = (readiness.gate(SERVING), drain.token());

@@ -15,6 +15,7 @@ use service::http::HttpConfig;
 use serving::ServingConfig;
 use trainer_orchestrator::{OrchestratorConfig, OrchestratorError};
 
+use crate::artifact_store::S3Settings;
 use crate::cli::Common;
 use crate::failure::Failure;
 use crate::parts::{ArtifactsKind, BusKind, DatabaseKind, JobsKind};
@@ -91,6 +92,8 @@ pub(crate) struct DatabaseSettings {
 pub(crate) struct ArtifactsSettings {
     /// Where artifacts and lake parts are.
     pub(crate) kind: ArtifactsKind,
+    /// The bucket.
+    pub(crate) s3: S3Settings,
 }
 
 /// `[jobs]`.
@@ -184,6 +187,7 @@ impl Settings {
     /// Refuses what makes no platform.
     fn check(&self) -> Result<(), Invalid> {
         self.clock.validate()?;
+        self.artifacts.check()?;
         self.admin.validate("admin")?;
         self.registry.http.validate("registry.http")?;
         self.ingest.validate()?;
@@ -355,7 +359,11 @@ mod tests {
             ("serving.threshold", "2", "serving.threshold"),
             ("anonymizer.settle_s", "0", "settle_s"),
             ("bus.partitions", "0", "bus.partitions"),
-            ("bus.kind", "kafka", "cargo feature `production`"),
+            ("bus.kind", "kafka", "this version"),
+            ("artifacts.s3.endpoint", "s3.example.com", "an address such as https://"),
+            ("artifacts.s3.endpoint", "https://key:secret@s3.example.com", "without credentials"),
+            ("artifacts.s3.attempts", "0", "at least 1"),
+            ("artifacts.s3.secret_access_key", "secret", "a secret is never a flag"),
         ];
         for (key, value, expected) in refused {
             let sentence = refusal(key, value).unwrap_or_else(|| panic!("{key} = {value} is accepted"));

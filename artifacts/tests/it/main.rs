@@ -1,4 +1,4 @@
-//! The behaviour that every artifact store must have, and what is special about the local one.
+//! The behaviour that every artifact store must have, and what is special about each of them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,4 +11,6 @@
 #[cfg(unix)]
 mod full_disk;
 mod local;
+#[cfg(feature = "production")]
+mod s3;
 mod suite;

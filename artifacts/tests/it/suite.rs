@@ -44,6 +44,7 @@ pub(crate) fn damaged(bytes: &[u8], damage: Damage) -> Vec<u8> {
 pub(crate) async fn all(harness: &dyn Harness) {
     what_is_put_comes_back(harness).await;
     damage_is_reported_and_healed(harness).await;
+    large_objects_go_round(harness).await;
     many_may_put_the_same_at_once(harness).await;
     directories_go_round(harness).await;
     a_damaged_directory_is_refused(harness).await;
@@ -88,6 +89,35 @@ async fn damage_is_reported_and_healed(harness: &dyn Harness) {
         assert_eq!(store.get(&digest).await.unwrap(), bytes, "{damage:?} was not healed");
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "something was left behind");
+}
+
+/// Larger than what a store sends or reads at once, and no multiple of it.
+async fn large_objects_go_round(harness: &dyn Harness) {
+    let store = harness.store();
+    let directory = tempfile::tempdir().unwrap();
+    let (path, out) = (directory.path().join("weights"), directory.path().join("out"));
+    // No two parts are alike.
+    let bytes: Bytes = (0..(20_u32 << 20) + 3).map(|place| ((place % 251) ^ (place >> 20)) as u8).collect();
+    let (digest, length) = (Sha256Digest::of(&bytes), bytes.len() as u64);
+    std::fs::write(&path, &bytes).unwrap();
+    let stored = store.put_file(&path).await.unwrap();
+    assert_eq!((stored.digest, stored.bytes), (digest, length));
+    assert!(store.get(&digest).await.unwrap() == bytes);
+    assert_eq!(store.put(bytes.clone()).await.unwrap(), stored, "the same again");
+    for damage in [Damage::Flip, Damage::Truncate] {
+        harness.damage(&digest, damage).await;
+        assert!(matches!(store.get(&digest).await, Err(ArtifactError::Corrupt { .. })), "{damage:?}");
+        assert!(matches!(store.get_to_file(&digest, &out).await, Err(ArtifactError::Corrupt { .. })), "{damage:?}");
+        assert!(!out.exists(), "a corrupt object was delivered");
+        assert_eq!(store.put_file(&path).await.unwrap(), stored);
+        assert_eq!(store.get_to_file(&digest, &out).await.unwrap(), length);
+        assert!(std::fs::read(&out).unwrap() == bytes, "{damage:?} was not healed");
+        std::fs::remove_file(&out).unwrap();
+    }
+    assert!(store.remove(&digest).await.unwrap());
+    assert_eq!(store.put(bytes.clone()).await.unwrap(), stored);
+    assert!(store.get(&digest).await.unwrap() == bytes);
+    assert!(store.remove(&digest).await.unwrap());
 }
 
 async fn many_may_put_the_same_at_once(harness: &dyn Harness) {

@@ -9,5 +9,7 @@ mod kills;
 mod load;
 mod refusals;
 mod replay;
+#[cfg(feature = "production")]
+mod s3;
 mod training;
 mod up;

@@ -1,0 +1,141 @@
+//! Real servers for the tests: PostgreSQL and an S3 gateway, taken from the environment or started for one run.
+//!
+//! | variable | what it is |
+//! |---|---|
+//! | `FLYWHEEL_TEST_EMBEDDED` | `1`: there are no servers; tests that need one say so and pass |
+//! | `FLYWHEEL_TEST_POSTGRESQL` | the URL of a running server, of a user who may make databases |
+//! | `FLYWHEEL_TEST_S3` | a running gateway, `http://KEY:SECRET@HOST:PORT` |
+//! | `FLYWHEEL_TEST_POSTGRESQL_BIN` | the directory of `initdb`, `postgres` and `psql` |
+//! | `FLYWHEEL_TEST_VERSITYGW` | the program `versitygw` |
+//!
+//! What is not given is started: once a process, or, by the program `test-servers`, once for a whole `cargo test`. What
+//! was started ends with the process that started it, also when that is killed (`server.rs` says how).
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test that can not have its server fails, and says why")]
+
+mod postgresql;
+mod s3;
+mod server;
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
+
+use server::Running;
+
+/// Says that there are no servers.
+const EMBEDDED: &str = "FLYWHEEL_TEST_EMBEDDED";
+
+/// A bucket that nothing else uses.
+#[derive(Debug, Clone)]
+pub struct S3Bucket {
+    /// Where the gateway is, with its scheme.
+    pub endpoint: String,
+    /// What requests are signed for.
+    pub region: String,
+    /// Its name.
+    pub bucket: String,
+    /// Who may use it.
+    pub access_key_id: String,
+    /// How that is proved.
+    pub secret_access_key: String,
+}
+
+/// Whether tests may use servers. When they may not, says aloud which test is left out: whoever reads the end of a run
+/// must see what it did not look at.
+#[must_use]
+pub fn servers_wanted() -> bool {
+    let wanted = std::env::var(EMBEDDED).map_or(true, |value| matches!(value.as_str(), "" | "0"));
+    if !wanted {
+        let thread = std::thread::current();
+        let line = format!("test-servers: skipped, it needs servers: {}\n", thread.name().unwrap_or("a test"));
+        // The test harness keeps what `eprintln!` says of a test that passes.
+        let _nobody_listens = std::io::stderr().write_all(line.as_bytes());
+    }
+    wanted
+}
+
+/// The URL of a fresh, empty database.
+///
+/// # Panics
+/// There is no server and none can be started: the sentence says what to do.
+pub async fn postgresql_database() -> String {
+    blocking(postgresql::database).await
+}
+
+/// A fresh, empty bucket.
+///
+/// # Panics
+/// There is no gateway and none can be started: the sentence says what to do.
+pub async fn s3_bucket() -> S3Bucket {
+    blocking(s3::bucket).await
+}
+
+/// An empty bucket from which everybody may only read: of a gateway of this process.
+///
+/// # Panics
+/// The gateway can not be started: the sentence says what to do.
+pub async fn s3_read_only_bucket() -> S3Bucket {
+    blocking(s3::read_only_bucket).await
+}
+
+/// Starting a server blocks.
+async fn blocking<T: Send + 'static>(work: fn() -> Result<T, String>) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => value,
+        Ok(Err(sentence)) => panic!("{sentence}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Every server, for a command that runs many tests.
+#[derive(Debug)]
+pub struct Servers {
+    running: Vec<Running>,
+    /// What the command must find in its environment.
+    pub variables: Vec<(&'static str, String)>,
+}
+
+impl Servers {
+    /// Starts what the environment does not name already.
+    ///
+    /// # Errors
+    /// One of them can not be started: the sentence says what to do.
+    pub fn start() -> Result<Self, String> {
+        let mut servers = Self { running: Vec::new(), variables: Vec::new() };
+        let (database, gateway) = std::thread::scope(|scope| {
+            let database = scope.spawn(|| is_absent(postgresql::VARIABLE).then(postgresql::start).transpose());
+            let gateway = is_absent(s3::VARIABLE).then(s3::start).transpose();
+            (database.join().expect("starting a server does not panic"), gateway)
+        });
+        if let Some((running, url)) = database? {
+            servers.running.push(running);
+            servers.variables.push((postgresql::VARIABLE, url));
+        }
+        if let Some((running, door)) = gateway? {
+            servers.running.push(running);
+            servers.variables.push((s3::VARIABLE, door.to_string()));
+        }
+        Ok(servers)
+    }
+
+    /// Ends them, and waits until they are gone.
+    pub fn stop(self) {
+        for running in self.running {
+            running.stop();
+        }
+    }
+}
+
+fn is_absent(variable: &str) -> bool {
+    std::env::var_os(variable).is_none_or(|value| value.is_empty())
+}
+
+/// A name that nobody has used on a server that may be older than this process.
+fn unique_name(separator: char) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("flywheel-test-{}-{}-{number}", std::process::id(), since_1970.as_micros());
+    name.replace('-', &separator.to_string())
+}

@@ -1,0 +1,89 @@
+//! Servers start, serve, and end with whoever started them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test may fail loudly"
+)]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use test_servers::{postgresql_database, s3_bucket, servers_wanted};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The program, which starts servers of its own.
+fn program(command: &[&str]) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_test-servers"));
+    program.args(["run", "--"]).args(command);
+    program.env_remove("FLYWHEEL_TEST_POSTGRESQL").env_remove("FLYWHEEL_TEST_S3");
+    program
+}
+
+/// Host and port of a URL with a user.
+fn address(url: &str) -> &str {
+    url.rsplit('@').next().unwrap().split('/').next().unwrap()
+}
+
+fn is_open(address: &str) -> bool {
+    TcpStream::connect(address).is_ok()
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test]
+async fn every_test_gets_a_database_and_a_bucket_of_its_own() {
+    if !servers_wanted() {
+        return;
+    }
+    let (one, other) = (postgresql_database().await, postgresql_database().await);
+    assert_ne!(one, other);
+    assert!(is_open(address(&one)), "{one}");
+    let (one, other) = (s3_bucket().await, s3_bucket().await);
+    assert_ne!(one.bucket, other.bucket);
+    assert!(is_open(one.endpoint.trim_start_matches("http://")), "{}", one.endpoint);
+}
+
+#[test]
+fn a_command_ends_as_it_would_alone_and_its_servers_with_it() {
+    if !servers_wanted() {
+        return;
+    }
+    let script = "echo \"$FLYWHEEL_TEST_POSTGRESQL $FLYWHEEL_TEST_S3\"; exit 7";
+    let ended = program(&["sh", "-c", script]).output().unwrap();
+    assert_eq!(ended.status.code(), Some(7), "{}", String::from_utf8_lossy(&ended.stderr));
+    let said = String::from_utf8(ended.stdout).unwrap();
+    let urls: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!(urls.len(), 2, "{said}");
+    assert!(urls.iter().all(|url| !is_open(address(url))), "still there: {said}");
+}
+
+#[test]
+fn a_killed_run_leaves_no_server() {
+    if !servers_wanted() {
+        return;
+    }
+    let script = "echo \"$$ $FLYWHEEL_TEST_POSTGRESQL $FLYWHEEL_TEST_S3\"; exec sleep 600";
+    let mut run = program(&["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(run.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [command, database, gateway] = words[..] else { panic!("{line}") };
+    assert!(is_open(address(database)) && is_open(address(gateway)), "{line}");
+    run.kill().unwrap();
+    run.wait().unwrap();
+    until("the servers are gone", || !is_open(address(database)) && !is_open(address(gateway)));
+    // Nobody is left to end the command itself.
+    assert!(Command::new("kill").args(["-KILL", command]).status().unwrap().success());
+}
