@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Show the wheel at a glance: doors, versions, backlog, last run, freshness, ledger.
     Status(ListArgs),
+    /// Bring the database to the schema of this release.
+    Migrate(MigrateArgs),
 
     /// Run the editors' door alone.
     Ingest,
@@ -143,6 +145,15 @@ pub(crate) struct ListArgs {
     /// Print JSON instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MigrateArgs {
+    /// Change nothing; only say whether this release may work on the database.
+    #[arg(long)]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 #[derive(Debug, Subcommand)]

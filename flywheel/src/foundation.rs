@@ -9,7 +9,7 @@ use bus::local::{LocalLog, LocalLogConfig};
 use bus::{Bus, Retention, TopicSpec};
 use events::{IdSource, TenantSecret, Timestamp, topics};
 use service::api_keys::{ApiKeys, Scope};
-use service::clock::{SharedClock, SimulatedClock};
+use service::clock::{RealClock, SharedClock, SimulatedClock};
 use service::config::Secret;
 use service::drain::Drain;
 use service::ids::{SeededIds, SystemIds};
@@ -22,10 +22,8 @@ use crate::artifact_store::{self, Reach};
 use crate::data_dir::{DataDir, write_whole};
 use crate::failure::Failure;
 use crate::settings::Settings;
-use crate::sinks;
+use crate::{database, sinks};
 
-/// Most connections of a process to the database.
-pub(crate) const CONNECTIONS: u32 = 8;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Opened once a process, handed to every service in it.
@@ -35,6 +33,8 @@ pub(crate) struct Foundation {
     pub(crate) clock: SharedClock,
     pub(crate) simulated: Option<SimulatedClock>,
     ids: Ids,
+    /// Names this process among all that share the database, on whatever machine they run.
+    process: String,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) pool: AnyPool,
     pub(crate) keys: KeyStore,
@@ -96,10 +96,7 @@ impl Foundation {
         let log = open_log(settings, data, Arc::clone(&clock))?;
         let bus: Arc<dyn Bus> = Arc::new(log);
         bus.create_topics(&topics_of(settings)).await.map_err(Failure::refuse)?;
-        let pool = migrations::connect(&migrations::sqlite_url(&data.database()), CONNECTIONS)
-            .await
-            .map_err(Failure::refuse)?;
-        migrations::migrate(&pool).await.map_err(Failure::refuse)?;
+        let pool = database::open(&settings.database, data).await?;
         let options = KeyStoreOptions {
             clock: Arc::clone(&clock),
             ids: ids.child("keys"),
@@ -117,6 +114,7 @@ impl Foundation {
             clock,
             simulated: configured.simulated,
             ids,
+            process: format!("{}/{}", std::process::id(), SystemIds::new(RealClock::shared()).next_uuid()),
             bus,
             pool,
             keys,
@@ -135,9 +133,21 @@ impl Foundation {
         self.ids.child(label)
     }
 
-    /// Names this process in leases.
+    /// Names this process in leases. In containers every process has the same number, and two that share a name would
+    /// both lead.
     pub(crate) fn holder(&self, service: &str) -> String {
-        format!("{service}/{}", std::process::id())
+        format!("{service}/{}", self.process)
+    }
+
+    /// Lets readiness follow the database, where it can go away while the process stays.
+    pub(crate) fn watch_database(&self) {
+        if self.settings.database.kind.is_server() {
+            let watching = service::database::watch(self.pool.clone(), self.readiness.clone(), self.drain.token());
+            self.drain.spawn("database", async move {
+                watching.await;
+                Ok(())
+            });
+        }
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -4,6 +4,7 @@ mod artifact_store;
 mod cli;
 
 mod data_dir;
+mod database;
 mod demo;
 mod embedded;
 mod failure;
@@ -64,6 +65,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Demo(arguments) => demo::run(common, arguments).await,
             Command::Up(arguments) => up::run(common, arguments).await,
             Command::Status(list) => status::run(common, list).await,
+            Command::Migrate(arguments) => database::migrate(common, arguments).await,
             Command::Ingest => services::run(common, services::Service::Ingest).await,
             Command::Anonymizer => services::run(common, services::Service::Anonymizer).await,
             Command::Labeler => services::run(common, services::Service::Labeler).await,

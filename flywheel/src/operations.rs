@@ -32,7 +32,9 @@ const DEAD_LETTERS: usize = 10_000;
 /// Opens the data of an existing platform, running or not.
 pub(crate) async fn open(common: &Common) -> Result<Foundation, Failure> {
     let settings = Settings::load(common, &[])?;
-    if !settings.data_dir.join("flywheel.sqlite").exists() {
+    // A server's database is elsewhere; what wraps its keys is here.
+    let made_first = if settings.database.kind.is_server() { "keys/master.key" } else { "flywheel.sqlite" };
+    if !settings.data_dir.join(made_first).exists() {
         return Err(Failure::refused(format!(
             "{} holds no platform; name its directory with --data-dir, or start one with `flywheel up`",
             settings.data_dir.display()

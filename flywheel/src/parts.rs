@@ -110,7 +110,7 @@ parts! {
     /// What the log is.
     BusKind { Local = "local" } later { "kafka" }
     /// What the database is.
-    DatabaseKind { Sqlite = "sqlite" } later { "postgresql", "postgres" }
+    DatabaseKind { Sqlite = "sqlite", Postgresql = "postgresql" } later {}
     /// Where artifacts and lake parts are.
     ArtifactsKind { Local = "local", S3 = "s3" } later {}
     /// How a training job is started.

@@ -141,6 +141,7 @@ impl Platform {
         let foundation = Foundation::open(settings, data).await?;
         let first = base_version(foundation.artifacts.as_ref(), &settings.model, base).await?;
         let starting = foundation.readiness.gate(services::START);
+        foundation.watch_database();
         let admin = services::admin(&foundation).await?;
         let outbox = services::outbox(&foundation);
         let (registry_address, rollouts) = services::registry(&foundation).await?;
@@ -379,7 +380,9 @@ pub(crate) async fn base_version(
 pub(crate) async fn register_first(registry: &RegistryClient, first: &NewVersion) -> Result<Option<()>, ClientError> {
     match registry.ensure_first_version(first).await {
         Ok(_) => Ok(Some(())),
+        // Or others changed it all the time.
         Err(ClientError::Unavailable(_)) => Ok(None),
+        Err(error) if error.code() == Some("contended") => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -4,7 +4,7 @@ use anonymizer::shape::Shape;
 use events::{Audience, topics};
 use labeler::audience;
 use service::outbox::{self, OutboxMessage};
-use service::repositories::{RepositoryRules, RepositoryStore};
+use service::repositories::{RepositoryRuleError, RepositoryRules, RepositoryStore};
 
 use crate::failure::Failure;
 use crate::foundation::Foundation;
@@ -39,8 +39,6 @@ pub(crate) async fn deny(foundation: &Foundation, repository: &str) -> Result<()
 async fn set(foundation: &Foundation, repository: &str, to: &Audience, trainable: bool) -> Result<(), Failure> {
     let tenant = &foundation.settings.tenant;
     let now = foundation.now();
-    let mut transaction = migrations::begin_write(&foundation.pool).await?;
-    RepositoryStore::set(&mut transaction, tenant, repository, to, trainable, now).await.map_err(Failure::refuse)?;
     // The log knows repositories as models see them.
     let rendered = Shape::new(&foundation.secret).repository(repository);
     let value = if trainable { to.as_str() } else { DENIED };
@@ -52,9 +50,17 @@ async fn set(foundation: &Foundation, repository: &str, to: &Audience, trainable
         &audience::subject(tenant, &rendered),
         value.as_bytes().to_vec(),
     );
-    outbox::append(&mut transaction, &message).await?;
-    transaction.commit().await?;
-    Ok(())
+    let told = || async {
+        let mut transaction = migrations::begin_write(&foundation.pool).await?;
+        RepositoryStore::set(&mut transaction, tenant, repository, to, trainable, now).await?;
+        outbox::append(&mut transaction, &message).await?;
+        migrations::commit(transaction).await?;
+        Ok::<(), RepositoryRuleError>(())
+    };
+    migrations::retried(told).await.map_err(|error| match error {
+        RepositoryRuleError::Database(_) => Failure::from(error),
+        error => Failure::refuse(error),
+    })
 }
 
 #[cfg(test)]

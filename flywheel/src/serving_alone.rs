@@ -17,8 +17,9 @@ use serving::{Database, Log, OpenLog, Serving, ServingDeps};
 
 use crate::artifact_store::{self, Reach};
 use crate::data_dir::DataDir;
+use crate::database;
 use crate::failure::Failure;
-use crate::foundation::{CONNECTIONS, open_log};
+use crate::foundation::open_log;
 use crate::services::{AdminPort, SERVING, admin_port, serve};
 use crate::settings::Settings;
 
@@ -60,8 +61,8 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
         clock: Arc::clone(&clock),
         ids: ids.clone(),
         database: Database::Later {
-            url: migrations::sqlite_url(&data.database()),
-            max_connections: CONNECTIONS,
+            url: database::url(&settings.database, data),
+            max_connections: settings.database.max_connections,
             key_file: data.key_file(),
             options: KeyStoreOptions { clock, ids, ..KeyStoreOptions::default() },
         },

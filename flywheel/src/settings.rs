@@ -10,7 +10,7 @@ use labeler::LabelerConfig;
 use model_registry::config::RegistryConfig;
 use serde::{Deserialize, Serialize};
 use service::clock::ClockConfig;
-use service::config::{Invalid, load_over};
+use service::config::{Invalid, Secret, load_over};
 use service::http::HttpConfig;
 use serving::ServingConfig;
 use trainer_orchestrator::{OrchestratorConfig, OrchestratorError};
@@ -79,11 +79,16 @@ pub(crate) struct BusSettings {
 }
 
 /// `[database]`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DatabaseSettings {
     /// What the database is.
     pub(crate) kind: DatabaseKind,
+    /// Where the PostgreSQL server is, with user and password.
+    #[serde(skip_serializing)]
+    pub(crate) url: Option<Secret>,
+    /// Most connections of a process.
+    pub(crate) max_connections: u32,
 }
 
 /// `[artifacts]`.
@@ -117,6 +122,34 @@ impl Default for BusSettings {
             outcomes_days: 180,
             local: LocalLogConfig::default(),
         }
+    }
+}
+
+impl Default for DatabaseSettings {
+    fn default() -> Self {
+        Self { kind: DatabaseKind::default(), url: None, max_connections: 8 }
+    }
+}
+
+impl DatabaseSettings {
+    fn check(&self) -> Result<(), Invalid> {
+        let is_ours = |url: &Secret| {
+            ["postgres://", "postgresql://"].iter().any(|scheme| url.expose_secret().starts_with(scheme))
+        };
+        if self.kind.is_server() {
+            Invalid::unless(
+                self.url.as_ref().is_some_and(is_ours),
+                "database.url",
+                "postgres://USER:PASSWORD@HOST:PORT/NAME while `database.kind` is \"postgresql\"",
+            )?;
+        } else {
+            Invalid::unless(
+                self.url.is_none(),
+                "database.url",
+                "none while `database.kind` is \"sqlite\", which is a file of the data directory",
+            )?;
+        }
+        Invalid::unless(self.max_connections >= 1, "database.max_connections", "at least 1")
     }
 }
 
@@ -192,6 +225,7 @@ impl Settings {
         self.registry.http.validate("registry.http")?;
         self.ingest.validate()?;
         self.serving.validate()?;
+        self.database.check()?;
         self.registry.rollout.validate().map_err(|error| Invalid {
             key: format!("registry.rollout.{}", error.field),
             expected: error.expected.to_owned(),

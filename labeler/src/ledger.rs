@@ -24,6 +24,7 @@ use events::avro::{self, AvroError, AvroRecord};
 use events::topics::{DEAD_LETTERS, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
 use events::{CleanEvent, EventHeader, EventKind, QuarantinedEvent, RawEvent, TenantId, Timestamp};
 use metrics::counter;
+use migrations::storable;
 use serde::{Deserialize, Serialize};
 use sqlx::{Any, AnyPool, Executor, Row, Transaction};
 
@@ -100,8 +101,8 @@ fn decided_or_repeated(entry: &mut Entry, disposition: &str, reason: Option<&str
 
 fn decided(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
     if entry.dispositions == 0 {
-        entry.disposition = Some(disposition.to_owned());
-        entry.reason = reason.map(str::to_owned);
+        entry.disposition = Some(storable(disposition).into_owned());
+        entry.reason = reason.map(|reason| storable(reason).into_owned());
     }
     entry.dispositions += 1;
 }
@@ -111,8 +112,8 @@ fn decided(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
 /// came when its session was forgotten, or a dead letter, which may be redriven.
 fn decided_weakly(entry: &mut Entry, disposition: &str, reason: Option<&str>) {
     if entry.disposition.is_none() {
-        entry.disposition = Some(disposition.to_owned());
-        entry.reason = reason.map(str::to_owned);
+        entry.disposition = Some(storable(disposition).into_owned());
+        entry.reason = reason.map(|reason| storable(reason).into_owned());
     }
 }
 
@@ -170,7 +171,7 @@ fn collect(records: &[CommittedRecord]) -> Result<(Entries, Vec<(String, Entry)>
             for affected in letter.affected {
                 let mut entry = Entry { received_hour: affected.received_at.hour().as_micros(), ..Entry::default() };
                 decided_weakly(&mut entry, "dead_lettered", Some(&letter.reason));
-                of_unknown_tenant.push((affected.event_id, entry));
+                of_unknown_tenant.push((storable(&affected.event_id).into_owned(), entry));
             }
         }
     }
@@ -559,6 +560,10 @@ const SETTLED: &str = "received_hour < $1 AND disposition <> 'dead_lettered' \
 /// # Errors
 /// A database that fails; nothing is changed then.
 pub async fn fold_hours(pool: &AnyPool, before: Timestamp) -> Result<u64, sqlx::Error> {
+    migrations::retried(|| try_fold_hours(pool, before)).await
+}
+
+async fn try_fold_hours(pool: &AnyPool, before: Timestamp) -> Result<u64, sqlx::Error> {
     let mut transaction = migrations::begin_write(pool).await?;
     let before = before.hour().as_micros();
     // Whoever writes the ledger moves its positions first; until this commits nobody does.
@@ -586,7 +591,7 @@ pub async fn fold_hours(pool: &AnyPool, before: Timestamp) -> Result<u64, sqlx::
         .bind(before)
         .execute(&mut *transaction)
         .await?;
-    transaction.commit().await?;
+    migrations::commit(transaction).await?;
     Ok(folded.rows_affected())
 }
 

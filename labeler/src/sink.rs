@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bus::{Bus, BusError, CommittedRecord, Positions, Tail};
 use metrics::{counter, gauge};
+use migrations::Retries;
 use sqlx::{Any, AnyPool, Executor, Transaction};
 use tokio_util::sync::CancellationToken;
 
+/// Longest time of one transaction; SQLite alone waits 30 s for another writer.
+const LONGEST_WRITE: Duration = Duration::from_secs(120);
 /// Longest pause between attempts after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -251,11 +254,12 @@ async fn flush(
             next.advance_past(record);
         }
         sink.store(&batch).await?;
-        let mut transaction = migrations::begin_write(pool).await?;
-        // First, so that whoever was overtaken learns it before it writes what stands there already.
-        move_positions(&mut transaction, sink.name(), &source.topic, &source.stored, &next).await?;
-        sink.write(&mut transaction, &batch).await?;
-        transaction.commit().await?;
+        let mut retries = Retries::new();
+        while let Err(error) = write_in_time(pool, sink, &source.topic, (&source.stored, &next), &batch).await {
+            if !retries.again(migrations::trouble(&error)).await {
+                return Err(error);
+            }
+        }
         let name = sink.name().to_owned();
         counter!("flywheel_labeler_sink_records_total", "sink" => name.clone(), "topic" => source.topic.clone())
             .increment(u64::try_from(batch.len()).unwrap_or(u64::MAX));
@@ -267,6 +271,36 @@ async fn flush(
             tracing::warn!(%error, topic = source.topic, "the bus did not take the positions of a sink");
         }
     }
+    Ok(())
+}
+
+/// [`write`], unless the database vanished without a word. Whether it has committed is told by the positions.
+async fn write_in_time(
+    pool: &AnyPool,
+    sink: &mut dyn Sink,
+    topic: &str,
+    moved: (&Positions, &Positions),
+    batch: &[CommittedRecord],
+) -> Result<(), SinkError> {
+    match tokio::time::timeout(LONGEST_WRITE, write(pool, sink, topic, moved, batch)).await {
+        Ok(result) => result,
+        Err(_) => Err(SinkError::Database(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+    }
+}
+
+/// The effect of a batch and the positions behind it, in one transaction.
+async fn write(
+    pool: &AnyPool,
+    sink: &mut dyn Sink,
+    topic: &str,
+    (from, to): (&Positions, &Positions),
+    batch: &[CommittedRecord],
+) -> Result<(), SinkError> {
+    let mut transaction = migrations::begin_write(pool).await?;
+    // First, so that whoever was overtaken learns it before it writes what stands there already.
+    move_positions(&mut transaction, sink.name(), topic, from, to).await?;
+    sink.write(&mut transaction, batch).await?;
+    migrations::commit(transaction).await?;
     Ok(())
 }
 

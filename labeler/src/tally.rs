@@ -8,6 +8,7 @@ use bus::CommittedRecord;
 use events::topics::SERVING_OUTCOMES;
 use events::{Arm, ModelName, ModelVersion, OpportunityOutcome, RolloutId, TenantId, Timestamp};
 use metrics::counter;
+use migrations::storable;
 use serde::{Deserialize, Serialize};
 use sqlx::{Any, AnyPool, Row, Transaction};
 
@@ -112,7 +113,7 @@ async fn insert(
             .bind(i16::from(outcome.censored))
             .bind(i16::from(outcome.exposure_missing))
             .bind(i16::from(outcome.explored))
-            .bind(&outcome.repository)
+            .bind(storable(&outcome.repository).into_owned())
             .bind(outcome.exposed_at.as_micros())
             .bind(outcome.closed_at.as_micros());
     }
@@ -239,7 +240,7 @@ async fn rows(
         query = query.bind(arm.as_str());
     }
     if let Some(repository) = &filter.repository {
-        query = query.bind(repository);
+        query = query.bind(storable(repository).into_owned());
     }
     let rows = query.fetch_all(pool).await?;
     rows.iter()

@@ -132,14 +132,85 @@ async fn write_ahead_logging(connection: &mut AnyConnection) -> Result<(), sqlx:
     }
 }
 
+/// How long the first connection to a server may take, and how long a query waits for a free one. Shorter than for a
+/// file: whoever asks while the server is away should hear it.
+#[cfg(feature = "production")]
+const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
+
 #[cfg(feature = "production")]
 async fn connect_postgres(url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
+    // A single connection first: a pool would try again and again at an address where nobody listens, and in the end
+    // not say why.
+    let first = async {
+        let mut connection = AnyConnection::connect(url).await?;
+        let encoding: String =
+            sqlx::query_scalar("SELECT current_setting('server_encoding')").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        Ok::<_, sqlx::Error>(encoding)
+    };
+    let encoding = match tokio::time::timeout(SERVER_TIMEOUT, first).await {
+        Ok(Ok(encoding)) => encoding,
+        Ok(Err(source)) => return Err(refusal(url, source)),
+        Err(_) => {
+            return Err(MigrationsError::NoAnswer { url: without_credentials(url), seconds: SERVER_TIMEOUT.as_secs() });
+        }
+    };
+    if encoding != "UTF8" {
+        return Err(MigrationsError::Encoding { url: without_credentials(url), encoding });
+    }
     AnyPoolOptions::new()
         .max_connections(max_connections.max(1))
-        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_timeout(SERVER_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(configure_session(connection)))
+        .after_release(|connection, _| Box::pin(answers(connection)))
         .connect(url)
         .await
-        .map_err(|source| MigrationsError::Connect { url: without_credentials(url), source })
+        .map_err(|source| refusal(url, source))
+}
+
+/// What single statements rely on, whatever the server's defaults are: they see what is committed. And a process that
+/// stands still in the middle of a transaction must not hold its rows, a lease among them, for ever.
+#[cfg(feature = "production")]
+async fn configure_session(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    let statements = "SET default_transaction_isolation = 'read committed'; \
+                      SET idle_in_transaction_session_timeout = '60s';";
+    connection.execute(sqlx::raw_sql(statements)).await?;
+    Ok(())
+}
+
+/// Whether the server still answers on this connection. One whose server vanished without a word would otherwise keep
+/// its place in the pool until the system gives it up, which takes a quarter of an hour.
+#[cfg(feature = "production")]
+async fn answers(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    match tokio::time::timeout(SERVER_TIMEOUT, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// Sorts what a first connection can meet by who can mend it.
+#[cfg(feature = "production")]
+fn refusal(full_url: &str, source: sqlx::Error) -> MigrationsError {
+    use std::io::ErrorKind;
+    let url = without_credentials(full_url);
+    let names_files = ["sslrootcert=", "sslcert=", "sslkey="].iter().any(|key| full_url.contains(key));
+    let (code, io) = match &source {
+        sqlx::Error::Database(error) => (error.code().map(|code| code.into_owned()), None),
+        sqlx::Error::Io(error) => (None, Some(error.kind())),
+        _ => (None, None),
+    };
+    match (code.as_deref(), io) {
+        (Some("28P01" | "28000"), _) => MigrationsError::LoginRefused { url, source },
+        (Some("3D000"), _) => MigrationsError::Absent { url, source },
+        // So a certificate that is not trusted ends the handshake.
+        (_, Some(ErrorKind::InvalidData)) => MigrationsError::Tls { url, source },
+        (_, Some(ErrorKind::NotFound | ErrorKind::PermissionDenied)) if names_files => {
+            MigrationsError::Tls { url, source }
+        }
+        (_, Some(_)) => MigrationsError::Unreachable { url, source },
+        _ if matches!(source, sqlx::Error::Tls(_)) => MigrationsError::Tls { url, source },
+        _ => MigrationsError::Connect { url, source },
+    }
 }
 
 #[cfg(not(feature = "production"))]

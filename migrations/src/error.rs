@@ -37,6 +37,54 @@ pub enum MigrationsError {
         /// Why.
         source: sqlx::Error,
     },
+    /// Nobody answers at the address.
+    #[error("database {url}: not reachable ({source}); check the address in `database.url`, and that the server runs")]
+    Unreachable {
+        /// The URL without its credentials.
+        url: String,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// The address takes connections and says nothing.
+    #[error("database {url}: no answer within {seconds} s; check the address in `database.url`")]
+    NoAnswer {
+        /// The URL without its credentials.
+        url: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The server does not know the user or the password.
+    #[error("database {url}: the server refuses the user or the password of `database.url` ({source})")]
+    LoginRefused {
+        /// The URL without its credentials.
+        url: String,
+        /// What it says.
+        source: sqlx::Error,
+    },
+    /// The server has no such database.
+    #[error("database {url}: the server has no database of that name; create it, then run `flywheel migrate`")]
+    Absent {
+        /// The URL without its credentials.
+        url: String,
+        /// What it says.
+        source: sqlx::Error,
+    },
+    /// There is no connection that the URL's TLS settings would trust.
+    #[error("database {url}: no connection as `sslmode` and `sslrootcert` of `database.url` ask for it ({source})")]
+    Tls {
+        /// The URL without its credentials.
+        url: String,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// The database can not hold every text.
+    #[error("database {url}: its encoding is {encoding}; create it with the encoding UTF8")]
+    Encoding {
+        /// The URL without its credentials.
+        url: String,
+        /// What it has.
+        encoding: String,
+    },
     /// A migration failed, or one that was applied is not the one in this binary.
     #[error("database migration failed: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -47,6 +95,19 @@ pub enum MigrationsError {
         first: i64,
         /// How many are missing.
         count: usize,
+    },
+    /// A newer release migrated the database, in a way that this one can not work with.
+    #[error(
+        "a newer release migrated the database to schema version {applied}, on which only releases that know version \
+         {oldest} may work; this one knows {known}: start the newer release, or restore a backup from before"
+    )]
+    Newer {
+        /// Version of the newest migration in the database.
+        applied: i64,
+        /// Oldest version with which a release may still work.
+        oldest: i64,
+        /// Version of the newest migration in this binary.
+        known: i64,
     },
     /// An applied migration differs from the one in this binary.
     #[error(

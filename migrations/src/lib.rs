@@ -3,16 +3,26 @@
 //! One folder of SQL serves SQLite (embedded) and PostgreSQL (production); statements use `$n` placeholders and the
 //! column types `TEXT`, `BIGINT`, `DOUBLE PRECISION`, `BYTEA` and `SMALLINT` only.
 //!
-//! Several processes may start on one database at once. On PostgreSQL the migrator holds an advisory lock. SQLite has
-//! none, so all migrations run inside one `BEGIN IMMEDIATE` transaction: exactly one process is the writer, the others
-//! wait for it and then find nothing left to do. A crash in the middle rolls everything back.
+//! Several processes may start on one database at once. On PostgreSQL the migrator holds an advisory lock, and each
+//! migration is a transaction. SQLite has no such lock, so all migrations run inside one `BEGIN IMMEDIATE` transaction:
+//! exactly one process is the writer, the others wait for it and then find nothing left to do. A crash in the middle
+//! rolls everything back.
+//!
+//! Two releases run on one database while it is upgraded. Whoever migrates writes down the oldest schema version whose
+//! release may go on; an older one refuses to start on it ([`MigrationsError::Newer`]).
+//!
+//! Nothing may depend on how a database sorts text beyond digits and hexadecimal: that is the server's collation.
 
 mod connect;
 mod error;
 mod migrate;
+mod retry;
+mod text;
 mod transaction;
 
 pub use connect::{Backend, backend, connect, sqlite_url};
 pub use error::MigrationsError;
-pub use migrate::{check, migrate};
-pub use transaction::{begin_read, begin_write, is_conflict};
+pub use migrate::{Step, check, migrate, schema_version};
+pub use retry::{Retries, Trouble, commit, is_conflict, retried, retried_if, trouble};
+pub use text::storable;
+pub use transaction::{begin_read, begin_write};

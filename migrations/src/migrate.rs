@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use include_dir::{Dir, include_dir};
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
-use sqlx::{AnyPool, Connection, SqlSafeStr as _};
+use sqlx::{AnyConnection, AnyPool, Connection, SqlSafeStr as _};
 
 use crate::{Backend, MigrationsError, backend};
 
@@ -32,52 +32,132 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Brings the database to the version of this binary. Safe when several processes start at once.
+/// Where the migrator keeps its books.
+const APPLIED: &str = "_sqlx_migrations";
+
+/// The oldest schema version whose release may go on working while, and after, this release has migrated the database:
+/// that of the release before, whose columns and meanings this one keeps. Whoever changes a meaning raises it.
+const OLDEST_COMPATIBLE: i64 = 4;
+
+/// A migration that was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its number.
+    pub version: i64,
+    /// What it is about.
+    pub description: String,
+}
+
+/// The schema version of this release: the number of its newest migration.
+#[must_use]
+pub fn schema_version() -> i64 {
+    newest(&migrator())
+}
+
+fn newest(migrator: &Migrator) -> i64 {
+    migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Brings the database to the version of this binary, and returns what that took. Safe when several processes start at
+/// once: one does the work, the others wait for it and find nothing left to do.
 ///
 /// # Errors
-/// A statement of a migration that fails (nothing of it stays), or an applied migration that was changed afterwards.
-pub async fn migrate(pool: &AnyPool) -> Result<(), MigrationsError> {
-    let migrator = migrator();
+/// A statement of a migration that fails (nothing of it stays), an applied migration that was changed afterwards, or a
+/// database that a newer release closed to this one.
+pub async fn migrate(pool: &AnyPool) -> Result<Vec<Step>, MigrationsError> {
     let mut connection = pool.acquire().await?;
-    let result = match backend(pool) {
+    match backend(pool) {
         Backend::Sqlite => {
             let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-            match migrator.run_direct(None, &mut *transaction, false).await {
-                Ok(()) => transaction.commit().await.map_err(MigrationsError::from),
+            let result = match run(&mut transaction).await {
+                Ok(steps) => transaction.commit().await.map(|()| steps).map_err(MigrationsError::from),
                 Err(error) => {
                     // On a full disk SQLite has rolled back by itself; what is told is why.
                     let _ = transaction.rollback().await;
-                    Err(error.into())
+                    Err(error)
                 }
+            };
+            if result.is_err() {
+                connection.close().await?;
             }
+            result
         }
-        Backend::Postgres => migrator.run_direct(None, &mut *connection, false).await.map_err(MigrationsError::from),
-    };
-    if result.is_err() {
-        // A failed run leaves the advisory lock with the connection: it must not go back to the pool.
-        connection.close().await?;
+        Backend::Postgres => {
+            // Not the pool's any more: the advisory lock is the session's, and goes with it however this ends.
+            let mut connection = connection.detach();
+            let result = run(&mut connection).await;
+            let closed = connection.close().await;
+            let steps = result?;
+            closed?;
+            Ok(steps)
+        }
     }
-    result
 }
 
-/// Whether the database is at the version of this binary, without changing anything.
+/// Migrates under the advisory lock of PostgreSQL, each migration in a transaction of its own; on SQLite, which has no
+/// such lock, in the caller's transaction.
+async fn run(connection: &mut AnyConnection) -> Result<Vec<Step>, MigrationsError> {
+    let migrator = migrator();
+    // The migrator takes the lock a second time. Advisory locks count, so what is read here is still so when it begins.
+    connection.lock().await?;
+    connection.ensure_migrations_table(APPLIED).await?;
+    let before = applied(connection).await?;
+    refuse_newer(connection, &migrator, &before).await?;
+    migrator.run_direct(None, connection, false).await?;
+    sqlx::query("UPDATE schema_compatibility SET oldest_schema = $1 WHERE id = 1 AND oldest_schema < $1")
+        .bind(OLDEST_COMPATIBLE)
+        .execute(&mut *connection)
+        .await?;
+    connection.unlock().await?;
+    let steps = migrator.iter().filter(|migration| !before.contains_key(&migration.version));
+    Ok(steps
+        .map(|migration| Step { version: migration.version, description: migration.description.to_string() })
+        .collect())
+}
+
+/// Checksums by version.
+async fn applied(connection: &mut AnyConnection) -> Result<BTreeMap<i64, Vec<u8>>, MigrationsError> {
+    match connection.list_applied_migrations(APPLIED).await {
+        Ok(applied) => Ok(applied.into_iter().map(|row| (row.version, row.checksum.to_vec())).collect()),
+        Err(error) if table_is_missing(&error) => Ok(BTreeMap::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A newer release may have been here; whether this one may still work is what that one wrote down.
+async fn refuse_newer(
+    connection: &mut AnyConnection,
+    migrator: &Migrator,
+    applied: &BTreeMap<i64, Vec<u8>>,
+) -> Result<(), MigrationsError> {
+    let known = newest(migrator);
+    let newest_applied = applied.keys().next_back().copied().unwrap_or(0);
+    if newest_applied <= known {
+        return Ok(());
+    }
+    let oldest: i64 =
+        sqlx::query_scalar("SELECT oldest_schema FROM schema_compatibility WHERE id = 1").fetch_one(connection).await?;
+    if known < oldest {
+        return Err(MigrationsError::Newer { applied: newest_applied, oldest, known });
+    }
+    Ok(())
+}
+
+/// Whether this binary may work on the database, without changing anything: all its migrations are there, and none of a
+/// newer release that closed it.
 ///
 /// # Errors
-/// Missing migrations, changed ones, or a database that cannot be read.
+/// Missing migrations, changed ones, newer ones that this release can not work with, or a database that cannot be read.
 pub async fn check(pool: &AnyPool) -> Result<(), MigrationsError> {
     let migrator = migrator();
     let mut connection = pool.acquire().await?;
-    let applied = match connection.list_applied_migrations("_sqlx_migrations").await {
-        Ok(applied) => applied,
-        Err(error) if table_is_missing(&error) => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    let applied: BTreeMap<i64, _> = applied.into_iter().map(|row| (row.version, row.checksum)).collect();
+    let applied = applied(&mut connection).await?;
+    refuse_newer(&mut connection, &migrator, &applied).await?;
     let mut pending = Vec::new();
     for migration in migrator.iter() {
         match applied.get(&migration.version) {
             None => pending.push(migration.version),
-            Some(checksum) if *checksum != migration.checksum => {
+            Some(checksum) if checksum.as_slice() != &*migration.checksum => {
                 return Err(MigrationsError::Changed { version: migration.version });
             }
             Some(_) => {}

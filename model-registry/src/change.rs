@@ -99,13 +99,13 @@ impl Change {
         };
         store::insert_audit(&mut self.transaction, &entry).await?;
         outbox::append(&mut self.transaction, &event_of(&entry)?).await?;
-        self.transaction.commit().await?;
+        migrations::commit(self.transaction).await?;
         Ok(entry.revision)
     }
 
     /// Commits what is no change of the model: evidence.
     pub(crate) async fn commit_evidence(self) -> Result<(), RegistryError> {
-        self.transaction.commit().await?;
+        migrations::commit(self.transaction).await?;
         Ok(())
     }
 }

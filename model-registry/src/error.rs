@@ -2,6 +2,7 @@
 
 use artifacts::ArtifactError;
 use events::{Audience, ModelName, ModelVersion, RolloutId, Sha256Digest};
+use migrations::Trouble;
 
 use crate::policy::InvalidPolicy;
 use crate::rollout::IllegalTransition;
@@ -194,12 +195,16 @@ impl RegistryError {
         )
     }
 
-    /// Whether the whole operation may succeed when done again at once.
-    pub(crate) fn is_conflict(&self) -> bool {
+    /// Why the whole operation may succeed when done again.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
         match self {
-            Self::Contended => true,
-            Self::Database(error) => migrations::is_conflict(error),
-            _ => false,
+            Self::Contended => Some(Trouble::Conflict),
+            error => migrations::trouble(error),
         }
+    }
+
+    /// What is left to say when it did not.
+    pub(crate) fn after_retries(self) -> Self {
+        if self.trouble() == Some(Trouble::Conflict) { Self::Contended } else { self }
     }
 }

@@ -85,7 +85,7 @@ impl RolloutReconciler {
         metrics::gauge!("flywheel_registry_rollouts_active").set(active.len() as f64);
         let mut first_error = None;
         for rollout in active {
-            match self.advance(rollout).await {
+            match migrations::retried(|| self.advance(rollout.clone())).await {
                 // Somebody else took a step: the next activation sees it.
                 Ok(()) | Err(RolloutReconcileError::Registry(RegistryError::Contended)) => {}
                 Err(error) => {

@@ -23,8 +23,6 @@ use crate::store;
 use crate::trace;
 use crate::version::{Alias, AuditEntry, ModelSummary, NewVersion, Version};
 
-/// How often a change that met another one is done again.
-const ATTEMPTS: u32 = 8;
 /// Persons seen in this time are expected in a rollout.
 const RECENTLY: Duration = Duration::from_secs(7 * 24 * 3600);
 const LONGEST_TEXT: usize = 200;
@@ -53,18 +51,12 @@ pub struct Registry {
     changes: Arc<watch::Sender<u64>>,
 }
 
-/// Repeats an operation that met a concurrent one.
-macro_rules! retried {
-    ($operation:expr) => {{
-        let mut attempt = 1;
-        loop {
-            match $operation.await {
-                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
-                Err(error) if error.is_conflict() => break Err(RegistryError::Contended),
-                result => break result,
-            }
-        }
-    }};
+/// Does an operation again that met a concurrent one, or whose connection broke.
+async fn retried<T, F>(operation: impl FnMut() -> F) -> Result<T, RegistryError>
+where
+    F: Future<Output = Result<T, RegistryError>>,
+{
+    migrations::retried_if(operation, RegistryError::trouble).await.map_err(RegistryError::after_retries)
 }
 
 impl Registry {
@@ -120,7 +112,7 @@ impl Registry {
         }
         // Outside the transaction: reading gigabytes must not hold up the database. Artifacts never change.
         let manifest = self.verify_artifact(new.artifact_digest).await?;
-        let version = retried!(self.try_register(tenant, actor, new, &manifest))?;
+        let version = retried(|| self.try_register(tenant, actor, new, &manifest)).await?;
         self.changed();
         Ok(version)
     }
@@ -335,7 +327,7 @@ impl Registry {
         expected: Option<ModelVersion>,
     ) -> Result<i64, RegistryError> {
         self.verify_version(tenant, model, version).await?;
-        let revision = retried!(self.try_set_alias(tenant, actor, model, alias, version, expected))?;
+        let revision = retried(|| self.try_set_alias(tenant, actor, model, alias, version, expected)).await?;
         self.changed();
         Ok(revision)
     }
@@ -393,7 +385,7 @@ impl Registry {
         policy: &RolloutPolicy,
     ) -> Result<Rollout, RegistryError> {
         policy.validate()?;
-        let rollout = retried!(self.try_start(tenant, actor, model, candidate, policy))?;
+        let rollout = retried(|| self.try_start(tenant, actor, model, candidate, policy)).await?;
         self.changed();
         Ok(rollout)
     }
@@ -498,7 +490,7 @@ impl Registry {
             return Err(RegistryError::InvalidArgument { field: "reason", expected });
         }
         let model = self.rollout(&key.tenant, rollout).await?.model;
-        let decided = retried!(self.try_decide(key, &model, rollout, step, person, reason))?;
+        let decided = retried(|| self.try_decide(key, &model, rollout, step, person, reason)).await?;
         self.changed();
         Ok(decided)
     }

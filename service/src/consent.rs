@@ -133,6 +133,16 @@ impl ConsentStore {
         if tier == ConsentTier::Unknown {
             return Err(ConsentError::Unknown);
         }
+        migrations::retried(|| self.try_set_ceiling(ids, tenant, tier, decided_at)).await
+    }
+
+    async fn try_set_ceiling(
+        &self,
+        ids: &dyn IdSource,
+        tenant: &TenantId,
+        tier: ConsentTier,
+        decided_at: Timestamp,
+    ) -> Result<(), ConsentError> {
         let mut transaction = migrations::begin_write(&self.pool).await?;
         let changed = sqlx::query(
             "UPDATE tenants SET consent_ceiling = $1, ceiling_decided_at = $2 \
@@ -150,7 +160,7 @@ impl ConsentStore {
         } else if stored_ceiling(&mut transaction, tenant).await?.is_none() {
             return Err(ConsentError::NoTenant { tenant: tenant.clone() });
         }
-        transaction.commit().await?;
+        migrations::commit(transaction).await?;
         Ok(())
     }
 
@@ -170,6 +180,17 @@ impl ConsentStore {
         if tier == ConsentTier::Unknown {
             return Err(ConsentError::Unknown);
         }
+        migrations::retried(|| self.try_decide(ids, tenant, person, tier, decided_at)).await
+    }
+
+    async fn try_decide(
+        &self,
+        ids: &dyn IdSource,
+        tenant: &TenantId,
+        person: &PersonPseudonym,
+        tier: ConsentTier,
+        decided_at: Timestamp,
+    ) -> Result<ConsentTier, ConsentError> {
         let mut transaction = migrations::begin_write(&self.pool).await?;
         let changed = sqlx::query(
             "INSERT INTO consents (tenant, person, tier, decided_at) VALUES ($1, $2, $3, $4) \
@@ -188,7 +209,7 @@ impl ConsentStore {
             let message = control(ids, &control_subject(tenant, person), tier, decided_at)?;
             outbox::append(&mut transaction, &message).await?;
         }
-        transaction.commit().await?;
+        migrations::commit(transaction).await?;
         Ok(effective)
     }
 }

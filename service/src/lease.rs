@@ -201,9 +201,16 @@ pub fn keep(
             // Taken before the statement: the deadline is never later than the row says.
             let asked_at = Instant::now();
             let held = sender.borrow().clone();
-            let result = match &held {
-                Some(held) => store.renew(&held.fence, duration).await.map(Some),
-                None => store.acquire(&name, &holder, duration).await,
+            let asking = async {
+                match &held {
+                    Some(held) => store.renew(&held.fence, duration).await.map(Some),
+                    None => store.acquire(&name, &holder, duration).await,
+                }
+            };
+            // A server that vanished without a word never answers; what it would say later is of no use.
+            let result = match tokio::time::timeout(duration, asking).await {
+                Ok(result) => result,
+                Err(_) => Err(LeaseError::Database(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
             };
             match result {
                 Ok(Some(fence)) => {

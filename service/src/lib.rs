@@ -6,6 +6,7 @@ pub mod body;
 pub mod clock;
 pub mod config;
 pub mod consent;
+pub mod database;
 pub mod drain;
 pub mod http;
 pub mod ids;

@@ -119,14 +119,13 @@ impl RepositoryStore {
     /// # Errors
     /// A database that fails or holds a bad audience.
     pub async fn list(&self, tenant: &TenantId) -> Result<Vec<RepositoryRule>, RepositoryRuleError> {
-        let rows = sqlx::query(
-            "SELECT repository, audience, trainable, updated_at FROM audience_rules WHERE tenant = $1 \
-             ORDER BY repository",
-        )
-        .bind(tenant.as_str())
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter()
+        let rows =
+            sqlx::query("SELECT repository, audience, trainable, updated_at FROM audience_rules WHERE tenant = $1")
+                .bind(tenant.as_str())
+                .fetch_all(&self.pool)
+                .await?;
+        let rules: Result<Vec<RepositoryRule>, RepositoryRuleError> = rows
+            .iter()
             .map(|row| {
                 Ok(RepositoryRule {
                     repository: row.try_get(0)?,
@@ -136,7 +135,11 @@ impl RepositoryStore {
                     updated_at: Timestamp::from_micros(row.try_get(3)?),
                 })
             })
-            .collect()
+            .collect();
+        let mut rules = rules?;
+        // Here and not by the server, whose collation may be anything: two lists of the same rules are equal.
+        rules.sort_unstable_by(|one, other| one.repository.cmp(&other.repository));
+        Ok(rules)
     }
 
     /// The rules of a tenant, to be asked many times.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use events::{ConsentTier, DataKey, PersonPseudonym, TenantId, TenantSecret};
 use parking_lot::Mutex;
 use service::api_keys::Scope;
+use service::config::Secret;
 use service::consent::ConsentStore;
 use service::keys::{KeyStore, KeyStoreOptions};
 use service::repositories::{RepositoryRule, RepositoryStore};
@@ -32,8 +33,8 @@ pub enum Database {
     },
     /// Opened on first use, and tried again until it answers.
     Later {
-        /// Where it is.
-        url: String,
+        /// Where it is, perhaps with a password.
+        url: Secret,
         /// Most connections.
         max_connections: u32,
         /// The file that wraps its keys.
@@ -88,7 +89,9 @@ impl DatabaseDirectory {
                 if let Some(open) = opened.as_ref() {
                     return Ok(open.clone());
                 }
-                let pool = migrations::connect(url, *max_connections).await.map_err(|error| unavailable(&error))?;
+                let pool = migrations::connect(url.expose_secret(), *max_connections)
+                    .await
+                    .map_err(|error| unavailable(&error))?;
                 let keys = KeyStore::open_with(pool.clone(), key_file, options.clone())
                     .await
                     .map_err(|error| unavailable(&error))?;

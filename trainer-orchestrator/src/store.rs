@@ -1,7 +1,7 @@
 //! Snapshots and runs in the database.
 
 use events::{EventId, FlywheelEvent, ModelName, RunId, Sha256Digest, TenantId, Timestamp, topics, uuid_v7};
-use migrations::begin_write;
+use migrations::{begin_write, commit, retried};
 use serde::Serialize;
 use service::lease::Fence;
 use service::outbox::{self, OutboxKind, OutboxMessage};
@@ -135,6 +135,9 @@ pub struct Store {
     model: ModelName,
 }
 
+/// Rows in one statement; SQLite takes 32,766 parameters, PostgreSQL 65,535.
+const ROWS: usize = 500;
+
 const RUN_COLUMNS: &str = "run_id, snapshot_digest, parent_version, anchor_version, method, seed, state, outcome, \
      detail, attempt, last_signal_at, deadline_at, created_at, finished_at, version, rollout_id";
 
@@ -215,6 +218,16 @@ impl Store {
         parts: &[PartRead],
         run: &NewRun,
     ) -> Result<(), OrchestratorError> {
+        retried(|| self.try_queue(fence, plan, parts, run)).await
+    }
+
+    async fn try_queue(
+        &self,
+        fence: &Fence,
+        plan: &SnapshotPlan,
+        parts: &[PartRead],
+        run: &NewRun,
+    ) -> Result<(), OrchestratorError> {
         let mut transaction = begin_write(&self.pool).await?;
         fence.check(&mut transaction).await?;
         let digest = plan.digest.to_string();
@@ -244,23 +257,27 @@ impl Store {
             .bind(run.created_at.as_micros())
             .execute(&mut *transaction)
             .await?;
-            let members = plan
-                .training
-                .iter()
-                .map(|pair| (pair, Purpose::Training))
-                .chain(plan.gate.iter().map(|pair| (pair, Purpose::Gate)));
-            for (pair, purpose) in members {
-                sqlx::query(
-                    "INSERT INTO snapshot_pairs (snapshot_digest, pair_id, content_digest, person, purpose) \
-                     VALUES ($1, $2, $3, $4, $5)",
-                )
-                .bind(digest.clone())
-                .bind(pair.pair_id.to_string())
-                .bind(pair.content_digest.to_string())
-                .bind(pair.person.as_str().to_owned())
-                .bind(purpose.as_str().to_owned())
-                .execute(&mut *transaction)
-                .await?;
+            let training = plan.training.iter().map(|pair| (pair, Purpose::Training));
+            let members: Vec<_> = training.chain(plan.gate.iter().map(|pair| (pair, Purpose::Gate))).collect();
+            // Many in one statement: the lease's row is held meanwhile, and each statement is a journey to a server.
+            for chunk in members.chunks(ROWS) {
+                let rows: Vec<String> = (0..chunk.len())
+                    .map(|row| row * 4 + 2)
+                    .map(|at| format!("($1, ${}, ${}, ${}, ${})", at, at + 1, at + 2, at + 3))
+                    .collect();
+                let statement = format!(
+                    "INSERT INTO snapshot_pairs (snapshot_digest, pair_id, content_digest, person, purpose) VALUES {}",
+                    rows.join(", ")
+                );
+                let mut query = sqlx::query(AssertSqlSafe(statement)).bind(digest.clone());
+                for (pair, purpose) in chunk {
+                    query = query
+                        .bind(pair.pair_id.to_string())
+                        .bind(pair.content_digest.to_string())
+                        .bind(pair.person.as_str().to_owned())
+                        .bind(purpose.as_str().to_owned());
+                }
+                query.execute(&mut *transaction).await?;
             }
             for part in parts {
                 sqlx::query(
@@ -299,7 +316,7 @@ impl Store {
             "method": run.method, "deadline_at": run.deadline_at,
         });
         outbox::append(&mut transaction, &self.told(run.run_id, "run_queued", run.created_at, &detail)?).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(())
     }
 
@@ -460,6 +477,16 @@ impl Store {
         ending: &Ending<'_>,
         now: Timestamp,
     ) -> Result<bool, OrchestratorError> {
+        retried(|| self.try_finish(run, epoch, ending, now)).await
+    }
+
+    async fn try_finish(
+        &self,
+        run: RunId,
+        epoch: i64,
+        ending: &Ending<'_>,
+        now: Timestamp,
+    ) -> Result<bool, OrchestratorError> {
         let mut transaction = begin_write(&self.pool).await?;
         let done = sqlx::query(
             "UPDATE training_runs SET state = $3, outcome = $4, detail = $5, finished_at = $6, version = $7, \
@@ -483,7 +510,7 @@ impl Store {
             "reason": ending.detail.get("reason"),
         });
         outbox::append(&mut transaction, &self.told(run, "run_ended", now, &detail)?).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(true)
     }
 }

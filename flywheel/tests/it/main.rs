@@ -7,6 +7,8 @@ mod demo;
 mod harness;
 mod kills;
 mod load;
+#[cfg(feature = "production")]
+mod postgresql;
 mod refusals;
 mod replay;
 #[cfg(feature = "production")]

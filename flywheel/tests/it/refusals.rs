@@ -44,8 +44,7 @@ fn a_configuration_that_cannot_be_used_names_key_and_place() {
     #[cfg(not(feature = "production"))]
     for (section, asked, missing, offered) in [
         ("bus", "kafka", "version does not have yet", "local"),
-        ("database", "postgresql", "version does not have yet", "sqlite"),
-        ("database", "postgres", "version does not have yet", "sqlite"),
+        ("database", "postgresql", "build does not have", "sqlite"),
         ("artifacts", "s3", "build does not have", "local"),
         ("jobs", "kubernetes", "version does not have yet", "process"),
     ] {
@@ -55,6 +54,12 @@ fn a_configuration_that_cannot_be_used_names_key_and_place() {
         );
         refused(&format!("[{section}]\nkind = \"{asked}\""), &format!("file FILE: `{section}.kind`: {sentence}"));
     }
+    refused(
+        "[database]\nurl = \"postgres://me:hush@db/flywheel\"",
+        "file FILE: `database.url`: expected none while `database.kind` is \"sqlite\", which is a file of the data \
+         directory",
+    );
+    refused("[database]\nmax_connections = 0", "file FILE: `database.max_connections`: expected at least 1");
     assert!(!Path::new(&data).exists(), "a refused configuration leaves nothing behind");
 }
 

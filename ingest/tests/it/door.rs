@@ -12,11 +12,20 @@ use service::api_keys::Scope;
 
 use crate::{OPPORTUNITY, Running, SESSION, batch, edit, problem, shown};
 
+test_databases::on_both_databases! {
+    what_is_admitted_is_in_the_log_sealed,
+    consent_filters_at_the_door,
+    receipts_are_verified_and_forged_ones_are_admitted_as_invalid,
+    keys_open_the_door,
+    what_the_log_did_not_take_is_not_acknowledged,
+    new_is_refused_although_no_reader_has_ever_come,
+    new_is_refused_before_acknowledged_is_at_risk,
+}
+
 fn admitted() -> (String, Option<String>) {
     ("admitted".into(), None)
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn what_is_admitted_is_in_the_log_sealed() {
     let door = Running::start().await;
     door.consent("jane", ConsentTier::Code).await;
@@ -41,7 +50,6 @@ async fn what_is_admitted_is_in_the_log_sealed() {
     door.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn consent_filters_at_the_door() {
     let door = Running::start().await;
     // Nobody asked yet: usage.
@@ -61,7 +69,6 @@ async fn consent_filters_at_the_door() {
     door.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn receipts_are_verified_and_forged_ones_are_admitted_as_invalid() {
     let door = Running::start().await;
     let secret = door.secret().await;
@@ -101,7 +108,6 @@ async fn receipts_are_verified_and_forged_ones_are_admitted_as_invalid() {
     door.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn keys_open_the_door() {
     let door = Running::start().await;
     let body = batch("jane", json!([edit(1, "a")]));
@@ -120,7 +126,6 @@ async fn keys_open_the_door() {
     door.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn what_the_log_did_not_take_is_not_acknowledged() {
     let door = Running::with(|config| config.publish_timeout_ms = 300).await;
     let body = batch("jane", json!([edit(1, "a"), edit(2, "b"), { "sequence": 3 }, edit(4, "d")]));
@@ -139,7 +144,6 @@ async fn what_the_log_did_not_take_is_not_acknowledged() {
 }
 
 /// The steps and sinks behind the door have never run: what was acknowledged is unread all the same.
-#[tokio::test(flavor = "multi_thread")]
 async fn new_is_refused_although_no_reader_has_ever_come() {
     let door = Running::start().await;
     let retention = bus::Retention::age(Duration::from_secs(24 * 3600));
@@ -152,7 +156,6 @@ async fn new_is_refused_although_no_reader_has_ever_come() {
     door.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn new_is_refused_before_acknowledged_is_at_risk() {
     let door = Running::start().await;
     // Somebody is registered and does not read.

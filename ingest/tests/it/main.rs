@@ -33,6 +33,7 @@ use service::consent::ConsentStore;
 use service::ids::SystemIds;
 use service::keys::KeyStore;
 use service::readiness::Readiness;
+use test_databases::TestDatabase;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const SESSION: &str = "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d";
@@ -127,11 +128,8 @@ impl Running {
     }
 
     pub(crate) async fn with(adjust: impl FnOnce(&mut IngestConfig)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let TestDatabase { directory, pool, .. } = TestDatabase::fresh().await;
         let clock = SimulatedClock::new(Timestamp::from_seconds(1_800_000_000));
-        let pool =
-            migrations::connect(&migrations::sqlite_url(&directory.path().join("flywheel.sqlite")), 4).await.unwrap();
-        migrations::migrate(&pool).await.unwrap();
         let log =
             LocalLog::open(&directory.path().join("bus.sqlite"), clock.shared(), LocalLogConfig::default()).unwrap();
         let log = Arc::new(log);

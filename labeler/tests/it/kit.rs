@@ -20,6 +20,7 @@ use labeler::config::SessionLimits;
 use labeler::keys::LoadedKeys;
 use labeler::{LabelPolicy, step};
 use service::keys::KeyStore;
+use test_databases::TestDatabase;
 
 pub(crate) const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
 pub(crate) const REPOSITORY: &str = "repo-a";
@@ -35,10 +36,8 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        let url = migrations::sqlite_url(&directory.path().join("flywheel.sqlite"));
-        let pool = migrations::connect(&url, 4).await.unwrap();
-        migrations::migrate(&pool).await.unwrap();
+        let TestDatabase { directory, pool, .. } = TestDatabase::fresh().await;
+        let directory = Arc::new(directory);
         let keys = KeyStore::open(pool.clone(), &directory.path().join("master.key")).await.unwrap();
         let secret = keys.tenant_secret(&TenantId::default()).await.unwrap();
         Self { keys, pool, secret, directory }

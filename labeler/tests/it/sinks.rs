@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use artifacts::{ArtifactStore, LocalArtifacts};
-use bus::{Bus, CommittedRecord, Input, Outcome, Position, Record, RecordKey, StepContext, StepHandler, StepSpec};
+use bus::{
+    Affected, Bus, CommittedRecord, Input, Outcome, Position, Record, RecordKey, StepContext, StepHandler, StepSpec,
+};
 use bytes::Bytes;
 use events::avro;
 use events::topics::{
@@ -28,6 +30,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kit::{self, Editor, START, World, label};
 use crate::rig::{BOUND, create_topics, open_log};
+
+test_databases::on_both_databases! {
+    the_lake_holds_every_pair_once_over_restarts,
+    of_two_sinks_of_one_name_one_is_overtaken,
+    an_object_without_a_row_is_garbage_and_no_pair_is_lost_or_doubled,
+    the_tally_counts_once_and_measures_by_person,
+    the_ledger_accounts_for_every_event,
+    folded_hours_count_as_before,
+    the_ledger_folds_old_hours_by_itself_and_knows_repetitions_of_what_it_folded,
+    the_log_is_told_a_label_policy_once,
+    what_no_database_stores_as_text_holds_up_no_sink,
+}
 
 struct Bench {
     world: World,
@@ -109,7 +123,6 @@ async fn labeled(world: &World, persons: u8) -> (Vec<PreferencePair>, Vec<Opport
     (pairs, outcomes)
 }
 
-#[tokio::test]
 async fn the_lake_holds_every_pair_once_over_restarts() {
     let bench = bench().await;
     let (pairs, _) = labeled(&bench.world, 12).await;
@@ -162,7 +175,6 @@ async fn a_damaged_or_exchanged_part_is_reported() {
     assert!(matches!(reader.read(&missing).await, Err(labeler::lake::LakeError::Artifacts(_))));
 }
 
-#[tokio::test]
 async fn of_two_sinks_of_one_name_one_is_overtaken() {
     let bench = bench().await;
     let (pairs, _) = labeled(&bench.world, 6).await;
@@ -251,7 +263,6 @@ async fn a_part_closes_on_bytes_or_on_age() {
     assert_eq!(reader.parts(&TenantId::default()).await.unwrap().last().unwrap().pairs, 1);
 }
 
-#[tokio::test]
 async fn an_object_without_a_row_is_garbage_and_no_pair_is_lost_or_doubled() {
     let bench = bench().await;
     let (pairs, _) = labeled(&bench.world, 6).await;
@@ -269,7 +280,6 @@ async fn an_object_without_a_row_is_garbage_and_no_pair_is_lost_or_doubled() {
     assert_eq!(read, expected);
 }
 
-#[tokio::test]
 async fn the_tally_counts_once_and_measures_by_person() {
     let bench = bench().await;
     let (_, outcomes) = labeled(&bench.world, 9).await;
@@ -328,7 +338,6 @@ async fn totals(pool: &AnyPool) -> LedgerTotals {
     ledger::totals(pool, &TenantId::default()).await.unwrap()
 }
 
-#[tokio::test]
 async fn the_ledger_accounts_for_every_event() {
     let bench = bench().await;
     let events = events_of(&bench.world).await;
@@ -370,7 +379,6 @@ async fn the_ledger_accounts_for_every_event() {
     assert!(!found.holds());
 }
 
-#[tokio::test]
 async fn folded_hours_count_as_before() {
     let bench = bench().await;
     let events = events_of(&bench.world).await;
@@ -393,7 +401,6 @@ async fn ledger_rows(pool: &AnyPool) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM ledger_events").fetch_one(pool).await.unwrap()
 }
 
-#[tokio::test]
 async fn the_ledger_folds_old_hours_by_itself_and_knows_repetitions_of_what_it_folded() {
     let bench = bench_at(SimulatedClock::new(START + Duration::from_secs(3 * 3600)).shared()).await;
     let events = events_of(&bench.world).await;
@@ -432,7 +439,6 @@ async fn the_ledger_folds_old_hours_by_itself_and_knows_repetitions_of_what_it_f
     assert!(after.holds(), "{after:?}");
 }
 
-#[tokio::test]
 async fn the_log_is_told_a_label_policy_once() {
     let bench = bench().await;
     let (log, pool) = (&*bench.log, &bench.world.pool);
@@ -494,4 +500,37 @@ async fn a_policy_that_was_told_and_taken_back_is_not_in_force() {
     assert_eq!(in_force, Some(Bytes::from(canonical(&default).unwrap())));
     stop.cancel();
     step.await.unwrap().unwrap();
+}
+
+/// PostgreSQL refuses the character NUL in text, and with it the whole transaction.
+async fn what_no_database_stores_as_text_holds_up_no_sink() {
+    let bench = bench().await;
+    let (_, mut outcomes) = labeled(&bench.world, 2).await;
+    outcomes[0].repository = "repo\0a".to_owned();
+    let records = outcomes.iter().map(|outcome| (1, avro::encode(outcome).unwrap()));
+    bench.publish(SERVING_OUTCOMES, records.collect()).await;
+    bench.follow(Box::new(Tally::new(SinkConfig::default()))).await;
+    let (tenant, model) = (TenantId::default(), "edit".parse().unwrap());
+    let of = |repository: Option<&str>| MeasureFilter {
+        repository: repository.map(str::to_owned),
+        ..MeasureFilter::default()
+    };
+    let count = async |filter: MeasureFilter| {
+        measures(&bench.world.pool, &tenant, &model, ModelVersion(1), &filter).await.unwrap().opportunities
+    };
+    assert_eq!(count(of(None)).await, 2);
+    assert_eq!(count(of(Some("repo\0a"))).await, 1);
+
+    let events = events_of(&bench.world).await;
+    bench.publish(TELEMETRY_RAW, events.iter().map(|event| (1, raw(event, None))).collect()).await;
+    bench.publish(TELEMETRY_QUARANTINE, vec![(1, quarantined(&events[0], "rule\0failed"))]).await;
+    let mut letter = kit::dead_letter(&events[1].header, TELEMETRY_RAW);
+    letter.reason = "pa\0nic".to_owned();
+    letter.affected.push(Affected { event_id: "no\0id".to_owned(), received_at: START });
+    bench.publish(DEAD_LETTERS, vec![(1, letter.encode().unwrap().to_vec())]).await;
+    bench.follow(Box::new(Ledger::new(SinkConfig::default()))).await;
+    let found = totals(&bench.world.pool).await;
+    assert_eq!((found.quarantined, found.dead_lettered, found.pending), (1, 1, 10));
+    assert_eq!(found.reasons["quarantined"]["rule\u{fffd}failed"], 1);
+    assert_eq!(found.anomalies, 1, "an event that never entered is told, whatever its id");
 }

@@ -8,10 +8,21 @@
     reason = "a test may fail loudly"
 )]
 
+mod refusals;
+mod upgrades;
+
 use std::process::{Command, Stdio};
 
-use migrations::{MigrationsError, begin_write, check, connect, is_conflict, migrate, sqlite_url};
+use migrations::{MigrationsError, begin_write, check, commit, connect, is_conflict, migrate, retried, sqlite_url};
 use sqlx::AnyPool;
+use test_databases::TestDatabase;
+
+test_databases::on_both_databases! {
+    many_tasks_may_start_at_once,
+    the_common_types_go_round,
+    read_modify_write_loses_nothing,
+    compare_and_set_has_one_winner,
+}
 
 /// Tells a child of this test binary which database to migrate.
 const CHILD_DATABASE: &str = "MIGRATIONS_TEST_CHILD_DATABASE";
@@ -39,25 +50,27 @@ async fn a_fresh_database_is_pending_then_current() {
     assert_eq!(synchronous, 2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_tasks_may_start_at_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let url = sqlite_url(&directory.path().join("flywheel.sqlite"));
-    let tasks: Vec<_> = (0..8)
-        .map(|_| {
-            let url = url.clone();
-            tokio::spawn(async move {
-                let pool = connect(&url, 2).await.unwrap();
-                migrate(&pool).await.unwrap();
-                check(&pool).await.unwrap();
-                applied(&pool).await
-            })
-        })
-        .collect();
-    for versions in futures::future::join_all(tasks).await {
-        let versions = versions.unwrap();
+    let database = TestDatabase::fresh_and_empty().await;
+    let mut tasks = Vec::new();
+    for _ in 0..8 {
+        let pool = database.connect().await;
+        tasks.push(tokio::spawn(async move {
+            let steps = migrate(&pool).await.unwrap();
+            check(&pool).await.unwrap();
+            (steps.len(), applied(&pool).await)
+        }));
+    }
+    let mut steps = 0;
+    let mut versions = Vec::new();
+    for task in futures::future::join_all(tasks).await {
+        let (done, applied) = task.unwrap();
+        steps += done;
+        versions = applied;
         assert!(versions.is_sorted_by(|one, next| one < next) && versions.first() == Some(&1), "{versions:?}");
     }
+    assert_eq!(steps, versions.len(), "each was applied by one of them");
+    assert_eq!(versions.last(), Some(&migrations::schema_version()));
 }
 
 /// SQLite rolls back by itself when its disk is full. The connection must not count that transaction for ever.
@@ -159,31 +172,6 @@ fn every_column_has_a_type_that_both_databases_share() {
 }
 
 #[tokio::test]
-async fn a_changed_migration_is_noticed_and_a_newer_one_is_not_ours() {
-    let directory = tempfile::tempdir().unwrap();
-    let pool = open(&directory).await;
-    migrate(&pool).await.unwrap();
-    // The next release has been here.
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-         VALUES (9999, 'newer', TRUE, $1, 1)",
-    )
-    .bind(vec![1_u8, 2, 3])
-    .execute(&pool)
-    .await
-    .unwrap();
-    check(&pool).await.unwrap();
-    migrate(&pool).await.unwrap();
-    sqlx::query("UPDATE _sqlx_migrations SET checksum = $1 WHERE version = 1")
-        .bind(vec![1_u8, 2, 3])
-        .execute(&pool)
-        .await
-        .unwrap();
-    assert!(matches!(check(&pool).await, Err(MigrationsError::Changed { version: 1 })));
-    assert!(migrate(&pool).await.is_err());
-}
-
-#[tokio::test]
 async fn databases_that_cannot_be_used_say_why() {
     let mut texts = Vec::new();
     for url in ["mysql://me:secret@db/x", "flywheel.db", "postgres://me:secret@db:5432/flywheel"] {
@@ -208,10 +196,8 @@ async fn databases_that_cannot_be_used_say_why() {
 }
 
 /// The types that mean the same on both databases, through `Any`.
-#[tokio::test]
 async fn the_common_types_go_round() {
-    let directory = tempfile::tempdir().unwrap();
-    let pool = open(&directory).await;
+    let TestDatabase { directory: _directory, pool, .. } = TestDatabase::fresh_and_empty().await;
     sqlx::query(
         "CREATE TABLE round (a TEXT NOT NULL, b BIGINT NOT NULL, c DOUBLE PRECISION NOT NULL, d BYTEA NOT NULL, \
          e SMALLINT NOT NULL, f BYTEA)",
@@ -234,26 +220,33 @@ async fn the_common_types_go_round() {
     assert_eq!(row, ("ä".to_owned(), i64::MAX, 0.1, vec![0, 255], 1, None));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// A counter that everybody reads before it is written.
+async fn counter() -> TestDatabase {
+    let database = TestDatabase::fresh_and_empty().await;
+    sqlx::query("CREATE TABLE counter (value BIGINT NOT NULL)").execute(&database.pool).await.unwrap();
+    sqlx::query("INSERT INTO counter VALUES (0)").execute(&database.pool).await.unwrap();
+    database
+}
+
+async fn value(database: &TestDatabase) -> i64 {
+    sqlx::query_scalar("SELECT value FROM counter").fetch_one(&database.pool).await.unwrap()
+}
+
 async fn read_modify_write_loses_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    let pool = open(&directory).await;
-    sqlx::query("CREATE TABLE counter (value BIGINT NOT NULL)").execute(&pool).await.unwrap();
-    sqlx::query("INSERT INTO counter VALUES (0)").execute(&pool).await.unwrap();
+    let database = counter().await;
     let tasks: Vec<_> = (0..4)
         .map(|_| {
-            let pool = pool.clone();
+            let pool = database.pool.clone();
             tokio::spawn(async move {
                 for _ in 0..25 {
-                    let mut transaction = begin_write(&pool).await.unwrap();
-                    let value: i64 =
-                        sqlx::query_scalar("SELECT value FROM counter").fetch_one(&mut *transaction).await.unwrap();
-                    sqlx::query("UPDATE counter SET value = $1")
-                        .bind(value + 1)
-                        .execute(&mut *transaction)
-                        .await
-                        .unwrap();
-                    transaction.commit().await.unwrap();
+                    let counted = retried(|| async {
+                        let mut transaction = begin_write(&pool).await?;
+                        let value: i64 =
+                            sqlx::query_scalar("SELECT value FROM counter").fetch_one(&mut *transaction).await?;
+                        sqlx::query("UPDATE counter SET value = $1").bind(value + 1).execute(&mut *transaction).await?;
+                        commit(transaction).await
+                    });
+                    counted.await.unwrap();
                 }
             })
         })
@@ -261,7 +254,27 @@ async fn read_modify_write_loses_nothing() {
     for task in tasks {
         task.await.unwrap();
     }
-    let value: i64 = sqlx::query_scalar("SELECT value FROM counter").fetch_one(&pool).await.unwrap();
-    assert_eq!(value, 100);
+    assert_eq!(value(&database).await, 100);
     assert!(!is_conflict(&sqlx::Error::RowNotFound));
+}
+
+async fn compare_and_set_has_one_winner() {
+    let database = counter().await;
+    for round in 0..10_i64 {
+        let racing: Vec<_> = (0..8)
+            .map(|_| {
+                let pool = database.pool.clone();
+                tokio::spawn(async move {
+                    let update = sqlx::query("UPDATE counter SET value = $1 WHERE value = $2");
+                    update.bind(round + 1).bind(round).execute(&pool).await.unwrap().rows_affected()
+                })
+            })
+            .collect();
+        let mut won = 0;
+        for one in racing {
+            won += one.await.unwrap();
+        }
+        assert_eq!(won, 1);
+    }
+    assert_eq!(value(&database).await, 10);
 }

@@ -21,6 +21,7 @@ use service::http::{HttpConfig, bind};
 use service::ids::SeededIds;
 use service::readiness::Readiness;
 use sqlx::AnyPool;
+use test_databases::TestDatabase;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Fixture {
@@ -80,9 +81,7 @@ pub(crate) fn policy() -> RolloutPolicy {
 
 impl Fixture {
     pub(crate) async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let pool = migrations::connect(&migrations::sqlite_url(&directory.path().join("f.sqlite")), 8).await.unwrap();
-        migrations::migrate(&pool).await.unwrap();
+        let TestDatabase { directory, pool, .. } = TestDatabase::fresh().await;
         let artifacts = LocalArtifacts::open(directory.path().join("artifacts")).unwrap();
         let clock = SimulatedClock::new(start_time());
         let ids = Arc::new(SeededIds::new(7, start_time()));

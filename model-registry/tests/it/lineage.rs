@@ -7,6 +7,13 @@ use service::api_keys::Scope;
 
 use crate::fixture::{Fixture, code, model, pair_id, person_of, policy};
 
+test_databases::on_both_databases! {
+    from_a_person_forward_to_every_data_set_and_version,
+    from_a_version_back_to_its_pairs_and_persons,
+    a_data_set_that_was_altered_can_neither_be_registered_nor_served,
+    a_version_whose_evaluation_or_weights_were_altered_does_not_become_current,
+}
+
 /// Version 2 learned from the first data set, 3 from the second, 4 went on from 2 with the second.
 async fn family() -> (Fixture, Sha256Digest, Sha256Digest) {
     let fixture = Fixture::with_versions(1).await;
@@ -22,7 +29,6 @@ async fn family() -> (Fixture, Sha256Digest, Sha256Digest) {
     (fixture, first, second)
 }
 
-#[tokio::test]
 async fn from_a_person_forward_to_every_data_set_and_version() {
     let (fixture, first, second) = family().await;
     let went = async |of: TraceOf| {
@@ -61,7 +67,6 @@ async fn from_a_person_forward_to_every_data_set_and_version() {
     assert_eq!(code(other.list_snapshot_pairs(first, None).await), "unknown_snapshot");
 }
 
-#[tokio::test]
 async fn from_a_version_back_to_its_pairs_and_persons() {
     let (fixture, first, second) = family().await;
     let chain = fixture.client.get_lineage(&model(), ModelVersion(4)).await.unwrap();
@@ -84,7 +89,6 @@ async fn from_a_version_back_to_its_pairs_and_persons() {
     assert_eq!(rest, pairs[1..]);
 }
 
-#[tokio::test]
 async fn a_data_set_that_was_altered_can_neither_be_registered_nor_served() {
     let (fixture, _, second) = family().await;
     // Somebody takes a pair out of a data set that versions 3 and 4 are said to have learned from.
@@ -121,7 +125,6 @@ async fn a_data_set_that_was_altered_can_neither_be_registered_nor_served() {
     assert_eq!(code(fixture.client.register_version(&wide).await), "snapshot_corrupt");
 }
 
-#[tokio::test]
 async fn a_version_whose_evaluation_or_weights_were_altered_does_not_become_current() {
     let (fixture, ..) = family().await;
     sqlx::query("UPDATE model_versions SET evaluation = '{\"gate\":\"better than it was\"}' WHERE version = 2")

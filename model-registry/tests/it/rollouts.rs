@@ -11,7 +11,21 @@ use service::clock::real_now;
 
 use crate::fixture::{Fixture, code, model, person_of, policy, run_id};
 
-#[tokio::test]
+test_databases::on_both_databases! {
+    a_clearly_better_model_is_promoted_by_evidence,
+    a_harmful_model_is_rolled_back_and_current_stays,
+    approval_takes_a_named_person_and_evidence_first,
+    without_a_verdict_it_is_held,
+    a_placebo_is_observed_and_never_acted_on,
+    of_two_starts_one_wins_and_the_same_start_is_the_same_rollout,
+    a_candidate_that_rotted_never_serves,
+    what_was_judged_stays_and_only_what_is_closed_counts,
+    the_reconciler_catches_up_block_by_block_after_a_pause,
+    reconcilers_that_race_judge_a_block_once,
+    a_candidate_whose_turn_is_over_never_begins_to_serve,
+    a_canary_that_served_nobody_ends_at_the_deadline_and_one_that_served_stays,
+}
+
 async fn a_clearly_better_model_is_promoted_by_evidence() {
     let fixture = Fixture::with_versions(2).await;
     let rollout = fixture.begin(2, &policy()).await;
@@ -51,7 +65,6 @@ async fn a_clearly_better_model_is_promoted_by_evidence() {
     fixture.shut_down().await;
 }
 
-#[tokio::test]
 async fn a_harmful_model_is_rolled_back_and_current_stays() {
     let fixture = Fixture::with_versions(2).await;
     let rollout = fixture.begin(2, &policy()).await;
@@ -69,7 +82,6 @@ async fn a_harmful_model_is_rolled_back_and_current_stays() {
     assert_eq!(fixture.assert_audit_is_complete().await.last().unwrap(), "rollout_rolled_back by reconciler");
 }
 
-#[tokio::test]
 async fn approval_takes_a_named_person_and_evidence_first() {
     let fixture = Fixture::with_versions(2).await;
     let approval = RolloutPolicy { promotion: model_registry::Promotion::Approval, ..policy() };
@@ -92,7 +104,6 @@ async fn approval_takes_a_named_person_and_evidence_first() {
     assert_eq!(fixture.assert_audit_is_complete().await.last().unwrap(), "rollout_approved by Grace Hopper");
 }
 
-#[tokio::test]
 async fn without_a_verdict_it_is_held() {
     let fixture = Fixture::with_versions(2).await;
     let few = RolloutPolicy { minimum_persons: 1_000, ..policy() };
@@ -106,7 +117,6 @@ async fn without_a_verdict_it_is_held() {
     assert_eq!(fixture.client.get_routing(&model()).await.unwrap().current.version, ModelVersion(1));
 }
 
-#[tokio::test]
 async fn a_placebo_is_observed_and_never_acted_on() {
     let fixture = Fixture::with_versions(2).await;
     let observe = RolloutPolicy { observe_only: true, ..policy() };
@@ -122,7 +132,6 @@ async fn a_placebo_is_observed_and_never_acted_on() {
     assert_eq!(ended.state, RolloutState::Aborted);
 }
 
-#[tokio::test]
 async fn of_two_starts_one_wins_and_the_same_start_is_the_same_rollout() {
     let fixture = Fixture::with_versions(6).await;
     let starts: Vec<_> = (2..=6)
@@ -154,7 +163,6 @@ async fn of_two_starts_one_wins_and_the_same_start_is_the_same_rollout() {
     fixture.assert_audit_is_complete().await;
 }
 
-#[tokio::test]
 async fn a_candidate_that_rotted_never_serves() {
     let fixture = Fixture::with_versions(2).await;
     let version = fixture.client.get_version(&model(), ModelVersion(2)).await.unwrap();
@@ -167,7 +175,6 @@ async fn a_candidate_that_rotted_never_serves() {
     assert!(fixture.client.get_routing(&model()).await.unwrap().rollout.is_none());
 }
 
-#[tokio::test]
 async fn what_was_judged_stays_and_only_what_is_closed_counts() {
     let fixture = Fixture::with_versions(2).await;
     let rollout = fixture.begin(2, &policy()).await;
@@ -196,7 +203,6 @@ async fn what_was_judged_stays_and_only_what_is_closed_counts() {
     assert_eq!(after.no_harm, before.no_harm);
 }
 
-#[tokio::test]
 async fn the_reconciler_catches_up_block_by_block_after_a_pause() {
     // The same outcomes, judged after every block, or all at once after an outage: the same verdict in the same block.
     let mut verdicts = Vec::new();
@@ -221,7 +227,6 @@ async fn the_reconciler_catches_up_block_by_block_after_a_pause() {
     assert_eq!(verdicts[0], verdicts[1]);
 }
 
-#[tokio::test]
 async fn reconcilers_that_race_judge_a_block_once() {
     let fixture = Fixture::with_versions(2).await;
     let rollout = fixture.begin(2, &policy()).await;
@@ -276,7 +281,6 @@ async fn start_turn(
 const FAR: i64 = i64::MAX / 2;
 
 /// A rollout binds to the deadline of the run that started it, and to no other.
-#[tokio::test]
 async fn a_candidate_whose_turn_is_over_never_begins_to_serve() {
     let fixture = Fixture::with_versions(1).await;
     let snapshot = fixture.snapshot("everyone", &[("a", 1, Purpose::Training)]).await;
@@ -305,7 +309,6 @@ async fn a_candidate_whose_turn_is_over_never_begins_to_serve() {
 }
 
 /// The deadline binds until the candidate has shown somebody a suggestion, and then no longer.
-#[tokio::test]
 async fn a_canary_that_served_nobody_ends_at_the_deadline_and_one_that_served_stays() {
     for serves in [false, true] {
         let fixture = Fixture::with_versions(1).await;

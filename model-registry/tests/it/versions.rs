@@ -11,7 +11,16 @@ use tokio_stream::StreamExt;
 
 use crate::fixture::{Fixture, code, model};
 
-#[tokio::test]
+test_databases::on_both_databases! {
+    registers_serves_and_tells,
+    a_tampered_or_missing_artifact_is_refused,
+    lineage_is_checked_and_audiences_never_widen,
+    aliases_move_by_compare_and_set,
+    a_watcher_sees_every_newest_table,
+    strangers_are_refused_and_tenants_do_not_see_each_other,
+    versions_registered_at_once_are_numbered_without_gaps,
+}
+
 async fn registers_serves_and_tells() {
     let fixture = Fixture::with_versions(2).await;
     let client = &fixture.client;
@@ -46,7 +55,6 @@ async fn registers_serves_and_tells() {
     fixture.shut_down().await;
 }
 
-#[tokio::test]
 async fn a_tampered_or_missing_artifact_is_refused() {
     let fixture = Fixture::with_versions(1).await;
     let new = fixture.new_version("tampered").await;
@@ -73,7 +81,6 @@ async fn a_tampered_or_missing_artifact_is_refused() {
     fixture.assert_audit_is_complete().await;
 }
 
-#[tokio::test]
 async fn lineage_is_checked_and_audiences_never_widen() {
     let fixture = Fixture::with_versions(1).await;
     let snapshot = fixture.snapshot("payments", &[("a", 1, Purpose::Training)]).await;
@@ -114,7 +121,6 @@ async fn lineage_is_checked_and_audiences_never_widen() {
     fixture.assert_audit_is_complete().await;
 }
 
-#[tokio::test]
 async fn aliases_move_by_compare_and_set() {
     let fixture = Fixture::with_versions(9).await;
     let client = &fixture.client;
@@ -145,7 +151,6 @@ async fn aliases_move_by_compare_and_set() {
     fixture.assert_audit_is_complete().await;
 }
 
-#[tokio::test]
 async fn a_watcher_sees_every_newest_table() {
     let fixture = Fixture::with_versions(3).await;
     let mut tables = fixture.client.watch_routing(&model()).await.unwrap();
@@ -159,7 +164,6 @@ async fn a_watcher_sees_every_newest_table() {
     assert!(!matches!(tables.next().await, Some(Ok(_))));
 }
 
-#[tokio::test]
 async fn strangers_are_refused_and_tenants_do_not_see_each_other() {
     let fixture = Fixture::with_versions(1).await;
     let stranger = RegistryClient::new(&fixture.address, &Secret::new("fw_nonsense")).unwrap();
@@ -174,4 +178,26 @@ async fn strangers_are_refused_and_tenants_do_not_see_each_other() {
     assert_eq!(code(other.watch_routing(&model()).await.map(|_| ())), "unknown_model");
     let gone = RegistryClient::new("http://127.0.0.1:1", &Secret::new("fw_x")).unwrap();
     assert!(matches!(gone.list_models().await, Err(ClientError::Unavailable(_))));
+}
+
+async fn versions_registered_at_once_are_numbered_without_gaps() {
+    let fixture = Fixture::with_versions(1).await;
+    let mut registering = Vec::new();
+    for number in 2..=9 {
+        let (client, new) = (fixture.client.clone(), fixture.new_version(&format!("v{number}")).await);
+        // Two of each: the same artifact is the same version.
+        for client in [client.clone(), client] {
+            let new = new.clone();
+            registering.push(tokio::spawn(async move { client.register_version(&new).await.unwrap().version }));
+        }
+    }
+    let mut numbers = Vec::new();
+    for pair in registering.chunks_mut(2) {
+        let (one, other) = ((&mut pair[0]).await.unwrap(), (&mut pair[1]).await.unwrap());
+        assert_eq!(one, other);
+        numbers.push(one);
+    }
+    numbers.sort();
+    assert_eq!(numbers, (2..=9).map(ModelVersion).collect::<Vec<_>>());
+    fixture.assert_audit_is_complete().await;
 }

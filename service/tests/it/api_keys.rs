@@ -4,18 +4,25 @@ use std::sync::Arc;
 
 use events::{TenantId, Timestamp};
 use service::api_keys::{ApiKeyError, ApiKeys, Scope};
-use service::clock::SimulatedClock;
-use service::ids::SeededIds;
+use service::clock::{RealClock, SimulatedClock};
+use service::ids::{SeededIds, SystemIds};
 use service::problem::Problem;
 
-use crate::database::{Database, database, open};
+use crate::database::{Database, database};
+
+test_databases::on_both_databases! {
+    a_key_works_for_its_scopes_until_it_is_revoked,
+    headers_are_read_as_clients_write_them,
+    known_keys_work_while_the_database_is_away,
+    useless_keys_are_not_made,
+    keys_made_at_once_are_all_there,
+}
 
 fn keys(database: &Database) -> ApiKeys {
     let start = Timestamp::from_seconds(1_700_000_000);
     ApiKeys::new(database.pool.clone(), SimulatedClock::new(start).shared(), Arc::new(SeededIds::new(1, start)))
 }
 
-#[tokio::test]
 async fn a_key_works_for_its_scopes_until_it_is_revoked() {
     let database = database().await;
     let keys = keys(&database);
@@ -57,7 +64,6 @@ async fn the_key_itself_is_stored_nowhere() {
     assert!(!format!("{secret:?} {made:?}").contains(random_part));
 }
 
-#[tokio::test]
 async fn headers_are_read_as_clients_write_them() {
     let database = database().await;
     let keys = keys(&database);
@@ -77,7 +83,6 @@ async fn headers_are_read_as_clients_write_them() {
     }
 }
 
-#[tokio::test]
 async fn known_keys_work_while_the_database_is_away() {
     let database = database().await;
     let keys = keys(&database);
@@ -88,7 +93,7 @@ async fn known_keys_work_while_the_database_is_away() {
     assert!(!exported.contains(secret.expose_secret()));
 
     // A process that starts when the database is away: its pool answers with errors.
-    let away = open(&database.directory).await;
+    let away = database.connect().await;
     away.close().await;
     let start = Timestamp::from_seconds(1_700_000_000);
     let restarted = ApiKeys::new(away, SimulatedClock::new(start).shared(), Arc::new(SeededIds::new(1, start)));
@@ -98,7 +103,6 @@ async fn known_keys_work_while_the_database_is_away() {
     assert_eq!(Problem::from(error).status().as_u16(), 503);
 }
 
-#[tokio::test]
 async fn useless_keys_are_not_made() {
     let database = database().await;
     let keys = keys(&database);
@@ -108,5 +112,30 @@ async fn useless_keys_are_not_made() {
         texts.push(keys.create(&tenant, name, scopes).await.unwrap_err().to_string());
     }
     texts.push("telemetri".parse::<Scope>().unwrap_err().to_string());
-    insta::assert_snapshot!(texts.join("\n"));
+    insta::assert_snapshot!("useless_keys_are_not_made", texts.join("\n"));
+}
+
+async fn keys_made_at_once_are_all_there() {
+    let database = database().await;
+    let tenant: TenantId = "acme".parse().unwrap();
+    let clock = RealClock::shared();
+    let mut making = Vec::new();
+    for number in 0..16 {
+        let ids = Arc::new(SystemIds::new(clock.clone()));
+        let keys = ApiKeys::new(database.pool.clone(), clock.clone(), ids);
+        let tenant = tenant.clone();
+        making.push(tokio::spawn(async move {
+            let (made, secret) = keys.create(&tenant, &format!("key {number}"), &[Scope::Suggest]).await.unwrap();
+            assert_eq!(keys.verify(secret.expose_secret(), Scope::Suggest).await.unwrap(), made);
+            made.id
+        }));
+    }
+    let mut made = Vec::new();
+    for task in making {
+        made.push(task.await.unwrap());
+    }
+    made.sort();
+    let mut listed: Vec<String> = keys(&database).list(&tenant).await.unwrap().into_iter().map(|key| key.id).collect();
+    listed.sort();
+    assert_eq!(listed, made);
 }

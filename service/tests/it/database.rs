@@ -3,23 +3,10 @@
 use std::future::Future;
 use std::time::Duration;
 
-use sqlx::AnyPool;
-
-pub(crate) struct Database {
-    pub(crate) directory: tempfile::TempDir,
-    pub(crate) pool: AnyPool,
-}
+pub(crate) use test_databases::TestDatabase as Database;
 
 pub(crate) async fn database() -> Database {
-    let directory = tempfile::tempdir().unwrap();
-    let pool = open(&directory).await;
-    migrations::migrate(&pool).await.unwrap();
-    Database { directory, pool }
-}
-
-/// Another pool on the same file, as another process would have.
-pub(crate) async fn open(directory: &tempfile::TempDir) -> AnyPool {
-    migrations::connect(&migrations::sqlite_url(&directory.path().join("flywheel.sqlite")), 4).await.unwrap()
+    Database::fresh().await
 }
 
 /// Waits until `condition` holds, and says what was awaited when it does not.

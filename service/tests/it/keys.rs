@@ -3,20 +3,27 @@
 use events::{EventId, PersonPseudonym, TenantId, Timestamp};
 use service::keys::{KeyLookup, KeyStore, KeyStoreError, KeyStoreOptions};
 
-use crate::database::{database, open};
+use crate::database::database;
+
+test_databases::on_both_databases! {
+    everybody_gets_the_same_keys,
+    a_key_file_that_is_not_the_right_one_is_refused,
+    an_erased_key_is_gone_and_the_person_starts_anew,
+    a_row_moved_to_another_person_or_tenant_does_not_open,
+    a_seed_determines_secrets_and_debug_shows_none,
+}
 
 fn person(number: u8) -> PersonPseudonym {
     format!("{number:032x}").parse().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_gets_the_same_keys() {
     let database = database().await;
     let path = database.directory.path().join("keys/master.key");
     // Four processes start at once on a fresh database, and all want the same secrets.
     let mut opening = Vec::new();
     for _ in 0..4 {
-        let (pool, path) = (open(&database.directory).await, path.clone());
+        let (pool, path) = (database.connect().await, path.clone());
         opening.push(tokio::spawn(async move {
             let store = KeyStore::open(pool, &path).await.unwrap();
             let secret = store.tenant_secret(&TenantId::default()).await.unwrap();
@@ -42,7 +49,7 @@ async fn everybody_gets_the_same_keys() {
     // What one process sealed, another opens, by the id alone.
     let event = EventId::from_uuid(uuid::Uuid::from_u128(1));
     let sealed = key.seal(event, "telemetry.raw.v1", b"fn main() {}");
-    let other = KeyStore::open(open(&database.directory).await, &path).await.unwrap();
+    let other = KeyStore::open(database.connect().await, &path).await.unwrap();
     let cache = other.cache();
     assert!(matches!(cache.get(&sealed.key_id), KeyLookup::Missing));
     assert_eq!(other.load(&[sealed.key_id]).await.unwrap(), 0);
@@ -52,7 +59,6 @@ async fn everybody_gets_the_same_keys() {
     assert_eq!(other.load(&[unknown]).await.unwrap(), 1);
 }
 
-#[tokio::test]
 async fn a_key_file_that_is_not_the_right_one_is_refused() {
     let database = database().await;
     let path = database.directory.path().join("master.key");
@@ -72,13 +78,12 @@ async fn a_key_file_that_is_not_the_right_one_is_refused() {
     std::fs::create_dir(&path).unwrap();
     texts.push(error(KeyStore::open(database.pool.clone(), &path).await.unwrap_err()));
     std::fs::remove_dir(&path).unwrap();
-    insta::assert_snapshot!(texts.join("\n"));
+    insta::assert_snapshot!("a_key_file_that_is_not_the_right_one_is_refused", texts.join("\n"));
 
     std::fs::write(&path, right).unwrap();
     KeyStore::open(database.pool.clone(), &path).await.unwrap();
 }
 
-#[tokio::test]
 async fn an_erased_key_is_gone_and_the_person_starts_anew() {
     let database = database().await;
     let path = database.directory.path().join("master.key");
@@ -98,7 +103,7 @@ async fn an_erased_key_is_gone_and_the_person_starts_anew() {
     assert!(matches!(store.get(neighbour.id()).await.unwrap(), KeyLookup::Found(_)));
     let after = store.data_key(&tenant, &person(1)).await.unwrap();
     assert_ne!(after.id(), before.id());
-    let fresh = KeyStore::open(open(&database.directory).await, &path).await.unwrap();
+    let fresh = KeyStore::open(database.connect().await, &path).await.unwrap();
     assert!(matches!(fresh.get(before.id()).await.unwrap(), KeyLookup::Erased));
     let left: i64 =
         sqlx::query_scalar("SELECT COUNT(*) FROM person_keys WHERE key_id = $1 AND wrapped_key IS NOT NULL")
@@ -109,7 +114,6 @@ async fn an_erased_key_is_gone_and_the_person_starts_anew() {
     assert_eq!(left, 0);
 }
 
-#[tokio::test]
 async fn a_row_moved_to_another_person_or_tenant_does_not_open() {
     let database = database().await;
     let path = database.directory.path().join("master.key");
@@ -120,7 +124,6 @@ async fn a_row_moved_to_another_person_or_tenant_does_not_open() {
     assert!(matches!(fresh.get(key.id()).await, Err(KeyStoreError::Wrapped(_))));
 }
 
-#[tokio::test]
 async fn a_seed_determines_secrets_and_debug_shows_none() {
     let mut secrets = Vec::new();
     for seed in [1, 1, 2] {

@@ -9,16 +9,24 @@ use service::lease::{Fence, LeaseError, LeaseStore, keep};
 use service::reconciler::{Next, ReconcileError, Reconciler, RequestError, Schedule, drive};
 use tokio_util::sync::CancellationToken;
 
-use crate::database::{database, eventually, open};
+use crate::database::{database, eventually};
+
+test_databases::on_both_databases! {
+    of_many_that_try_one_wins_each_epoch,
+    a_holder_that_lost_its_lease_cannot_write,
+    writes_under_a_fence_never_go_back_in_epoch,
+    a_kept_lease_is_renewed_and_given_back,
+    a_stolen_lease_is_noticed,
+    of_two_drivers_only_the_leaders_reconciler_acts_and_the_other_takes_over,
+}
 
 const LONG: Duration = Duration::from_secs(3600);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_that_try_one_wins_each_epoch() {
     let database = database().await;
     let mut stores = Vec::new();
     for _ in 0..4 {
-        stores.push(LeaseStore::new(open(&database.directory).await));
+        stores.push(LeaseStore::new(database.connect().await));
     }
     for round in 1..=3 {
         let barrier = Arc::new(tokio::sync::Barrier::new(16));
@@ -41,7 +49,6 @@ async fn of_many_that_try_one_wins_each_epoch() {
     }
 }
 
-#[tokio::test]
 async fn a_holder_that_lost_its_lease_cannot_write() {
     let database = database().await;
     let store = LeaseStore::new(database.pool.clone());
@@ -57,7 +64,7 @@ async fn a_holder_that_lost_its_lease_cannot_write() {
     let mut transaction = migrations::begin_write(&database.pool).await.unwrap();
     let error = old.check(&mut transaction).await.unwrap_err();
     assert!(matches!(error, LeaseError::Lost { .. }));
-    insta::assert_snapshot!(error.to_string());
+    insta::assert_snapshot!("a_holder_that_lost_its_lease_cannot_write", error.to_string());
     drop(transaction);
     assert!(matches!(store.renew(&old, LONG).await, Err(LeaseError::Lost { .. })));
     // What the former holder gives back is not the new holder's.
@@ -67,7 +74,6 @@ async fn a_holder_that_lost_its_lease_cannot_write() {
 }
 
 /// Everybody steals from everybody, and all write afterwards: in each round the last thief alone succeeds.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_under_a_fence_never_go_back_in_epoch() {
     const TASKS: usize = 6;
     const ROUNDS: usize = 10;
@@ -104,21 +110,21 @@ async fn writes_under_a_fence_never_go_back_in_epoch() {
 }
 
 async fn write(pool: &sqlx::AnyPool, fence: &Fence) {
-    let mut transaction = migrations::begin_write(pool).await.unwrap();
-    match fence.check(&mut transaction).await {
-        Ok(()) => {
-            sqlx::query("INSERT INTO writes SELECT COALESCE(MAX(number), 0) + 1, $1 FROM writes")
-                .bind(fence.epoch())
-                .execute(&mut *transaction)
-                .await
-                .unwrap();
-            transaction.commit().await.unwrap();
-        }
-        Err(error) => assert!(matches!(error, LeaseError::Lost { .. }), "{error}"),
+    let written = migrations::retried(|| async {
+        let mut transaction = migrations::begin_write(pool).await?;
+        fence.check(&mut transaction).await?;
+        sqlx::query("INSERT INTO writes SELECT COALESCE(MAX(number), 0) + 1, $1 FROM writes")
+            .bind(fence.epoch())
+            .execute(&mut *transaction)
+            .await?;
+        migrations::commit(transaction).await?;
+        Ok::<(), LeaseError>(())
+    });
+    if let Err(error) = written.await {
+        assert!(matches!(error, LeaseError::Lost { .. }), "{error}");
     }
 }
 
-#[tokio::test]
 async fn a_kept_lease_is_renewed_and_given_back() {
     let database = database().await;
     let store = LeaseStore::new(database.pool.clone());
@@ -136,7 +142,6 @@ async fn a_kept_lease_is_renewed_and_given_back() {
     assert_eq!(store.acquire("leader", "b", LONG).await.unwrap().unwrap().epoch(), 2);
 }
 
-#[tokio::test]
 async fn a_stolen_lease_is_noticed() {
     let database = database().await;
     let store = LeaseStore::new(database.pool.clone());
@@ -172,7 +177,6 @@ impl Reconciler for Noting {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_drivers_only_the_leaders_reconciler_acts_and_the_other_takes_over() {
     let database = database().await;
     let activated = Arc::new(Mutex::new(Vec::new()));
@@ -189,7 +193,7 @@ async fn of_two_drivers_only_the_leaders_reconciler_acts_and_the_other_takes_ove
     let (_first, mut lease, stop_first, first) = start("first", database.pool.clone());
     lease.wait().await.unwrap();
     eventually("the first acts", || async { count("first") > 3 }).await;
-    let (second, _, stop_second, other) = start("second", open(&database.directory).await);
+    let (second, _, stop_second, other) = start("second", database.connect().await);
     assert_eq!(second.request().await, Err(RequestError::NotLeader { reconciler: "noting" }));
     let seen = count("first");
     eventually("the first goes on", || async { count("first") > seen + 20 }).await;

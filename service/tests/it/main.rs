@@ -18,4 +18,5 @@ mod keys;
 mod lease;
 mod metrics;
 mod outbox;
+mod readiness;
 mod stores;

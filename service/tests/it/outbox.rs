@@ -15,6 +15,12 @@ use uuid::Uuid;
 
 use crate::database::{Database, database};
 
+test_databases::on_both_databases! {
+    crashes_at_every_place_lose_nothing_and_repeat_only_the_same_id,
+    records_and_control_records_arrive_as_written,
+    relays_that_race_lose_nothing,
+}
+
 /// An in-memory log. It keeps what it was given and, on request, dies before or after it has it.
 #[derive(Default)]
 pub(crate) struct Log {
@@ -68,7 +74,6 @@ async fn fill(database: &Database, count: i64) -> Vec<Uuid> {
     made
 }
 
-#[tokio::test]
 async fn crashes_at_every_place_lose_nothing_and_repeat_only_the_same_id() {
     let database = database().await;
     let committed = fill(&database, 30).await;
@@ -112,7 +117,6 @@ async fn crashed(log: &Log, before: u32) {
     }
 }
 
-#[tokio::test]
 async fn records_and_control_records_arrive_as_written() {
     let database = database().await;
     let ids = SystemIds::new(RealClock::shared());
@@ -131,4 +135,25 @@ async fn records_and_control_records_arrive_as_written() {
     assert_eq!(*log.records.lock(), messages);
     assert!(matches!(messages[1].kind, OutboxKind::Control { .. }));
     assert_ne!(ids.next_uuid(), messages[0].id);
+}
+
+/// A lease keeps one of them away; without it they only repeat each other.
+async fn relays_that_race_lose_nothing() {
+    let database = database().await;
+    let mut committed = fill(&database, 40).await;
+    let log = Arc::new(Log::default());
+    let mut relays = Vec::new();
+    for _ in 0..4 {
+        let relay = OutboxRelay::new(database.connect().await, log.clone(), None);
+        relays.push(tokio::spawn(async move { relay.activate().await.unwrap() }));
+    }
+    for relay in relays {
+        assert_eq!(relay.await.unwrap(), Next::Period);
+    }
+    let mut published: Vec<_> = log.records.lock().iter().map(|record| record.id).collect();
+    published.sort();
+    published.dedup();
+    committed.sort();
+    assert_eq!(published, committed);
+    assert_eq!(OutboxRelay::new(database.pool.clone(), log.clone(), None).waiting().await.unwrap(), 0);
 }

@@ -15,6 +15,14 @@ use service::settings::Settings;
 
 use crate::database::database;
 
+test_databases::on_both_databases! {
+    consent_is_the_narrower_of_choice_and_ceiling_and_enters_the_log,
+    rules_are_kept_per_tenant_and_deny_by_default,
+    settings_are_set_once_or_replaced,
+    of_choices_made_at_once_the_newest_stands_and_enters_the_log,
+    of_settings_made_at_once_all_get_the_same,
+}
+
 #[derive(Default)]
 struct Log(Mutex<Vec<OutboxMessage>>);
 
@@ -26,7 +34,6 @@ impl OutboxPublisher for Log {
     }
 }
 
-#[tokio::test]
 async fn consent_is_the_narrower_of_choice_and_ceiling_and_enters_the_log() {
     let database = database().await;
     let tenant = TenantId::default();
@@ -83,7 +90,6 @@ fn what_is_unknown_allows_nothing() {
     assert_eq!(ConsentDecision::from_value(b"{"), None);
 }
 
-#[tokio::test]
 async fn rules_are_kept_per_tenant_and_deny_by_default() {
     let database = database().await;
     let store = RepositoryStore::new(database.pool.clone());
@@ -107,7 +113,6 @@ async fn rules_are_kept_per_tenant_and_deny_by_default() {
     assert!(refused.starts_with("\"ac*\" is no rule") && refused.ends_with("such as `acme/*`"), "{refused}");
 }
 
-#[tokio::test]
 async fn settings_are_set_once_or_replaced() {
     let database = database().await;
     let settings = Settings::new(database.pool.clone());
@@ -117,4 +122,56 @@ async fn settings_are_set_once_or_replaced() {
     assert_eq!(settings.get_or_set(&tenant, "partitions", "8", now).await.unwrap(), "4");
     settings.set(&tenant, "partitions", "16", now).await.unwrap();
     assert_eq!(settings.get(&tenant, "partitions").await.unwrap().as_deref(), Some("16"));
+}
+
+async fn of_choices_made_at_once_the_newest_stands_and_enters_the_log() {
+    const CHOICES: i64 = 24;
+    let database = database().await;
+    let tenant = TenantId::default();
+    let person: PersonPseudonym = "0".repeat(32).parse().unwrap();
+    let ids = Arc::new(SeededIds::new(1, Timestamp::from_seconds(1)));
+    let mut deciding = Vec::new();
+    for second in 1..=CHOICES {
+        let store = ConsentStore::new(if second % 2 == 0 { database.connect().await } else { database.pool.clone() });
+        let (ids, tenant, person) = (ids.clone(), tenant.clone(), person.clone());
+        let tier = if second == CHOICES { ConsentTier::None } else { ConsentTier::Usage };
+        deciding.push(tokio::spawn(async move {
+            store.decide(&*ids, &tenant, &person, tier, Timestamp::from_seconds(second)).await.unwrap();
+        }));
+    }
+    for task in deciding {
+        task.await.unwrap();
+    }
+    let store = ConsentStore::new(database.pool.clone());
+    assert_eq!(store.effective(&tenant, &person).await.unwrap(), ConsentTier::None);
+    let log = Arc::new(Log::default());
+    OutboxRelay::new(database.pool.clone(), log.clone(), None).activate().await.unwrap();
+    let mut told: Vec<i64> = log
+        .0
+        .lock()
+        .iter()
+        .map(|message| ConsentDecision::from_value(&message.value).unwrap().decided_at.as_micros())
+        .collect();
+    let count = told.len();
+    told.sort_unstable();
+    told.dedup();
+    assert_eq!(told.len(), count, "a choice entered the log twice");
+    assert_eq!(told.last(), Some(&Timestamp::from_seconds(CHOICES).as_micros()));
+}
+
+async fn of_settings_made_at_once_all_get_the_same() {
+    let database = database().await;
+    let mut setting = Vec::new();
+    for number in 0..12 {
+        let settings = Settings::new(database.pool.clone());
+        setting.push(tokio::spawn(async move {
+            let now = Timestamp::from_seconds(1);
+            settings.get_or_set(&TenantId::default(), "partitions", &number.to_string(), now).await.unwrap()
+        }));
+    }
+    let mut found = Vec::new();
+    for task in setting {
+        found.push(task.await.unwrap());
+    }
+    assert!(found.iter().all(|one| *one == found[0]), "{found:?}");
 }

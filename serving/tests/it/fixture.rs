@@ -30,6 +30,7 @@ use service::keys::{KeyStore, KeyStoreOptions};
 use service::readiness::Readiness;
 use serving::{Database, Log, Serving, ServingConfig, ServingDeps};
 use sqlx::AnyPool;
+use test_databases::TestDatabase;
 use tokio_util::sync::CancellationToken;
 
 const TEXT: &str = "let user = users.get(1);\nlet name = get_name(user);\nprintln!(name);\n";
@@ -140,12 +141,10 @@ impl Drop for Fixture {
 impl Fixture {
     /// Everything, with version 1 registered, current and the reference.
     pub(crate) async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let TestDatabase { directory, pool, .. } = TestDatabase::fresh().await;
         let at = |name: &str| directory.path().join(name);
         let clock = SimulatedClock::new(Timestamp::from_seconds(1_800_000_000));
         let ids = Arc::new(SeededIds::new(7, clock.now()));
-        let pool = migrations::connect(&migrations::sqlite_url(&at("flywheel.sqlite")), 8).await.unwrap();
-        migrations::migrate(&pool).await.unwrap();
         let options = KeyStoreOptions { clock: clock.shared(), seed: Some(7), ..KeyStoreOptions::default() };
         let keys = KeyStore::open_with(pool.clone(), &at("master.key"), options).await.unwrap();
         let secret = keys.tenant_secret(&TenantId::default()).await.unwrap();
@@ -321,7 +320,7 @@ impl Fixture {
         let nowhere = self.directory.path().join("no such directory");
         std::fs::write(&nowhere, "a file, so that no database can be made below it").unwrap();
         let database = Database::Later {
-            url: migrations::sqlite_url(&nowhere.join("flywheel.sqlite")),
+            url: service::config::Secret::new(migrations::sqlite_url(&nowhere.join("flywheel.sqlite"))),
             max_connections: 1,
             key_file: self.directory.path().join("master.key"),
             options: KeyStoreOptions::default(),

@@ -21,7 +21,11 @@ use fixture::{Fixture, REQUEST_PERSON, question};
 use model_registry::{RolloutPolicy, assign};
 use service::clock::Clock;
 
-#[tokio::test(flavor = "multi_thread")]
+test_databases::on_both_databases! {
+    a_registered_model_answers_and_its_exposure_reaches_the_log,
+    a_rollout_divides_persons_by_the_registrys_own_function,
+}
+
 async fn a_registered_model_answers_and_its_exposure_reaches_the_log() {
     let fixture = Fixture::new().await;
     fixture.consent(REQUEST_PERSON, ConsentTier::Code).await;
@@ -45,7 +49,6 @@ async fn a_registered_model_answers_and_its_exposure_reaches_the_log() {
     assert!(exposures[0].sealed.is_some());
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_divides_persons_by_the_registrys_own_function() {
     let fixture = Fixture::new().await;
     let candidate = fixture.register(2).await;

@@ -11,6 +11,12 @@ use crate::fixture::{
     Address, Fixture, Platform, attempt, config, is_alive, kill, model, program, start_time, wait_for, wait_for_file,
 };
 
+test_databases::on_both_databases! {
+    after_a_killed_orchestrator_its_job_ends_and_the_run_becomes_one_version,
+    a_former_leader_changes_no_run,
+    owners_that_race_leave_the_run_to_the_newest,
+}
+
 /// Enough steps for a checkpoint (every tenth) long before the end.
 fn long() -> OrchestratorConfig {
     OrchestratorConfig { steps: 400, maximum_attempts: 3, ..config() }
@@ -48,13 +54,13 @@ async fn a_killed_job_goes_on_from_its_checkpoint_to_the_same_model() {
     assert!(digests[1].1 < digests[0].1, "the second attempt began anew: {digests:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn after_a_killed_orchestrator_its_job_ends_and_the_run_becomes_one_version() {
     let fixture = Fixture::new().await;
     fixture.collect(0, 370, "everyone").await;
     let mut other = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "crashes::orchestrator_process", "--ignored", "--nocapture"])
         .env("FLYWHEEL_TEST_ROOT", &fixture.address.root)
+        .env("FLYWHEEL_TEST_DATABASE", &fixture.address.database)
         .env("FLYWHEEL_TEST_REGISTRY", &fixture.address.registry)
         .env("FLYWHEEL_TEST_SECRET", &fixture.address.secret)
         .env("FLYWHEEL_TEST_PROGRAM", with_pid(&fixture))
@@ -87,8 +93,12 @@ async fn after_a_killed_orchestrator_its_job_ends_and_the_run_becomes_one_versio
 async fn orchestrator_process() {
     let variable = |name: &str| std::env::var(format!("FLYWHEEL_TEST_{name}"));
     let Ok(root) = variable("ROOT") else { return };
-    let address =
-        Address { root: root.into(), registry: variable("REGISTRY").unwrap(), secret: variable("SECRET").unwrap() };
+    let address = Address {
+        root: root.into(),
+        database: variable("DATABASE").unwrap(),
+        registry: variable("REGISTRY").unwrap(),
+        secret: variable("SECRET").unwrap(),
+    };
     let platform = Platform::open(&address).await;
     let config = OrchestratorConfig { program: Some(variable("PROGRAM").unwrap().into()), ..long() };
     let orchestrating = platform.orchestrate(config, "first");
@@ -176,7 +186,6 @@ async fn a_job_that_hangs_is_ended_and_tried_again() {
     orchestrating.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_former_leader_changes_no_run() {
     let fixture = Fixture::new().await;
     fixture.collect(0, 370, "everyone").await;
@@ -206,4 +215,41 @@ async fn a_former_leader_changes_no_run() {
     let after = store.runs(1).await.unwrap().pop().unwrap();
     assert_eq!((after.state, after.attempt), (RunState::Running, 1));
     orchestrating.stop().await;
+}
+
+async fn owners_that_race_leave_the_run_to_the_newest() {
+    const OWNERS: i64 = 8;
+    let fixture = Fixture::new().await;
+    for statement in [
+        "INSERT INTO snapshots VALUES ('digest', 'default', 'edit', 'everyone', 1, '0.1.0', '{}', 1, 1, 1, 1, 1, 1)",
+        "INSERT INTO training_runs (run_id, tenant, model, snapshot_digest, parent_version, anchor_version, method, \
+         seed, state, detail, attempt, owner_epoch, last_signal_at, deadline_at, created_at) \
+         VALUES ('0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d', 'default', 'edit', 'digest', 1, 1, 'sft', 1, 'queued', '{}', \
+         0, 0, 1, 1, 1)",
+    ] {
+        sqlx::query(statement).execute(&fixture.pool).await.unwrap();
+    }
+    let run: RunId = "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d".parse().unwrap();
+    let store = Store::new(fixture.pool.clone(), TenantId::default(), model());
+    let racing: Vec<_> = (1..=OWNERS)
+        .map(|epoch| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                store.own(run, epoch).await.unwrap();
+                store.begin_attempt(run, epoch, start_time()).await.unwrap()
+            })
+        })
+        .collect();
+    let mut attempts = Vec::new();
+    for one in racing {
+        attempts.extend(one.await.unwrap());
+    }
+    attempts.sort_unstable();
+    let count = i64::try_from(attempts.len()).unwrap();
+    assert!(count >= 1);
+    assert_eq!(attempts, (1..=count).collect::<Vec<_>>(), "each attempt has a number of its own");
+    assert!(store.owns(run, OWNERS).await.unwrap());
+    for former in 1..OWNERS {
+        assert_eq!(store.begin_attempt(run, former, start_time()).await.unwrap(), None);
+    }
 }

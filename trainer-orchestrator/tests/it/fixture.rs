@@ -26,6 +26,7 @@ use service::keys::{KeyStore, KeyStoreOptions};
 use service::readiness::Readiness;
 use service::repositories::RepositoryStore;
 use sqlx::AnyPool;
+use test_databases::TestDatabase;
 use tokio_util::sync::CancellationToken;
 use trainer_orchestrator::store::Run;
 use trainer_orchestrator::{Deps, Handle, OrchestratorConfig};
@@ -58,6 +59,7 @@ pub(crate) struct Platform {
 /// Where a second process finds the platform.
 pub(crate) struct Address {
     pub(crate) root: PathBuf,
+    pub(crate) database: String,
     pub(crate) registry: String,
     pub(crate) secret: String,
 }
@@ -65,7 +67,7 @@ pub(crate) struct Address {
 impl Platform {
     pub(crate) async fn open(address: &Address) -> Self {
         let root = address.root.clone();
-        let pool = migrations::connect(&migrations::sqlite_url(&root.join("f.sqlite")), 8).await.unwrap();
+        let pool = migrations::connect(&address.database, 8).await.unwrap();
         Self {
             // Seeded, so that the same pairs are the same bytes in every test.
             keys: KeyStore::open_with(
@@ -168,10 +170,10 @@ impl std::ops::Deref for Fixture {
 impl Fixture {
     /// A platform whose base is version 1 and whose repository may be trained on for everyone.
     pub(crate) async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let database = TestDatabase::fresh().await;
+        let url = database.url().to_owned();
+        let TestDatabase { directory, pool, .. } = database;
         let root = directory.path().to_path_buf();
-        let pool = migrations::connect(&migrations::sqlite_url(&root.join("f.sqlite")), 8).await.unwrap();
-        migrations::migrate(&pool).await.unwrap();
         let clock = SimulatedClock::new(start_time() + Duration::from_secs(1_000));
         let ids = Arc::new(SeededIds::new(7, start_time()));
         let (_, secret) = ApiKeys::new(pool.clone(), clock.shared(), Arc::new(ids.child("keys")))
@@ -192,7 +194,8 @@ impl Fixture {
         let stop = CancellationToken::new();
         let (_, task) = model_registry::run(config, deps, "test", listener, gate, stop).unwrap();
         tokio::spawn(task);
-        let address = Address { root: root.clone(), registry, secret: secret.expose_secret().to_owned() };
+        let address =
+            Address { root: root.clone(), database: url, registry, secret: secret.expose_secret().to_owned() };
         let platform = Platform { clock, ..Platform::open(&address).await };
         let fixture = Self { platform, address, _directory: directory };
         fixture.register_base().await;

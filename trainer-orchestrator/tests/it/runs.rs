@@ -12,7 +12,11 @@ use trainer_orchestrator::store::RunState;
 
 use crate::fixture::{CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, config, model, start_time, wait_for};
 
-#[tokio::test(flavor = "multi_thread")]
+test_databases::on_both_databases! {
+    a_request_becomes_one_version_that_can_be_traced,
+    a_request_waits_for_the_end_of_a_rollout,
+}
+
 async fn a_request_becomes_one_version_that_can_be_traced() {
     let fixture = Fixture::new().await;
     fixture.collect(0, 200, "everyone").await;
@@ -152,7 +156,6 @@ async fn a_person_who_is_erased_before_a_data_set_is_made_is_counted_nowhere() {
     orchestrating.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_request_waits_for_the_end_of_a_rollout() {
     let fixture = Fixture::new().await;
     fixture.collect(0, 370, "everyone").await;
