@@ -6,8 +6,15 @@ use std::path::Path;
 use events::ModelName;
 use serde_json::json;
 
-use crate::platform::DoorAddresses;
 use crate::shell::quoted;
+
+/// Where the doors are, as clients write it.
+pub(crate) struct DoorUrls {
+    pub(crate) serving: String,
+    pub(crate) ingest: String,
+    pub(crate) registry: String,
+    pub(crate) admin: String,
+}
 
 /// What the text tells.
 pub(crate) struct Greeting<'a> {
@@ -15,7 +22,7 @@ pub(crate) struct Greeting<'a> {
     pub(crate) program: &'a Path,
     /// With which options it finds this platform.
     pub(crate) options: &'a [String],
-    pub(crate) doors: DoorAddresses,
+    pub(crate) doors: &'a DoorUrls,
     pub(crate) data: &'a Path,
     pub(crate) model: &'a ModelName,
     pub(crate) key: &'a str,
@@ -53,22 +60,22 @@ pub(crate) fn text(greeting: &Greeting<'_>) -> String {
     let options: Vec<String> = options.iter().map(quoted).collect();
     let options = options.join(" ");
     let administrator = format!("-H \"Authorization: Bearer $(cat {})\"", quoted(registry_key_file));
-    let DoorAddresses { serving, ingest, registry, admin } = doors;
+    let DoorUrls { serving, ingest, registry, admin } = doors;
     [
         format!("flywheel is up; data in {}\n", data.display()),
-        format!("  suggestions  http://{serving}/v1/suggestions"),
-        format!("  telemetry    http://{ingest}/v1/telemetry"),
-        format!("  registry     http://{registry} (gRPC; reading also as JSON)"),
-        format!("  admin        http://{admin} (/healthz, /readyz, /metrics)\n"),
+        format!("  suggestions  {serving}/v1/suggestions"),
+        format!("  telemetry    {ingest}/v1/telemetry"),
+        format!("  registry     {registry} (gRPC; reading also as JSON)"),
+        format!("  admin        {admin} (/healthz, /readyz, /metrics)\n"),
         format!("API key for editors ({made}kept in {}):\n\n  {key}\n", key_file.display()),
         "Ask for a suggestion:\n".to_owned(),
-        format!("  curl -sN http://{serving}/v1/suggestions {post} {}\n", quoted(asked.to_string())),
+        format!("  curl -sN {serving}/v1/suggestions {post} {}\n", quoted(asked.to_string())),
         "Report what the developer did:\n".to_owned(),
-        format!("  curl -s http://{ingest}/v1/telemetry {post} {}\n", quoted(reported.to_string())),
+        format!("  curl -s {ingest}/v1/telemetry {post} {}\n", quoted(reported.to_string())),
         "Look at the model's versions:\n".to_owned(),
-        format!("  curl -s http://{registry}/v1/models/{model}/versions {administrator}\n"),
+        format!("  curl -s {registry}/v1/models/{model}/versions {administrator}\n"),
         "Is everything ready:\n".to_owned(),
-        format!("  curl -s http://{admin}/readyz\n"),
+        format!("  curl -s {admin}/readyz\n"),
         "Nothing is learned until somebody agrees and a repository is allowed:\n".to_owned(),
         format!("  {program} consent ceiling code {options}"),
         format!("  {program} consent set ada code {options}"),
@@ -85,16 +92,11 @@ mod tests {
 
     #[test]
     fn the_greeting_says_all_there_is_to_know() {
-        let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
         let text = text(&Greeting {
             program: Path::new("/opt/our tools/flywheel"),
             options: &["--data-dir", "/srv/ada's data", "--set", "tenant=ours"].map(str::to_owned),
-            doors: DoorAddresses {
-                serving: address(7802),
-                ingest: address(7801),
-                registry: address(7803),
-                admin: address(7800),
-            },
+            doors: &DoorUrls { serving: url(7802), ingest: url(7801), registry: url(7803), admin: url(7800) },
             data: Path::new("/srv/ada's data"),
             model: &"edit".parse().unwrap(),
             key: "fw_key",

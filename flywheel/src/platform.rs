@@ -18,6 +18,7 @@ use service::consent::ConsentStore;
 use service::drain::Drain;
 use service::reconciler::ReconcilerHandle;
 use service::telemetry::{LogTarget, TelemetryOptions};
+use service::tls::TlsConfig;
 use sqlx::AnyPool;
 use trainer_orchestrator::store::Run;
 
@@ -130,6 +131,13 @@ pub(crate) fn demo_settings(common: &Common, data: &DataDir, arguments: &DemoArg
     ];
     let mut settings = Settings::load(common, &overrides)?;
     settings.data_dir = data.root().to_path_buf();
+    // Its doors are on loopback and its own: certificates and names of a configuration are for doors on a network.
+    for http in
+        [&mut settings.admin, &mut settings.registry.http, &mut settings.ingest.http, &mut settings.serving.http]
+    {
+        http.tls = TlsConfig::default();
+    }
+    (settings.registry.address, settings.registry.ca_file) = (None, None);
     Ok(settings)
 }
 
@@ -145,7 +153,7 @@ impl Platform {
         let admin = services::admin(&foundation).await?;
         let outbox = services::outbox(&foundation);
         let (registry_address, rollouts) = services::registry(&foundation).await?;
-        let registry = services::registry_client(&foundation, &registry_address.to_string())?;
+        let registry = services::registry_client(settings, &foundation.internal_key, &registry_address.to_string())?;
         let ingest = services::ingest(&foundation).await?;
         services::anonymizer(&foundation);
         services::labeler(&foundation);
@@ -381,7 +389,10 @@ pub(crate) async fn register_first(registry: &RegistryClient, first: &NewVersion
     match registry.ensure_first_version(first).await {
         Ok(_) => Ok(Some(())),
         // Or others changed it all the time.
-        Err(ClientError::Unavailable(_)) => Ok(None),
+        Err(error @ ClientError::Unavailable(_)) => {
+            tracing::debug!(%error, "the first version is registered later");
+            Ok(None)
+        }
         Err(error) if error.code() == Some("contended") => Ok(None),
         Err(error) => Err(error),
     }

@@ -8,8 +8,9 @@ use anonymizer::AnonymizerDeps;
 use bytes::Bytes;
 use ingest::IngestDeps;
 use model_registry::RegistryDeps;
-use model_registry::client::RegistryClient;
+use model_registry::client::{RegistryClient, Trust};
 use model_registry::version::NewVersion;
+use service::config::Secret;
 use service::consent::ConsentStore;
 use service::drain::{Drain, TaskError};
 use service::http::{self, HttpConfig};
@@ -139,29 +140,44 @@ async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result
     }
     foundation.drain.begin_on_signal()?;
     starting.release();
-    serve(data, &doors, foundation.drain).await
+    serve(settings, data, &doors, foundation.drain).await
 }
 
 /// Says where the doors of a service are, and waits for its end.
-pub(crate) async fn serve(data: &DataDir, doors: &[(String, SocketAddr)], drain: Drain) -> Result<ExitCode, Failure> {
+pub(crate) async fn serve(
+    settings: &Settings,
+    data: &DataDir,
+    doors: &[(String, SocketAddr)],
+    drain: Drain,
+) -> Result<ExitCode, Failure> {
     let _announced = data.announce(doors)?;
     for (name, address) in doors {
-        print(&format!("{name}: http://{address}"))?;
+        print(&format!("{name}: {}", settings.url(name, *address)))?;
     }
     platform::until_stopped(drain).await
 }
 
-/// The registry of another process: at its configured address, or, when that leaves the port to the system, where it
-/// says that it is. Nothing here needs the registry to answer yet.
+/// The registry of another process: where the configuration finds it, or, when that leaves the port to the system,
+/// where it says that it is. Nothing here needs the registry to answer yet.
 async fn registry_elsewhere(foundation: &Foundation) -> Result<RegistryClient, Failure> {
-    let configured = &foundation.settings.registry.http.listen;
-    if !configured.ends_with(":0") {
-        return registry_client(foundation, configured);
+    let Foundation { settings, internal_key, .. } = foundation;
+    if settings.registry.address.is_some() || !settings.registry.http.listen.ends_with(":0") {
+        return configured_registry(settings, internal_key);
     }
     let address = platform::wait_for(REGISTRY_LIMIT, "the registry to say where it is", || async {
         Ok(foundation.data.announced(REGISTRY))
     });
-    registry_client(foundation, &address.await?.to_string())
+    registry_client(settings, internal_key, &address.await?.to_string())
+}
+
+/// The registry where the configuration finds it.
+pub(crate) fn configured_registry(settings: &Settings, key: &Secret) -> Result<RegistryClient, Failure> {
+    let registry = &settings.registry;
+    let Some(address) = &registry.address else {
+        return registry_client(settings, key, &registry.http.listen);
+    };
+    let trust = Trust { ca_file: registry.ca_file.clone(), server_name: None };
+    RegistryClient::with_trust(address, key, &trust).map_err(Failure::refuse)
 }
 
 /// Registers the base model as version 1 as soon as the registry answers; whoever comes second finds it done.
@@ -178,9 +194,13 @@ fn first_version(foundation: &Foundation, registry: RegistryClient, first: NewVe
     });
 }
 
-/// The registry as another service of this platform sees it.
-pub(crate) fn registry_client(foundation: &Foundation, address: &str) -> Result<RegistryClient, Failure> {
-    RegistryClient::new(&format!("http://{address}"), &foundation.internal_key).map_err(Failure::refuse)
+/// The registry of this machine that listens at `address`; its certificate is made out to the name by which others
+/// find it.
+pub(crate) fn registry_client(settings: &Settings, key: &Secret, address: &str) -> Result<RegistryClient, Failure> {
+    let registry = &settings.registry;
+    let trust = Trust { ca_file: registry.ca_file.clone(), server_name: registry.host() };
+    let address = format!("{}://{address}", registry.http.scheme());
+    RegistryClient::with_trust(&address, key, &trust).map_err(Failure::refuse)
 }
 
 /// What an admin port tells of.

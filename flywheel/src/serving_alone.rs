@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::Bus;
-use model_registry::client::RegistryClient;
 use service::config::Secret;
 use service::drain::Drain;
 use service::http;
@@ -20,7 +19,7 @@ use crate::data_dir::DataDir;
 use crate::database;
 use crate::failure::Failure;
 use crate::foundation::open_log;
-use crate::services::{AdminPort, SERVING, admin_port, serve};
+use crate::services::{AdminPort, SERVING, admin_port, configured_registry, serve};
 use crate::settings::Settings;
 
 /// Whether there is something to serve from: a routing that was followed once, and the keys.
@@ -53,9 +52,7 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
         })
     });
     let key = std::fs::read_to_string(data.internal_key())?;
-    let registry =
-        RegistryClient::new(&format!("http://{}", settings.registry.http.listen), &Secret::new(key.trim().to_owned()))
-            .map_err(Failure::refuse)?;
+    let registry = configured_registry(settings, &Secret::new(key.trim().to_owned()))?;
     let deps = ServingDeps {
         log: Log::Later(open),
         clock: Arc::clone(&clock),
@@ -78,5 +75,5 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
         Ok(())
     });
     let doors = [(format!("admin-{SERVING}"), admin), (SERVING.to_owned(), address)];
-    serve(data, &doors, drain).await
+    serve(settings, data, &doors, drain).await
 }

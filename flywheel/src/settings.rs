@@ -1,5 +1,6 @@
 //! The configuration of the whole product: one file, `FLYWHEEL_*`, flags. `docs/configuration.md` lists the keys.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anonymizer::{AnonymizerConfig, AnonymizerError};
@@ -19,6 +20,7 @@ use crate::artifact_store::S3Settings;
 use crate::cli::Common;
 use crate::failure::Failure;
 use crate::parts::{ArtifactsKind, BusKind, DatabaseKind, JobsKind};
+use crate::services::{INGEST, REGISTRY, SERVING};
 
 /// Where the admin port is when nothing else is said and every service runs in one process.
 pub(crate) const ADMIN: &str = "127.0.0.1:7800";
@@ -217,12 +219,23 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Where a door is, as its clients write it. `door` is what it is announced as: `ingest`, `admin-ingest`, ...
+    pub(crate) fn url(&self, door: &str, address: SocketAddr) -> String {
+        let http = match door {
+            INGEST => &self.ingest.http,
+            REGISTRY => &self.registry.http,
+            SERVING => &self.serving.http,
+            _ => &self.admin,
+        };
+        format!("{}://{address}", http.scheme())
+    }
+
     /// Refuses what makes no platform.
     fn check(&self) -> Result<(), Invalid> {
         self.clock.validate()?;
         self.artifacts.check()?;
         self.admin.validate("admin")?;
-        self.registry.http.validate("registry.http")?;
+        self.registry.validate("registry")?;
         self.ingest.validate()?;
         self.serving.validate()?;
         self.database.check()?;
@@ -398,6 +411,13 @@ mod tests {
             ("artifacts.s3.endpoint", "https://key:secret@s3.example.com", "without credentials"),
             ("artifacts.s3.attempts", "0", "at least 1"),
             ("artifacts.s3.secret_access_key", "secret", "a secret is never a flag"),
+            ("registry.address", "registry.example.com:7803", "an address such as https://"),
+            ("registry.ca_file", "ca.pem", "no https address"),
+            (
+                "ingest.http.tls.key_file",
+                "door.key",
+                if cfg!(feature = "production") { "that `key_file` belongs to" } else { "cargo feature `production`" },
+            ),
         ];
         for (key, value, expected) in refused {
             let sentence = refusal(key, value).unwrap_or_else(|| panic!("{key} = {value} is accepted"));

@@ -18,6 +18,7 @@ use crate::data_dir::DataDir;
 use crate::demo::Ledger;
 use crate::failure::Failure;
 use crate::operations::{open, registry};
+use crate::settings::Settings;
 use crate::shell::{program, quoted};
 use crate::sinks;
 use crate::table::{print, print_json, rows_text};
@@ -159,19 +160,19 @@ pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Fa
     if list.json {
         print_json(&status)?;
     } else {
-        print(&text(&status, &foundation.data))?;
+        print(&text(&status, settings, &foundation.data))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(status: &Status, data: &DataDir) -> String {
+fn text(status: &Status, settings: &Settings, data: &DataDir) -> String {
     let mut text = if !status.running {
         "not running\n".to_owned()
     } else if status.doors.is_empty() {
         "running, no door is open yet\n".to_owned()
     } else {
         let doors: Vec<String> =
-            status.doors.iter().map(|(name, address)| format!("{name} http://{address}")).collect();
+            status.doors.iter().map(|(name, address)| format!("{name} {}", settings.url(name, *address))).collect();
         format!("running: {}\n", doors.join(", "))
     };
     let rows = status

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::cli::{Common, UpArgs};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
-use crate::greeting;
+use crate::greeting::{self, DoorUrls};
 use crate::platform::{self, Platform};
 use crate::services::{ADMIN_DOOR, INGEST, REGISTRY, SERVING};
 use crate::settings::Settings;
@@ -32,10 +32,16 @@ async fn run_on(common: &Common, settings: &Settings, data: &DataDir, arguments:
     let named =
         [(SERVING, doors.serving), (INGEST, doors.ingest), (REGISTRY, doors.registry), (ADMIN_DOOR, doors.admin)];
     let _announced = data.announce(&named.map(|(name, address)| (name.to_owned(), address)))?;
+    let urls = DoorUrls {
+        serving: settings.url(SERVING, doors.serving),
+        ingest: settings.url(INGEST, doors.ingest),
+        registry: settings.url(REGISTRY, doors.registry),
+        admin: settings.url(ADMIN_DOOR, doors.admin),
+    };
     print(&greeting::text(&greeting::Greeting {
         program: &shell::program(),
         options: &options(common, data),
-        doors,
+        doors: &urls,
         data: data.root(),
         model: &platform.model,
         key: &platform.client_key,

@@ -20,9 +20,9 @@ use events::topics;
 use service::api_keys::ApiKeys;
 use service::clock::SharedClock;
 use service::consent::ConsentStore;
+use service::http::Listener;
 use service::keys::KeyStore;
 use service::readiness::Latch;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{IngestConfig, IngestLimits};
@@ -96,7 +96,7 @@ pub fn router(config: IngestConfig, deps: IngestDeps) -> Router {
 pub async fn run(
     config: IngestConfig,
     deps: IngestDeps,
-    listener: TcpListener,
+    listener: Listener,
     ready: Latch,
     shutdown: CancellationToken,
 ) -> Result<(), IngestError> {

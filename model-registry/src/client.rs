@@ -1,5 +1,6 @@
 //! The registry as other services call it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use events::{ModelName, ModelVersion, PairId, RolloutId, Sha256Digest};
@@ -8,6 +9,8 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
+#[cfg(feature = "production")]
+use tonic::transport::{Certificate, ClientTlsConfig};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -66,7 +69,15 @@ impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         let code = status.metadata().get(ERROR_CODE_METADATA).and_then(|code| code.to_str().ok()).map(str::to_owned);
         match (code, status.code()) {
-            (_, Code::Unavailable) | (None, _) => Self::Unavailable(format!("{}: {}", status.code(), status.message())),
+            (_, Code::Unavailable) | (None, _) => {
+                // The transport's own message hides whether it was the network or a certificate.
+                let said = format!("{}: {}", status.code(), status.message());
+                let cause = std::error::Error::source(&status).map(|cause| innermost(cause).to_string());
+                Self::Unavailable(match cause {
+                    Some(cause) if !said.contains(&cause) => format!("{said}: {cause}"),
+                    _ => said,
+                })
+            }
             (Some(code), _) => Self::Refused { code, message: status.message().to_owned() },
         }
     }
@@ -76,6 +87,15 @@ impl From<InvalidField> for ClientError {
     fn from(error: InvalidField) -> Self {
         Self::Unreadable(error.to_string())
     }
+}
+
+/// How a client knows that it speaks with the registry, at an `https` address.
+#[derive(Debug, Clone, Default)]
+pub struct Trust {
+    /// PEM: authorities, read when the client is made; none: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The name that the certificate must have; none: the host in the address.
+    pub server_name: Option<String>,
 }
 
 /// Adds the key to every call.
@@ -108,11 +128,24 @@ impl RegistryClient {
     /// # Errors
     /// An address that is no URL, or a key that no header can carry.
     pub fn new(address: &str, api_key: &Secret) -> Result<Self, ClientError> {
-        let endpoint = Endpoint::from_shared(address.to_owned())
+        Self::with_trust(address, api_key, &Trust::default())
+    }
+
+    /// As [`Self::new`], for an address that may begin with `https`. A certificate that is not trusted shows as a
+    /// registry that cannot be reached, with the reason.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; authorities that cannot be read; `https` in a build without the cargo feature `production`.
+    pub fn with_trust(address: &str, api_key: &Secret, trust: &Trust) -> Result<Self, ClientError> {
+        let mut endpoint = Endpoint::from_shared(address.to_owned())
             .map_err(|_| ClientError::Config("the address is no URL like http://127.0.0.1:7003".to_owned()))?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_while_idle(true);
+        // Else the transport would speak plain text to an address that promises more.
+        if endpoint.uri().scheme_str() == Some("https") {
+            endpoint = encrypted(endpoint, trust)?;
+        }
         let mut bearer = MetadataValue::try_from(format!("Bearer {}", api_key.expose_secret()))
             .map_err(|_| ClientError::Config("the API key has characters that no header can carry".to_owned()))?;
         bearer.set_sensitive(true);
@@ -350,6 +383,44 @@ impl RegistryClient {
         let answer = self.calls.clone().list_audit(request).await?.into_inner();
         Ok(answer.entries.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?)
     }
+}
+
+#[cfg(feature = "production")]
+fn encrypted(endpoint: Endpoint, trust: &Trust) -> Result<Endpoint, ClientError> {
+    let mut tls = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
+    tls = match &trust.ca_file {
+        Some(path) => {
+            let refused =
+                |reason: &str| ClientError::Config(format!("`registry.ca_file`: {} {reason}", path.display()));
+            let pem = std::fs::read_to_string(path).map_err(|error| refused(&format!("cannot be read: {error}")))?;
+            if !pem.contains("-----BEGIN CERTIFICATE-----") {
+                return Err(refused("holds no certificate in PEM form"));
+            }
+            tls.ca_certificate(Certificate::from_pem(pem))
+        }
+        None => tls.with_native_roots(),
+    };
+    if let Some(name) = &trust.server_name {
+        tls = tls.domain_name(name);
+    }
+    endpoint
+        .tls_config(tls)
+        .map_err(|error| ClientError::Config(format!("TLS cannot be set up: {}", innermost(&error))))
+}
+
+#[cfg(not(feature = "production"))]
+fn encrypted(_: Endpoint, _: &Trust) -> Result<Endpoint, ClientError> {
+    let missing = "https needs the cargo feature `production`, which this build does not have";
+    Err(ClientError::Config(missing.to_owned()))
+}
+
+/// The end of a chain of errors, which says what really happened.
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost
 }
 
 /// A call with a time-out. A watch has none.

@@ -58,7 +58,7 @@ pub enum RegistryError {
         /// Digest of the manifest.
         digest: Sha256Digest,
         /// What is missing.
-        source: ArtifactError,
+        source: Box<ArtifactError>,
     },
     /// The artifact is not what its digest promises.
     #[error("artifact {digest} does not hold what its digest promises: {source}")]
@@ -66,7 +66,7 @@ pub enum RegistryError {
         /// Digest of the manifest.
         digest: Sha256Digest,
         /// Which part.
-        source: ArtifactError,
+        source: Box<ArtifactError>,
     },
     /// The rows of a data set do not give the digest that names it.
     #[error("snapshot {snapshot} does not hold what its digest promises")]

@@ -26,7 +26,7 @@ mod store;
 mod trace;
 pub mod version;
 
-pub use client::{ClientError, RegistryClient};
+pub use client::{ClientError, RegistryClient, Trust};
 pub use config::RegistryConfig;
 pub use convert::InvalidField;
 pub use error::RegistryError;

@@ -194,10 +194,10 @@ impl Registry {
     /// Something is missing, is not what its digest promises, or cannot be read.
     pub async fn verify_artifact(&self, digest: Sha256Digest) -> Result<DirectoryManifest, RegistryError> {
         self.read_artifact(digest).await.map_err(|source| match source {
-            ArtifactError::NotFound { .. } => RegistryError::ArtifactMissing { digest, source },
+            ArtifactError::NotFound { .. } => RegistryError::ArtifactMissing { digest, source: Box::new(source) },
             ArtifactError::Corrupt { .. } | ArtifactError::CorruptFile { .. } | ArtifactError::BadManifest { .. } => {
                 metrics::counter!("flywheel_registry_artifacts_corrupt_total").increment(1);
-                RegistryError::ArtifactCorrupt { digest, source }
+                RegistryError::ArtifactCorrupt { digest, source: Box::new(source) }
             }
             source => RegistryError::ArtifactUnavailable { digest, source },
         })

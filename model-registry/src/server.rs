@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service::api_keys::ApiKeys;
+use service::http::Listener;
 use service::lease::{LeaseStore, keep};
 use service::readiness::Latch;
 use service::reconciler::{ReconcilerHandle, Schedule, drive};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -50,7 +50,7 @@ pub fn run(
     config: RegistryConfig,
     deps: RegistryDeps,
     holder: &str,
-    listener: TcpListener,
+    listener: Listener,
     ready: Latch,
     stop: CancellationToken,
 ) -> Result<(RunningRegistry, impl Future<Output = ()> + Send + 'static), RunError> {

@@ -1,4 +1,4 @@
-//! One HTTP server for every door: HTTP/1.1 and HTTP/2 without TLS (h2c, as gRPC uses it) on one port.
+//! One HTTP server for every door: HTTP/1.1 and HTTP/2 on one port, with TLS or without (h2c, as gRPC uses it).
 //!
 //! Limits are explicit. A connection costs memory before it has said anything, so their number is bounded, and one that
 //! has sent no complete request head in time is closed: this covers the protocol's preface and headers that trickle.
@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::Invalid;
 use crate::problem::Problem;
+use crate::tls::{Acceptor, TlsConfig, TlsError};
 
 /// How long the accept loop pauses when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,8 +36,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct HttpConfig {
     /// Address and port, like `127.0.0.1:8080`. Port 0 takes a free one.
     pub listen: String,
-    /// Says that something in front of us speaks TLS: required for addresses other than loopback.
+    /// Says that something in front of us speaks TLS: required for addresses other than loopback, unless `tls` is set.
     pub tls_terminated: bool,
+    /// The certificate with which the door speaks TLS itself.
+    pub tls: TlsConfig,
     /// Connections at once; more wait in the system's queue.
     pub max_connections: usize,
     /// A connection without a complete request head after this time is closed; also between requests of HTTP/1.1.
@@ -55,6 +59,7 @@ impl Default for HttpConfig {
         Self {
             listen: "127.0.0.1:0".to_owned(),
             tls_terminated: false,
+            tls: TlsConfig::default(),
             max_connections: 1024,
             header_timeout_ms: 10_000,
             max_header_bytes: 32 * 1024,
@@ -79,11 +84,18 @@ impl HttpConfig {
     pub fn validate(&self, section: &str) -> Result<(), Invalid> {
         let check =
             |holds: bool, key: &str, expected: &str| Invalid::unless(holds, format!("{section}.{key}"), expected);
+        self.tls.validate(section, self.tls_terminated)?;
         check(self.max_connections >= 1, "max_connections", "at least 1")?;
         check(self.header_timeout_ms >= 1, "header_timeout_ms", "at least 1")?;
         check(self.max_header_bytes >= 1024, "max_header_bytes", "at least 1024")?;
         check(self.max_concurrent_streams >= 1, "max_concurrent_streams", "at least 1")?;
         check(self.keep_alive_ms >= 1, "keep_alive_ms", "at least 1")
+    }
+
+    /// How addresses of the door begin: `https` when it speaks TLS itself, else `http`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_set() { "https" } else { "http" }
     }
 }
 
@@ -101,14 +113,30 @@ pub enum BindError {
     },
     /// Plain text on a network.
     #[error(
-        "{door}: {address} is not a loopback address; put TLS in front and set tls_terminated = true, or listen on \
-         127.0.0.1"
+        "{door}: {address} is not a loopback address; set tls.certificate_file and tls.key_file, or put TLS in front \
+         and set tls_terminated = true, or listen on 127.0.0.1"
     )]
     NeedsTls {
         /// Which door.
         door: String,
         /// What was configured.
         address: SocketAddr,
+    },
+    /// Settings of TLS that contradict each other.
+    #[error("{door}: {source}")]
+    Settings {
+        /// Which door.
+        door: String,
+        /// Which key, and what was expected.
+        source: Invalid,
+    },
+    /// A certificate that cannot be used.
+    #[error("{door}: {source}")]
+    Tls {
+        /// Which door.
+        door: String,
+        /// Which file, and why.
+        source: TlsError,
     },
     /// Somebody else listens there.
     #[error("{door}: cannot listen on {address}: the port is already in use")]
@@ -130,24 +158,55 @@ pub enum BindError {
     },
 }
 
-/// Opens the port of `door` ("ingest", "admin", ...). Connections queue until [`serve`] accepts them.
+/// An open port, and the certificate of its door if it speaks TLS.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    tls: Option<Acceptor>,
+}
+
+impl Listener {
+    /// Where the door is.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+/// Opens the port of `door` ("ingest", "admin", ...), and reads its certificate. Connections queue until [`serve`]
+/// accepts them.
 ///
 /// # Errors
 /// See [`BindError`].
-pub async fn bind(door: &str, config: &HttpConfig) -> Result<TcpListener, BindError> {
+pub async fn bind(door: &str, config: &HttpConfig) -> Result<Listener, BindError> {
     let door = door.to_owned();
     let address: SocketAddr = match config.listen.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}").parse(),
         None => config.listen.parse(),
     }
     .map_err(|_| BindError::BadAddress { door: door.clone(), address: config.listen.clone() })?;
-    if !is_loopback(address.ip()) && !config.tls_terminated {
+    // Also here: half of a certificate must never make a door without TLS.
+    config
+        .tls
+        .validate(&door, config.tls_terminated)
+        .map_err(|source| BindError::Settings { door: door.clone(), source })?;
+    let tls = match config.tls.files() {
+        Some(files) => {
+            let opened = Acceptor::open(&door, files).await;
+            Some(opened.map_err(|source| BindError::Tls { door: door.clone(), source })?)
+        }
+        None => None,
+    };
+    if !is_loopback(address.ip()) && !config.tls_terminated && tls.is_none() {
         return Err(BindError::NeedsTls { door, address });
     }
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+    let bound = TcpListener::bind(address).await.map_err(|source| match source.kind() {
         std::io::ErrorKind::AddrInUse => BindError::InUse { door, address },
         _ => BindError::Refused { door, address, source },
-    })
+    });
+    Ok(Listener { socket: bound?, tls })
 }
 
 fn is_loopback(address: IpAddr) -> bool {
@@ -156,7 +215,23 @@ fn is_loopback(address: IpAddr) -> bool {
 
 /// Serves `router` until `stop`; then accepts nothing new, lets requests in flight end within `drain_ms`, and cuts off
 /// the rest. A panic of a handler answers 500 and harms no other request.
-pub async fn serve(listener: TcpListener, router: Router, config: &HttpConfig, stop: CancellationToken) {
+pub async fn serve(listener: Listener, router: Router, config: &HttpConfig, stop: CancellationToken) {
+    let Listener { socket, tls } = listener;
+    let follow_files = async {
+        if let Some(tls) = &tls {
+            tls.follow_files(stop.clone()).await;
+        }
+    };
+    tokio::join!(serve_connections(socket, tls.as_ref(), router, config, &stop), follow_files);
+}
+
+async fn serve_connections(
+    socket: TcpListener,
+    tls: Option<&Acceptor>,
+    router: Router,
+    config: &HttpConfig,
+    stop: &CancellationToken,
+) {
     let router = router.layer(CatchPanicLayer::custom(panicked));
     let server = Arc::new(server(config));
     let places = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
@@ -166,7 +241,7 @@ pub async fn serve(listener: TcpListener, router: Router, config: &HttpConfig, s
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&socket, &places) => accepted,
         };
         let Some((stream, peer, place)) = accepted else { continue };
         let connection = Connection {
@@ -177,12 +252,16 @@ pub async fn serve(listener: TcpListener, router: Router, config: &HttpConfig, s
             stop: stop.clone(),
             cut_off: cut_off.clone(),
         };
+        let tls = tls.cloned();
         connections.spawn(async move {
-            connection.run(stream).await;
+            match tls {
+                None => connection.run(stream).await,
+                Some(tls) => connection.run_over_tls(&tls, stream).await,
+            }
             drop(place);
         });
     }
-    drop(listener);
+    drop(socket);
     connections.close();
     if tokio::time::timeout(Duration::from_millis(config.drain_ms), connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "cutting off connections after the drain period");
@@ -210,12 +289,12 @@ fn server(config: &HttpConfig) -> auto::Builder<TokioExecutor> {
 }
 
 async fn accept(
-    listener: &TcpListener,
+    socket: &TcpListener,
     places: &Arc<Semaphore>,
 ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     // The place comes first: what we cannot serve stays in the system's queue, which is bounded too.
     let place = places.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
+    match socket.accept().await {
         Ok((stream, peer)) => {
             // Small flushes of a stream of events must not wait for acknowledgements.
             let _ = stream.set_nodelay(true);
@@ -242,7 +321,15 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream) {
+    async fn run_over_tls(self, tls: &Acceptor, stream: TcpStream) {
+        // Nothing was asked before the handshake is done, so it ends at once when the door closes.
+        let stop = self.stop.clone();
+        if let Some(Some(stream)) = stop.run_until_cancelled(tls.accept(stream)).await {
+            self.run(stream).await;
+        }
+    }
+
+    async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let seen_request = Arc::new(AtomicBool::new(false));
         let service = {
             let (router, peer, seen_request) = (self.router, self.peer, seen_request.clone());

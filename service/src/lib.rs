@@ -20,3 +20,4 @@ pub mod reconciler;
 pub mod repositories;
 pub mod settings;
 pub mod telemetry;
+pub mod tls;

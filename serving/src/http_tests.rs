@@ -8,8 +8,8 @@ use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use service::api_keys::Scope;
+use service::http::{HttpConfig, bind};
 use service::readiness::Readiness;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -37,13 +37,13 @@ impl Door {
 
     async fn open_in(world: World, config: ServingConfig) -> Self {
         let serving = world.serve(config).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = bind("serving", &HttpConfig::default()).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let server = {
             let (router, stop) = (serving.router(), stop.clone());
             tokio::spawn(async move {
-                service::http::serve(listener, router, &service::http::HttpConfig::default(), stop).await;
+                service::http::serve(listener, router, &HttpConfig::default(), stop).await;
             })
         };
         let client = reqwest::Client::builder().timeout(WAIT).build().unwrap();
@@ -464,7 +464,7 @@ async fn ready_once_a_model_is_loaded_and_stopped_without_loss() {
     let serving = Serving::start_with(plain_config(), world.sources()).await.unwrap();
     let readiness = Readiness::new();
     let latch = readiness.gate("model");
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = bind("serving", &HttpConfig::default()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let running = tokio::spawn(serving.run(listener, latch, stop.clone()));

@@ -8,8 +8,8 @@ use axum::Router;
 use events::{IdSource, ModelName, ModelVersion, TenantId, Timestamp};
 use model_registry::client::RegistryClient;
 use service::clock::SharedClock;
+use service::http::Listener;
 use service::readiness::Latch;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -265,7 +265,7 @@ impl Serving {
 
     /// Serves at `listener` until `shutdown`, then lets answers end and publishes what is in the queue. `ready` is
     /// released when the first model is loaded.
-    pub async fn run(self, listener: TcpListener, ready: Latch, shutdown: CancellationToken) {
+    pub async fn run(self, listener: Listener, ready: Latch, shutdown: CancellationToken) {
         let models = Arc::clone(&self.state.models);
         let waiting = tokio::spawn(async move {
             models.ready().await;
@@ -310,7 +310,7 @@ async fn follow(models: Arc<Models>, routing: Arc<dyn RoutingSource>, poll: Dura
 pub async fn run(
     config: ServingConfig,
     deps: ServingDeps,
-    listener: TcpListener,
+    listener: Listener,
     ready: Latch,
     shutdown: CancellationToken,
 ) -> Result<(), ServingError> {

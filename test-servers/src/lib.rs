@@ -2,11 +2,11 @@
 //!
 //! | variable | what it is |
 //! |---|---|
-//! | `FLYWHEEL_TEST_EMBEDDED` | `1`: there are no servers; tests that need one say so and pass |
-//! | `FLYWHEEL_TEST_POSTGRESQL` | the URL of a running server, of a user who may make databases |
-//! | `FLYWHEEL_TEST_S3` | a running gateway, `http://KEY:SECRET@HOST:PORT` |
-//! | `FLYWHEEL_TEST_POSTGRESQL_BIN` | the directory of `initdb`, `postgres` and `psql` |
-//! | `FLYWHEEL_TEST_VERSITYGW` | the program `versitygw` |
+//! | `TEST_SERVERS_EMBEDDED` | `1`: there are no servers; tests that need one say so and pass |
+//! | `TEST_SERVERS_POSTGRESQL` | the URL of a running server, of a user who may make databases |
+//! | `TEST_SERVERS_S3` | a running gateway, `http://KEY:SECRET@HOST:PORT` |
+//! | `TEST_SERVERS_POSTGRESQL_BIN` | the directory of `initdb`, `postgres` and `psql` |
+//! | `TEST_SERVERS_VERSITYGW` | the program `versitygw` |
 //!
 //! What is not given is started: once a process, or, by the program `test-servers`, once for a whole `cargo test`. What
 //! was started ends with the process that started it, also when that is killed (`server.rs` says how).
@@ -24,7 +24,7 @@ use std::time::SystemTime;
 use server::Running;
 
 /// Says that there are no servers.
-const EMBEDDED: &str = "FLYWHEEL_TEST_EMBEDDED";
+const EMBEDDED: &str = "TEST_SERVERS_EMBEDDED";
 
 /// A bucket that nothing else uses.
 #[derive(Debug, Clone)]

@@ -13,8 +13,8 @@ use test_servers::Servers;
 
 const USAGE: &str = "test-servers run -- COMMAND [ARGUMENT...]
 
-Starts PostgreSQL and an S3 gateway on free ports, with temporary data, unless FLYWHEEL_TEST_POSTGRESQL and
-FLYWHEEL_TEST_S3 name running ones; runs COMMAND with these variables set; ends them; exits as COMMAND did.";
+Starts PostgreSQL and an S3 gateway on free ports, with temporary data, unless TEST_SERVERS_POSTGRESQL and
+TEST_SERVERS_S3 name running ones; runs COMMAND with these variables set; ends them; exits as COMMAND did.";
 
 const LOOK: Duration = Duration::from_millis(100);
 

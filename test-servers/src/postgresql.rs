@@ -8,10 +8,10 @@ use std::sync::OnceLock;
 use crate::server::{Plan, Running, directory, on_free_port};
 use crate::unique_name;
 
-pub(crate) const VARIABLE: &str = "FLYWHEEL_TEST_POSTGRESQL";
-const BINARIES: &str = "FLYWHEEL_TEST_POSTGRESQL_BIN";
+pub(crate) const VARIABLE: &str = "TEST_SERVERS_POSTGRESQL";
+const BINARIES: &str = "TEST_SERVERS_POSTGRESQL_BIN";
 const INSTALL: &str = "install it (Debian: `apt-get install postgresql`), name its programs' directory in \
-                       FLYWHEEL_TEST_POSTGRESQL_BIN or a running server in FLYWHEEL_TEST_POSTGRESQL, or run \
+                       TEST_SERVERS_POSTGRESQL_BIN or a running server in TEST_SERVERS_POSTGRESQL, or run \
                        `./test --embedded`";
 /// Whom the server runs as when we are root, which it refuses to be.
 const USER: &str = "postgres";

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use crate::server::{Plan, Running, directory, on_free_port};
 use crate::{S3Bucket, unique_name};
 
-pub(crate) const VARIABLE: &str = "FLYWHEEL_TEST_S3";
-const PROGRAM: &str = "FLYWHEEL_TEST_VERSITYGW";
+pub(crate) const VARIABLE: &str = "TEST_SERVERS_S3";
+const PROGRAM: &str = "TEST_SERVERS_VERSITYGW";
 /// Where `test-servers/fetch` puts the program, below the cache. The version is pinned there.
 const CACHED: &str = "flywheel/tools/versitygw-1.8.0/versitygw";
 /// The region that the gateway signs for unless it is told otherwise.

@@ -53,6 +53,7 @@ impl Place {
                     | "InvalidToken"
                     | "ExpiredToken"
                     | "InvalidClientTokenId"
+                    | "XAdminUserNotFound"
                     | "UnrecognizedClientException"),
                 ),
                 _,
@@ -86,7 +87,7 @@ impl Place {
 
 /// An error and what it came from.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 /// Where it began: what the network or the system said.

@@ -162,7 +162,7 @@ async fn credentials_that_do_not_fit_are_told() {
     let text = told(S3Config { credentials: Some(nobody), ..config(&bucket) }, &bucket).await;
     insta::assert_snapshot!(
         text,
-        @"ENDPOINT does not accept the credentials for bucket BUCKET (InvalidAccessKeyId); correct or renew them"
+        @"ENDPOINT does not accept the credentials for bucket BUCKET (XAdminUserNotFound); correct or renew them"
     );
 }
 

@@ -68,7 +68,8 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
         None => embedded::corpus(&data)?,
     };
     let corpus = Arc::new(Corpus::load(&corpus_dir).map_err(Failure::refuse)?);
-    let most = usize::try_from(6 * (ROUNDS_BEFORE + arguments.turns * arguments.blocks + ROUNDS_AFTER)).unwrap_or(usize::MAX);
+    let most =
+        usize::try_from(6 * (ROUNDS_BEFORE + arguments.turns * arguments.blocks + ROUNDS_AFTER)).unwrap_or(usize::MAX);
     let settings = PlanSettings {
         developers: usize::try_from(arguments.developers).unwrap_or(usize::MAX),
         opportunities: most,

@@ -58,7 +58,7 @@ fn field_names(value: &Value, names: &mut Vec<String>) {
 fn a_demo_is_a_function_of_its_seed_to_the_verdict_of_the_rollout() {
     let directory = tempfile::tempdir().unwrap();
     // Enough persons in both arms for a verdict, and enough opportunities for the gate.
-    let sizes = ["--developers", "40", "--blocks", "2", "--steps", "24", "--seed", "3"];
+    let sizes = ["--developers", "40", "--blocks", "2", "--steps", "24", "--seed", "2"];
     let (_, first) = demo(directory.path(), "first.json", &sizes);
     let (_, second) = demo(directory.path(), "second.json", &sizes);
     assert_eq!(timeless(&first), timeless(&second));

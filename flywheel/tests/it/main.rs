@@ -13,5 +13,7 @@ mod refusals;
 mod replay;
 #[cfg(feature = "production")]
 mod s3;
+#[cfg(feature = "production")]
+mod tls;
 mod training;
 mod up;

@@ -12,7 +12,7 @@ use events::{
 use model_registry::lineage::{Purpose, SnapshotFilters, snapshot_digest};
 use model_registry::{
     ClientError, NewVersion, RegistryClient, RegistryConfig, RegistryDeps, Rollout, RolloutPolicy, RolloutState,
-    RunningRegistry, assign, run,
+    RunningRegistry, Trust, assign, run,
 };
 use service::api_keys::{ApiKeys, Scope};
 use service::clock::SimulatedClock;
@@ -81,6 +81,11 @@ pub(crate) fn policy() -> RolloutPolicy {
 
 impl Fixture {
     pub(crate) async fn new() -> Self {
+        Self::with_door(HttpConfig::at("127.0.0.1:0"), &Trust::default()).await
+    }
+
+    /// A registry with a door of these settings, and how its client knows it.
+    pub(crate) async fn with_door(http: HttpConfig, trust: &Trust) -> Self {
         let TestDatabase { directory, pool, .. } = TestDatabase::fresh().await;
         let artifacts = LocalArtifacts::open(directory.path().join("artifacts")).unwrap();
         let clock = SimulatedClock::new(start_time());
@@ -88,9 +93,8 @@ impl Fixture {
         let keys = ApiKeys::new(pool.clone(), clock.shared(), Arc::new(ids.child("keys")));
         let (_, secret) = keys.create(&TenantId::default(), "test", &[Scope::Registry]).await.unwrap();
         let stop = CancellationToken::new();
-        let http = HttpConfig::at("127.0.0.1:0");
         let listener = bind("registry", &http).await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let address = format!("{}://{}", http.scheme(), listener.local_addr().unwrap());
         // The reconciler looks when it is asked, so that every test says when.
         let config = RegistryConfig { http, reconcile_ms: 3_600_000, lease_ms: 60_000, ..RegistryConfig::default() };
         let deps = RegistryDeps {
@@ -102,7 +106,7 @@ impl Fixture {
         let ready = Readiness::new();
         let (running, task) = run(config, deps, "test", listener, ready.gate("registry"), stop.clone()).unwrap();
         let task = tokio::spawn(task);
-        let client = RegistryClient::new(&address, &secret).unwrap();
+        let client = RegistryClient::with_trust(&address, &secret, trust).unwrap();
         Self {
             directory,
             pool,

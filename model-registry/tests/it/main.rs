@@ -7,4 +7,6 @@ mod fixture;
 mod http;
 mod lineage;
 mod rollouts;
+#[cfg(feature = "production")]
+mod tls;
 mod versions;

@@ -20,3 +20,4 @@ mod metrics;
 mod outbox;
 mod readiness;
 mod stores;
+mod tls;

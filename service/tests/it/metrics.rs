@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use service::metrics::install;
 
 /// What labels may hold. Persons, sessions, repositories, paths and text are not among them, and must not be.
-const LABELS: [&str; 20] = [
+const LABELS: [&str; 21] = [
     "arm",
     "code",
     "decision",
     "disposition",
+    "door",
     "kind",
     "method",
     "model",

@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn program(command: &[&str]) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_test-servers"));
     program.args(["run", "--"]).args(command);
-    program.env_remove("FLYWHEEL_TEST_POSTGRESQL").env_remove("FLYWHEEL_TEST_S3");
+    program.env_remove("TEST_SERVERS_POSTGRESQL").env_remove("TEST_SERVERS_S3");
     program
 }
 
@@ -60,7 +60,7 @@ fn a_command_ends_as_it_would_alone_and_its_servers_with_it() {
     if !servers_wanted() {
         return;
     }
-    let script = "echo \"$FLYWHEEL_TEST_POSTGRESQL $FLYWHEEL_TEST_S3\"; exit 7";
+    let script = "echo \"$TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3\"; exit 7";
     let ended = program(&["sh", "-c", script]).output().unwrap();
     assert_eq!(ended.status.code(), Some(7), "{}", String::from_utf8_lossy(&ended.stderr));
     let said = String::from_utf8(ended.stdout).unwrap();
@@ -74,7 +74,7 @@ fn a_killed_run_leaves_no_server() {
     if !servers_wanted() {
         return;
     }
-    let script = "echo \"$$ $FLYWHEEL_TEST_POSTGRESQL $FLYWHEEL_TEST_S3\"; exec sleep 600";
+    let script = "echo \"$$ $TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3\"; exec sleep 600";
     let mut run = program(&["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(run.stdout.take().unwrap()).read_line(&mut line).unwrap();
