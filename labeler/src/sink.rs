@@ -274,7 +274,7 @@ async fn flush(
     Ok(())
 }
 
-/// [`write`], unless the database vanished without a word. Whether it has committed is told by the positions.
+/// [`write()`], unless the database vanished without a word. Whether it has committed is told by the positions.
 async fn write_in_time(
     pool: &AnyPool,
     sink: &mut dyn Sink,
