@@ -29,7 +29,7 @@ use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::rules;
 use crate::services;
-use crate::settings::Settings;
+use crate::settings::{ArtifactsSettings, DatabaseSettings, Settings};
 use crate::sinks;
 
 /// How often a condition is looked at.
@@ -131,6 +131,8 @@ pub(crate) fn demo_settings(common: &Common, data: &DataDir, arguments: &DemoArg
     ];
     let mut settings = Settings::load(common, &overrides)?;
     settings.data_dir = data.root().to_path_buf();
+    // Invented people belong into nobody's database or bucket.
+    (settings.database, settings.artifacts) = (DatabaseSettings::default(), ArtifactsSettings::default());
     // Its doors are on loopback and its own: certificates and names of a configuration are for doors on a network.
     for http in
         [&mut settings.admin, &mut settings.registry.http, &mut settings.ingest.http, &mut settings.serving.http]

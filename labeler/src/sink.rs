@@ -284,7 +284,8 @@ async fn write_in_time(
 ) -> Result<(), SinkError> {
     match tokio::time::timeout(LONGEST_WRITE, write(pool, sink, topic, moved, batch)).await {
         Ok(result) => result,
-        Err(_) => Err(SinkError::Database(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+        // Not to be done again here: it may have been committed.
+        Err(_) => Err(SinkError::Database(sqlx::Error::PoolTimedOut)),
     }
 }
 

@@ -224,7 +224,7 @@ async fn rows(
     add("rollout_id =", filter.rollout_id.is_some());
     add("arm =", filter.arm.is_some());
     add("repository =", filter.repository.is_some());
-    statement.push_str(" GROUP BY person ORDER BY person");
+    statement.push_str(" GROUP BY person");
     let mut query =
         sqlx::query(sqlx::AssertSqlSafe(statement)).bind(tenant.as_str()).bind(model.as_str()).bind(version.0);
     if let Some(from) = filter.exposed_from {
@@ -243,7 +243,7 @@ async fn rows(
         query = query.bind(storable(repository).into_owned());
     }
     let rows = query.fetch_all(pool).await?;
-    rows.iter()
+    let mut persons = (rows.iter())
         .map(|row| {
             let number = |index: usize| row.try_get::<i64, _>(index);
             Ok(PersonRow {
@@ -259,7 +259,10 @@ async fn rows(
                 exposures_missing: number(7)?,
             })
         })
-        .collect()
+        .collect::<Result<Vec<_>, sqlx::Error>>()?;
+    // Here and not by the database, whose order of texts is a setting: sums depend on their order.
+    persons.sort_by(|left, right| left.person.cmp(&right.person));
+    Ok(persons)
 }
 
 /// Counts stay far below 2^53, where this is exact.

@@ -137,8 +137,18 @@ async fn write_ahead_logging(connection: &mut AnyConnection) -> Result<(), sqlx:
 #[cfg(feature = "production")]
 const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a URL may say behind its `?`. The client only warns of other words, with their values, and goes on: a mistyped
+/// `sslmode` would connect without what it asks for.
+#[cfg(feature = "production")]
+const PARAMETERS: [&str; 6] = ["sslmode", "sslrootcert", "sslcert", "sslkey", "application_name", "host"];
+
 #[cfg(feature = "production")]
 async fn connect_postgres(url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
+    let parameters = url.split_once('?').map_or("", |(_, text)| text);
+    let is_known = |pair: &str| PARAMETERS.contains(&pair.split('=').next().unwrap_or_default());
+    if !parameters.split('&').filter(|pair| !pair.is_empty()).all(is_known) {
+        return Err(MigrationsError::UnknownParameter { url: without_credentials(url), known: PARAMETERS.join(", ") });
+    }
     // A single connection first: a pool would try again and again at an address where nobody listens, and in the end
     // not say why.
     let first = async {
@@ -173,7 +183,8 @@ async fn connect_postgres(url: &str, max_connections: u32) -> Result<AnyPool, Mi
 #[cfg(feature = "production")]
 async fn configure_session(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     let statements = "SET default_transaction_isolation = 'read committed'; \
-                      SET idle_in_transaction_session_timeout = '60s';";
+                      SET idle_in_transaction_session_timeout = '60s'; SET tcp_keepalives_idle = 30; \
+                      SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3;";
     connection.execute(sqlx::raw_sql(statements)).await?;
     Ok(())
 }
@@ -244,15 +255,17 @@ fn file_of(url: &str) -> PathBuf {
 
 /// The URL as it may be shown: without user, password and parameters.
 pub(crate) fn without_credentials(url: &str) -> String {
-    let base = url.split('?').next().unwrap_or_default();
-    match base.split_once("://") {
-        Some((scheme, rest)) => {
-            // A password may contain `@` and `/`; everything up to the last `@` goes.
-            let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-            format!("{scheme}://{rest}")
-        }
-        None => base.to_owned(),
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.split('?').next().unwrap_or_default().to_owned();
+    };
+    let base = rest.split(['?', '#']).next().unwrap_or_default();
+    // An `@` behind them: they may belong to the password.
+    if rest.get(base.len()..).is_some_and(|tail| tail.contains('@')) {
+        return format!("{scheme}://...");
     }
+    // A password may contain `@` and `/`; everything up to the last `@` goes.
+    let host = base.rsplit_once('@').map_or(base, |(_, host)| host);
+    format!("{scheme}://{host}")
 }
 
 #[cfg(test)]
@@ -263,6 +276,8 @@ mod tests {
     #[test]
     fn credentials_are_never_shown() {
         assert_eq!(without_credentials("postgres://me:p@ss/word@db:5432/fly?password=x"), "postgres://db:5432/fly");
+        assert_eq!(without_credentials("postgres://me:hunter?2@db/fly"), "postgres://...");
+        assert_eq!(without_credentials("postgres://me:a@b?c@db/fly"), "postgres://...");
         assert_eq!(without_credentials("sqlite:///tmp/a.db?mode=rwc"), "sqlite:///tmp/a.db");
         assert_eq!(without_credentials("nonsense"), "nonsense");
     }

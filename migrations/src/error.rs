@@ -77,6 +77,14 @@ pub enum MigrationsError {
         /// Why.
         source: sqlx::Error,
     },
+    /// A word behind the `?` of the URL that nobody would heed.
+    #[error("database {url}: a parameter of `database.url` is none of {known}")]
+    UnknownParameter {
+        /// The URL without its credentials.
+        url: String,
+        /// Those that there are.
+        known: String,
+    },
     /// The database can not hold every text.
     #[error("database {url}: its encoding is {encoding}; create it with the encoding UTF8")]
     Encoding {

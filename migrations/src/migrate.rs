@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use include_dir::{Dir, include_dir};
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
-use sqlx::{AnyConnection, AnyPool, Connection, SqlSafeStr as _};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor as _, SqlSafeStr as _};
 
 use crate::{Backend, MigrationsError, backend};
 
@@ -34,6 +34,13 @@ fn migrator() -> Migrator {
 
 /// Where the migrator keeps its books.
 const APPLIED: &str = "_sqlx_migrations";
+
+/// The migration that makes the table of [`OLDEST_COMPATIBLE`].
+const COMPATIBILITY: i64 = 5;
+/// A lock of another run, or of a statement in the way, is waited for this long. A run whose machine vanished gives its
+/// lock up as soon as the server notices, and that is made soon.
+const BOUNDED_WAITS: &str = "SET lock_timeout = '2min'; SET tcp_keepalives_idle = 30; \
+                             SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3;";
 
 /// The oldest schema version whose release may go on working while, and after, this release has migrated the database:
 /// that of the release before, whose columns and meanings this one keeps. Whoever changes a meaning raises it.
@@ -85,7 +92,10 @@ pub async fn migrate(pool: &AnyPool) -> Result<Vec<Step>, MigrationsError> {
         Backend::Postgres => {
             // Not the pool's any more: the advisory lock is the session's, and goes with it however this ends.
             let mut connection = connection.detach();
-            let result = run(&mut connection).await;
+            let result = match connection.execute(sqlx::raw_sql(BOUNDED_WAITS)).await {
+                Ok(_) => run(&mut connection).await,
+                Err(error) => Err(error.into()),
+            };
             let closed = connection.close().await;
             let steps = result?;
             closed?;
@@ -103,16 +113,26 @@ async fn run(connection: &mut AnyConnection) -> Result<Vec<Step>, MigrationsErro
     connection.ensure_migrations_table(APPLIED).await?;
     let before = applied(connection).await?;
     refuse_newer(connection, &migrator, &before).await?;
+    // Before anything changes that an older release would misread; a fresh database gets the table only now.
+    if before.contains_key(&COMPATIBILITY) {
+        raise_bar(connection).await?;
+    }
     migrator.run_direct(None, connection, false).await?;
-    sqlx::query("UPDATE schema_compatibility SET oldest_schema = $1 WHERE id = 1 AND oldest_schema < $1")
-        .bind(OLDEST_COMPATIBLE)
-        .execute(&mut *connection)
-        .await?;
+    raise_bar(connection).await?;
     connection.unlock().await?;
     let steps = migrator.iter().filter(|migration| !before.contains_key(&migration.version));
     Ok(steps
         .map(|migration| Step { version: migration.version, description: migration.description.to_string() })
         .collect())
+}
+
+/// Writes down which releases may go on working; never lowers what a newer one wrote.
+async fn raise_bar(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE schema_compatibility SET oldest_schema = $1 WHERE id = 1 AND oldest_schema < $1")
+        .bind(OLDEST_COMPATIBLE)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Checksums by version.

@@ -13,7 +13,7 @@ use crate::{Backend, backend};
 pub async fn begin_write(pool: &AnyPool) -> Result<Transaction<'static, Any>, sqlx::Error> {
     match backend(pool) {
         Backend::Sqlite => pool.begin_with("BEGIN IMMEDIATE").await,
-        Backend::Postgres => pool.begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE").await,
+        Backend::Postgres => begin_whole(pool, "BEGIN ISOLATION LEVEL SERIALIZABLE").await,
     }
 }
 
@@ -24,6 +24,13 @@ pub async fn begin_write(pool: &AnyPool) -> Result<Transaction<'static, Any>, sq
 pub async fn begin_read(pool: &AnyPool) -> Result<Transaction<'static, Any>, sqlx::Error> {
     match backend(pool) {
         Backend::Sqlite => pool.begin_with("BEGIN").await,
-        Backend::Postgres => pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await,
+        Backend::Postgres => begin_whole(pool, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await,
     }
+}
+
+/// Begins to the end, even when whoever asked goes away meanwhile: sqlx counts a transaction of PostgreSQL only once it
+/// has begun, so a connection that was given back in between would go on inside of one that nobody ends.
+async fn begin_whole(pool: &AnyPool, begin: &'static str) -> Result<Transaction<'static, Any>, sqlx::Error> {
+    let pool = pool.clone();
+    tokio::spawn(async move { pool.begin_with(begin).await }).await.map_err(|_| sqlx::Error::WorkerCrashed)?
 }

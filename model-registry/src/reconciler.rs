@@ -85,7 +85,7 @@ impl RolloutReconciler {
         metrics::gauge!("flywheel_registry_rollouts_active").set(active.len() as f64);
         let mut first_error = None;
         for rollout in active {
-            match migrations::retried(|| self.advance(rollout.clone())).await {
+            match self.advance(rollout).await {
                 // Somebody else took a step: the next activation sees it.
                 Ok(()) | Err(RolloutReconcileError::Registry(RegistryError::Contended)) => {}
                 Err(error) => {
@@ -96,20 +96,20 @@ impl RolloutReconciler {
         first_error.map_or(Ok(Next::Period), Err)
     }
 
-    async fn advance(&self, rollout: Rollout) -> Result<(), RolloutReconcileError> {
-        let mut rollout = rollout;
+    /// Takes every step that is due; each is a transaction of its own, done again where it meets another one.
+    async fn advance(&self, mut rollout: Rollout) -> Result<(), RolloutReconcileError> {
         if rollout.state == RolloutState::Pending {
-            rollout = self.begin(rollout).await?;
+            rollout = migrations::retried(|| self.begin(rollout.clone())).await?;
         }
         if rollout.state == RolloutState::Canary && self.served_nobody_in_time(&rollout).await? {
-            rollout = self.end_unserved(rollout).await?;
+            rollout = migrations::retried(|| self.end_unserved(rollout.clone())).await?;
         }
         while rollout.state.is_serving() {
             let now = self.registry.now();
             if rollout.complete_blocks_at(now) <= rollout.blocks_complete {
                 break;
             }
-            rollout = self.judge_next_block(rollout, now).await?;
+            rollout = migrations::retried(|| self.judge_next_block(rollout.clone(), now)).await?;
         }
         Ok(())
     }

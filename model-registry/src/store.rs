@@ -713,6 +713,9 @@ pub(crate) async fn audit(
         .collect()
 }
 
+/// Most models of a list.
+const MOST_MODELS: usize = 1000;
+
 pub(crate) async fn models(
     connection: &mut AnyConnection,
     tenant: &TenantId,
@@ -725,12 +728,12 @@ pub(crate) async fn models(
          LEFT JOIN model_aliases r ON r.tenant = m.tenant AND r.model = m.model AND r.alias = 'reference' \
          LEFT JOIN rollouts o ON o.tenant = m.tenant AND o.model = m.model \
          AND o.state IN ('pending', 'canary', 'awaiting_approval') \
-         WHERE m.tenant = $1 ORDER BY m.model LIMIT 1000",
+         WHERE m.tenant = $1",
     )
     .bind(tenant.as_str())
     .fetch_all(connection)
     .await?;
-    rows.iter()
+    let mut models = (rows.iter())
         .map(|row| {
             Ok(ModelSummary {
                 tenant: parsed(row, "tenant")?,
@@ -743,5 +746,9 @@ pub(crate) async fn models(
                 revision: row.try_get("revision")?,
             })
         })
-        .collect()
+        .collect::<Result<Vec<ModelSummary>, RegistryError>>()?;
+    // Here and not by the database, whose order of texts is a setting.
+    models.sort_by(|left, right| left.model.as_str().cmp(right.model.as_str()));
+    models.truncate(MOST_MODELS);
+    Ok(models)
 }

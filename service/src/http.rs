@@ -194,7 +194,7 @@ pub async fn bind(door: &str, config: &HttpConfig) -> Result<Listener, BindError
         .map_err(|source| BindError::Settings { door: door.clone(), source })?;
     let tls = match config.tls.files() {
         Some(files) => {
-            let opened = Acceptor::open(&door, files).await;
+            let opened = Acceptor::open(&door, files, config.max_connections).await;
             Some(opened.map_err(|source| BindError::Tls { door: door.clone(), source })?)
         }
         None => None,
@@ -219,7 +219,8 @@ pub async fn serve(listener: Listener, router: Router, config: &HttpConfig, stop
     let Listener { socket, tls } = listener;
     let follow_files = async {
         if let Some(tls) = &tls {
-            tls.follow_files(stop.clone()).await;
+            // A file system that does not answer holds up no end.
+            stop.run_until_cancelled(tls.follow_files(stop.clone())).await;
         }
     };
     tokio::join!(serve_connections(socket, tls.as_ref(), router, config, &stop), follow_files);

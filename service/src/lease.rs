@@ -207,8 +207,8 @@ pub fn keep(
                     None => store.acquire(&name, &holder, duration).await,
                 }
             };
-            // A server that vanished without a word never answers; what it would say later is of no use.
-            let result = match tokio::time::timeout(duration, asking).await {
+            // A server that vanished without a word never answers; before the lease ends there is time to ask another.
+            let result = match tokio::time::timeout(period, asking).await {
                 Ok(result) => result,
                 Err(_) => Err(LeaseError::Database(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
             };
@@ -232,10 +232,14 @@ pub fn keep(
             stop.run_until_cancelled(tokio::time::sleep(period)).await;
         }
         let held = sender.send_replace(None);
-        if let Some(held) = held
-            && let Err(error) = store.release(&held.fence).await
-        {
-            tracing::warn!(lease = %name, %error, "lease could not be given back; it will expire");
+        if let Some(held) = held {
+            match tokio::time::timeout(period, store.release(&held.fence)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(lease = %name, %error, "lease could not be given back; it will expire");
+                }
+                Err(_) => tracing::warn!(lease = %name, "lease could not be given back in time; it will expire"),
+            }
         }
     };
     (LeaseHandle { held: receiver }, task)

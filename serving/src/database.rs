@@ -92,6 +92,10 @@ impl DatabaseDirectory {
                 let pool = migrations::connect(url.expose_secret(), *max_connections)
                     .await
                     .map_err(|error| unavailable(&error))?;
+                // On SQLite the platform migrates when it starts; on a server nobody works on a schema that refuses it.
+                if migrations::backend(&pool) == migrations::Backend::Postgres {
+                    migrations::check(&pool).await.map_err(|error| unavailable(&error))?;
+                }
                 let keys = KeyStore::open_with(pool.clone(), key_file, options.clone())
                     .await
                     .map_err(|error| unavailable(&error))?;

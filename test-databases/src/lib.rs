@@ -98,12 +98,3 @@ impl TestDatabase {
         &self.url
     }
 }
-
-/// A migrated database of each kind that this run has.
-pub async fn databases() -> Vec<TestDatabase> {
-    let mut databases = vec![TestDatabase::of(Backend::Sqlite).await];
-    if test_servers::servers_wanted() {
-        databases.push(TestDatabase::of(Backend::Postgres).await);
-    }
-    databases
-}

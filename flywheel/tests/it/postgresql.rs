@@ -29,6 +29,8 @@ impl Wire {
         std::thread::spawn(move || {
             for near in listener.incoming() {
                 let Ok(near) = near else { return };
+                // A cut comes before or after, never in between.
+                let mut open = open.lock();
                 if is_cut.load(Ordering::SeqCst) {
                     continue;
                 }
@@ -45,15 +47,16 @@ impl Wire {
                         let _already = to.shutdown(Shutdown::Both);
                     });
                 }
-                open.lock().extend([near, far]);
+                open.extend([near, far]);
             }
         });
         wire
     }
 
     fn cut(&self) {
+        let mut open = self.open.lock();
         self.is_cut.store(true, Ordering::SeqCst);
-        for stream in self.open.lock().drain(..) {
+        for stream in open.drain(..) {
             let _already = stream.shutdown(Shutdown::Both);
         }
     }

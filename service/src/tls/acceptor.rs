@@ -63,16 +63,18 @@ impl std::fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
-    /// Reads the certificate of `door`.
+    /// Reads the certificate of `door`, which has at most `max_connections`.
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub(crate) async fn open(door: &str, files: Files) -> Result<Self, TlsError> {
+    pub(crate) async fn open(door: &str, files: Files, max_connections: usize) -> Result<Self, TlsError> {
         // Before they are read: what changes meanwhile is a change.
         let first_look = look(&files).await;
         let certificate = certificate::load(&files).await?;
         tell_expiry(door, &certificate);
-        let (door, served, places) = (door.to_owned(), RwLock::new(certificate.acceptor), Semaphore::new(PLACES));
+        // A handshake has a place among the connections already; only fewer places than those can run out.
+        let places = PLACES.min(max_connections.div_ceil(2)).max(1);
+        let (door, served, places) = (door.to_owned(), RwLock::new(certificate.acceptor), Semaphore::new(places));
         Ok(Self(Arc::new(Inner { door, files, first_look, served, places })))
     }
 

@@ -31,7 +31,7 @@ mod acceptor {
     pub(crate) struct Acceptor(Infallible);
 
     impl Acceptor {
-        pub(crate) async fn open(_: &str, _: Files) -> Result<Self, TlsError> {
+        pub(crate) async fn open(_: &str, _: Files, _: usize) -> Result<Self, TlsError> {
             Err(TlsError::NotInThisBuild)
         }
 
