@@ -21,7 +21,8 @@ pub struct Stored {
 #[async_trait]
 pub trait ArtifactStore: Send + Sync + std::fmt::Debug {
     /// Stores bytes. Durable and visible as a whole when `Ok`, invisible otherwise. Storing what is there already is no
-    /// error, and heals it if it was damaged.
+    /// error, and heals it where the store can tell that it was damaged (what rots below an object store's own checksums
+    /// is healed once it was removed).
     ///
     /// # Errors
     /// No space, or the store failed.

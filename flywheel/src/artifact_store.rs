@@ -93,6 +93,10 @@ impl ArtifactsSettings {
     }
 }
 
+/// How long a bucket may take to show that it can be used.
+#[cfg(feature = "production")]
+const CHECK: Duration = Duration::from_secs(15);
+
 /// Whether a store must answer to be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
@@ -114,7 +118,15 @@ pub(crate) async fn open(
         (ArtifactsKind::S3, reach) => {
             let store = S3Artifacts::connect(bucket(&settings.s3)).await.map_err(Failure::refuse)?;
             if reach == Reach::Now {
-                store.check().await.map_err(Failure::refuse)?;
+                tokio::time::timeout(CHECK, store.check())
+                    .await
+                    .map_err(|_| {
+                        let seconds = CHECK.as_secs();
+                        Failure::refused(format!(
+                            "the bucket does not answer within {seconds} s; check `artifacts.s3.endpoint`"
+                        ))
+                    })?
+                    .map_err(Failure::refuse)?;
             }
             Ok(Arc::new(store))
         }

@@ -85,8 +85,8 @@ fn topics_of(settings: &Settings) -> Vec<TopicSpec> {
 }
 
 impl Foundation {
-    /// Opens or makes everything under the data directory.
-    pub(crate) async fn open(settings: &Settings, data: &DataDir) -> Result<Self, Failure> {
+    /// Opens or makes everything under the data directory; `reach` says whether the artifacts are needed at once.
+    pub(crate) async fn open(settings: &Settings, data: &DataDir, reach: Reach) -> Result<Self, Failure> {
         let configured = settings.clock.build().map_err(Failure::refuse)?;
         let clock = configured.clock;
         let ids = match settings.seed {
@@ -107,7 +107,7 @@ impl Foundation {
         let secret = keys.tenant_secret(&settings.tenant).await?;
         let api_keys = ApiKeys::new(pool.clone(), Arc::clone(&clock), ids.child("api keys"));
         let internal_key = internal_key(&api_keys, settings, &data.internal_key()).await?;
-        let artifacts = artifact_store::open(&settings.artifacts, data, Reach::Now).await?;
+        let artifacts = artifact_store::open(&settings.artifacts, data, reach).await?;
         Ok(Self {
             settings: settings.clone(),
             data: data.clone(),

@@ -15,6 +15,7 @@ use service::api_keys::Scope;
 use service::consent::ConsentStore;
 use service::repositories::RepositoryStore;
 
+use crate::artifact_store::Reach;
 use crate::cli::{
     Common, ConsentCommand, DeadLettersCommand, DecisionArgs, KeysCommand, ListArgs, ModelsCommand,
     RepositoriesCommand, RolloutCommand,
@@ -41,7 +42,7 @@ pub(crate) async fn open(common: &Common) -> Result<Foundation, Failure> {
         )));
     }
     let data = DataDir::open(&settings.data_dir)?;
-    Foundation::open(&settings, &data).await
+    Foundation::open(&settings, &data, Reach::Later).await
 }
 
 /// The registry of this data. Changes are compare-and-set in the database; a registry that runs follows within moments.

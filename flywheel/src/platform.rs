@@ -22,6 +22,7 @@ use service::tls::TlsConfig;
 use sqlx::AnyPool;
 use trainer_orchestrator::store::Run;
 
+use crate::artifact_store::Reach;
 use crate::cli::{Common, DemoArgs};
 use crate::data_dir::{DataDir, write_whole};
 use crate::demo::Progress;
@@ -148,7 +149,7 @@ impl Platform {
     pub(crate) async fn start(settings: &Settings, data: &DataDir, base: &Path) -> Result<Self, Failure> {
         // Before any service runs that would have to be stopped again.
         settings.orchestrator.check_device().map_err(Failure::refuse)?;
-        let foundation = Foundation::open(settings, data).await?;
+        let foundation = Foundation::open(settings, data, Reach::Now).await?;
         let first = base_version(foundation.artifacts.as_ref(), &settings.model, base).await?;
         let starting = foundation.readiness.gate(services::START);
         foundation.watch_database();

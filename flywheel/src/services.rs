@@ -23,6 +23,7 @@ use serving::{Database, Log, Serving, ServingDeps, ServingHandle};
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::artifact_store::Reach;
 use crate::cli::{CODE_VERSION, Common};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
@@ -105,7 +106,13 @@ async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result
     if service == Service::Orchestrator {
         settings.orchestrator.check_device().map_err(Failure::refuse)?;
     }
-    let foundation = match Foundation::open(settings, data).await {
+    // Who reads and writes no artifacts, or can begin without, does not wait for the bucket.
+    let reach = match service {
+        Service::Ingest | Service::Anonymizer => Reach::Later,
+        Service::Serving if serving_alone::is_possible(data) => Reach::Later,
+        _ => Reach::Now,
+    };
+    let foundation = match Foundation::open(settings, data, reach).await {
         // Completions outlive the wheel.
         Err(down) if service == Service::Serving && serving_alone::is_possible(data) => {
             return serving_alone::run(settings, data, down).await;

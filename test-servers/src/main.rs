@@ -5,11 +5,12 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program speaks to whoever started it")]
 
-use std::os::unix::process::{ExitStatusExt as _, parent_id};
-use std::process::{Command, ExitCode};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _, parent_id};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use test_servers::Servers;
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "test-servers run -- COMMAND [ARGUMENT...]
 
@@ -17,6 +18,8 @@ Starts PostgreSQL and an S3 gateway on free ports, with temporary data, unless T
 TEST_SERVERS_S3 name running ones; runs COMMAND with these variables set; ends them; exits as COMMAND did.";
 
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a command may take to end by itself once it was asked to.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -47,23 +50,53 @@ fn run(program: &str, arguments: &[&str]) -> Result<u8, String> {
     let names: Vec<&str> = servers.variables.iter().map(|(name, _)| *name).collect();
     eprintln!("test-servers: started in {:.1} s: {}", begun.elapsed().as_secs_f64(), names.join(", "));
     let variables = servers.variables.iter().map(|(name, value)| (*name, value.as_str()));
-    let mut child = Command::new(program)
+    // In a group of its own: what the command starts ends with it.
+    let child = Command::new(program)
         .args(arguments)
         .envs(variables)
+        .process_group(0)
         .spawn()
         .map_err(|error| format!("{program} can not be run: {error}"))?;
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
-            break status;
-        }
-        if parent_id() != parent {
-            let _ended_already = child.kill();
-            return Err("whoever started this run is gone".to_owned());
-        }
-        std::thread::sleep(LOOK);
-    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let status = runtime.map_err(|error| error.to_string())?.block_on(until_ended(child, parent));
     servers.stop();
+    let status = status?;
     // As a shell says it of a command that a signal ended.
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// Waits for the end of the command, and brings it about when this program is asked to end or its parent is gone.
+async fn until_ended(mut child: Child, parent: u32) -> Result<ExitStatus, String> {
+    let group = format!("-{}", child.id());
+    let end = |signal: &str| {
+        // It may have ended by itself.
+        let _none_left = Command::new("kill").args(["-s", signal, "--", &group]).stderr(Stdio::null()).status();
+    };
+    let listen = |kind| signal(kind).map_err(|error| error.to_string());
+    let (mut interrupt, mut terminate, mut hang_up) =
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
+    let mut asked: Option<Instant> = None;
+    loop {
+        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+            if asked.is_some() {
+                end("KILL");
+            }
+            return Ok(status);
+        }
+        let is_asked = tokio::select! {
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
+            _ = hang_up.recv() => true,
+            () = tokio::time::sleep(LOOK) => parent_id() != parent,
+        };
+        match asked {
+            None if is_asked => {
+                end("TERM");
+                asked = Some(Instant::now());
+            }
+            Some(asked) if asked.elapsed() > PATIENCE => end("KILL"),
+            _ => {}
+        }
+    }
 }

@@ -20,13 +20,19 @@ shift 2
     sh -c 'echo $$ >"$0/pid" && exec "$@"' "$directory" "$@" </dev/null >"$directory/log" 2>&1
     echo $? >"$directory/ended"
 ) &
-cat >/dev/null
 tenths=0
-until [ -s "$directory/pid" ] || [ -e "$directory/ended" ]; do sleep 0.1; done
-server=$(cat "$directory/pid")
-kill -s "$signal" "$server" 2>/dev/null
-while [ ! -e "$directory/ended" ] && [ "$tenths" -lt 100 ]; do sleep 0.1; tenths=$((tenths + 1)); done
-[ -e "$directory/ended" ] || kill -s KILL "$server" 2>/dev/null
+until [ -s "$directory/pid" ] || [ -e "$directory/ended" ] || [ "$tenths" -ge 100 ]; do
+    sleep 0.1
+    tenths=$((tenths + 1))
+done
+server=$(cat "$directory/pid" 2>/dev/null)
+cat >/dev/null
+# The id of one that has ended may be another program's by now.
+alive() { [ -n "$server" ] && [ ! -e "$directory/ended" ] && kill -0 "$server" 2>/dev/null; }
+alive && kill -s "$signal" "$server"
+tenths=0
+while alive && [ "$tenths" -lt 100 ]; do sleep 0.1; tenths=$((tenths + 1)); done
+alive && kill -s KILL "$server"
 wait
 rm -rf "$directory"
 "#;
@@ -64,7 +70,14 @@ impl Running {
     pub(crate) fn start(plan: Plan<'_>, mut is_ready: impl FnMut() -> bool) -> Result<Self, String> {
         let Plan { name, directory, command, environment, signal } = plan;
         let mut watcher = Command::new("sh");
-        watcher.args(["-c", WATCHER, "watcher"]).arg(&directory).arg(signal).args(&command).envs(environment);
+        watcher.args(["-c", WATCHER, "watcher"]).arg(&directory).arg(signal).args(&command);
+        // What whoever works here has set for their own servers and clients is not meant for these.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("VGW_")) {
+                watcher.env_remove(name);
+            }
+        }
+        watcher.envs(environment);
         // A server inherits the directory that it starts in, and may not be allowed to be in ours.
         watcher.current_dir("/").process_group(0);
         let spawned = watcher.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();

@@ -62,8 +62,17 @@ impl Place {
                 let reason = "the bucket is in another region; name the right one".to_owned();
                 ArtifactError::Store { action, bucket, endpoint, reason }
             }
+            // A full bucket and a wrong clock are answered with 403 as well, so the status counts only without a code.
             (Some("AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "MethodNotAllowed"), _)
-            | (_, Some(401 | 403)) => ArtifactError::Denied { action, bucket, endpoint },
+            | (None, Some(401 | 403)) => ArtifactError::Denied { action, bucket, endpoint },
+            (Some("RequestTimeTooSkewed"), _) => {
+                let reason = "this machine's clock and the store's differ too much; set the clock".to_owned();
+                ArtifactError::Store { action, bucket, endpoint, reason }
+            }
+            (Some(code @ ("QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull")), _) => {
+                let reason = format!("it is full ({code}); make room and try again");
+                ArtifactError::Store { action, bucket, endpoint, reason }
+            }
             (code, status) => {
                 let status = || status.map_or_else(|| "no answer".to_owned(), |status| format!("status {status}"));
                 let code = code.map_or_else(status, str::to_owned);
@@ -77,7 +86,10 @@ impl Place {
     pub(super) fn unanswered(&self, error: &(dyn Error + 'static)) -> ArtifactError {
         let Self { bucket, endpoint } = self.clone();
         let reason = innermost(error);
-        if is_about_credentials(error) {
+        if reason.contains("certificate") {
+            let (action, reason) = ("reach objects", format!("its certificate is not trusted ({reason})"));
+            ArtifactError::Store { action, bucket, endpoint, reason }
+        } else if is_about_credentials(error) {
             ArtifactError::NoCredentials { bucket, endpoint, reason }
         } else {
             ArtifactError::Unreachable { bucket, endpoint, reason }

@@ -87,3 +87,26 @@ fn a_killed_run_leaves_no_server() {
     // Nobody is left to end the command itself.
     assert!(Command::new("kill").args(["-KILL", command]).status().unwrap().success());
 }
+
+#[test]
+fn a_command_and_what_it_started_end_with_whoever_started_the_run() {
+    if !servers_wanted() {
+        return;
+    }
+    // The shell in between is killed, as a run of `./test` may be; what it started is nobody's child then.
+    let inner = "sleep 600 & echo \"$$ $!\"; wait";
+    let mut outer = Command::new("sh");
+    outer.args(["-c", "\"$0\" run -- sh -c \"$1\"; true", env!("CARGO_BIN_EXE_test-servers"), inner]);
+    outer.env_remove("TEST_SERVERS_POSTGRESQL").env_remove("TEST_SERVERS_S3");
+    let mut outer = outer.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(outer.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let processes: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(processes.len(), 2, "{line}");
+    let runs =
+        |process: &str| Command::new("kill").args(["-0", process]).stderr(Stdio::null()).status().unwrap().success();
+    assert!(processes.iter().all(|process| runs(process)));
+    outer.kill().unwrap();
+    outer.wait().unwrap();
+    until("the command and what it started are gone", || !processes.iter().any(|process| runs(process)));
+}
