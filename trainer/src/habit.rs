@@ -169,8 +169,15 @@ fn respelled(
 /// What stands in `wanted` around what stands in `proposed`, in every way that it can be read. Nothing when the two
 /// differ otherwise.
 fn additions(proposed: &str, wanted: &str) -> BTreeSet<Addition> {
-    let start = common_bytes(proposed.chars(), wanted.chars());
-    let end = common_bytes(proposed[start..].chars().rev(), wanted[start..].chars().rev());
+    // Up to whole words: what was added may begin or end like what stood there.
+    let mut start = common_bytes(proposed.chars(), wanted.chars());
+    while !(is_boundary(proposed, start) && is_boundary(wanted, start)) {
+        start -= proposed[..start].chars().next_back().map_or(start, char::len_utf8);
+    }
+    let mut end = common_bytes(proposed[start..].chars().rev(), wanted[start..].chars().rev());
+    while !(is_boundary(proposed, proposed.len() - end) && is_boundary(wanted, wanted.len() - end)) {
+        end -= proposed[proposed.len() - end..].chars().next().map_or(end, char::len_utf8);
+    }
     let (kept, changed) = (&proposed[start..proposed.len() - end], &wanted[start..wanted.len() - end]);
     let mut all = BTreeSet::new();
     if changed.len() > kept.len() + LONGEST_TEXT * 2 || changed.len() < kept.len() {
@@ -271,6 +278,7 @@ mod tests {
         has("a = compute(b);", "a = checked(compute(b));", "checked(", ")");
         has("f(a, width)", "f(a, options.width)", "options.", "");
         has("f(a, b, width)", "f(width, a, b)", "(", ", ");
+        has("r ", "ra(r_ ", "ra(", "_");
         has("getName()", "getDisplayName()", "Display", "");
     }
 
