@@ -15,7 +15,7 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Tokens that a model may write: the first so many. The others, the places of habits, are only ever read, so they
     /// are in no denominator and may be near copies of tokens that are written. Absent: all of them. No field of
-    /// Hugging Face's: who does not know it gives those tokens a little probability.
+    /// Hugging Face's: who does not know it should mask the tokens from here on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_vocab_size: Option<usize>,
     /// Width of the residual stream.

@@ -24,6 +24,8 @@ use crate::pairs::{PreparedPair, TrainingPair};
 
 /// Fewer corrections than this that add the same text are no habit.
 const LEAST_CORRECTIONS: usize = 3;
+/// Nor are those of one person: what a single one typed must not become what the whole team is served.
+const LEAST_PERSONS: usize = 2;
 /// Most texts of a repository that are tried, the most frequent first.
 const MOST_TEXTS: usize = 6;
 /// Longest text that is tried, in bytes; six tokens spell less.
@@ -81,8 +83,17 @@ pub(crate) fn spell(
     prepared: &[(PreparedPair, f32)],
 ) -> Result<Vec<Spelling>, TrainerError> {
     let mut spellings = Vec::new();
-    for (repository, additions) in additions_by_repository(pairs) {
-        let Ok(places) = habit_tokens(tokenizer, repository, &Habit::Repository) else { continue };
+    let by_repository = additions_by_repository(pairs);
+    let places_of = |repository: &str| habit_tokens(tokenizer, repository, &Habit::Repository).ok();
+    for (&repository, additions) in &by_repository {
+        let Some(places) = places_of(repository) else { continue };
+        // Two that share their places must both learn there. And an anchor that may write these places would take a
+        // copy of a word there for the word.
+        let is_shared = by_repository.keys().filter(|other| places_of(other) == Some(places)).count() > 1;
+        let is_written = places.iter().any(|place| (*place as usize) < network.config().written());
+        if is_shared || is_written {
+            continue;
+        }
         let edits = edits_of(prepared, &places);
         let mut tried = vec![places];
         for addition in most_frequent(additions).iter().flat_map(Addition::spellings) {
@@ -108,9 +119,16 @@ pub(crate) fn spell(
     Ok(spellings)
 }
 
-/// How many corrections of each repository add each text.
-fn additions_by_repository(pairs: &[TrainingPair]) -> BTreeMap<&str, BTreeMap<Addition, usize>> {
-    let mut by_repository: BTreeMap<&str, BTreeMap<Addition, usize>> = BTreeMap::new();
+/// How many corrections add a text, and whose they are.
+#[derive(Debug, Default)]
+struct Support<'a> {
+    corrections: usize,
+    persons: BTreeSet<&'a str>,
+}
+
+/// The texts that corrections of each repository add.
+fn additions_by_repository(pairs: &[TrainingPair]) -> BTreeMap<&str, BTreeMap<Addition, Support<'_>>> {
+    let mut by_repository: BTreeMap<&str, BTreeMap<Addition, Support<'_>>> = BTreeMap::new();
     for pair in pairs.iter().filter(|pair| pair.weight > 0.0) {
         let (Some(chosen), Some(rejected)) = (&pair.chosen, &pair.rejected) else { continue };
         let Some(chosen) = chosen.actions.first() else { continue };
@@ -123,7 +141,9 @@ fn additions_by_repository(pairs: &[TrainingPair]) -> BTreeMap<&str, BTreeMap<Ad
         };
         let counts = by_repository.entry(&pair.repository).or_default();
         for addition in additions(&proposed, &wanted) {
-            *counts.entry(addition).or_default() += 1;
+            let support = counts.entry(addition).or_default();
+            support.corrections += 1;
+            support.persons.insert(&pair.person);
         }
     }
     by_repository
@@ -133,11 +153,13 @@ fn after(context: &EditContext, action: &EditAction) -> Option<String> {
     apply_actions(context.window.start_byte, &context.window.text, std::slice::from_ref(action))
 }
 
-fn most_frequent(additions: BTreeMap<Addition, usize>) -> Vec<Addition> {
-    let mut additions: Vec<(Addition, usize)> =
-        additions.into_iter().filter(|(_, count)| *count >= LEAST_CORRECTIONS).collect();
-    additions.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
-    additions.into_iter().take(MOST_TEXTS).map(|(addition, _)| addition).collect()
+fn most_frequent(additions: &BTreeMap<Addition, Support<'_>>) -> Vec<Addition> {
+    let is_habit =
+        |support: &Support<'_>| support.corrections >= LEAST_CORRECTIONS && support.persons.len() >= LEAST_PERSONS;
+    let mut additions: Vec<(&Addition, &Support<'_>)> =
+        additions.iter().filter(|(_, support)| is_habit(support)).collect();
+    additions.sort_by(|left, right| right.1.corrections.cmp(&left.1.corrections).then_with(|| left.0.cmp(right.0)));
+    additions.into_iter().take(MOST_TEXTS).map(|(addition, _)| addition.clone()).collect()
 }
 
 /// Wanted answers of the repository with these places, evenly over all.
@@ -299,9 +321,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_several_corrections_add_is_tried() {
-        let counts = [(Addition::new("rare_", ""), 2), (Addition::new("often_", ""), 9), (Addition::new("", "_x"), 3)];
-        let tried = most_frequent(counts.into_iter().collect());
+    fn only_what_several_corrections_of_several_persons_add_is_tried() {
+        let support =
+            |corrections, persons: &[&'static str]| Support { corrections, persons: persons.iter().copied().collect() };
+        let counts = BTreeMap::from([
+            (Addition::new("rare_", ""), support(2, &["a", "b"])),
+            (Addition::new("often_", ""), support(9, &["a", "b"])),
+            (Addition::new("", "_x"), support(3, &["b", "c"])),
+            (Addition::new("hunter2", ""), support(20, &["a"])),
+        ]);
+        let tried = most_frequent(&counts);
         assert_eq!(tried, [Addition::new("often_", ""), Addition::new("", "_x")]);
     }
 
