@@ -120,3 +120,15 @@ pub enum BusError {
     #[error("the bus is closed")]
     Closed,
 }
+
+impl From<BusError> for PublishError {
+    fn from(error: BusError) -> Self {
+        match error {
+            BusError::UnknownTopic(topic) => Self::UnknownTopic(topic),
+            BusError::StorageFull => Self::StorageFull,
+            BusError::Closed => Self::Closed,
+            BusError::Storage(message) => Self::Storage(message),
+            other => Self::Storage(other.to_string()),
+        }
+    }
+}

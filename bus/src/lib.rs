@@ -37,6 +37,7 @@ mod partition;
 mod record;
 mod step;
 pub mod testing;
+mod worker;
 
 pub use dead_letter::{Affected, DeadLetter, DeadLetterKind};
 pub use error::{BusError, PublishError};

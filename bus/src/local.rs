@@ -16,7 +16,6 @@
 //! wait until it goes on or ends; stopped anywhere else it holds up nothing but its own partitions, until their lease
 //! runs out.
 
-mod cache;
 mod concluded;
 mod ends;
 #[cfg(test)]
@@ -25,7 +24,6 @@ mod liveness;
 #[cfg(test)]
 mod model_tests;
 mod ownership;
-mod pending;
 mod reader;
 mod retention;
 mod runner;
@@ -33,10 +31,8 @@ mod schema;
 mod slot;
 mod status;
 mod tail;
-mod timers;
 mod topics;
 mod watch;
-mod worker;
 mod writer;
 
 use std::collections::HashMap;
@@ -267,18 +263,6 @@ fn owners_folder(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push("-owners");
     path.with_file_name(name)
-}
-
-impl From<BusError> for PublishError {
-    fn from(error: BusError) -> Self {
-        match error {
-            BusError::UnknownTopic(topic) => Self::UnknownTopic(topic),
-            BusError::StorageFull => Self::StorageFull,
-            BusError::Closed => Self::Closed,
-            BusError::Storage(message) => Self::Storage(message),
-            other => Self::Storage(other.to_string()),
-        }
-    }
 }
 
 #[async_trait]

@@ -10,6 +10,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::Inner;
 use crate::error::BusError;
+use crate::worker::log::{Concluded, Held};
 
 /// What this process knows about a partition it works on: for status, and for the steps that follow.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,24 +18,6 @@ pub(super) struct LivePartition {
     pub(super) time: Option<Timestamp>,
     /// Up to where no record and no timer was left when the partition last came to rest.
     pub(super) concluded: Option<Timestamp>,
-}
-
-/// How far a step has concluded in one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Concluded {
-    /// Nothing will come of it: no such step ever ran here.
-    Everything,
-    /// Everything up to `time` is in its outputs; none: nothing is known yet.
-    UpTo { time: Option<Timestamp>, holder: Held },
-}
-
-/// Where the step works that holds back the one behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Held {
-    /// In this process: what it has reached is known as soon as it has.
-    Here,
-    /// In another process, or nowhere now: what it has reached is known when it has committed it.
-    Elsewhere,
 }
 
 impl Inner {

@@ -12,16 +12,17 @@ use proptest::prelude::*;
 use service::clock::{Clock, SimulatedClock};
 use tokio::runtime::Runtime;
 
-use super::concluded::Held;
 use super::ownership::release_all;
 use super::runner::share;
-use super::worker::{PartitionWorker, Turn};
+use super::slot::SlotLog;
 use super::{LocalLog, LocalLogConfig};
 use crate::IDLE_AFTER;
 use crate::interface::Bus;
 use crate::record::{CommittedRecord, Positions, Record, RecordKey, Retention, TopicSpec};
 use crate::step::{Input, Outcome, StepContext, StepHandler, StepLimits, StepSpec};
 use crate::testing::scripted::{Action, Scripted, scripted};
+use crate::worker::log::Held;
+use crate::worker::{PartitionWorker, Turn};
 
 const PARTITIONS: u32 = 2;
 const KEYS: u8 = 4;
@@ -78,7 +79,7 @@ struct Wheel {
     steps: [(StepSpec, Arc<dyn StepHandler>); STEPS],
     log: LocalLog,
     owners: [String; STEPS],
-    workers: [BTreeMap<u32, PartitionWorker>; STEPS],
+    workers: [BTreeMap<u32, PartitionWorker<SlotLog>>; STEPS],
 }
 
 fn open(folder: &tempfile::TempDir, clock: &SimulatedClock) -> LocalLog {
@@ -107,19 +108,19 @@ impl Wheel {
     /// A new owner takes all partitions of a step; what the old one had reached in memory only is gone.
     fn claim(&mut self, step: usize) {
         for (_, worker) in std::mem::take(&mut self.workers[step]) {
-            self.log.inner.live.lock().remove(&worker.slot());
+            self.log.inner.live.lock().remove(&worker.log().slot());
         }
         let inner = &self.log.inner;
         let (spec, handler) = self.steps[step].clone();
-        let (info, shared) = self.runtime.block_on(share(inner, spec, handler)).unwrap();
-        let old = std::mem::replace(&mut self.owners[step], shared.owner.clone());
+        let (info, shared, topics) = self.runtime.block_on(share(inner, spec, handler)).unwrap();
+        let old = std::mem::replace(&mut self.owners[step], topics.owner.clone());
         let release = inner.writer.write(0, move |transaction| Ok(release_all(transaction.connection, info.id, &old)?));
         self.runtime.block_on(release).unwrap();
         let claim = self.runtime.block_on(inner.claim(info.id, &self.owners[step])).unwrap();
         assert_eq!(claim.owned.len(), PARTITIONS as usize);
-        let shared = Arc::new(shared);
         for owned in claim.owned {
-            let worker = PartitionWorker::new(Arc::clone(inner), Arc::clone(&shared), owned).unwrap();
+            let log = SlotLog::new(Arc::clone(inner), Arc::clone(&topics), owned).unwrap();
+            let worker = PartitionWorker::new(log, Arc::clone(&shared));
             self.workers[step].insert(owned.partition, worker);
         }
     }

@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use super::ownership::release_all;
 use super::runner::share;
-use super::worker::{PartitionWorker, Turn};
+use super::slot::SlotLog;
 use super::{LocalLog, LocalLogConfig};
 use crate::REASON_KILLED_PROCESS;
 use crate::control::RELEASE_KEY;
@@ -29,6 +29,7 @@ use crate::record::{CommittedRecord, Positions, Record, RecordKey, Retention, To
 use crate::step::{Failed, Input, Outcome, Prepared, Sealed, StepContext, StepHandler, StepLimits, StepSpec};
 use crate::testing::ReferenceStep;
 use crate::testing::scripted::{Action, Scripted, scripted};
+use crate::worker::{PartitionWorker, Turn};
 
 const PARTITIONS: u32 = 2;
 const KEYS: u8 = 4;
@@ -139,7 +140,7 @@ struct System {
     log: LocalLog,
     step: i64,
     owner: String,
-    workers: BTreeMap<u32, PartitionWorker>,
+    workers: BTreeMap<u32, PartitionWorker<SlotLog>>,
     /// By partition: how often a process ended there since nothing was suspect.
     ends: BTreeMap<u32, u32>,
     claims: u32,
@@ -169,8 +170,8 @@ impl System {
         self.claims += 1;
         let inner = &self.log.inner;
         let handler = Arc::clone(&self.handler) as Arc<dyn StepHandler>;
-        let (step, shared) = self.runtime.block_on(share(inner, self.spec.clone(), handler)).unwrap();
-        let old = std::mem::replace(&mut self.owner, shared.owner.clone());
+        let (step, shared, topics) = self.runtime.block_on(share(inner, self.spec.clone(), handler)).unwrap();
+        let old = std::mem::replace(&mut self.owner, topics.owner.clone());
         let release = inner.writer.write(0, move |transaction| {
             release_all(transaction.connection, step.id, &old)?;
             Ok(step.id)
@@ -178,9 +179,9 @@ impl System {
         self.step = self.runtime.block_on(release).unwrap();
         let claim = self.runtime.block_on(inner.claim(self.step, &self.owner)).unwrap();
         assert_eq!(claim.owned.len(), PARTITIONS as usize);
-        let shared = Arc::new(shared);
         for owned in claim.owned {
-            let worker = PartitionWorker::new(Arc::clone(inner), Arc::clone(&shared), owned).unwrap();
+            let log = SlotLog::new(Arc::clone(inner), Arc::clone(&topics), owned).unwrap();
+            let worker = PartitionWorker::new(log, Arc::clone(&shared));
             self.workers.insert(owned.partition, worker);
         }
     }

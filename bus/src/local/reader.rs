@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::schema::{open_reader, position_of, record_id, storage};
 use crate::error::BusError;
 use crate::record::{Position, RecordKey};
+use crate::worker::log::{ReadRange, StoredRecord};
 
 /// No read transaction is open for longer; SQLite is interrupted.
 const LONGEST_READ: Duration = Duration::from_secs(1);
@@ -72,32 +73,17 @@ impl Readers {
     }
 }
 
-/// A row of the log.
-#[derive(Debug, Clone)]
-pub(super) struct StoredRecord {
-    pub(super) position: u64,
-    pub(super) control: bool,
-    pub(super) appended_at: Timestamp,
-    pub(super) key: RecordKey,
-    pub(super) value: Bytes,
-}
-
-/// What to read of a partition.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ReadRange {
-    pub(super) partition_id: i64,
-    pub(super) from: u64,
-    pub(super) records: usize,
-    pub(super) bytes: usize,
-}
-
 /// The next records of a partition: at least one when there is one, whatever its size. A read that takes too long is
 /// tried again with fewer records.
-pub(super) fn read_records(readers: &Readers, range: ReadRange) -> Result<Vec<StoredRecord>, BusError> {
+pub(super) fn read_records(
+    readers: &Readers,
+    partition_id: i64,
+    range: ReadRange,
+) -> Result<Vec<StoredRecord>, BusError> {
     let mut range = range;
     loop {
         let mut interrupted = false;
-        let result = readers.with(|connection| match read_once(connection, range) {
+        let result = readers.with(|connection| match read_once(connection, partition_id, range) {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) && range.records > 1 => {
                 interrupted = true;
                 Ok(Vec::new())
@@ -111,12 +97,12 @@ pub(super) fn read_records(readers: &Readers, range: ReadRange) -> Result<Vec<St
     }
 }
 
-fn read_once(connection: &Connection, range: ReadRange) -> rusqlite::Result<Vec<StoredRecord>> {
+fn read_once(connection: &Connection, partition_id: i64, range: ReadRange) -> rusqlite::Result<Vec<StoredRecord>> {
     let mut query = connection.prepare_cached(
         "SELECT id, control, appended_at, key, value FROM records WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3",
     )?;
-    let from = record_id(range.partition_id, range.from);
-    let until = record_id(range.partition_id + 1, 0);
+    let from = record_id(partition_id, range.from);
+    let until = record_id(partition_id + 1, 0);
     let limit = i64::try_from(range.records).unwrap_or(i64::MAX);
     let mut rows = query.query([from, until, limit])?;
     let mut records = Vec::new();

@@ -8,12 +8,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Inner;
-use super::concluded::Held;
 use super::ownership::{Claim, StepInfo, release_all};
-use super::worker::{PartitionWorker, StepShared, Turn};
+use super::slot::{RunTopics, SlotLog};
 use super::writer::WriterHandle;
 use crate::error::BusError;
 use crate::step::{StepHandler, StepSpec};
+use crate::worker::log::{Held, PartitionLog as _};
+use crate::worker::{PartitionWorker, StepShared, Turn};
 
 /// A claim is renewed that often within a lease.
 const RENEWALS_PER_LEASE: u32 = 4;
@@ -32,10 +33,9 @@ pub(super) async fn run(
     handler: Arc<dyn StepHandler>,
     shutdown: CancellationToken,
 ) -> Result<(), BusError> {
-    let (step, shared) = share(&inner, spec, handler).await?;
-    let shared = Arc::new(shared);
-    let leave = Leave { writer: inner.writer.clone(), step: step.id, owner: shared.owner.clone() };
-    let mut run = Run { inner, shared, step, workers: JoinSet::new(), running: HashMap::new() };
+    let (step, shared, topics) = share(&inner, spec, handler).await?;
+    let leave = Leave { writer: inner.writer.clone(), step: step.id, owner: topics.owner.clone() };
+    let mut run = Run { inner, shared, topics, step, workers: JoinSet::new(), running: HashMap::new() };
     let result = run.until(&shutdown).await;
     run.stop().await;
     drop(leave);
@@ -47,22 +47,21 @@ pub(super) async fn share(
     inner: &Arc<Inner>,
     spec: StepSpec,
     handler: Arc<dyn StepHandler>,
-) -> Result<(StepInfo, StepShared), BusError> {
+) -> Result<(StepInfo, Arc<StepShared>, Arc<RunTopics>), BusError> {
     let step = inner.register_step(&spec).await?;
     let mut outputs = Vec::with_capacity(spec.outputs.len());
     for output in &spec.outputs {
         outputs.push(inner.topic(output).await?);
     }
-    let shared = StepShared {
-        output_index: spec.outputs.iter().enumerate().map(|(index, name)| (name.clone(), index)).collect(),
-        dead_letters: inner.topic(&spec.dead_letters).await?,
+    let topics = RunTopics {
+        step: spec.name.clone(),
+        owner: inner.liveness.next_owner(),
         input: Arc::clone(&step.topic),
         outputs,
-        handler,
-        owner: inner.liveness.next_owner(),
-        spec,
+        dead_letters: inner.topic(&spec.dead_letters).await?,
     };
-    Ok((step, shared))
+    let shared = StepShared::new(spec, handler, Arc::clone(&inner.clock), inner.config.record_bytes);
+    Ok((step, Arc::new(shared), Arc::new(topics)))
 }
 
 /// Gives everything back when the run ends, also when it is dropped in the middle.
@@ -82,6 +81,7 @@ impl Drop for Leave {
 struct Run {
     inner: Arc<Inner>,
     shared: Arc<StepShared>,
+    topics: Arc<RunTopics>,
     step: StepInfo,
     workers: JoinSet<Ended>,
     /// By partition: epoch, and how to stop it.
@@ -105,7 +105,7 @@ impl Run {
         interval.tick().await;
         loop {
             if claim_now {
-                match self.inner.claim(self.step.id, &self.shared.owner).await {
+                match self.inner.claim(self.step.id, &self.topics.owner).await {
                     Ok(claim) => self.apply(claim)?,
                     Err(BusError::Closed) => return Err(BusError::Closed),
                     // Leases run on for a while, and commits tell whether we are still the owner.
@@ -126,7 +126,8 @@ impl Run {
             if self.running.contains_key(&owned.partition) {
                 continue;
             }
-            let worker = PartitionWorker::new(Arc::clone(&self.inner), Arc::clone(&self.shared), owned)?;
+            let log = SlotLog::new(Arc::clone(&self.inner), Arc::clone(&self.topics), owned)?;
+            let worker = PartitionWorker::new(log, Arc::clone(&self.shared));
             let token = CancellationToken::new();
             self.running.insert(owned.partition, (owned.epoch, token.clone()));
             let (inner, shared) = (Arc::clone(&self.inner), Arc::clone(&self.shared));
@@ -154,7 +155,7 @@ impl Run {
         match result {
             // It was too many for us; now another process may have it.
             Ok(()) => {
-                self.inner.release(slot, &self.shared.owner).await?;
+                self.inner.release(slot, &self.topics.owner).await?;
                 Ok(false)
             }
             Err(BusError::Fenced { .. }) => {
@@ -183,12 +184,13 @@ impl Run {
 async fn work(
     inner: &Arc<Inner>,
     shared: &Arc<StepShared>,
-    mut worker: PartitionWorker,
+    mut worker: PartitionWorker<SlotLog>,
     token: CancellationToken,
 ) -> Result<(), BusError> {
     let mut changes = inner.ends.subscribe();
     let limits = &shared.spec.limits;
-    let labels = [("step", shared.spec.name.clone()), ("partition", worker.partition().to_string())];
+    let (partition, partition_id) = (worker.log().partition(), worker.log().partition_id());
+    let labels = [("step", shared.spec.name.clone()), ("partition", partition.to_string())];
     let lag = metrics::gauge!("flywheel_bus_step_lag_records", &labels);
     let paused = metrics::gauge!("flywheel_bus_step_paused", &labels);
     let mut pause = limits.first_pause;
@@ -196,7 +198,7 @@ async fn work(
         changes.borrow_and_update();
         let result;
         (worker, result) = turn(worker).await?;
-        lag.set(inner.ends.end(worker.partition_id()).saturating_sub(worker.position()) as f64);
+        lag.set(inner.ends.end(partition_id).saturating_sub(worker.position()) as f64);
         paused.set(if matches!(result, Ok(Turn::Paused(_))) { 1.0 } else { 0.0 });
         match result {
             Ok(Turn::Progress) => pause = limits.first_pause,
@@ -209,7 +211,7 @@ async fn work(
                 };
                 let grown = async {
                     // Growth of another partition is none of ours; the worker knows its own end.
-                    while inner.ends.end(worker.partition_id()) <= worker.position() {
+                    while inner.ends.end(partition_id) <= worker.position() {
                         if changes.changed().await.is_err() {
                             std::future::pending::<()>().await;
                         }
@@ -223,7 +225,7 @@ async fn work(
                 }
             }
             Ok(Turn::Paused(dependencies)) => {
-                tracing::debug!(step = %shared.spec.name, partition = worker.partition(), "waits for a dependency");
+                tracing::debug!(step = %shared.spec.name, partition, "waits for a dependency");
                 tokio::select! {
                     () = token.cancelled() => {}
                     () = shared.handler.make_available(&dependencies) => {}
@@ -231,7 +233,7 @@ async fn work(
                 wait(&token, &mut pause, limits.longest_pause).await;
             }
             Err(error @ (BusError::Storage(_) | BusError::StorageFull)) => {
-                tracing::warn!(step = %shared.spec.name, partition = worker.partition(), %error, "will try again");
+                tracing::warn!(step = %shared.spec.name, partition, %error, "will try again");
                 wait(&token, &mut pause, limits.longest_pause).await;
             }
             Err(error) => return Err(error),
@@ -249,7 +251,9 @@ async fn wait(token: &CancellationToken, pause: &mut Duration, longest: Duration
 }
 
 /// A turn on a thread that may block: handlers compute, and the commit is waited for.
-async fn turn(mut worker: PartitionWorker) -> Result<(PartitionWorker, Result<Turn, BusError>), BusError> {
+async fn turn(
+    mut worker: PartitionWorker<SlotLog>,
+) -> Result<(PartitionWorker<SlotLog>, Result<Turn, BusError>), BusError> {
     let turn = tokio::task::spawn_blocking(move || {
         let result = worker.turn();
         (worker, result)

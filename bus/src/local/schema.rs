@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::LocalLogConfig;
 use crate::error::BusError;
+use crate::worker::tables;
 
 /// Written to `user_version`; another number is another, incompatible format.
 const FORMAT: i64 = 1;
@@ -53,7 +54,7 @@ CREATE TABLE steps (
     name TEXT NOT NULL UNIQUE,
     topic INTEGER NOT NULL REFERENCES topics (id)
 );
--- Position, time and ownership of a step in a partition. `suspect` columns: see worker.rs.
+-- Position, time and ownership of a step in a partition. `suspect` columns: see ../worker.rs.
 CREATE TABLE slots (
     id INTEGER PRIMARY KEY,
     step INTEGER NOT NULL REFERENCES steps (id),
@@ -75,34 +76,6 @@ CREATE TABLE members (
     owner TEXT NOT NULL,
     lease_until INTEGER NOT NULL,
     PRIMARY KEY (step, owner)
-) WITHOUT ROWID;
-CREATE TABLE state (
-    slot INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    name TEXT NOT NULL,
-    value BLOB NOT NULL,
-    PRIMARY KEY (slot, key, name)
-) WITHOUT ROWID;
-CREATE TABLE timers (
-    slot INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    name TEXT NOT NULL,
-    due INTEGER NOT NULL,
-    PRIMARY KEY (slot, key, name)
-) WITHOUT ROWID;
-CREATE INDEX timers_due ON timers (slot, due, key, name);
-CREATE TABLE poisoned_keys (
-    slot INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    reason TEXT NOT NULL,
-    PRIMARY KEY (slot, key)
-) WITHOUT ROWID;
-CREATE TABLE control (
-    slot INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    subject TEXT NOT NULL,
-    value BLOB NOT NULL,
-    PRIMARY KEY (slot, kind, subject)
 ) WITHOUT ROWID;
 ";
 
@@ -185,6 +158,7 @@ fn create_tables_within(connection: &Connection) -> Result<(), BusError> {
         (FORMAT, _) => Ok(()),
         (0, 0) => {
             connection.execute_batch(TABLES).map_err(storage)?;
+            connection.execute_batch(tables::TABLES).map_err(storage)?;
             connection.pragma_update(None, "user_version", FORMAT).map_err(storage)
         }
         _ => Err(BusError::FormatDiffers { found, expected: FORMAT }),

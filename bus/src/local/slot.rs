@@ -1,99 +1,179 @@
-//! The rows of one partition of a step: loading them, marking attempts, and the transaction that changes them.
+//! A partition of a step in the file: the local log under a worker.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use events::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::pending::Pending;
-use super::timers::TimerWindow;
+use super::Inner;
+use super::concluded::LivePartition;
+use super::ownership::Owned;
+use super::reader::{partition_bounds, read_records};
 use super::topics::TopicInfo;
-use super::worker::StepShared;
 use super::writer::{Refusal, WriteTransaction};
-use crate::control::{Control, ControlTable};
 use crate::error::BusError;
 use crate::partition::partition_for;
-use crate::record::{Record, RecordKey};
+use crate::record::{Position, Record, RecordKey};
+use crate::worker::log::{AttemptMark, Concluded, Loaded, PartitionLog, ReadRange, StepWrite, StoredRecord, Suspicion};
+use crate::worker::tables;
+use crate::worker::timers::TimerWindow;
 
-/// What the file says about a partition of a step; between commits, with what is pending applied.
-pub(super) struct Loaded {
-    pub(super) position: u64,
-    pub(super) time: Option<Timestamp>,
-    pub(super) committed_time: Option<Timestamp>,
-    pub(super) paused: bool,
-    pub(super) poisoned: HashSet<RecordKey>,
-    pub(super) control: ControlTable,
-    pub(super) timers: TimerWindow,
+/// What all partitions of a running step share here.
+pub(super) struct RunTopics {
+    pub(super) step: String,
+    pub(super) owner: String,
+    pub(super) input: Arc<TopicInfo>,
+    pub(super) outputs: Vec<Arc<TopicInfo>>,
+    pub(super) dead_letters: Arc<TopicInfo>,
 }
 
-/// What an earlier owner left behind when it ended within a batch.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Suspicion {
-    pub(super) attempts: u32,
-    pub(super) until: u64,
-    pub(super) input: Option<String>,
-    pub(super) input_attempts: u32,
+/// A partition that this process owns.
+pub(super) struct SlotLog {
+    inner: Arc<Inner>,
+    topics: Arc<RunTopics>,
+    owned: Owned,
+    partition_id: i64,
 }
 
-impl Suspicion {
-    /// How often the process ended with this input.
-    pub(super) fn attempts_of(&self, input: &str) -> u32 {
-        if self.input.as_deref() == Some(input) { self.input_attempts } else { self.attempts }
+impl SlotLog {
+    pub(super) fn new(inner: Arc<Inner>, topics: Arc<RunTopics>, owned: Owned) -> Result<Self, BusError> {
+        let partition_id = topics.input.partition_ids.get(owned.partition as usize).copied();
+        let partition_id = partition_id.ok_or_else(|| BusError::UnknownTopic(topics.input.name.to_string()))?;
+        Ok(Self { inner, topics, owned, partition_id })
+    }
+
+    pub(super) const fn partition_id(&self) -> i64 {
+        self.partition_id
+    }
+
+    #[cfg(test)]
+    pub(super) const fn slot(&self) -> i64 {
+        self.owned.slot
+    }
+
+    fn bounds(&self) -> Result<(Position, Position), BusError> {
+        self.inner.readers.with(|connection| partition_bounds(connection, self.partition_id))
+    }
+}
+
+impl PartitionLog for SlotLog {
+    fn partition(&self) -> u32 {
+        self.owned.partition
+    }
+
+    fn load(&mut self) -> Result<(Loaded, Suspicion), BusError> {
+        let (slot, partition_id) = (self.owned.slot, self.partition_id);
+        let ((loaded, suspicion), oldest) = self.inner.readers.with(|connection| {
+            let loaded = load_slot(connection, slot)?;
+            Ok((loaded, partition_bounds(connection, partition_id)?.0))
+        })?;
+        if loaded.position < oldest.offset() {
+            let (topic, partition) = (self.topics.input.name.to_string(), self.owned.partition);
+            let position = Position::from_offset(loaded.position);
+            return Err(BusError::PositionGone { topic, partition, position, oldest });
+        }
+        Ok((loaded, suspicion))
+    }
+
+    fn load_timers(&mut self) -> Result<TimerWindow, BusError> {
+        let slot = self.owned.slot;
+        self.inner.readers.with(|connection| TimerWindow::load(connection, slot))
+    }
+
+    fn known_end(&self) -> u64 {
+        self.inner.ends.end(self.partition_id)
+    }
+
+    fn look_for_end(&mut self, _position: u64) -> Result<u64, BusError> {
+        let (_, end) = self.bounds()?;
+        self.inner.ends.appended(std::iter::once((self.partition_id, end.offset())));
+        Ok(self.known_end())
+    }
+
+    fn read(&mut self, range: ReadRange) -> Result<Vec<StoredRecord>, BusError> {
+        read_records(&self.inner.readers, self.partition_id, range)
+    }
+
+    fn mark(&mut self, mark: AttemptMark) -> Result<(), BusError> {
+        let (topics, owned) = (Arc::clone(&self.topics), self.owned);
+        self.inner.writer.write_blocking(0, move |transaction| apply_mark(transaction, &topics, owned, &mark))
+    }
+
+    fn commit(&mut self, write: StepWrite) -> Result<(), BusError> {
+        let (topics, owned, bytes) = (Arc::clone(&self.topics), self.owned, write.pending.bytes);
+        let apply = move |transaction: &mut WriteTransaction<'_>| apply_write(transaction, &topics, owned, &write);
+        self.inner.writer.write_blocking(bytes, apply)
+    }
+
+    fn concluded(&self, step: &str) -> Result<Concluded, BusError> {
+        self.inner.concluded(step, self.owned.partition)
+    }
+
+    fn reached(&self, time: Option<Timestamp>, concluded: Option<Timestamp>) {
+        let mut live = self.inner.live.lock();
+        let live: &mut LivePartition = live.entry(self.owned.slot).or_default();
+        live.time = time;
+        live.concluded = concluded.or(live.concluded);
+    }
+
+    fn state(&self, key: &RecordKey, name: &str) -> Result<Option<Bytes>, BusError> {
+        self.inner.readers.with(|connection| tables::state(connection, self.owned.slot, key, name))
+    }
+
+    fn states(&self, key: &RecordKey) -> Result<Vec<(String, Bytes)>, BusError> {
+        self.inner.readers.with(|connection| tables::states(connection, self.owned.slot, key))
+    }
+
+    fn state_names(&self, key: &RecordKey) -> Result<Vec<String>, BusError> {
+        self.inner.readers.with(|connection| tables::state_names(connection, self.owned.slot, key))
     }
 }
 
 /// Says, before an attempt, that it is made.
-pub(super) struct AttemptMark {
-    pub(super) shared: Arc<StepShared>,
-    pub(super) slot: i64,
-    pub(super) epoch: i64,
-    pub(super) partition: u32,
-    pub(super) time: Option<Timestamp>,
-    pub(super) suspicion: Suspicion,
+fn apply_mark(
+    transaction: &mut WriteTransaction<'_>,
+    topics: &RunTopics,
+    owned: Owned,
+    mark: &AttemptMark,
+) -> Result<(), Refusal> {
+    let AttemptMark { time, suspicion } = mark;
+    let mut update = transaction.connection.prepare_cached(
+        "UPDATE slots SET suspect_attempts = ?4, suspect_until = ?5, suspect_input = ?6,
+         suspect_input_attempts = ?7, partition_time = ?8 WHERE id = ?1 AND owner = ?2 AND epoch = ?3",
+    )?;
+    let updated = update.execute(params![
+        owned.slot,
+        topics.owner,
+        owned.epoch,
+        suspicion.attempts,
+        suspicion.until.cast_signed(),
+        suspicion.input,
+        suspicion.input_attempts,
+        time.map(Timestamp::as_micros),
+    ])?;
+    if updated == 1 { Ok(()) } else { Err(fenced(topics, owned)) }
 }
 
-impl AttemptMark {
-    pub(super) fn apply(&self, transaction: &mut WriteTransaction<'_>) -> Result<(), Refusal> {
-        let Self { shared, slot, epoch, partition, time, suspicion } = self;
-        let mut update = transaction.connection.prepare_cached(
-            "UPDATE slots SET suspect_attempts = ?4, suspect_until = ?5, suspect_input = ?6,
-             suspect_input_attempts = ?7, partition_time = ?8 WHERE id = ?1 AND owner = ?2 AND epoch = ?3",
-        )?;
-        let updated = update.execute(params![
-            slot,
-            shared.owner,
-            epoch,
-            suspicion.attempts,
-            suspicion.until.cast_signed(),
-            suspicion.input,
-            suspicion.input_attempts,
-            time.map(Timestamp::as_micros),
-        ])?;
-        if updated == 1 { Ok(()) } else { Err(fenced(shared, *partition)) }
-    }
-}
-
-fn fenced(shared: &StepShared, partition: u32) -> Refusal {
-    Refusal::Job(BusError::Fenced { step: shared.spec.name.clone(), partition })
+fn fenced(topics: &RunTopics, owned: Owned) -> Refusal {
+    Refusal::Job(BusError::Fenced { step: topics.step.clone(), partition: owned.partition })
 }
 
 /// Loads a slot.
-pub(super) fn load_slot(connection: &Connection, slot: i64) -> rusqlite::Result<(Loaded, Suspicion)> {
+fn load_slot(connection: &Connection, slot: i64) -> rusqlite::Result<(Loaded, Suspicion)> {
     let mut query = connection.prepare_cached(
         "SELECT position, partition_time, paused, suspect_attempts, suspect_until, suspect_input, suspect_input_attempts
          FROM slots WHERE id = ?1",
     )?;
-    let (mut loaded, suspicion) = query.query_row([slot], |row| {
+    query.query_row([slot], |row| {
         let time = row.get::<_, Option<i64>>(1)?.map(Timestamp::from_micros);
         let loaded = Loaded {
             position: row.get::<_, i64>(0)?.cast_unsigned(),
             time,
             committed_time: time,
             paused: row.get::<_, Option<String>>(2)?.is_some(),
-            poisoned: HashSet::new(),
-            control: ControlTable::default(),
+            poisoned: tables::poisoned_keys(connection, slot)?,
+            control: tables::control_table(connection, slot)?,
             timers: TimerWindow::load(connection, slot)?,
         };
         let suspicion = Suspicion {
@@ -103,138 +183,48 @@ pub(super) fn load_slot(connection: &Connection, slot: i64) -> rusqlite::Result<
             input_attempts: row.get(6)?,
         };
         Ok((loaded, suspicion))
-    })?;
-    let mut query = connection.prepare_cached("SELECT key FROM poisoned_keys WHERE slot = ?1")?;
-    for key in query.query_map([slot], |row| row.get(0))? {
-        loaded.poisoned.insert(RecordKey(key?));
-    }
-    let mut query = connection.prepare_cached("SELECT kind, subject, value FROM control WHERE slot = ?1")?;
-    let mut rows = query.query([slot])?;
-    while let Some(row) = rows.next()? {
-        let value = Bytes::from(row.get::<_, Vec<u8>>(2)?);
-        loaded.control.apply(Control { kind: row.get(0)?, subject: row.get(1)?, value });
-    }
-    Ok((loaded, suspicion))
+    })
 }
 
 /// The transaction of a step.
-pub(super) struct StepWrite {
-    pub(super) shared: Arc<StepShared>,
-    pub(super) slot: i64,
-    pub(super) epoch: i64,
-    pub(super) partition: u32,
-    pub(super) position: u64,
-    pub(super) time: Option<Timestamp>,
-    pub(super) paused: Option<String>,
-    pub(super) suspicion: Suspicion,
-    pub(super) pending: Arc<Pending>,
-}
-
-impl StepWrite {
-    pub(super) fn apply(&self, transaction: &mut WriteTransaction<'_>) -> Result<(), Refusal> {
-        let Self { shared, slot, suspicion, .. } = self;
-        let connection = transaction.connection;
-        // The fence comes first: whoever lost the partition changes nothing.
-        let mut update = connection.prepare_cached(
-            "UPDATE slots SET position = ?4, partition_time = ?5, paused = ?6, suspect_attempts = ?7,
-             suspect_until = ?8, suspect_input = ?9, suspect_input_attempts = ?10
-             WHERE id = ?1 AND owner = ?2 AND epoch = ?3",
-        )?;
-        let updated = update.execute(params![
-            slot,
-            shared.owner,
-            self.epoch,
-            self.position.cast_signed(),
-            self.time.map(Timestamp::as_micros),
-            self.paused,
-            suspicion.attempts,
-            suspicion.until.cast_signed(),
-            suspicion.input,
-            suspicion.input_attempts,
-        ])?;
-        if updated != 1 {
-            return Err(fenced(shared, self.partition));
-        }
-        self.write_keys(connection)?;
-        for (output, record) in &self.pending.emitted {
-            if let Some(topic) = shared.outputs.get(*output) {
-                append(transaction, topic, record)?;
-            }
-        }
-        for record in &self.pending.dead_letters {
-            append(transaction, &shared.dead_letters, record)?;
-        }
-        Ok(())
+fn apply_write(
+    transaction: &mut WriteTransaction<'_>,
+    topics: &RunTopics,
+    owned: Owned,
+    write: &StepWrite,
+) -> Result<(), Refusal> {
+    let StepWrite { position, time, paused, suspicion, pending } = write;
+    // The fence comes first: whoever lost the partition changes nothing.
+    let mut update = transaction.connection.prepare_cached(
+        "UPDATE slots SET position = ?4, partition_time = ?5, paused = ?6, suspect_attempts = ?7,
+         suspect_until = ?8, suspect_input = ?9, suspect_input_attempts = ?10
+         WHERE id = ?1 AND owner = ?2 AND epoch = ?3",
+    )?;
+    let updated = update.execute(params![
+        owned.slot,
+        topics.owner,
+        owned.epoch,
+        position.cast_signed(),
+        time.map(Timestamp::as_micros),
+        paused,
+        suspicion.attempts,
+        suspicion.until.cast_signed(),
+        suspicion.input,
+        suspicion.input_attempts,
+    ])?;
+    if updated != 1 {
+        return Err(fenced(topics, owned));
     }
-
-    fn write_keys(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let slot = self.slot;
-        for (key, changes) in &self.pending.keys {
-            if changes.wiped {
-                connection
-                    .prepare_cached("DELETE FROM state WHERE slot = ?1 AND key = ?2")?
-                    .execute(params![slot, key.0])?;
-                connection
-                    .prepare_cached("DELETE FROM timers WHERE slot = ?1 AND key = ?2")?
-                    .execute(params![slot, key.0])?;
-            }
-            for (name, value) in &changes.values {
-                match value {
-                    Some(value) => connection
-                        .prepare_cached(
-                            "INSERT INTO state (slot, key, name, value) VALUES (?1, ?2, ?3, ?4)
-                             ON CONFLICT DO UPDATE SET value = excluded.value",
-                        )?
-                        .execute(params![slot, key.0, name, value.as_ref()])?,
-                    None => connection
-                        .prepare_cached("DELETE FROM state WHERE slot = ?1 AND key = ?2 AND name = ?3")?
-                        .execute(params![slot, key.0, name])?,
-                };
-            }
-            for (name, due) in &changes.timers {
-                match due {
-                    Some(due) => connection
-                        .prepare_cached(
-                            "INSERT INTO timers (slot, key, name, due) VALUES (?1, ?2, ?3, ?4)
-                             ON CONFLICT DO UPDATE SET due = excluded.due",
-                        )?
-                        .execute(params![slot, key.0, name, due.as_micros()])?,
-                    None => connection
-                        .prepare_cached("DELETE FROM timers WHERE slot = ?1 AND key = ?2 AND name = ?3")?
-                        .execute(params![slot, key.0, name])?,
-                };
-            }
+    tables::write_changes(transaction.connection, owned.slot, pending)?;
+    for (output, record) in &pending.emitted {
+        if let Some(topic) = topics.outputs.get(*output) {
+            append(transaction, topic, record)?;
         }
-        for (key, reason) in &self.pending.poisoned {
-            match reason {
-                Some(reason) => connection
-                    .prepare_cached(
-                        "INSERT INTO poisoned_keys (slot, key, reason) VALUES (?1, ?2, ?3)
-                         ON CONFLICT DO UPDATE SET reason = excluded.reason",
-                    )?
-                    .execute(params![slot, key.0, reason])?,
-                None => connection
-                    .prepare_cached("DELETE FROM poisoned_keys WHERE slot = ?1 AND key = ?2")?
-                    .execute(params![slot, key.0])?,
-            };
-        }
-        for control in &self.pending.control {
-            let Control { kind, subject, value } = control;
-            if value.is_empty() {
-                connection
-                    .prepare_cached("DELETE FROM control WHERE slot = ?1 AND kind = ?2 AND subject = ?3")?
-                    .execute(params![slot, kind, subject])?;
-            } else {
-                connection
-                    .prepare_cached(
-                        "INSERT INTO control (slot, kind, subject, value) VALUES (?1, ?2, ?3, ?4)
-                         ON CONFLICT DO UPDATE SET value = excluded.value",
-                    )?
-                    .execute(params![slot, kind, subject, value.as_ref()])?;
-            }
-        }
-        Ok(())
     }
+    for record in &pending.dead_letters {
+        append(transaction, &topics.dead_letters, record)?;
+    }
+    Ok(())
 }
 
 fn append(transaction: &mut WriteTransaction<'_>, topic: &TopicInfo, record: &Record) -> rusqlite::Result<()> {

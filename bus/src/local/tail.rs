@@ -8,12 +8,13 @@ use rusqlite::params;
 use tokio::sync::watch;
 
 use super::Inner;
-use super::reader::{ReadRange, partition_bounds, read_records};
+use super::reader::{partition_bounds, read_records};
 use super::topics::TopicInfo;
 use super::writer::{Refusal, WriteTransaction};
 use crate::error::BusError;
 use crate::interface::Tail;
 use crate::record::{CommittedRecord, Position, Positions};
+use crate::worker::log::ReadRange;
 
 /// Bytes that one call returns about at most.
 const BATCH_BYTES: usize = 4 << 20;
@@ -173,14 +174,9 @@ fn read_partitions(
         if wanted == 0 || bytes >= BATCH_BYTES {
             break;
         }
-        let range = ReadRange {
-            partition_id: *partition_id,
-            from: *from,
-            records: wanted.max(LEAST_READ),
-            bytes: BATCH_BYTES - bytes,
-        };
+        let range = ReadRange { from: *from, records: wanted.max(LEAST_READ), bytes: BATCH_BYTES - bytes };
         let mut next = *from;
-        let stored = read_records(&inner.readers, range)?;
+        let stored = read_records(&inner.readers, *partition_id, range)?;
         match stored.first() {
             Some(first) if first.position == *from => {}
             Some(_) if only_looks => {}

@@ -2,17 +2,23 @@
 //!
 //! A turn takes a batch through all of that. What a turn does is independent of where the batch ends: time goes on
 //! record by record, timers that a record makes due fire before it, and everything waits in [`Pending`] until one
-//! transaction, which checks owner and epoch, writes it together with the next position.
+//! transaction, in which the log checks that the partition is still ours, writes it together with the next position.
+//! The log itself is behind [`PartitionLog`]; everything here is the same on every one.
 //!
 //! # Records that end the process
 //!
-//! Before a batch is handled, its end and the count of attempts are committed to the slot (`suspect_until`,
-//! `suspect_attempts`); the batch's own commit clears them. A new owner that finds a count knows that a process ended
-//! within that range, and handles the range input by input, each with its own mark (`suspect_input`, and the attempts
+//! Before a batch is handled, its end and the count of attempts are committed ([`Suspicion`]: `until`,
+//! `attempts`); the batch's own commit clears them. A new owner that finds a count knows that a process ended
+//! within that range, and handles the range input by input, each with its own mark (`input`, and the attempts
 //! made with it) committed before. So the input that ends the process is told from its neighbours, and after three
 //! times (one in the batch, two alone) it goes to dead letters instead of being handled.
 
+mod cache;
 mod handling;
+pub(crate) mod log;
+pub(crate) mod pending;
+pub(crate) mod tables;
+pub(crate) mod timers;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,16 +26,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use events::Timestamp;
+use service::clock::SharedClock;
 
-use super::Inner;
-use super::cache::StateCache;
-use super::concluded::{Concluded, Held, LivePartition};
-use super::ownership::Owned;
-use super::pending::Pending;
-use super::reader::{ReadRange, StoredRecord, partition_bounds, read_records};
-use super::slot::{AttemptMark, Loaded, StepWrite, Suspicion, load_slot};
-use super::timers::{NextTimer, TimerWindow};
-use super::topics::TopicInfo;
+use self::cache::StateCache;
+use self::log::{AttemptMark, Concluded, Held, Loaded, PartitionLog, ReadRange, StepWrite, StoredRecord, Suspicion};
+use self::pending::Pending;
+use self::timers::NextTimer;
 use crate::control::Control;
 use crate::error::BusError;
 use crate::record::{CommittedRecord, Position};
@@ -46,19 +48,27 @@ const PREPARE_SLICE: usize = 32;
 const IDLE_TICK: Duration = Duration::from_millis(250);
 
 /// What all partitions of a running step share.
-pub(super) struct StepShared {
-    pub(super) spec: StepSpec,
-    pub(super) handler: Arc<dyn StepHandler>,
-    pub(super) input: Arc<TopicInfo>,
-    pub(super) outputs: Vec<Arc<TopicInfo>>,
-    pub(super) output_index: HashMap<String, usize>,
-    pub(super) dead_letters: Arc<TopicInfo>,
-    pub(super) owner: String,
+pub(crate) struct StepShared {
+    pub(crate) spec: StepSpec,
+    pub(crate) handler: Arc<dyn StepHandler>,
+    pub(crate) clock: SharedClock,
+    /// The input, as callers know it.
+    pub(crate) input: Arc<str>,
+    pub(crate) output_index: HashMap<String, usize>,
+    /// Largest record that may be emitted.
+    pub(crate) record_bytes: usize,
+}
+
+impl StepShared {
+    pub(crate) fn new(spec: StepSpec, handler: Arc<dyn StepHandler>, clock: SharedClock, record_bytes: usize) -> Self {
+        let output_index = spec.outputs.iter().enumerate().map(|(index, name)| (name.clone(), index)).collect();
+        Self { input: Arc::from(spec.input.as_str()), output_index, spec, handler, clock, record_bytes }
+    }
 }
 
 /// How a turn ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     /// Something was done; there may be more.
     Progress,
     /// Nothing to do until a record comes or the clock reaches `wake_at`; or, when it is `held`, until the step before
@@ -69,7 +79,7 @@ pub(super) enum Turn {
 }
 
 /// What a batch came to, before it is committed.
-pub(super) struct Computed {
+pub(crate) struct Computed {
     pending: Pending,
     position: u64,
     time: Option<Timestamp>,
@@ -95,11 +105,9 @@ enum Entry {
 }
 
 /// A worker owns one partition of a step.
-pub(super) struct PartitionWorker {
-    inner: Arc<Inner>,
+pub(crate) struct PartitionWorker<L> {
+    log: L,
     shared: Arc<StepShared>,
-    owned: Owned,
-    partition_id: i64,
     cache: StateCache,
     loaded: Option<Loaded>,
     suspicion: Option<Suspicion>,
@@ -116,48 +124,34 @@ enum Begin {
     Done(Turn),
 }
 
-impl PartitionWorker {
-    pub(super) fn new(inner: Arc<Inner>, shared: Arc<StepShared>, owned: Owned) -> Result<Self, BusError> {
-        let partition_id = shared.input.partition_ids.get(owned.partition as usize).copied();
-        let partition_id = partition_id.ok_or_else(|| BusError::UnknownTopic(shared.input.name.to_string()))?;
+impl<L: PartitionLog> PartitionWorker<L> {
+    pub(crate) fn new(log: L, shared: Arc<StepShared>) -> Self {
         let cache = StateCache::new(shared.spec.limits.state_cache_bytes);
-        let (loaded, suspicion) = (None, None);
-        Ok(Self {
-            inner,
+        Self {
+            log,
             shared,
-            owned,
-            partition_id,
             cache,
-            loaded,
-            suspicion,
+            loaded: None,
+            suspicion: None,
             suspicion_ended: false,
             reload_timers: false,
             idle_since: None,
             held: None,
-        })
+        }
     }
 
-    pub(super) const fn partition(&self) -> u32 {
-        self.owned.partition
-    }
-
-    pub(super) const fn partition_id(&self) -> i64 {
-        self.partition_id
-    }
-
-    #[cfg(test)]
-    pub(super) const fn slot(&self) -> i64 {
-        self.owned.slot
+    pub(crate) const fn log(&self) -> &L {
+        &self.log
     }
 
     /// Where the step goes on in this partition.
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.loaded.as_ref().map_or(0, |loaded| loaded.position)
     }
 
     /// Takes one batch through to its commit. After an error other than [`BusError::Fenced`] nothing was committed (or
     /// everything, if only the answer was lost), and the next turn starts from what the file says.
-    pub(super) fn turn(&mut self) -> Result<Turn, BusError> {
+    pub(crate) fn turn(&mut self) -> Result<Turn, BusError> {
         let result = self.begin().and_then(|begun| match begun {
             Some(computed) => self.commit(computed),
             None => Ok(self.idle_turn()),
@@ -175,7 +169,7 @@ impl PartitionWorker {
     }
 
     /// Everything of a turn before its commit; none when there is nothing to do now.
-    pub(super) fn begin(&mut self) -> Result<Option<Computed>, BusError> {
+    pub(crate) fn begin(&mut self) -> Result<Option<Computed>, BusError> {
         self.load()?;
         match self.gather()? {
             Begin::Work(work) => self.compute(work).map(Some),
@@ -185,25 +179,15 @@ impl PartitionWorker {
     }
 
     fn load(&mut self) -> Result<(), BusError> {
-        let slot = self.owned.slot;
         if self.loaded.is_none() {
-            let partition_id = self.partition_id;
-            let (loaded, suspicion, oldest) = self.inner.readers.with(|connection| {
-                let (loaded, suspicion) = load_slot(connection, slot)?;
-                Ok((loaded, suspicion, partition_bounds(connection, partition_id)?.0))
-            })?;
-            if loaded.position < oldest.offset() {
-                let (topic, partition) = (self.shared.input.name.to_string(), self.owned.partition);
-                let position = Position::from_offset(loaded.position);
-                return Err(BusError::PositionGone { topic, partition, position, oldest });
-            }
+            let (loaded, suspicion) = self.log.load()?;
             // Marks made by this worker itself say nothing: its process is alive.
             self.suspicion.get_or_insert(suspicion);
             self.loaded = Some(loaded);
             self.reload_timers = false;
         }
         if self.reload_timers {
-            let timers = self.inner.readers.with(|connection| TimerWindow::load(connection, slot))?;
+            let timers = self.log.load_timers()?;
             if let Some(loaded) = &mut self.loaded {
                 loaded.timers = timers;
             }
@@ -220,10 +204,10 @@ impl PartitionWorker {
     fn gather(&mut self) -> Result<Begin, BusError> {
         let limits = self.shared.spec.limits.clone();
         let position = self.loaded()?.position;
-        let now = self.inner.clock.now();
+        let now = self.shared.clock.now();
         // Before the look for records: what the step before had concluded by now is found by that look.
         let before = match &self.shared.spec.follows {
-            Some(step) if self.is_idle(now) => self.inner.concluded(step, self.owned.partition)?,
+            Some(step) if self.is_idle(now) => self.log.concluded(step)?,
             _ => Concluded::Everything,
         };
         let has_records = self.has_records(position, now)?;
@@ -245,13 +229,12 @@ impl PartitionWorker {
         }
         let alone = self.is_suspect();
         let range = ReadRange {
-            partition_id: self.partition_id,
             from: position,
             records: if alone { 1 } else { limits.batch_records.max(1) },
             bytes: limits.batch_bytes,
         };
         // Timers that are due already come first, and need no records.
-        let stored = if timer_is_due { Vec::new() } else { read_records(&self.inner.readers, range)? };
+        let stored = if timer_is_due { Vec::new() } else { self.log.read(range)? };
         if stored.is_empty() && !timer_is_due {
             return Err(BusError::Storage("records are missing in the middle of a partition".into()));
         }
@@ -266,14 +249,13 @@ impl PartitionWorker {
     }
 
     /// Whether there are records from `position` on. What is known of other processes' records lags behind (by much,
-    /// when this process was stopped), so before time goes on because there are none, the file itself is asked.
-    fn has_records(&self, position: u64, now: Timestamp) -> Result<bool, BusError> {
-        let Inner { ends, readers, .. } = &*self.inner;
-        if ends.end(self.partition_id) <= position && self.is_idle(now) {
-            let (_, end) = readers.with(|connection| partition_bounds(connection, self.partition_id))?;
-            ends.appended(std::iter::once((self.partition_id, end.offset())));
+    /// when this process was stopped), so before time goes on because there are none, the log itself is asked.
+    fn has_records(&mut self, position: u64, now: Timestamp) -> Result<bool, BusError> {
+        let mut end = self.log.known_end();
+        if end <= position && self.is_idle(now) {
+            end = self.log.look_for_end(position)?;
         }
-        Ok(ends.end(self.partition_id) > position)
+        Ok(end > position)
     }
 
     fn next_timer(&mut self) -> Result<NextTimer, BusError> {
@@ -292,7 +274,7 @@ impl PartitionWorker {
     /// Nothing is to be handled; but the time of an idle partition is written down now and then.
     fn rest(&mut self) -> Result<Begin, BusError> {
         let time = self.loaded()?.time;
-        self.inner.live.lock().insert(self.owned.slot, LivePartition { time, concluded: time });
+        self.log.reached(time, time);
         let ended = self.suspicion_ended;
         let commit_after = self.shared.spec.limits.idle_commit_after;
         let loaded = self.loaded()?;
@@ -330,7 +312,7 @@ impl PartitionWorker {
     }
 
     /// Whether inputs are handled one by one, because a process ended within them.
-    pub(super) fn is_suspect(&self) -> bool {
+    pub(crate) fn is_suspect(&self) -> bool {
         self.suspicion.as_ref().is_some_and(|suspicion| suspicion.attempts > 0)
     }
 
@@ -342,10 +324,8 @@ impl PartitionWorker {
             None => Suspicion { attempts: before + 1, until, input: None, input_attempts: 0 },
             Some(input) => Suspicion { input: Some(input), input_attempts: before + 1, ..suspicion.clone() },
         };
-        let Owned { slot, epoch, partition } = self.owned;
         let time = self.loaded()?.time;
-        let mark = AttemptMark { shared: Arc::clone(&self.shared), slot, epoch, partition, time, suspicion: marked };
-        self.inner.writer.write_blocking(0, move |transaction| mark.apply(transaction))?;
+        self.log.mark(AttemptMark { time, suspicion: marked })?;
         Ok(before)
     }
 
@@ -354,8 +334,8 @@ impl PartitionWorker {
         if control {
             return Entry::Control { position, control: Control::decode(&value) };
         }
-        let topic = Arc::clone(&self.shared.input.name);
-        let (partition, position) = (self.owned.partition, Position::from_offset(position));
+        let topic = Arc::clone(&self.shared.input);
+        let (partition, position) = (self.log.partition(), Position::from_offset(position));
         let record = CommittedRecord { topic, partition, position, key, value, appended_at };
         Entry::Data { record, prepared: Prepared::Nothing }
     }
@@ -392,7 +372,6 @@ impl PartitionWorker {
     fn advance_idle_time(&mut self, now: Timestamp, before: Concluded) -> Result<(), BusError> {
         self.idle_since.get_or_insert(now);
         let is_idle = self.is_idle(now);
-        let slot = self.owned.slot;
         let loaded = self.loaded()?;
         let mut held = None;
         if is_idle {
@@ -406,7 +385,7 @@ impl PartitionWorker {
         }
         let time = loaded.time;
         self.held = held;
-        self.inner.live.lock().entry(slot).or_default().time = time;
+        self.log.reached(time, None);
         Ok(())
     }
 
@@ -416,8 +395,8 @@ impl PartitionWorker {
     }
 
     /// When an idle partition has something to do, if no record comes.
-    pub(super) fn idle_turn(&self) -> Turn {
-        let now = self.inner.clock.now();
+    pub(crate) fn idle_turn(&self) -> Turn {
+        let now = self.shared.clock.now();
         let idle_at = self.idle_since.unwrap_or(now) + IDLE_AFTER;
         let timer_at =
             self.loaded.as_ref().and_then(|loaded| loaded.timers.nothing_before()).map(|due| due + IDLE_AFTER);
@@ -433,7 +412,7 @@ impl PartitionWorker {
     }
 
     /// Whether there is no need for a transaction.
-    pub(super) fn would_change_nothing(&self, computed: &Computed) -> bool {
+    pub(crate) fn would_change_nothing(&self, computed: &Computed) -> bool {
         let Computed { pending, position, time, paused, .. } = computed;
         pending.is_empty()
             && paused.is_none()
@@ -445,31 +424,25 @@ impl PartitionWorker {
     }
 
     /// Writes everything in one transaction, if this worker still owns the partition.
-    pub(super) fn commit(&mut self, computed: Computed) -> Result<Turn, BusError> {
+    pub(crate) fn commit(&mut self, computed: Computed) -> Result<Turn, BusError> {
         let unchanged = self.would_change_nothing(&computed);
-        let before = self.inner.clock.now();
+        let before = self.shared.clock.now();
         let Computed { pending, position, time, paused, handled } = computed;
         if !unchanged {
             let pending = Arc::new(pending);
             let suspicion = self.suspicion_after(position);
-            let Owned { slot, epoch, partition } = self.owned;
-            let write = StepWrite {
-                shared: Arc::clone(&self.shared),
-                slot,
-                epoch,
-                partition,
+            self.log.commit(StepWrite {
                 position,
                 time,
                 paused: paused.as_ref().map(|names| names.first().cloned().unwrap_or_default()),
                 suspicion: suspicion.clone(),
                 pending: Arc::clone(&pending),
-            };
-            self.inner.writer.write_blocking(pending.bytes, move |transaction| write.apply(transaction))?;
+            })?;
             self.suspicion = Some(suspicion);
             self.suspicion_ended = false;
             // Whoever sees by this commit that nothing is left, and then lets the clock go on, must find the partition
             // idle since before that; so the end counts from before the commit, if no record came meanwhile.
-            if self.inner.ends.end(self.partition_id) == position {
+            if self.log.known_end() == position {
                 self.idle_since.get_or_insert(before);
             }
             self.committed(&pending, position, time, paused.is_some())?;
@@ -510,7 +483,7 @@ impl PartitionWorker {
         loaded.position = position;
         loaded.committed_time = time;
         loaded.paused = paused;
-        self.inner.live.lock().entry(self.owned.slot).or_default().time = time;
+        self.log.reached(time, None);
         Ok(())
     }
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use events::Timestamp;
 
-use super::super::pending::{CommittedState, ContextParts, RecordContext};
-use super::super::timers::NextTimer;
+use super::log::PartitionLog;
+use super::pending::{CommittedState, ContextParts, RecordContext};
+use super::timers::NextTimer;
 use super::{Computed, Entry, MOST_ATTEMPTS, PartitionWorker, Work};
 use crate::control::{Control, RELEASE_KEY};
 use crate::dead_letter::{DeadLetter, DeadLetterKind};
@@ -24,7 +25,7 @@ enum Handled {
     Wait(Vec<String>),
 }
 
-impl PartitionWorker {
+impl<L: PartitionLog> PartitionWorker<L> {
     /// Handles the work. Nothing of it is visible outside until it is committed.
     pub(super) fn compute(&mut self, work: Work) -> Result<Computed, BusError> {
         let mut computed = self.nothing_but_time();
@@ -191,16 +192,15 @@ impl PartitionWorker {
         input: Input<'_>,
     ) -> Result<Result<Handled, (String, bool)>, BusError> {
         let Some(loaded) = self.loaded.as_mut() else { return Err(BusError::Closed) };
-        let slot = self.owned.slot;
         let mut context = RecordContext::new(ContextParts {
             spec: &self.shared.spec,
             outputs: &self.shared.output_index,
-            record_bytes: self.inner.config.record_bytes,
+            record_bytes: self.shared.record_bytes,
             key,
-            partition: self.owned.partition,
+            partition: self.log.partition(),
             time: loaded.time.unwrap_or(Timestamp::EPOCH),
             control: &loaded.control,
-            committed: CommittedState { readers: &self.inner.readers, slot, cache: &mut self.cache },
+            committed: CommittedState { log: &self.log, cache: &mut self.cache },
             pending: &mut computed.pending,
         });
         if let Input::Timer { name, .. } = &input {
@@ -236,8 +236,7 @@ impl PartitionWorker {
         let shared = Arc::clone(&self.shared);
         let mut lost_state = Vec::new();
         if poisons_key {
-            let (readers, slot) = (&self.inner.readers, self.owned.slot);
-            let committed = CommittedState { readers, slot, cache: &mut self.cache };
+            let committed = CommittedState { log: &self.log, cache: &mut self.cache };
             lost_state = committed.with_pending(&key, &computed.pending)?;
             computed.pending.wipe(key);
             computed.pending.poisoned.insert(key, Some(reason.to_owned()));
@@ -261,7 +260,7 @@ impl PartitionWorker {
         let letter = DeadLetter {
             step: shared.spec.name.clone(),
             topic: shared.spec.input.clone(),
-            partition: self.owned.partition,
+            partition: self.log.partition(),
             position,
             key,
             kind,

@@ -15,7 +15,7 @@ const WINDOW: usize = 16_384;
 
 /// What is next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NextTimer {
+pub(crate) enum NextTimer {
     /// This timer is due.
     Due { due: Timestamp, key: RecordKey, name: String },
     /// None is due.
@@ -25,7 +25,7 @@ pub(super) enum NextTimer {
 }
 
 /// The timers that are due next.
-pub(super) struct TimerWindow {
+pub(crate) struct TimerWindow {
     limit: usize,
     by_due: BTreeSet<(Timestamp, RecordKey, String)>,
     by_key: HashMap<RecordKey, HashMap<String, Timestamp>>,
@@ -35,7 +35,7 @@ pub(super) struct TimerWindow {
 
 impl TimerWindow {
     /// Loads the next timers of a slot.
-    pub(super) fn load(connection: &Connection, slot: i64) -> rusqlite::Result<Self> {
+    pub(crate) fn load(connection: &Connection, slot: i64) -> rusqlite::Result<Self> {
         Self::load_limited(connection, slot, WINDOW)
     }
 
@@ -67,7 +67,7 @@ impl TimerWindow {
     }
 
     /// The next timer that is due at `time`.
-    pub(super) fn next(&self, time: Option<Timestamp>) -> NextTimer {
+    pub(crate) fn next(&self, time: Option<Timestamp>) -> NextTimer {
         let Some(time) = time else { return NextTimer::None };
         match self.by_due.first() {
             Some((due, key, name)) if *due <= time => NextTimer::Due { due: *due, key: *key, name: name.clone() },
@@ -77,12 +77,12 @@ impl TimerWindow {
     }
 
     /// A moment before which no timer is due; none when there are no timers at all.
-    pub(super) fn nothing_before(&self) -> Option<Timestamp> {
+    pub(crate) fn nothing_before(&self) -> Option<Timestamp> {
         self.by_due.first().map(|(due, ..)| *due).or(self.horizon)
     }
 
     /// The timer is set to `due` now, or not at all.
-    pub(super) fn set(&mut self, key: RecordKey, name: &str, due: Option<Timestamp>) {
+    pub(crate) fn set(&mut self, key: RecordKey, name: &str, due: Option<Timestamp>) {
         self.remove(&key, name);
         if let Some(due) = due.filter(|due| self.horizon.is_none_or(|horizon| *due < horizon)) {
             self.insert(key, name.to_owned(), due);
@@ -93,7 +93,7 @@ impl TimerWindow {
     }
 
     /// The key has no timers any more.
-    pub(super) fn remove_key(&mut self, key: &RecordKey) {
+    pub(crate) fn remove_key(&mut self, key: &RecordKey) {
         for (name, due) in self.by_key.remove(key).unwrap_or_default() {
             self.by_due.remove(&(due, *key, name));
         }

@@ -10,7 +10,7 @@ use crate::record::RecordKey;
 const ENTRY_OVERHEAD: usize = 128;
 
 /// An owner's view of committed state. It is right as long as the partition is owned: nobody else writes it.
-pub(super) struct StateCache {
+pub(crate) struct StateCache {
     limit: usize,
     bytes: usize,
     entries: HashMap<RecordKey, HashMap<String, Entry>>,
@@ -26,12 +26,12 @@ struct Entry {
 }
 
 impl StateCache {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, bytes: 0, entries: HashMap::new(), used: BTreeMap::new(), ticks: 0 }
     }
 
     /// What the file holds, if it is known here: `Some(None)` means that it holds nothing.
-    pub(super) fn get(&mut self, key: &RecordKey, name: &str) -> Option<Option<Bytes>> {
+    pub(crate) fn get(&mut self, key: &RecordKey, name: &str) -> Option<Option<Bytes>> {
         let entry = self.entries.get_mut(key)?.get_mut(name)?;
         self.ticks += 1;
         let place = self.used.remove(&entry.tick)?;
@@ -41,7 +41,7 @@ impl StateCache {
     }
 
     /// The file holds this now.
-    pub(super) fn put(&mut self, key: RecordKey, name: &str, value: Option<Bytes>) {
+    pub(crate) fn put(&mut self, key: RecordKey, name: &str, value: Option<Bytes>) {
         self.remove(&key, name);
         self.ticks += 1;
         self.bytes += cost(name, value.as_ref());
@@ -55,7 +55,7 @@ impl StateCache {
     }
 
     /// Nothing is known about the key any more.
-    pub(super) fn forget_key(&mut self, key: &RecordKey) {
+    pub(crate) fn forget_key(&mut self, key: &RecordKey) {
         for (name, entry) in self.entries.remove(key).unwrap_or_default() {
             self.used.remove(&entry.tick);
             self.bytes -= cost(&name, entry.value.as_ref());

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use events::Timestamp;
 
 use super::cache::StateCache;
-use super::reader::Readers;
+use super::log::PartitionLog;
 use super::timers::TimerWindow;
 use crate::control::{Control, ControlTable};
 use crate::error::BusError;
@@ -20,29 +20,29 @@ use crate::{REASON_LIMIT_EXCEEDED, REASON_UNDECLARED_OUTPUT};
 
 /// Changes of one key.
 #[derive(Debug, Default)]
-pub(super) struct KeyChanges {
+pub(crate) struct KeyChanges {
     /// Everything that the file holds of the key goes first.
-    pub(super) wiped: bool,
-    pub(super) values: BTreeMap<String, Option<Bytes>>,
-    pub(super) timers: BTreeMap<String, Option<Timestamp>>,
+    pub(crate) wiped: bool,
+    pub(crate) values: BTreeMap<String, Option<Bytes>>,
+    pub(crate) timers: BTreeMap<String, Option<Timestamp>>,
 }
 
 /// Everything that one transaction writes besides position and time.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
-    pub(super) keys: BTreeMap<RecordKey, KeyChanges>,
+pub(crate) struct Pending {
+    pub(crate) keys: BTreeMap<RecordKey, KeyChanges>,
     /// Index of the output in the step's declaration, and the record.
-    pub(super) emitted: Vec<(usize, Record)>,
-    pub(super) dead_letters: Vec<Record>,
+    pub(crate) emitted: Vec<(usize, Record)>,
+    pub(crate) dead_letters: Vec<Record>,
     /// Reason: poisoned now; none: released now.
-    pub(super) poisoned: BTreeMap<RecordKey, Option<String>>,
-    pub(super) control: Vec<Control>,
+    pub(crate) poisoned: BTreeMap<RecordKey, Option<String>>,
+    pub(crate) control: Vec<Control>,
     /// About the bytes of all this.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Pending {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()
             && self.emitted.is_empty()
             && self.dead_letters.is_empty()
@@ -51,7 +51,7 @@ impl Pending {
     }
 
     /// State, timers and all of a key go.
-    pub(super) fn wipe(&mut self, key: RecordKey) {
+    pub(crate) fn wipe(&mut self, key: RecordKey) {
         self.keys.insert(key, KeyChanges { wiped: true, ..KeyChanges::default() });
     }
 
@@ -69,11 +69,10 @@ impl Pending {
     }
 }
 
-/// Committed keyed state: the cache over the file.
-pub(super) struct CommittedState<'a> {
-    pub(super) readers: &'a Readers,
-    pub(super) slot: i64,
-    pub(super) cache: &'a mut StateCache,
+/// Committed keyed state: the cache over the log.
+pub(crate) struct CommittedState<'a> {
+    pub(crate) log: &'a dyn PartitionLog,
+    pub(crate) cache: &'a mut StateCache,
 }
 
 impl CommittedState<'_> {
@@ -81,46 +80,17 @@ impl CommittedState<'_> {
         if let Some(known) = self.cache.get(key, name) {
             return Ok(known);
         }
-        let slot = self.slot;
-        let value = self.readers.with(|connection| {
-            let mut query =
-                connection.prepare_cached("SELECT value FROM state WHERE slot = ?1 AND key = ?2 AND name = ?3")?;
-            let mut rows = query.query(rusqlite::params![slot, key.0, name])?;
-            rows.next()?.map(|row| row.get::<_, Vec<u8>>(0)).transpose()
-        })?;
-        let value = value.map(Bytes::from);
+        let value = self.log.state(key, name)?;
         self.cache.put(*key, name, value.clone());
         Ok(value)
     }
 
-    /// All state of a key; not through the cache, because names are not known there.
-    fn all(&self, key: &RecordKey) -> Result<Vec<(String, Bytes)>, BusError> {
-        let slot = self.slot;
-        self.readers.with(|connection| {
-            let mut query = connection
-                .prepare_cached("SELECT name, value FROM state WHERE slot = ?1 AND key = ?2 ORDER BY name")?;
-            let rows = query.query_map(rusqlite::params![slot, key.0], |row| {
-                Ok((row.get(0)?, Bytes::from(row.get::<_, Vec<u8>>(1)?)))
-            })?;
-            rows.collect()
-        })
-    }
-
-    fn names(&self, key: &RecordKey) -> Result<Vec<String>, BusError> {
-        let slot = self.slot;
-        self.readers.with(|connection| {
-            let mut query =
-                connection.prepare_cached("SELECT name FROM state WHERE slot = ?1 AND key = ?2 ORDER BY name")?;
-            query.query_map(rusqlite::params![slot, key.0], |row| row.get(0))?.collect()
-        })
-    }
-
     /// All state of a key as the transaction has left it so far.
-    pub(super) fn with_pending(&self, key: &RecordKey, pending: &Pending) -> Result<Vec<(String, Bytes)>, BusError> {
+    pub(crate) fn with_pending(&self, key: &RecordKey, pending: &Pending) -> Result<Vec<(String, Bytes)>, BusError> {
         let changes = pending.keys.get(key);
         let wiped = changes.is_some_and(|changes| changes.wiped);
         let mut state: BTreeMap<String, Bytes> =
-            if wiped { BTreeMap::new() } else { self.all(key)?.into_iter().collect() };
+            if wiped { BTreeMap::new() } else { self.log.states(key)?.into_iter().collect() };
         for (name, value) in changes.iter().flat_map(|changes| &changes.values) {
             match value {
                 Some(value) => state.insert(name.clone(), value.clone()),
@@ -132,16 +102,16 @@ impl CommittedState<'_> {
 }
 
 /// The handler's view while it handles one input.
-pub(super) struct RecordContext<'a> {
-    pub(super) spec: &'a StepSpec,
-    pub(super) outputs: &'a HashMap<String, usize>,
-    pub(super) record_bytes: usize,
-    pub(super) key: RecordKey,
-    pub(super) partition: u32,
-    pub(super) time: Timestamp,
-    pub(super) control: &'a ControlTable,
-    pub(super) committed: CommittedState<'a>,
-    pub(super) pending: &'a mut Pending,
+pub(crate) struct RecordContext<'a> {
+    pub(crate) spec: &'a StepSpec,
+    pub(crate) outputs: &'a HashMap<String, usize>,
+    pub(crate) record_bytes: usize,
+    pub(crate) key: RecordKey,
+    pub(crate) partition: u32,
+    pub(crate) time: Timestamp,
+    pub(crate) control: &'a ControlTable,
+    pub(crate) committed: CommittedState<'a>,
+    pub(crate) pending: &'a mut Pending,
     changes: KeyChanges,
     emitted: Vec<(usize, Record)>,
     fault: Option<&'static str>,
@@ -150,20 +120,20 @@ pub(super) struct RecordContext<'a> {
 }
 
 /// What a context is made of.
-pub(super) struct ContextParts<'a> {
-    pub(super) spec: &'a StepSpec,
-    pub(super) outputs: &'a HashMap<String, usize>,
-    pub(super) record_bytes: usize,
-    pub(super) key: RecordKey,
-    pub(super) partition: u32,
-    pub(super) time: Timestamp,
-    pub(super) control: &'a ControlTable,
-    pub(super) committed: CommittedState<'a>,
-    pub(super) pending: &'a mut Pending,
+pub(crate) struct ContextParts<'a> {
+    pub(crate) spec: &'a StepSpec,
+    pub(crate) outputs: &'a HashMap<String, usize>,
+    pub(crate) record_bytes: usize,
+    pub(crate) key: RecordKey,
+    pub(crate) partition: u32,
+    pub(crate) time: Timestamp,
+    pub(crate) control: &'a ControlTable,
+    pub(crate) committed: CommittedState<'a>,
+    pub(crate) pending: &'a mut Pending,
 }
 
 impl<'a> RecordContext<'a> {
-    pub(super) fn new(parts: ContextParts<'a>) -> Self {
+    pub(crate) fn new(parts: ContextParts<'a>) -> Self {
         let ContextParts { spec, outputs, record_bytes, key, partition, time, control, committed, pending } = parts;
         Self {
             spec,
@@ -184,26 +154,26 @@ impl<'a> RecordContext<'a> {
     }
 
     /// The timer that is being handled is not set any more.
-    pub(super) fn timer_fired(&mut self, name: &str) {
+    pub(crate) fn timer_fired(&mut self, name: &str) {
         self.changes.timers.insert(name.to_owned(), None);
     }
 
     /// A read that failed: the whole transaction must be given up, whatever the handler made of it.
-    pub(super) fn failure(&mut self) -> Option<BusError> {
+    pub(crate) fn failure(&mut self) -> Option<BusError> {
         self.failure.take()
     }
 
     /// Why the bus itself calls the input poison, if it does.
-    pub(super) const fn fault(&self) -> Option<&'static str> {
+    pub(crate) const fn fault(&self) -> Option<&'static str> {
         self.fault
     }
 
-    pub(super) const fn undecodable(&self) -> bool {
+    pub(crate) const fn undecodable(&self) -> bool {
         self.undecodable
     }
 
     /// Merges what the input changed into what the transaction writes.
-    pub(super) fn accept(self, timers: &mut TimerWindow) {
+    pub(crate) fn accept(self, timers: &mut TimerWindow) {
         let Self { key, pending, changes, emitted, .. } = self;
         for (name, due) in &changes.timers {
             timers.set(key, name, *due);
@@ -262,7 +232,7 @@ impl StepContext for RecordContext<'_> {
     fn names(&mut self, prefix: &str) -> Vec<String> {
         let pending = self.pending.keys.get(&self.key);
         let wiped = pending.is_some_and(|changes| changes.wiped);
-        let stored = if wiped { Ok(Vec::new()) } else { self.committed.names(&self.key) };
+        let stored = if wiped { Ok(Vec::new()) } else { self.committed.log.state_names(&self.key) };
         let mut names: BTreeSet<String> = self.or_fail(stored).into_iter().collect();
         let pending = self.pending.keys.get(&self.key);
         for (name, value) in pending.iter().flat_map(|changes| &changes.values).chain(&self.changes.values) {
