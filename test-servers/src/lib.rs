@@ -1,18 +1,21 @@
-//! Real servers for the tests: PostgreSQL and an S3 gateway, taken from the environment or started for one run.
+//! Real servers for the tests: PostgreSQL, an S3 gateway and Apache Kafka, taken from the environment or started for one run.
 //!
 //! | variable | what it is |
 //! |---|---|
 //! | `TEST_SERVERS_EMBEDDED` | `1`: there are no servers; tests that need one say so and pass |
 //! | `TEST_SERVERS_POSTGRESQL` | the URL of a running server, of a user who may make databases |
 //! | `TEST_SERVERS_S3` | a running gateway, `http://KEY:SECRET@HOST:PORT` |
+//! | `TEST_SERVERS_KAFKA` | a running broker, `HOST:PORT`, or `HOST:PORT;USER:PASSWORD@HOST:PORT` with a second door |
 //! | `TEST_SERVERS_POSTGRESQL_BIN` | the directory of `initdb`, `postgres` and `psql` |
 //! | `TEST_SERVERS_VERSITYGW` | the program `versitygw` |
+//! | `TEST_SERVERS_KAFKA_LIBRARIES` | the directory with the jars of Apache Kafka |
 //!
 //! What is not given is started: once a process, or, by the program `test-servers`, once for a whole `cargo test`. What
 //! was started ends with the process that started it, also when that is killed (`server.rs` says how).
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that can not have its server fails, and says why")]
 
+mod kafka;
 mod postgresql;
 mod s3;
 mod server;
@@ -39,6 +42,15 @@ pub struct S3Bucket {
     pub access_key_id: String,
     /// How that is proved.
     pub secret_access_key: String,
+}
+
+/// A broker, which other tests use too: names of topics and groups must be the test's own ([`unique_prefix`]).
+#[derive(Debug, Clone)]
+pub struct KafkaServer {
+    /// Host and port where everybody may enter.
+    pub bootstrap: String,
+    /// User, password, and host and port where only that user may enter, by SCRAM-SHA-512; none: there is no such door.
+    pub guarded: Option<(String, String, String)>,
 }
 
 /// Whether tests may use servers. When they may not, says aloud which test is left out: whoever reads the end of a run
@@ -79,6 +91,20 @@ pub async fn s3_read_only_bucket() -> S3Bucket {
     blocking(s3::read_only_bucket).await
 }
 
+/// A Kafka broker.
+///
+/// # Panics
+/// There is no broker and none can be started: the sentence says what to do.
+pub async fn kafka() -> KafkaServer {
+    blocking(kafka::server).await
+}
+
+/// What stands before every name that a test uses on a server that others use too.
+#[must_use]
+pub fn unique_prefix() -> String {
+    format!("{}.", unique_name('-'))
+}
+
 /// Starting a server blocks.
 async fn blocking<T: Send + 'static>(work: fn() -> Result<T, String>) -> T {
     match tokio::task::spawn_blocking(work).await {
@@ -103,10 +129,12 @@ impl Servers {
     /// One of them can not be started: the sentence says what to do.
     pub fn start() -> Result<Self, String> {
         let mut servers = Self { running: Vec::new(), variables: Vec::new() };
-        let (database, gateway) = std::thread::scope(|scope| {
+        let (database, gateway, broker) = std::thread::scope(|scope| {
             let database = scope.spawn(|| is_absent(postgresql::VARIABLE).then(postgresql::start).transpose());
+            let broker = scope.spawn(|| is_absent(kafka::VARIABLE).then(kafka::start).transpose());
             let gateway = is_absent(s3::VARIABLE).then(s3::start).transpose();
-            (database.join().expect("starting a server does not panic"), gateway)
+            let joined = "starting a server does not panic";
+            (database.join().expect(joined), gateway, broker.join().expect(joined))
         });
         if let Some((running, url)) = database? {
             servers.running.push(running);
@@ -115,6 +143,10 @@ impl Servers {
         if let Some((running, door)) = gateway? {
             servers.running.push(running);
             servers.variables.push((s3::VARIABLE, door.to_string()));
+        }
+        if let Some((running, door)) = broker? {
+            servers.running.push(running);
+            servers.variables.push((kafka::VARIABLE, door.to_string()));
         }
         Ok(servers)
     }

@@ -14,8 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "test-servers run -- COMMAND [ARGUMENT...]
 
-Starts PostgreSQL and an S3 gateway on free ports, with temporary data, unless TEST_SERVERS_POSTGRESQL and
-TEST_SERVERS_S3 name running ones; runs COMMAND with these variables set; ends them; exits as COMMAND did.";
+Starts PostgreSQL, an S3 gateway and Apache Kafka on free ports, with temporary data, unless TEST_SERVERS_POSTGRESQL,
+TEST_SERVERS_S3 and TEST_SERVERS_KAFKA name running ones; runs COMMAND with these variables set; ends them; exits as
+COMMAND did.";
 
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a command may take to end by itself once it was asked to.

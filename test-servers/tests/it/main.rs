@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use test_servers::{postgresql_database, s3_bucket, servers_wanted};
+use test_servers::{kafka, postgresql_database, s3_bucket, servers_wanted, unique_prefix};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -22,6 +22,7 @@ fn program(command: &[&str]) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_test-servers"));
     program.args(["run", "--"]).args(command);
     program.env_remove("TEST_SERVERS_POSTGRESQL").env_remove("TEST_SERVERS_S3");
+    program.env_remove("TEST_SERVERS_KAFKA");
     program
 }
 
@@ -43,7 +44,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn every_test_gets_a_database_and_a_bucket_of_its_own() {
+async fn every_test_gets_a_database_a_bucket_and_names_of_its_own() {
     if !servers_wanted() {
         return;
     }
@@ -53,6 +54,10 @@ async fn every_test_gets_a_database_and_a_bucket_of_its_own() {
     let (one, other) = (s3_bucket().await, s3_bucket().await);
     assert_ne!(one.bucket, other.bucket);
     assert!(is_open(one.endpoint.trim_start_matches("http://")), "{}", one.endpoint);
+    let (one, other) = (unique_prefix(), unique_prefix());
+    assert_ne!(one, other);
+    let broker = kafka().await;
+    assert!(is_open(&broker.bootstrap), "{}", broker.bootstrap);
 }
 
 #[test]
@@ -60,12 +65,12 @@ fn a_command_ends_as_it_would_alone_and_its_servers_with_it() {
     if !servers_wanted() {
         return;
     }
-    let script = "echo \"$TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3\"; exit 7";
+    let script = "echo \"$TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3 ${TEST_SERVERS_KAFKA%%;*}\"; exit 7";
     let ended = program(&["sh", "-c", script]).output().unwrap();
     assert_eq!(ended.status.code(), Some(7), "{}", String::from_utf8_lossy(&ended.stderr));
     let said = String::from_utf8(ended.stdout).unwrap();
     let urls: Vec<&str> = said.split_whitespace().collect();
-    assert_eq!(urls.len(), 2, "{said}");
+    assert_eq!(urls.len(), 3, "{said}");
     assert!(urls.iter().all(|url| !is_open(address(url))), "still there: {said}");
 }
 
@@ -74,16 +79,17 @@ fn a_killed_run_leaves_no_server() {
     if !servers_wanted() {
         return;
     }
-    let script = "echo \"$$ $TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3\"; exec sleep 600";
+    let script = "echo \"$$ $TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3 ${TEST_SERVERS_KAFKA%%;*}\"; exec sleep 600";
     let mut run = program(&["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(run.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [command, database, gateway] = words[..] else { panic!("{line}") };
-    assert!(is_open(address(database)) && is_open(address(gateway)), "{line}");
+    let [command, database, gateway, broker] = words[..] else { panic!("{line}") };
+    let servers = [database, gateway, broker].map(address);
+    assert!(servers.iter().all(|server| is_open(server)), "{line}");
     run.kill().unwrap();
     run.wait().unwrap();
-    until("the servers are gone", || !is_open(address(database)) && !is_open(address(gateway)));
+    until("the servers are gone", || !servers.iter().any(|server| is_open(server)));
     // Nobody is left to end the command itself.
     assert!(Command::new("kill").args(["-KILL", command]).status().unwrap().success());
 }
@@ -98,6 +104,7 @@ fn a_command_and_what_it_started_end_with_whoever_started_the_run() {
     let mut outer = Command::new("sh");
     outer.args(["-c", "\"$0\" run -- sh -c \"$1\"; true", env!("CARGO_BIN_EXE_test-servers"), inner]);
     outer.env_remove("TEST_SERVERS_POSTGRESQL").env_remove("TEST_SERVERS_S3");
+    outer.env_remove("TEST_SERVERS_KAFKA");
     let mut outer = outer.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(outer.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -1,0 +1,207 @@
+//! Apache Kafka: one broker that is its own controller.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::KafkaServer;
+use crate::server::{Plan, Running, directory, free_port, on_free_port};
+
+pub(crate) const VARIABLE: &str = "TEST_SERVERS_KAFKA";
+const LIBRARIES: &str = "TEST_SERVERS_KAFKA_LIBRARIES";
+/// Where `test-servers/fetch` puts the broker, below the cache. The version is pinned there.
+const CACHED: &str = "flywheel/tools/kafka-4.3.1/libs";
+/// Any will do: the data of a test is its own.
+const CLUSTER: &str = "Zmx5d2hlZWwtdGVzdC0wMQ";
+const USER: &str = "flywheel-test";
+const PASSWORD: &str = "flywheel-test-password";
+
+/// Where a broker is, and how to enter with a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Door {
+    /// Host and port where everybody may enter.
+    open: String,
+    /// User, password, host and port where only that user may.
+    guarded: Option<(String, String, String)>,
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.open)?;
+        match &self.guarded {
+            Some((user, password, address)) => write!(formatter, ";{user}:{password}@{address}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Door {
+    fn parse(text: &str) -> Result<Self, String> {
+        let expected = || format!("{VARIABLE}: expected HOST:PORT, or HOST:PORT;USER:PASSWORD@HOST:PORT");
+        let (open, guarded) = match text.split_once(';') {
+            Some((open, guarded)) => {
+                let parts = || {
+                    let (user, address) = guarded.rsplit_once('@')?;
+                    let (user, password) = user.split_once(':')?;
+                    Some((user.to_owned(), password.to_owned(), address.to_owned()))
+                };
+                (open, Some(parts().ok_or_else(expected)?))
+            }
+            None => (text, None),
+        };
+        if open.contains(':') { Ok(Self { open: open.to_owned(), guarded }) } else { Err(expected()) }
+    }
+
+    fn server(self) -> KafkaServer {
+        let Self { open, guarded } = self;
+        KafkaServer { bootstrap: open, guarded }
+    }
+}
+
+/// The broker of this process: the one of the environment, or one of its own.
+pub(crate) fn server() -> Result<KafkaServer, String> {
+    static SERVER: OnceLock<Result<(Running, Door), String>> = OnceLock::new();
+    match std::env::var(VARIABLE) {
+        Ok(text) if !text.is_empty() => Door::parse(&text).map(Door::server),
+        _ => SERVER.get_or_init(start).as_ref().map(|(_, door)| door.clone().server()).map_err(Clone::clone),
+    }
+}
+
+/// Starts a broker of our own.
+pub(crate) fn start() -> Result<(Running, Door), String> {
+    on_free_port(start_on)
+}
+
+fn start_on(port: u16) -> Result<(Running, Door), String> {
+    let libraries = libraries()?;
+    let (guarded, controller) = (free_port()?, free_port()?);
+    let directory = directory("Kafka")?;
+    let prepared = prepare(&directory, &libraries, [port, guarded, controller]);
+    if let Err(sentence) = prepared {
+        let _gone = std::fs::remove_dir_all(&directory);
+        return Err(sentence);
+    }
+    let logging = format!("-Dlog4j2.configurationFile={}", directory.join("log4j2.properties").display());
+    let mut command = java(&libraries, 256, &[logging]);
+    command.extend(["kafka.Kafka".to_owned(), directory.join("server.properties").display().to_string()]);
+    let log = directory.join("log");
+    let plan = Plan { name: "Kafka", directory, command, environment: Vec::new(), signal: "KILL" };
+    let running = Running::start(plan, || {
+        std::fs::read(&log).is_ok_and(|log| String::from_utf8_lossy(&log).contains("Kafka Server started"))
+    })?;
+    let guarded = Some((USER.to_owned(), PASSWORD.to_owned(), format!("127.0.0.1:{guarded}")));
+    Ok((running, Door { open: format!("127.0.0.1:{port}"), guarded }))
+}
+
+/// Java with a heap that is enough for tests.
+fn java(libraries: &Path, heap_mebibytes: u32, more: &[String]) -> Vec<String> {
+    let mut command = vec!["java".to_owned(), format!("-Xmx{heap_mebibytes}m")];
+    command.extend(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(str::to_owned));
+    command.extend(more.iter().cloned());
+    command.extend(["-cp".to_owned(), format!("{}/*", libraries.display())]);
+    command
+}
+
+/// Writes the settings, and makes the data directory.
+fn prepare(directory: &Path, libraries: &Path, ports: [u16; 3]) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("there is no place for the data of Kafka: {error}");
+    let file = directory.join("server.properties");
+    std::fs::write(&file, properties(&directory.join("data"), ports)).map_err(failed)?;
+    std::fs::write(directory.join("log4j2.properties"), LOGGING).map_err(failed)?;
+    let mut format = java(libraries, 128, &[]);
+    let scram = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
+    format.extend(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER, "--config"].map(str::to_owned));
+    format.extend([file.display().to_string(), "--add-scram".to_owned(), scram]);
+    let formatted = Command::new(&format[0]).args(&format[1..]).stdin(Stdio::null()).output();
+    let formatted =
+        formatted.map_err(|error| format!("the tests need Java 17 for Kafka, and there is none: {error}"))?;
+    if formatted.status.success() {
+        Ok(())
+    } else {
+        Err(format!("Kafka's data can not be made: {}", String::from_utf8_lossy(&formatted.stderr)))
+    }
+}
+
+/// A broker that forgets nothing it is asked to keep, starts fast and takes over fast.
+fn properties(data: &Path, [open, guarded, controller]: [u16; 3]) -> String {
+    let mut text = String::from(FIXED);
+    let login = "org.apache.kafka.common.security.scram.ScramLoginModule required";
+    let _to_memory = write!(
+        text,
+        "log.dirs={}\n\
+         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         listeners=PLAINTEXT://127.0.0.1:{open},GUARDED://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{open},GUARDED://127.0.0.1:{guarded}\n\
+         listener.name.guarded.sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+         listener.name.guarded.scram-sha-512.sasl.jaas.config={login} username=\"{USER}\" password=\"{PASSWORD}\";\n",
+        data.display()
+    );
+    text
+}
+
+const FIXED: &str = "\
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,GUARDED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+log.cleaner.dedupe.buffer.size=4194304
+log.retention.check.interval.ms=1000
+log.initial.task.delay.ms=1000
+broker.heartbeat.interval.ms=250
+broker.session.timeout.ms=1000
+controller.quorum.election.timeout.ms=300
+controller.quorum.election.backoff.max.ms=100
+group.min.session.timeout.ms=500
+";
+
+const LOGGING: &str = "\
+status = error
+appender.c.type = Console
+appender.c.name = c
+appender.c.layout.type = PatternLayout
+appender.c.layout.pattern = [%d] %p %m (%c)%n
+rootLogger.level = info
+rootLogger.appenderRef.c.ref = c
+";
+
+fn libraries() -> Result<PathBuf, String> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let libraries = variable(LIBRARIES).or_else(|| Some(cache()?.join(CACHED))).unwrap_or_default();
+    if libraries.is_dir() {
+        Ok(libraries)
+    } else {
+        Err(format!(
+            "the tests need Apache Kafka, which is not at {}; run `test-servers/fetch` (it needs Maven and Java 17), \
+             name its jars in {LIBRARIES} or a running broker in {VARIABLE}, or run `./test --embedded`",
+            libraries.display()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doors_are_read_as_they_are_written() {
+        let open = Door { open: "127.0.0.1:9092".to_owned(), guarded: None };
+        assert_eq!(Door::parse(&open.to_string()), Ok(open.clone()));
+        let guarded = Some(("u".to_owned(), "p:@;".to_owned(), "127.0.0.1:9093".to_owned()));
+        let both = Door { guarded, ..open };
+        assert_eq!(Door::parse(&both.to_string()), Ok(both));
+        assert!(Door::parse("here").unwrap_err().contains("HOST:PORT"));
+    }
+}
