@@ -31,6 +31,8 @@ pub mod control;
 pub mod dead_letter;
 mod error;
 mod interface;
+#[cfg(feature = "production")]
+pub mod kafka;
 pub mod local;
 pub mod measure;
 mod partition;

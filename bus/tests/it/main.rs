@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "production")]
+mod kafka;
 mod local;
 mod processes;
 mod suite;

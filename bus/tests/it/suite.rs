@@ -241,7 +241,11 @@ pub(crate) async fn refuses_what_cannot_be(harness: impl Harness) {
     assert_eq!(results[1], Err(PublishError::RecordTooLarge { bytes: limit + 1, limit }));
     assert_eq!(read_all(&*bus, "in").await.len(), 2);
     assert!(bus.publish("in", vec![]).await.is_empty());
+}
 
+pub(crate) async fn a_step_keeps_to_its_input(harness: impl Harness) {
+    let bus = harness.bus();
+    topics(&*bus, 2).await;
     let handler = Scripted::new("out");
     let step = |input: &str| StepSpec::new("step", input, ["out"], "dead");
     let running = Running::start_spec(&bus, step("in"), handler.clone());

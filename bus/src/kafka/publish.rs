@@ -1,0 +1,276 @@
+//! Publishing: an idempotent producer, and transactions for control records.
+//!
+//! An `Ok` comes after every copy that must have the record has acknowledged it. The client sends again by itself until
+//! [`KafkaConfig::delivery_timeout_ms`](super::KafkaConfig::delivery_timeout_ms), and because it is idempotent, a record
+//! whose acknowledgement was lost stands in the log once. A record that ran out of time is answered with an error; the
+//! brokers may still have it, which only its own id can tell (ingest's ids do).
+//!
+//! An idempotent producer that has failed for good (its numbers no longer fit those of the brokers) can do nothing more;
+//! it is replaced by a new one, which the next call uses.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducerContext};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use service::clock::SharedClock;
+
+use super::client::{Context, number};
+use super::config::KafkaConfig;
+use super::record::headers;
+use crate::error::{BusError, PublishError};
+use crate::partition::partition_for;
+use crate::record::{Position, Record, RecordKey};
+
+/// How often a full queue is looked at again.
+const QUEUE_LOOK: Duration = Duration::from_millis(5);
+
+type OurProducer = FutureProducer<Context>;
+
+/// The producers of a bus.
+pub(super) struct Publisher {
+    config: KafkaConfig,
+    context: Context,
+    clock: SharedClock,
+    producer: Mutex<Option<OurProducer>>,
+    /// For control records, which go to all partitions or to none. One transaction at a time.
+    control: Arc<Mutex<Option<OurProducer>>>,
+}
+
+impl Publisher {
+    pub(super) fn new(config: &KafkaConfig, context: &Context, clock: SharedClock) -> Result<Self, BusError> {
+        let publisher = Self {
+            config: config.clone(),
+            context: context.clone(),
+            clock,
+            producer: Mutex::new(None),
+            control: Arc::default(),
+        };
+        drop(publisher.producer()?);
+        Ok(publisher)
+    }
+
+    fn producer(&self) -> Result<OurProducer, BusError> {
+        let mut producer = self.producer.lock();
+        if let Some(producer) = producer.as_ref() {
+            return Ok(producer.clone());
+        }
+        let mut client = self.config.producer()?;
+        client.set("linger.ms", self.config.linger_ms.to_string());
+        let made: OurProducer = client
+            .create_with_context(self.context.clone())
+            .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
+        Ok(producer.insert(made).clone())
+    }
+
+    /// A producer that can do nothing more makes room for a new one.
+    fn replace_if_failed(&self, failed: &OurProducer) {
+        if let Some((code, reason)) = failed.client().fatal_error() {
+            tracing::error!(%code, reason, "the Kafka producer has failed for good and is replaced");
+            // Only the one that failed: another call may have replaced it already.
+            let mut producer = self.producer.lock();
+            if producer.as_ref().is_some_and(|producer| producer.client().fatal_error().is_some()) {
+                *producer = None;
+            }
+        }
+    }
+
+    /// Publishes records that are small enough to a topic that exists. One result per record.
+    pub(super) async fn publish(
+        &self,
+        topic: &str,
+        stored: &str,
+        partitions: u32,
+        records: &[Record],
+    ) -> Vec<Result<(u32, Position), PublishError>> {
+        let producer = match self.producer() {
+            Ok(producer) => producer,
+            Err(error) => return vec![Err(error.into()); records.len()],
+        };
+        let deadline = Instant::now() + Duration::from_millis(self.config.publish_wait_ms);
+        let mut waiting = Vec::with_capacity(records.len());
+        let mut overloaded = false;
+        for record in records {
+            let partition = partition_for(&record.key, partitions);
+            // Once one was refused, none after it may pass it.
+            let sent = if overloaded {
+                Err(PublishError::Overloaded)
+            } else {
+                self.enqueue(&producer, topic, stored, partition, record, deadline).await
+            };
+            overloaded |= matches!(sent, Err(PublishError::Overloaded));
+            waiting.push((partition, sent));
+        }
+        let mut results = Vec::with_capacity(records.len());
+        let mut failed = false;
+        for (partition, sent) in waiting {
+            let result = match sent {
+                Err(error) => Err(error),
+                Ok(delivery) => match delivery.await {
+                    Ok(Ok(delivery)) => {
+                        Ok((partition, Position::from_offset(u64::try_from(delivery.offset).unwrap_or(0))))
+                    }
+                    Ok(Err((error, _))) => {
+                        failed = true;
+                        Err(self.refused(topic, &error))
+                    }
+                    Err(_) => Err(PublishError::Closed),
+                },
+            };
+            results.push(result);
+        }
+        if failed {
+            self.replace_if_failed(&producer);
+        }
+        results
+    }
+
+    /// Hands a record to the client, waiting for room.
+    async fn enqueue(
+        &self,
+        producer: &OurProducer,
+        topic: &str,
+        stored: &str,
+        partition: u32,
+        record: &Record,
+        deadline: Instant,
+    ) -> Result<DeliveryFuture, PublishError> {
+        loop {
+            let message = FutureRecord::to(stored)
+                .partition(number(partition))
+                .key(&record.key.0)
+                .payload(record.value.as_ref())
+                .headers(headers(self.clock.now(), false));
+            match producer.send_result(message) {
+                Ok(delivery) => return Ok(delivery),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if Instant::now() < deadline => {
+                    tokio::time::sleep(QUEUE_LOOK).await;
+                }
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    return Err(PublishError::Overloaded);
+                }
+                Err((error, _)) => {
+                    self.replace_if_failed(producer);
+                    return Err(self.refused(topic, &error));
+                }
+            }
+        }
+    }
+
+    fn refused(&self, topic: &str, error: &KafkaError) -> PublishError {
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => PublishError::UnknownTopic(topic.to_owned()),
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                PublishError::RecordTooLarge { bytes: 0, limit: self.config.record_bytes }
+            }
+            _ => self.context.error(&format!("Kafka did not acknowledge a record of {topic}"), error).into(),
+        }
+    }
+
+    /// Writes a control record to every partition, in one transaction. Blocks.
+    pub(super) fn publish_control(&self, stored: &str, partitions: u32, value: &Bytes) -> Result<(), BusError> {
+        let mut control = self.control.lock();
+        let producer = match control.take() {
+            Some(producer) => producer,
+            None => self.control_producer()?,
+        };
+        let written = self.control_transaction(&producer, stored, partitions, value);
+        // After a failure nothing is known of it: the next call makes a new one.
+        if written.is_ok() {
+            *control = Some(producer);
+        }
+        written
+    }
+
+    /// A transactional producer of this handle alone: nobody takes its place, so its name is like no other.
+    fn control_producer(&self) -> Result<OurProducer, BusError> {
+        let name = self.config.stored_name(&format!("control-{}", hex::encode(rand::random::<[u8; 12]>())));
+        let mut client = self.config.producer()?;
+        client
+            .set("transactional.id", name)
+            .set("linger.ms", "0")
+            .set("transaction.timeout.ms", self.config.delivery_timeout_ms.to_string());
+        let producer: OurProducer = client
+            .create_with_context(self.context.clone())
+            .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
+        let timeout = Duration::from_millis(self.config.request_timeout_ms);
+        producer
+            .init_transactions(timeout)
+            .map_err(|error| self.context.error("a Kafka transaction can not be begun", &error))?;
+        Ok(producer)
+    }
+
+    fn control_transaction(
+        &self,
+        producer: &OurProducer,
+        stored: &str,
+        partitions: u32,
+        value: &Bytes,
+    ) -> Result<(), BusError> {
+        let doing = "Kafka did not acknowledge a control record";
+        let timeout = Duration::from_millis(self.config.delivery_timeout_ms);
+        producer.begin_transaction().map_err(|error| self.context.error(doing, &error))?;
+        let at = self.clock.now();
+        let key = RecordKey([0; 16]);
+        let mut sent = Vec::with_capacity(partitions as usize);
+        for partition in 0..partitions {
+            let message = FutureRecord::to(stored)
+                .partition(number(partition))
+                .key(&key.0)
+                .payload(value.as_ref())
+                .headers(headers(at, true));
+            match producer.send_result(message) {
+                Ok(delivery) => sent.push(delivery),
+                Err((error, _)) => {
+                    let error = self.context.error(doing, &error);
+                    return Err(self.abort(producer, error));
+                }
+            }
+        }
+        match commit(producer, timeout) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = self.context.error(doing, &error);
+                Err(self.abort(producer, error))
+            }
+        }
+    }
+
+    /// Ends a transaction that failed, and answers why it did.
+    fn abort(&self, producer: &OurProducer, error: BusError) -> BusError {
+        let timeout = Duration::from_millis(self.config.request_timeout_ms);
+        if let Err(error) = producer.abort_transaction(timeout) {
+            // Its time-out ends it, and until then it hides what comes behind it.
+            tracing::warn!(%error, "a Kafka transaction could not be aborted");
+        }
+        error
+    }
+}
+
+/// Commits, when everything that was sent is acknowledged: the client's own wait would look only every 100 ms.
+/// A commit that is answered with "try again" may have been made; it is repeated until it is known.
+fn commit<C: rdkafka::ClientContext + 'static>(
+    producer: &FutureProducer<C>,
+    timeout: Duration,
+) -> Result<(), KafkaError>
+where
+    FutureProducer<C>: Producer<FutureProducerContext<C>>,
+{
+    let deadline = Instant::now() + timeout;
+    while producer.in_flight_count() > 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    loop {
+        match producer.commit_transaction(timeout) {
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {}
+            result => return result,
+        }
+    }
+}

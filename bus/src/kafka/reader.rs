@@ -1,0 +1,239 @@
+//! A consumer whose partitions are assigned by hand, without a group's coordination, that sees committed records only.
+//!
+//! # Positions past what is no record
+//!
+//! Transactions leave markers in the log, and aborted ones leave records that nobody may see; both take up positions.
+//! The client tells when it has read to the end of a partition, but not at which position that is. So the end is asked
+//! for *first*, then the client is made to read from its position on, and when it says "end" after that, everything
+//! before the end that was asked for has been returned, and the position is that end ([`Reading::look_past`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+
+use super::Inner;
+use super::client::{Isolation, OurConsumer, consumer, number, offset};
+use super::record::stored;
+use crate::error::BusError;
+use crate::record::Position;
+use crate::worker::log::StoredRecord;
+
+/// After an end, this long without a record is silence, and worth a question where the end is.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// What one look takes in at most.
+const LOOK_RECORDS: usize = 1_000;
+const LOOK_BYTES: usize = 4 << 20;
+
+/// What a look found, in order.
+pub(super) enum Found {
+    Record {
+        partition: u32,
+        record: StoredRecord,
+    },
+    /// Nothing that may be seen is left before `next`.
+    Passed {
+        partition: u32,
+        next: u64,
+    },
+}
+
+/// What is read and not yet returned, apart from the client: whoever drops a call in the middle finds it here again.
+pub(super) type Buffer = Arc<Mutex<VecDeque<Found>>>;
+
+/// Whether a reader whose position is gone is told, or goes on with the oldest record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gone {
+    Told,
+    PassedOver,
+}
+
+/// The client and what it has told.
+pub(super) struct Reading {
+    inner: Arc<Inner>,
+    /// Emptied before it is dropped: closing takes a while, and happens on a thread of its own.
+    consumer: Option<OurConsumer>,
+    topic: Arc<str>,
+    stored: String,
+    gone: Gone,
+    partitions: BTreeMap<u32, Progress>,
+    pub(super) buffer: Buffer,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    /// Everything before was put into the buffer.
+    next: u64,
+    /// The next "end" that the client tells is at least here.
+    end_is_at_least: Option<u64>,
+    /// An end was told since it was last asked where it is.
+    at_unknown_end: bool,
+}
+
+impl Reading {
+    /// Reads partitions from `next` on; at the end of each that is known now, or later, its position is told.
+    pub(super) fn open(
+        inner: Arc<Inner>,
+        topic: Arc<str>,
+        group: &str,
+        gone: Gone,
+        from: &[(u32, u64)],
+    ) -> Result<Self, BusError> {
+        let stored = inner.config.stored_name(&topic);
+        let numbers: Vec<u32> = from.iter().map(|(partition, _)| *partition).collect();
+        let ends = inner.questions.ends(Isolation::Committed, &stored, &numbers)?;
+        let consumer = consumer(&inner.config, &inner.context, group, Isolation::Committed, |client| {
+            if gone == Gone::PassedOver {
+                client.set("auto.offset.reset", "earliest");
+            }
+        })?;
+        let mut assigned = TopicPartitionList::new();
+        let mut partitions = BTreeMap::new();
+        for ((partition, next), end) in from.iter().zip(ends) {
+            assigned
+                .add_partition_offset(&stored, number(*partition), offset(*next))
+                .map_err(|error| inner.context.error("a Kafka position can not be used", &error))?;
+            let progress = Progress { next: *next, end_is_at_least: Some(end), at_unknown_end: false };
+            partitions.insert(*partition, progress);
+        }
+        consumer.assign(&assigned).map_err(|error| inner.context.error("a Kafka topic can not be read", &error))?;
+        drop(assigned);
+        let buffer = Buffer::default();
+        Ok(Self { inner, consumer: Some(consumer), topic, stored, gone, partitions, buffer })
+    }
+
+    /// Everything of a partition before this position was put into the buffer.
+    pub(super) fn next(&self, partition: u32) -> u64 {
+        self.partitions.get(&partition).map_or(0, |progress| progress.next)
+    }
+
+    /// Waits for what comes next, for a short while, and puts it into the buffer.
+    pub(super) fn look(&mut self, wait: Duration) -> Result<(), BusError> {
+        let Some(consumer) = self.consumer.take() else { return Err(BusError::Closed) };
+        let result = self.look_with(&consumer, wait);
+        self.consumer = Some(consumer);
+        result
+    }
+
+    fn look_with(&mut self, consumer: &OurConsumer, wait: Duration) -> Result<(), BusError> {
+        let unknown_ends = self.partitions.values().any(|progress| progress.at_unknown_end);
+        let mut wait = if unknown_ends { wait.min(QUIET) } else { wait };
+        let (mut records, mut bytes) = (0, 0);
+        while records < LOOK_RECORDS && bytes < LOOK_BYTES {
+            let Some(polled) = consumer.poll(wait) else { break };
+            match polled {
+                Ok(message) => {
+                    let Ok(partition) = u32::try_from(message.partition()) else { continue };
+                    let record = stored(&message);
+                    records += 1;
+                    bytes += record.value.len();
+                    let Some(progress) = self.partitions.get_mut(&partition) else { continue };
+                    progress.next = record.position + 1;
+                    progress.at_unknown_end = false;
+                    self.buffer.lock().push_back(Found::Record { partition, record });
+                    wait = Duration::ZERO;
+                }
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    self.end_of(partition);
+                    if !self.buffer.lock().is_empty() {
+                        wait = Duration::ZERO;
+                    }
+                }
+                Err(error) => self.failed(&error)?,
+            }
+        }
+        if records == 0 && unknown_ends {
+            self.look_past(consumer)?;
+        }
+        Ok(())
+    }
+
+    /// The client has returned everything up to the end of a partition.
+    fn end_of(&mut self, partition: i32) {
+        let Ok(partition) = u32::try_from(partition) else { return };
+        let Some(progress) = self.partitions.get_mut(&partition) else { return };
+        match progress.end_is_at_least.take() {
+            Some(end) if end > progress.next => {
+                progress.next = end;
+                self.buffer.lock().push_back(Found::Passed { partition, next: end });
+            }
+            Some(_) => {}
+            None => progress.at_unknown_end = true,
+        }
+    }
+
+    /// Asks where the partitions end whose end was told, and makes the client read again from where they are: when it
+    /// tells an end after that, it is at least there.
+    fn look_past(&mut self, consumer: &OurConsumer) -> Result<(), BusError> {
+        let unknown = self.partitions.iter().filter(|(_, progress)| progress.at_unknown_end);
+        let numbers: Vec<u32> = unknown.map(|(partition, _)| *partition).collect();
+        let ends = self.inner.questions.ends(Isolation::Committed, &self.stored, &numbers)?;
+        let timeout = self.inner.request_timeout();
+        for (partition, end) in numbers.into_iter().zip(ends) {
+            let Some(progress) = self.partitions.get_mut(&partition) else { continue };
+            if !std::mem::take(&mut progress.at_unknown_end) || end <= progress.next {
+                continue;
+            }
+            consumer
+                .seek(&self.stored, number(partition), offset(progress.next), timeout)
+                .map_err(|error| self.inner.context.error("a Kafka topic can not be read on", &error))?;
+            progress.end_is_at_least = Some(end);
+        }
+        Ok(())
+    }
+
+    /// What the client could not do. Most of it it tries again by itself.
+    fn failed(&self, error: &KafkaError) -> Result<(), BusError> {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => self.gone(),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Err(BusError::UnknownTopic(self.topic.to_string()))
+            }
+            Some(
+                RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::SaslAuthenticationFailed,
+            ) => Err(self.inner.context.error(&format!("Kafka topic {} can not be read", self.stored), error)),
+            _ => {
+                tracing::debug!(%error, topic = %self.stored, "the Kafka client goes on trying");
+                Ok(())
+            }
+        }
+    }
+
+    /// Retention has deleted what was to be read next.
+    fn gone(&self) -> Result<(), BusError> {
+        let numbers: Vec<u32> = self.partitions.keys().copied().collect();
+        let oldest = self.inner.questions.oldest(&self.stored, &numbers)?;
+        for ((partition, progress), oldest) in self.partitions.iter().zip(oldest) {
+            if progress.next < oldest && self.gone == Gone::Told {
+                let partition = *partition;
+                let (position, oldest) = (Position::from_offset(progress.next), Position::from_offset(oldest));
+                return Err(BusError::PositionGone { topic: self.topic.to_string(), partition, position, oldest });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(consumer) = self.consumer.take() {
+            close(consumer);
+        }
+    }
+}
+
+/// Closing waits for the client's threads, which whoever drops a tail must not.
+fn close(consumer: OurConsumer) {
+    let closing = std::thread::Builder::new().name("bus-kafka-close".into());
+    // Where there is no thread to be had, it is closed here.
+    drop(closing.spawn(move || drop(consumer)));
+}
