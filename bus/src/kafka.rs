@@ -4,6 +4,8 @@
 //!   of its topic in one Kafka transaction.
 //! * `tail` is a consumer with partitions assigned by hand that sees committed records only; the positions belong to
 //!   the sink. What a sink tells with [`Tail::commit`] is kept as the positions of a group of its own, for lag only.
+//! * A step owns partitions by leases in the database; a partition's transactions bear a name of its own, so that a new
+//!   owner ends those of the one before (`slot.rs`). Its state is a compacted topic, with a copy on this machine's disk.
 //! * Positions are offsets. Partitions are chosen by [`partition_for`](crate::partition_for), as on the local log.
 //!
 //! # What errors mean
@@ -18,16 +20,21 @@
 //! gone is told so ([`BusError::PositionGone`]) and stops; `auto.offset.reset` is `error`. That records wait for their
 //! readers is the job of [`Bus::topic_status`]: ingest refuses new records before unread ones are in danger.
 
+mod changelog;
 mod client;
 mod config;
 mod publish;
 mod reader;
 mod record;
+mod slot;
+mod state;
 mod status;
+mod step;
 mod tail;
 mod topics;
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,11 +43,13 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rdkafka::admin::AdminClient;
 use service::clock::SharedClock;
+use service::lease::LeaseStore;
 use tokio_util::sync::CancellationToken;
 
 use self::client::{Context, Questions};
 pub use self::config::{Compression, KafkaConfig, KafkaSasl, KafkaTls, SaslMechanism};
 use self::publish::Publisher;
+use self::status::{LivePartition, StepPlace};
 use crate::control::Control;
 use crate::error::{BusError, PublishError};
 use crate::interface::{Bus, StepLag, Tail, TopicStatus};
@@ -59,6 +68,13 @@ struct Inner {
     context: Context,
     questions: Questions,
     publisher: Publisher,
+    clock: SharedClock,
+    leases: LeaseStore,
+    state_dir: PathBuf,
+    runtime: tokio::runtime::Handle,
+    /// What steps read, by the callers' names.
+    inputs: Mutex<HashMap<String, String>>,
+    live: Mutex<HashMap<StepPlace, LivePartition>>,
     admin: AdminClient<Context>,
     /// Number of partitions by the callers' name.
     topics: RwLock<HashMap<String, u32>>,
@@ -75,20 +91,26 @@ struct Registered {
 }
 
 impl KafkaBus {
-    /// Reaches the brokers.
+    /// Reaches the brokers. Partitions of steps are leased in a database that all processes share; the copies of their
+    /// state lie in `state_dir`, which is this process's own while it runs.
     ///
     /// # Errors
     /// When a setting can not be used, or no broker lets us in: the sentence says why.
-    pub async fn open(config: KafkaConfig, clock: SharedClock) -> Result<Self, BusError> {
+    pub async fn open(
+        config: KafkaConfig,
+        clock: SharedClock,
+        leases: LeaseStore,
+        state_dir: PathBuf,
+    ) -> Result<Self, BusError> {
         config.check()?;
-        let opened = tokio::task::spawn_blocking(move || Inner::open(config, clock)).await;
+        let opened = tokio::task::spawn_blocking(move || Inner::open(config, clock, leases, state_dir)).await;
         let inner = opened.unwrap_or_else(|error| Err(BusError::Storage(error.to_string())))?;
         Ok(Self { inner: Arc::new(inner) })
     }
 }
 
 impl Inner {
-    fn open(config: KafkaConfig, clock: SharedClock) -> Result<Self, BusError> {
+    fn open(config: KafkaConfig, clock: SharedClock, leases: LeaseStore, state_dir: PathBuf) -> Result<Self, BusError> {
         let context = Context::default();
         let questions = Questions::new(&config, &context)?;
         // Any question will do: what matters is who answers.
@@ -97,13 +119,31 @@ impl Inner {
             .client()?
             .create_with_context(context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
-        let publisher = Publisher::new(&config, &context, clock)?;
-        let (topics, registered) = (RwLock::default(), Mutex::default());
-        Ok(Self { config, context, questions, publisher, admin, topics, registered })
+        let publisher = Publisher::new(&config, &context, Arc::clone(&clock))?;
+        Ok(Self {
+            config,
+            context,
+            questions,
+            publisher,
+            clock,
+            leases,
+            state_dir,
+            runtime: tokio::runtime::Handle::current(),
+            inputs: Mutex::default(),
+            live: Mutex::default(),
+            admin,
+            topics: RwLock::default(),
+            registered: Mutex::default(),
+        })
     }
 
     fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.config.request_timeout_ms)
+    }
+
+    /// How long an owner of a partition may be silent.
+    fn lease(&self) -> Duration {
+        Duration::from_millis(self.config.lease_ms)
     }
 
     /// Runs what blocks on a thread that may.
@@ -147,7 +187,7 @@ impl Inner {
         for spec in specs {
             if absent.iter().any(|absent| absent.name == spec.name) {
                 topics::create(&self.admin, &self.context, &self.config, spec).await?;
-                self.appears(spec).await?;
+                self.appears(&spec.name, spec.partitions).await?;
             } else {
                 topics::update(&self.admin, &self.context, &self.config, spec).await?;
             }
@@ -157,19 +197,19 @@ impl Inner {
     }
 
     /// Waits until every broker that answers knows a new topic: it is created before all of them have heard of it.
-    async fn appears(self: &Arc<Self>, spec: &TopicSpec) -> Result<(), BusError> {
+    async fn appears(self: &Arc<Self>, topic: &str, partitions: u32) -> Result<(), BusError> {
         const LOOKS: u32 = 100;
         for _ in 0..LOOKS {
-            match self.ask_partitions(&spec.name).await? {
-                Some(actual) if actual == spec.partitions => return Ok(()),
+            match self.ask_partitions(topic).await? {
+                Some(actual) if actual == partitions => return Ok(()),
                 Some(actual) => {
-                    let (topic, expected) = (spec.name.clone(), spec.partitions);
+                    let (topic, expected) = (topic.to_owned(), partitions);
                     return Err(BusError::PartitionsDiffer { topic, expected, actual });
                 }
                 None => tokio::time::sleep(self.request_timeout() / LOOKS).await,
             }
         }
-        Err(BusError::UnknownTopic(spec.name.clone()))
+        Err(BusError::UnknownTopic(topic.to_owned()))
     }
 
     fn register(&self, spec: &TopicSpec) {
@@ -177,6 +217,10 @@ impl Inner {
         let known = registered.entry(spec.name.clone()).or_default();
         known.retention = spec.retention;
         known.steps.extend(spec.steps.iter().cloned());
+        let mut inputs = self.inputs.lock();
+        for step in &spec.steps {
+            inputs.entry(step.clone()).or_insert_with(|| spec.name.clone());
+        }
         known.readers.extend(spec.readers.iter().cloned());
     }
 
@@ -276,13 +320,13 @@ impl Bus for KafkaBus {
     async fn step(
         &self,
         spec: StepSpec,
-        _handler: Arc<dyn StepHandler>,
-        _shutdown: CancellationToken,
+        handler: Arc<dyn StepHandler>,
+        shutdown: CancellationToken,
     ) -> Result<(), BusError> {
-        Err(BusError::Invalid(format!("step {} can not run on Apache Kafka in this version", spec.name)))
+        step::run(Arc::clone(&self.inner), spec, handler, shutdown).await
     }
 
     async fn step_lag(&self, step: &str) -> Result<StepLag, BusError> {
-        Err(BusError::UnknownStep(step.to_owned()))
+        self.inner.step_lag(step).await
     }
 }

@@ -144,6 +144,11 @@ impl<L: PartitionLog> PartitionWorker<L> {
         &self.log
     }
 
+    #[cfg(feature = "production")]
+    pub(crate) const fn log_mut(&mut self) -> &mut L {
+        &mut self.log
+    }
+
     /// Where the step goes on in this partition.
     pub(crate) fn position(&self) -> u64 {
         self.loaded.as_ref().map_or(0, |loaded| loaded.position)

@@ -137,6 +137,23 @@ impl LeaseStore {
         if changed == 1 { Ok(Fence { expires_at, ..fence.clone() }) } else { Err(fence.lost()) }
     }
 
+    /// The leases that are held now whose names begin with `prefix`, by name, with their holders.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn held(&self, prefix: &str) -> Result<Vec<(String, String)>, LeaseError> {
+        let rows = sqlx::query(
+            "SELECT name, holder FROM leases \
+             WHERE substr(name, 1, CAST($1 AS INTEGER)) = $2 AND expires_at > $3 ORDER BY name",
+        )
+        .bind(i64::try_from(prefix.chars().count()).unwrap_or(i64::MAX))
+        .bind(prefix)
+        .bind(real_now().as_micros())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+
     /// Gives the lease back, so that the next holder need not wait. A lease that was taken over stays as it is.
     ///
     /// # Errors

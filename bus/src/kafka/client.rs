@@ -172,6 +172,22 @@ impl Questions {
         self.offsets(isolation, stored, partitions, Offset::End)
     }
 
+    /// Where one partition ends.
+    pub(super) fn end(&self, isolation: Isolation, stored: &str, partition: u32) -> Result<u64, BusError> {
+        let ends = self.ends(isolation, stored, &[partition])?;
+        ends.first().copied().ok_or_else(|| BusError::UnknownTopic(stored.to_owned()))
+    }
+
+    /// The topics whose stored names begin with `prefix`, and their numbers of partitions.
+    pub(super) fn topics(&self, prefix: &str) -> Result<Vec<(String, u32)>, BusError> {
+        let client = &self.committed;
+        let metadata = client
+            .fetch_metadata(None, self.timeout)
+            .map_err(|error| self.failed(client, "the Kafka brokers do not answer", &error))?;
+        let ours = metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix));
+        Ok(ours.map(|topic| (topic.name().to_owned(), u32::try_from(topic.partitions().len()).unwrap_or(0))).collect())
+    }
+
     /// One question for all partitions: the offset of a "time" that means the beginning or the end. A broker that does
     /// not lead a partition yet, or any more, says so; then it is asked again, as the client itself does elsewhere.
     fn offsets(

@@ -41,6 +41,8 @@ pub struct KafkaConfig {
     pub delivery_timeout_ms: u64,
     /// How long the brokers may take to answer a question.
     pub request_timeout_ms: u64,
+    /// How long an owner of a partition may be silent before another process takes it over.
+    pub lease_ms: u64,
     /// How long records wait for others that go along with them.
     pub linger_ms: u64,
     /// How batches are compressed: `none`, `lz4` or `zstd`. Text on the bus is sealed, and sealed bytes do not shrink.
@@ -121,6 +123,7 @@ impl Default for KafkaConfig {
             publish_wait_ms: 5_000,
             delivery_timeout_ms: 60_000,
             request_timeout_ms: 15_000,
+            lease_ms: 10_000,
             linger_ms: 2,
             compression: Compression::default(),
         }
@@ -165,6 +168,9 @@ impl KafkaConfig {
         }
         if self.request_timeout_ms < 100 || self.delivery_timeout_ms < self.request_timeout_ms {
             return invalid("kafka.delivery_timeout_ms must be at least request_timeout_ms, and that at least 100");
+        }
+        if self.lease_ms < 100 {
+            return invalid("kafka.lease_ms must be at least 100");
         }
         if self.sasl.mechanism.is_some() && (self.sasl.username.is_empty() || self.sasl.password_file.is_none()) {
             return invalid("kafka.sasl.mechanism needs a username and a password_file");

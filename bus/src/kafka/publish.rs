@@ -160,6 +160,26 @@ impl Publisher {
         }
     }
 
+    /// Writes a message as it is, and waits until it is durable.
+    pub(super) async fn publish_raw(
+        &self,
+        stored: &str,
+        partition: u32,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), BusError> {
+        let producer = self.producer()?;
+        let message = FutureRecord::to(stored).partition(number(partition)).key(key).payload(value);
+        let wait = Duration::from_millis(self.config.publish_wait_ms);
+        match producer.send(message, wait).await {
+            Ok(_) => Ok(()),
+            Err((error, _)) => {
+                self.replace_if_failed(&producer);
+                Err(self.context.error(&format!("Kafka did not acknowledge a message of {stored}"), &error))
+            }
+        }
+    }
+
     fn refused(&self, topic: &str, error: &KafkaError) -> PublishError {
         match error.rdkafka_error_code() {
             Some(
@@ -256,7 +276,7 @@ impl Publisher {
 
 /// Commits, when everything that was sent is acknowledged: the client's own wait would look only every 100 ms.
 /// A commit that is answered with "try again" may have been made; it is repeated until it is known.
-fn commit<C: rdkafka::ClientContext + 'static>(
+pub(super) fn commit<C: rdkafka::ClientContext + 'static>(
     producer: &FutureProducer<C>,
     timeout: Duration,
 ) -> Result<(), KafkaError>

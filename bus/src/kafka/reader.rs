@@ -37,6 +37,12 @@ pub(super) enum Found {
         partition: u32,
         record: StoredRecord,
     },
+    /// A message of a changelog, which is none of our records.
+    Change {
+        position: u64,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+    },
     /// Nothing that may be seen is left before `next`.
     Passed {
         partition: u32,
@@ -62,6 +68,8 @@ pub(super) struct Reading {
     topic: Arc<str>,
     stored: String,
     gone: Gone,
+    /// Messages are taken as they are.
+    raw: bool,
     partitions: BTreeMap<u32, Progress>,
     pub(super) buffer: Buffer,
 }
@@ -105,7 +113,13 @@ impl Reading {
         consumer.assign(&assigned).map_err(|error| inner.context.error("a Kafka topic can not be read", &error))?;
         drop(assigned);
         let buffer = Buffer::default();
-        Ok(Self { inner, consumer: Some(consumer), topic, stored, gone, partitions, buffer })
+        Ok(Self { inner, consumer: Some(consumer), topic, stored, gone, raw: false, partitions, buffer })
+    }
+
+    /// The same of a changelog.
+    pub(super) fn raw(mut self) -> Self {
+        self.raw = true;
+        self
     }
 
     /// Everything of a partition before this position was put into the buffer.
@@ -130,13 +144,18 @@ impl Reading {
             match polled {
                 Ok(message) => {
                     let Ok(partition) = u32::try_from(message.partition()) else { continue };
-                    let record = stored(&message);
-                    records += 1;
-                    bytes += record.value.len();
                     let Some(progress) = self.partitions.get_mut(&partition) else { continue };
-                    progress.next = record.position + 1;
+                    records += 1;
+                    bytes += message.payload_len();
+                    progress.next = u64::try_from(message.offset()).unwrap_or(0) + 1;
                     progress.at_unknown_end = false;
-                    self.buffer.lock().push_back(Found::Record { partition, record });
+                    let found = if self.raw {
+                        let (key, value) = (message.key().unwrap_or_default().to_vec(), message.payload());
+                        Found::Change { position: progress.next - 1, key, value: value.map(<[u8]>::to_vec) }
+                    } else {
+                        Found::Record { partition, record: stored(&message) }
+                    };
+                    self.buffer.lock().push_back(found);
                     wait = Duration::ZERO;
                 }
                 Err(KafkaError::PartitionEOF(partition)) => {

@@ -4,16 +4,185 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use events::Timestamp;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::Inner;
-use super::client::{Isolation, committed};
+use super::changelog::Told;
+use super::client::{Isolation, OurConsumer, committed, consumer, number};
+use super::reader::{Found, Gone, Reading};
 use super::tail::{self, reader_group};
 use crate::error::BusError;
-use crate::interface::TopicStatus;
+use crate::interface::{PartitionLag, StepLag, TopicStatus};
 use crate::record::{Position, Positions};
 
+/// A partition of a step.
+pub(super) type StepPlace = (String, u32);
+
+/// What this process knows about a partition it works on: for status, and for the steps that follow.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LivePartition {
+    pub(super) time: Option<Timestamp>,
+    pub(super) concluded: Option<Timestamp>,
+}
+
+/// The group under which a step commits its positions.
+pub(super) fn step_group(step: &str) -> String {
+    format!("step.{step}")
+}
+
+/// The most records between a position and the end that are counted one by one: among few, markers make a difference.
+const COUNTED: u64 = 2_000;
+
+/// A committed position, and what stands beside it.
+pub(super) type ToldAt = Option<(u64, Told)>;
+
 impl Inner {
+    /// What a group has committed about partitions of a topic, when every transaction about them is settled. Blocks.
+    pub(super) fn told(
+        &self,
+        client: &OurConsumer,
+        stored: &str,
+        partitions: &[u32],
+    ) -> Result<Vec<(u32, ToldAt)>, BusError> {
+        let mut asked = TopicPartitionList::new();
+        for partition in partitions {
+            asked.add_partition(stored, number(*partition));
+        }
+        let answered = client
+            .committed_offsets(asked, self.request_timeout())
+            .map_err(|error| self.context.error("the positions of a step can not be had", &error))?;
+        let mut told = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let at = answered.find_partition(stored, number(*partition)).and_then(|element| match element.offset() {
+                Offset::Offset(position) => {
+                    let beside = serde_json::from_str(element.metadata()).unwrap_or_default();
+                    Some((u64::try_from(position).unwrap_or(0), beside))
+                }
+                _ => None,
+            });
+            told.push((*partition, at));
+        }
+        Ok(told)
+    }
+
+    /// The topic that a step reads, by the callers' name: the one for whose partitions its group has positions. None:
+    /// it has never run, and nobody has said that it will. Blocks.
+    pub(super) fn input_of_step(&self, step: &str) -> Result<Option<String>, BusError> {
+        if let Some(input) = self.inputs.lock().get(step) {
+            return Ok(Some(input.clone()));
+        }
+        let client = consumer(&self.config, &self.context, &step_group(step), Isolation::Committed, |_| {})?;
+        let mut asked = TopicPartitionList::new();
+        for (topic, partitions) in self.questions.topics(&self.config.prefix)? {
+            asked.add_partition_range(&topic, 0, number(partitions).saturating_sub(1));
+        }
+        let found = {
+            let answered = client
+                .committed_offsets(asked, self.request_timeout())
+                .map_err(|error| self.context.error("the positions of a step can not be had", &error))?;
+            let elements = answered.elements();
+            let found = elements.iter().find(|element| matches!(element.offset(), Offset::Offset(_)));
+            found.map(|element| element.topic().to_owned())
+        };
+        let input = found.and_then(|stored| stored.strip_prefix(&self.config.prefix).map(str::to_owned));
+        if let Some(input) = &input {
+            self.inputs.lock().insert(step.to_owned(), input.clone());
+        }
+        Ok(input)
+    }
+
+    pub(super) async fn step_lag(self: &Arc<Self>, step: &str) -> Result<StepLag, BusError> {
+        let (inner, name) = (Arc::clone(self), step.to_owned());
+        let looked_up = move || {
+            let unknown = || BusError::UnknownStep(name.clone());
+            let input = inner.input_of_step(&name)?.ok_or_else(unknown)?;
+            let stored = inner.config.stored_name(&input);
+            let partitions = inner.questions.partitions(&stored)?.ok_or_else(unknown)?;
+            let numbers: Vec<u32> = (0..partitions).collect();
+            let client = consumer(&inner.config, &inner.context, &step_group(&name), Isolation::Committed, |_| {})?;
+            let told = inner.told(&client, &stored, &numbers)?;
+            if told.iter().all(|(_, at)| at.is_none()) {
+                return Err(unknown());
+            }
+            let ends = inner.questions.ends(Isolation::Committed, &stored, &numbers)?;
+            let oldest = inner.questions.oldest(&stored, &numbers)?;
+            let live = inner.live.lock().clone();
+            let lag = told.into_iter().zip(oldest.into_iter().zip(ends)).map(|((partition, at), (oldest, end))| {
+                let (position, told) = at.unwrap_or((oldest, Told::default()));
+                let live = live.get(&(name.clone(), partition)).and_then(|live| live.time);
+                PartitionLag {
+                    partition,
+                    position: Position::from_offset(position),
+                    end: Position::from_offset(end),
+                    records_behind: end.saturating_sub(position),
+                    pending_timers: told.timers,
+                    next_timer: told.due.map(Timestamp::from_micros),
+                    partition_time: told.time.map(Timestamp::from_micros).max(live),
+                    paused: told.paused,
+                    poisoned_keys: told.poisoned,
+                }
+            });
+            let partitions = lag.collect();
+            Ok(StepLag { input, partitions })
+        };
+        let mut lag = Arc::clone(self).blocking(looked_up).await?;
+        self.count_records(&mut lag).await?;
+        Ok(lag)
+    }
+
+    /// Positions behind are not records behind: markers of transactions and aborted records are no records. Where few
+    /// are left they are counted.
+    async fn count_records(self: &Arc<Self>, lag: &mut StepLag) -> Result<(), BusError> {
+        let few = |partition: &PartitionLag| (1..=COUNTED).contains(&partition.records_behind);
+        if !lag.partitions.iter().any(few) {
+            return Ok(());
+        }
+        let (inner, topic) = (Arc::clone(self), Arc::<str>::from(lag.input.as_str()));
+        let behind: Vec<(u32, u64, u64)> = lag
+            .partitions
+            .iter()
+            .filter(|partition| few(partition))
+            .map(|partition| (partition.partition, partition.position.offset(), partition.end.offset()))
+            .collect();
+        let counted = Arc::clone(self).blocking(move || inner.records_between(topic, &behind)).await?;
+        for (partition, records) in counted {
+            if let Some(place) = lag.partitions.get_mut(partition as usize) {
+                place.records_behind = records;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many records stand between positions. Blocks.
+    fn records_between(
+        self: &Arc<Self>,
+        topic: Arc<str>,
+        ranges: &[(u32, u64, u64)],
+    ) -> Result<Vec<(u32, u64)>, BusError> {
+        let from: Vec<(u32, u64)> = ranges.iter().map(|(partition, position, _)| (*partition, *position)).collect();
+        let mut reading = Reading::open(Arc::clone(self), topic, "look", Gone::PassedOver, &from)?;
+        let started = std::time::Instant::now();
+        let mut counted = vec![0; ranges.len()];
+        while ranges.iter().any(|(partition, _, end)| reading.next(*partition) < *end) {
+            if started.elapsed() > self.request_timeout() {
+                let message = format!("the records of {} can not be counted in time", self.config.prefix);
+                return Err(BusError::Storage(message));
+            }
+            reading.look(Duration::from_millis(50))?;
+            for found in std::mem::take(&mut *reading.buffer.lock()) {
+                let Found::Record { partition, record } = found else { continue };
+                for ((of, _, end), count) in ranges.iter().zip(&mut counted) {
+                    if *of == partition && record.position < *end {
+                        *count += 1;
+                    }
+                }
+            }
+        }
+        Ok(ranges.iter().map(|(partition, ..)| *partition).zip(counted).collect())
+    }
+
     /// The end of what is committed: an open transaction hides what lies behind it, and it will be read in its turn.
     pub(super) async fn end_positions(self: &Arc<Self>, topic: &str) -> Result<Positions, BusError> {
         let partitions = self.partitions(topic).await?;
@@ -29,7 +198,8 @@ impl Inner {
     pub(super) async fn topic_status(self: &Arc<Self>, topic: &str) -> Result<TopicStatus, BusError> {
         let partitions = self.partitions(topic).await?;
         let known = self.registered.lock().get(topic).cloned().unwrap_or_default();
-        let groups: Vec<String> = known.readers.iter().map(|reader| reader_group(topic, reader)).collect();
+        let readers = known.readers.iter().map(|reader| reader_group(topic, reader));
+        let groups: Vec<String> = readers.chain(known.steps.iter().map(|step| step_group(step))).collect();
         let (inner, stored) = (Arc::clone(self), self.config.stored_name(topic));
         let bounds = move || {
             let numbers: Vec<u32> = (0..partitions).collect();

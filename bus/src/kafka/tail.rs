@@ -106,6 +106,7 @@ impl KafkaTail {
             moved = true;
             let (partition, next) = match found {
                 Found::Passed { partition, next } => (partition, next),
+                Found::Change { .. } => continue,
                 Found::Record { partition, record } if record.control => (partition, record.position + 1),
                 Found::Record { partition, record } => {
                     let StoredRecord { position, appended_at, key, value, .. } = record;

@@ -97,18 +97,49 @@ const fn min_insync_replicas(config: &KafkaConfig) -> u16 {
     config.replication / 2 + 1
 }
 
-/// Creates a topic that is absent. One that somebody else has created meanwhile is as good.
+/// Creates a topic that is absent.
 pub(super) async fn create(
     admin: &AdminClient<Context>,
     context: &Context,
     config: &KafkaConfig,
     spec: &TopicSpec,
 ) -> Result<(), BusError> {
-    let stored = config.stored_name(&spec.name);
-    let settings = settings(config, spec);
-    let partitions = i32::try_from(spec.partitions).unwrap_or(i32::MAX);
+    create_with(admin, context, config, &spec.name, spec.partitions, &settings(config, spec)).await
+}
+
+/// Creates the changelog of a step whose values of state have at most `state_bytes`.
+pub(super) async fn create_changelog(
+    admin: &AdminClient<Context>,
+    context: &Context,
+    config: &KafkaConfig,
+    name: &str,
+    partitions: u32,
+    state_bytes: usize,
+) -> Result<(), BusError> {
+    let bytes = state_bytes.max(config.record_bytes.saturating_mul(2));
+    let settings = BTreeMap::from([
+        ("cleanup.policy", "compact".to_owned()),
+        // What is gone stays known for that long: copies on disks rely on it (state.rs).
+        ("delete.retention.ms", (2 * super::state::TRUSTED.as_millis()).to_string()),
+        ("max.message.bytes", KafkaConfig::topic_bytes(bytes).to_string()),
+        ("min.insync.replicas", min_insync_replicas(config).to_string()),
+    ]);
+    create_with(admin, context, config, name, partitions, &settings).await
+}
+
+/// One that somebody else has created meanwhile is as good.
+async fn create_with(
+    admin: &AdminClient<Context>,
+    context: &Context,
+    config: &KafkaConfig,
+    name: &str,
+    partitions: u32,
+    settings: &BTreeMap<&'static str, String>,
+) -> Result<(), BusError> {
+    let stored = config.stored_name(name);
+    let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
     let mut topic = NewTopic::new(&stored, partitions, TopicReplication::Fixed(i32::from(config.replication)));
-    for (name, value) in &settings {
+    for (name, value) in settings {
         topic = topic.set(name, value);
     }
     let created = admin

@@ -1,5 +1,5 @@
 //! The tables of keyed state, timers, poisoned keys and control of the partitions of steps, in SQLite: the local log
-//! has them in its own file, by slot.
+//! has them in its own file, by slot; the copies of changelogs have one file a partition.
 
 use std::collections::HashSet;
 
@@ -84,6 +84,13 @@ pub(crate) fn states(connection: &Connection, slot: i64, key: &RecordKey) -> rus
 /// The names of a key's state, in order.
 pub(crate) fn state_names(connection: &Connection, slot: i64, key: &RecordKey) -> rusqlite::Result<Vec<String>> {
     let mut query = connection.prepare_cached("SELECT name FROM state WHERE slot = ?1 AND key = ?2 ORDER BY name")?;
+    query.query_map(params![slot, key.0], |row| row.get(0))?.collect()
+}
+
+/// The names of a key's timers, in order.
+#[cfg(feature = "production")]
+pub(crate) fn timer_names(connection: &Connection, slot: i64, key: &RecordKey) -> rusqlite::Result<Vec<String>> {
+    let mut query = connection.prepare_cached("SELECT name FROM timers WHERE slot = ?1 AND key = ?2 ORDER BY name")?;
     query.query_map(params![slot, key.0], |row| row.get(0))?.collect()
 }
 

@@ -7,6 +7,8 @@ use bus::kafka::{KafkaBus, KafkaConfig, KafkaSasl, SaslMechanism};
 use bus::{Bus, BusError, Position, Positions, PublishError, Record, Retention, TopicSpec};
 use bytes::Bytes;
 use service::clock::SimulatedClock;
+use service::lease::LeaseStore;
+use test_databases::TestDatabase;
 use test_servers::{KafkaServer, servers_wanted, unique_prefix};
 
 use crate::suite::{self, BOUND, Harness, eventually, key, publish, read_all, start};
@@ -20,12 +22,30 @@ fn config(bootstrap: &str, prefix: &str) -> KafkaConfig {
         replication: 1,
         single_broker: true,
         record_bytes: RECORD_BYTES,
+        lease_ms: 2_000,
         ..KafkaConfig::default()
+    }
+}
+
+/// What a handle needs besides the broker: the leases' database, and a place for copies of state.
+struct Place {
+    database: TestDatabase,
+}
+
+impl Place {
+    async fn new() -> Self {
+        Self { database: TestDatabase::fresh().await }
+    }
+
+    async fn open(&self, name: &str, config: KafkaConfig, clock: &SimulatedClock) -> Result<KafkaBus, BusError> {
+        let leases = LeaseStore::new(self.database.pool.clone());
+        KafkaBus::open(config, clock.shared(), leases, self.database.directory.path().join(name)).await
     }
 }
 
 /// Two handles of one broker: to each other they are as two processes.
 struct Kafka {
+    place: Place,
     prefix: String,
     server: KafkaServer,
     clock: SimulatedClock,
@@ -37,9 +57,11 @@ impl Kafka {
     async fn new() -> Self {
         let (prefix, clock) = (unique_prefix(), SimulatedClock::new(start()));
         let server = test_servers::kafka().await;
-        let open = || async { KafkaBus::open(config(&server.bootstrap, &prefix), clock.shared()).await.unwrap() };
-        let (first, second) = (Arc::new(open().await), Arc::new(open().await));
-        Self { prefix, server, clock, first, second }
+        let place = Place::new().await;
+        let config = || config(&server.bootstrap, &prefix);
+        let first = Arc::new(place.open("first", config(), &clock).await.unwrap());
+        let second = Arc::new(place.open("second", config(), &clock).await.unwrap());
+        Self { place, prefix, server, clock, first, second }
     }
 }
 
@@ -79,6 +101,17 @@ suite!(
     a_tail_goes_on_where_its_owner_says,
     a_waiting_tail_is_woken,
     refuses_what_cannot_be,
+    a_step_keeps_to_its_input,
+    a_step_handles_each_record_once_over_restarts,
+    two_runs_share_the_partitions,
+    timers_fire_when_the_clock_goes_on,
+    poison_never_blocks,
+    a_missing_dependency_pauses_its_partition_only,
+    control_records_apply_where_they_stand,
+    random_records_end_as_the_model_says,
+    a_partition_is_idle_since_what_it_did_last,
+    a_step_that_follows_waits_for_what_is_held,
+    undecodable_state_poisons_its_key_only,
 );
 
 fn record(number: u8) -> Record {
@@ -128,7 +161,7 @@ async fn a_prefix_keeps_wheels_apart_and_is_never_seen() {
     }
     let kafka = Kafka::new().await;
     let prefix = format!("{}b.", kafka.prefix);
-    let other = KafkaBus::open(config(&kafka.server.bootstrap, &prefix), kafka.clock.shared()).await.unwrap();
+    let other = kafka.place.open("other", config(&kafka.server.bootstrap, &prefix), &kafka.clock).await.unwrap();
     for (number, bus) in (1_u32..).zip([kafka.bus(), Arc::new(other)]) {
         suite::topics(&*bus, number).await;
         publish(&*bus, vec![record(u8::try_from(number).unwrap())]).await;
@@ -228,10 +261,11 @@ async fn a_wrong_password_is_told_as_such() {
         let sasl = KafkaSasl { mechanism, username: user.clone(), password_file: Some(file) };
         KafkaConfig { sasl, request_timeout_ms: 5_000, ..config(&address, &unique_prefix()) }
     };
-    let bus = KafkaBus::open(with(&password), clock.shared()).await.unwrap();
+    let place = Place::new().await;
+    let bus = place.open("one", with(&password), &clock).await.unwrap();
     suite::topics(&bus, 1).await;
     publish(&bus, vec![record(1)]).await;
-    let refused = KafkaBus::open(with("another"), clock.shared()).await.map(drop).unwrap_err().to_string();
+    let refused = place.open("another", with("another"), &clock).await.map(drop).unwrap_err().to_string();
     assert!(refused.contains("Authentication failed"), "{refused}");
 }
 
@@ -243,7 +277,7 @@ async fn brokers_that_are_not_there_are_named_in_time() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = KafkaConfig { request_timeout_ms: 1_000, ..config(&free.to_string(), "") };
     let begun = std::time::Instant::now();
-    let refused = KafkaBus::open(config, SimulatedClock::new(start()).shared()).await.map(drop).unwrap_err();
+    let refused = Place::new().await.open("one", config, &SimulatedClock::new(start())).await.map(drop).unwrap_err();
     assert!(refused.to_string().contains("Kafka brokers do not answer"), "{refused}");
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
@@ -255,7 +289,8 @@ async fn a_call_of_too_many_bytes_is_refused_whole() {
     }
     let server = test_servers::kafka().await;
     let config = KafkaConfig { batch_bytes: RECORD_BYTES, ..config(&server.bootstrap, &unique_prefix()) };
-    let bus = KafkaBus::open(config, SimulatedClock::new(start()).shared()).await.unwrap();
+    let place = Place::new().await;
+    let bus = place.open("one", config, &SimulatedClock::new(start())).await.unwrap();
     suite::topics(&bus, 1).await;
     let large = || Record { key: key(1), value: Bytes::from(vec![1; 60_000]) };
     let refused = Err(PublishError::BatchTooLarge { bytes: 120_000, limit: RECORD_BYTES });

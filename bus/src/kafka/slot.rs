@@ -1,0 +1,633 @@
+//! A partition of a step on Kafka: the log under a worker.
+//!
+//! # Why nothing is lost, and nothing is there twice
+//!
+//! Whoever owns a partition has a producer whose transactional id is made of step and partition. Beginning to use it
+//! (`init_transactions`) ends, at the brokers, whatever an earlier owner had open, and makes every later word of that
+//! one an error: so a stopped owner that wakes up can commit nothing. After that, and only then, the owner asks for the
+//! committed position and builds the state: what it finds can not change any more but by itself.
+//!
+//! Outputs, dead letters, the changes of state, the progress and the position of the group go into one transaction.
+//! What the state is built from is read up to an end that is asked for *after* the position, and of everything that was
+//! ever written (the end of what is committed could stand before our own changes, behind somebody's open transaction,
+//! and state would be lost without a word). The progress in the changelog must then name the committed position; when
+//! it does not, one of the two topics was lost or replaced, and the step stops with that sentence.
+//!
+//! # Errors
+//!
+//! *Fenced* (fatal): somebody else owns the partition; it is given up. Every other error ends the transaction and the
+//! producer: the next turn makes a new one, whose beginning settles at the brokers what became of the last commit, and
+//! goes on from what is committed. A commit whose outcome is unknown is first repeated until its time is over.
+//!
+//! Attempts are marked in the changelog outside of the transaction, because they must stand when it does not.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use events::Timestamp;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::future_producer::DeliveryFuture;
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::{TopicPartitionList, consumer::Consumer};
+
+use super::Inner;
+use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
+use super::client::{Context, Isolation, OurConsumer, consumer, number, offset};
+use super::publish::commit;
+use super::reader::{Found, Gone, Reading};
+use super::record::headers;
+use super::state::{Copied, State, storage};
+use super::status::{StepPlace, step_group};
+use crate::error::BusError;
+use crate::partition::partition_for;
+use crate::record::{Position, Record, RecordKey};
+use crate::worker::log::{
+    AttemptMark, Concluded, Held, Loaded, PartitionLog, ReadRange, StepWrite, StoredRecord, Suspicion,
+};
+use crate::worker::tables;
+use crate::worker::timers::TimerWindow;
+
+/// How long an end that was asked for may take to be reached: an open transaction of somebody else hides it.
+const REACH: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(50);
+/// Records read ahead.
+const READ_AHEAD: usize = 2_000;
+/// Messages of the changelog that one transaction of the copy holds.
+const RESTORE_BATCH: usize = 2_000;
+/// How often the progress of a restore is told.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// What all partitions of a running step share here.
+pub(super) struct RunTopics {
+    pub(super) step: String,
+    pub(super) input: Arc<str>,
+    /// Stored names, and numbers of partitions.
+    pub(super) outputs: Vec<(String, u32)>,
+    pub(super) dead_letters: (String, u32),
+    pub(super) changelog: String,
+}
+
+/// Until when the lease of a partition says that it is ours.
+pub(super) type Lease = Arc<parking_lot::Mutex<Instant>>;
+
+/// A partition that this process owns.
+pub(super) struct SlotLog {
+    inner: Arc<Inner>,
+    topics: Arc<RunTopics>,
+    partition: u32,
+    epoch: i64,
+    lease: Lease,
+    producer: Option<FutureProducer<Context>>,
+    group: Option<OurConsumer>,
+    followed: parking_lot::Mutex<Option<OurConsumer>>,
+    state: State,
+    copied: Copied,
+    reading: Option<Reading>,
+    queue: VecDeque<StoredRecord>,
+    position: u64,
+}
+
+impl SlotLog {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        topics: Arc<RunTopics>,
+        partition: u32,
+        epoch: i64,
+        lease: Lease,
+    ) -> Result<Self, BusError> {
+        let changelog = format!("{}/{partition}", topics.changelog);
+        let file: PathBuf = inner.state_dir.join(&topics.changelog).join(format!("{partition}.sqlite"));
+        let state = State::open(&file, &changelog)?;
+        Ok(Self {
+            inner,
+            topics,
+            partition,
+            epoch,
+            lease,
+            producer: None,
+            group: None,
+            followed: parking_lot::Mutex::new(None),
+            state,
+            copied: Copied::default(),
+            reading: None,
+            queue: VecDeque::new(),
+            position: 0,
+        })
+    }
+
+    fn fenced(&self) -> BusError {
+        BusError::Fenced { step: self.topics.step.clone(), partition: self.partition }
+    }
+
+    fn place(&self) -> StepPlace {
+        (self.topics.step.clone(), self.partition)
+    }
+
+    fn kafka(&self, doing: &str, error: &KafkaError) -> BusError {
+        self.inner.context.error(&format!("step {}, partition {}: {doing}", self.topics.step, self.partition), error)
+    }
+
+    /// Waits for records for a short while; whether there are any that were not handled.
+    pub(super) fn wait(&mut self) -> Result<bool, BusError> {
+        self.look(LOOK)?;
+        Ok(self.known_end() > self.position)
+    }
+
+    fn look(&mut self, wait: Duration) -> Result<(), BusError> {
+        let Some(reading) = self.reading.as_mut() else { return Ok(()) };
+        if self.queue.len() < READ_AHEAD {
+            reading.look(wait)?;
+            let found = std::mem::take(&mut *reading.buffer.lock());
+            self.queue.extend(found.into_iter().filter_map(|found| match found {
+                Found::Record { record, .. } => Some(record),
+                Found::Change { .. } | Found::Passed { .. } => None,
+            }));
+        }
+        Ok(())
+    }
+
+    /// Where the group goes on: past markers too, when nothing else is left.
+    fn position_to_commit(&self, position: u64) -> u64 {
+        let left = self.queue.back().is_some_and(|record| record.position >= position);
+        let read = self.reading.as_ref().map_or(0, |reading| reading.next(self.partition));
+        if left { position } else { position.max(read) }
+    }
+
+    /// A producer that nobody else's word can pass.
+    fn begin(&mut self) -> Result<(), BusError> {
+        if self.producer.is_some() {
+            return Ok(());
+        }
+        if *self.lease.lock() < Instant::now() {
+            return Err(self.fenced());
+        }
+        let config = &self.inner.config;
+        let name = config.stored_name(&format!("step.{}.{}", self.topics.step, self.partition));
+        let mut client = config.producer()?;
+        client
+            .set("transactional.id", name)
+            .set("linger.ms", "0")
+            .set("transaction.timeout.ms", config.delivery_timeout_ms.to_string());
+        let producer: FutureProducer<Context> = client
+            .create_with_context(self.inner.context.clone())
+            .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
+        producer
+            .init_transactions(self.inner.request_timeout())
+            .map_err(|error| self.kafka("its transactions can not be begun", &error))?;
+        self.producer = Some(producer);
+        Ok(())
+    }
+
+    /// The committed position, when transactions that are not settled yet have been.
+    fn committed(&mut self) -> Result<Option<u64>, BusError> {
+        if self.group.is_none() {
+            let group = step_group(&self.topics.step);
+            let client = consumer(&self.inner.config, &self.inner.context, &group, Isolation::Committed, |_| {})?;
+            self.group = Some(client);
+        }
+        let Some(client) = self.group.as_ref() else { return Err(BusError::Closed) };
+        let stored = self.inner.config.stored_name(&self.topics.input);
+        let deadline = Instant::now() + self.inner.request_timeout();
+        loop {
+            match self.inner.told(client, &stored, &[self.partition]) {
+                Ok(told) => return Ok(told.into_iter().next().and_then(|(_, at)| at).map(|(position, _)| position)),
+                Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads the changelog from where the copy ends, up to everything that was ever written.
+    fn restore(&mut self) -> Result<(), BusError> {
+        let stored = self.topics.changelog.clone();
+        let (inner, partition) = (Arc::clone(&self.inner), self.partition);
+        let end = inner.questions.end(Isolation::Uncommitted, &stored, partition)?;
+        let mut copied = self.state.copied(end)?;
+        let begun = Instant::now();
+        // Marks and transactions of others (there are none but stopped owners') end within their time-out.
+        let deadline = begun + Duration::from_millis(inner.config.delivery_timeout_ms) + inner.request_timeout();
+        while inner.questions.end(Isolation::Committed, &stored, partition)? < end {
+            if Instant::now() > deadline {
+                return Err(BusError::Storage(format!("the changelog {stored}/{partition} has an open transaction")));
+            }
+            std::thread::sleep(LOOK);
+        }
+        if copied.next < end {
+            let first = copied.next;
+            let from = first.max(inner.questions.oldest(&stored, &[partition])?.into_iter().next().unwrap_or(0));
+            let topic = Arc::from(self.topics.changelog.strip_prefix(&inner.config.prefix).unwrap_or(&stored));
+            let mut reading = Reading::open(inner, topic, "restore", Gone::Told, &[(partition, from)])?.raw();
+            let mut told = Instant::now();
+            let mut idle = Instant::now();
+            while reading.next(partition) < end {
+                reading.look(LOOK)?;
+                let found = std::mem::take(&mut *reading.buffer.lock());
+                if found.is_empty() && idle.elapsed() > Duration::from_secs(60) {
+                    return Err(BusError::Storage(format!("the changelog {stored}/{partition} can not be read")));
+                }
+                if !found.is_empty() {
+                    idle = Instant::now();
+                }
+                let found: Vec<Found> = found.into();
+                for batch in found.chunks(RESTORE_BATCH) {
+                    copied = self.apply(copied, batch)?;
+                }
+                if told.elapsed() > TELL_EVERY {
+                    told = Instant::now();
+                    let (done, all) = (reading.next(partition).saturating_sub(first), end.saturating_sub(first));
+                    let left = begun.elapsed().mul_f64(all.saturating_sub(done) as f64 / done.max(1) as f64);
+                    tracing::info!(step = %self.topics.step, partition, done, all, at_most_s = left.as_secs(),
+                        "building the state of a partition");
+                }
+            }
+            let from = copied.next;
+            let to = Copied { next: reading.next(partition), ..copied };
+            if !self.state.write(from, &to, |_| Ok(()))? {
+                return Err(self.fenced());
+            }
+            copied = to;
+        }
+        self.copied = copied;
+        Ok(())
+    }
+
+    /// Applies messages of the changelog to the copy.
+    fn apply(&self, copied: Copied, batch: &[Found]) -> Result<Copied, BusError> {
+        let from = copied.next;
+        let mut to = copied;
+        for found in batch {
+            match found {
+                Found::Passed { next, .. } => to.next = to.next.max(*next),
+                Found::Change { position, key, value } => {
+                    to.next = position + 1;
+                    let unreadable = |error: serde_json::Error| {
+                        let (changelog, partition) = (&self.topics.changelog, self.partition);
+                        BusError::Invalid(format!("the changelog {changelog}/{partition} can not be read: {error}"))
+                    };
+                    match (key.as_slice(), value) {
+                        (PROGRESS, Some(value)) => {
+                            to.progress = Some(serde_json::from_slice(value).map_err(unreadable)?);
+                            to.mark = None;
+                        }
+                        (MARK, Some(value)) => {
+                            let mark: Mark = serde_json::from_slice(value).map_err(unreadable)?;
+                            let newest = to.mark.as_ref().map_or(0, |mark| mark.epoch);
+                            if mark.epoch >= newest {
+                                to.mark = Some(mark);
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+                Found::Record { .. } => {}
+            }
+        }
+        let written = self.state.write(from, &to, |connection| {
+            for found in batch {
+                if let Found::Change { key, value, .. } = found {
+                    changelog::apply(connection, key, value.as_deref())?;
+                }
+            }
+            Ok(())
+        })?;
+        if written { Ok(to) } else { Err(self.fenced()) }
+    }
+
+    /// What is wrong when a transaction was not made, and what is to be done about it.
+    fn failed(&mut self, doing: &str, error: &KafkaError) -> BusError {
+        let Some(producer) = self.producer.take() else { return self.kafka(doing, error) };
+        let is_fence = |code: RDKafkaErrorCode| {
+            matches!(
+                code,
+                RDKafkaErrorCode::Fenced
+                    | RDKafkaErrorCode::ProducerFenced
+                    | RDKafkaErrorCode::InvalidProducerEpoch
+                    | RDKafkaErrorCode::FencedInstanceId
+            )
+        };
+        let fatal = producer.client().fatal_error().map(|(code, _)| code);
+        if error.rdkafka_error_code().is_some_and(is_fence) || fatal.is_some_and(is_fence) {
+            return self.fenced();
+        }
+        if fatal.is_none()
+            && let Err(error) = producer.abort_transaction(self.inner.request_timeout())
+        {
+            tracing::debug!(%error, step = %self.topics.step, "a transaction is left to its successor to end");
+        }
+        self.kafka(doing, error)
+    }
+
+    /// One transaction: messages, and the position of the group. Answers the position of the last message.
+    fn transaction(&mut self, messages: &Messages, position: u64, told: &Told) -> Result<u64, BusError> {
+        const DOING: &str = "its transaction was not made";
+        self.begin()?;
+        let Some(producer) = self.producer.clone() else { return Err(BusError::Closed) };
+        match self.transaction_with(&producer, messages, position, told) {
+            Ok(position) => Ok(position),
+            Err(error) => {
+                drop(producer);
+                Err(self.failed(DOING, &error))
+            }
+        }
+    }
+
+    fn transaction_with(
+        &self,
+        producer: &FutureProducer<Context>,
+        messages: &Messages,
+        position: u64,
+        told: &Told,
+    ) -> Result<u64, KafkaError> {
+        let timeout = Duration::from_millis(self.inner.config.delivery_timeout_ms);
+        producer.begin_transaction()?;
+        let at = self.inner.clock.now();
+        let mut last: Option<DeliveryFuture> = None;
+        for (topic, partition, record) in &messages.records {
+            let message = FutureRecord::to(topic)
+                .partition(number(*partition))
+                .key(&record.key.0)
+                .payload(record.value.as_ref())
+                .headers(headers(at, false));
+            send(producer, message)?;
+        }
+        for (key, value) in &messages.changes {
+            let mut message: FutureRecord<'_, [u8], [u8]> =
+                FutureRecord::to(&self.topics.changelog).partition(number(self.partition)).key(key.as_slice());
+            if let Some(value) = value {
+                message = message.payload(value.as_slice());
+            }
+            last = Some(send(producer, message)?);
+        }
+        let deadline = Instant::now() + timeout;
+        while producer.in_flight_count() > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let last = match last.map(|last| self.inner.runtime.block_on(last)) {
+            Some(Ok(Ok(delivery))) => u64::try_from(delivery.offset).unwrap_or(0),
+            Some(Ok(Err((error, _)))) => return Err(error),
+            Some(Err(_)) | None => return Err(KafkaError::Canceled),
+        };
+        let Some(group) = self.group.as_ref().and_then(Consumer::group_metadata) else {
+            return Err(KafkaError::Canceled);
+        };
+        {
+            let mut offsets = TopicPartitionList::new();
+            let stored = self.inner.config.stored_name(&self.topics.input);
+            let mut element = offsets.add_partition(&stored, number(self.partition));
+            element.set_offset(offset(position))?;
+            element.set_metadata(serde_json::to_string(told).unwrap_or_default());
+            drop(element);
+            producer.send_offsets_to_transaction(&offsets, &group, timeout)?;
+        }
+        commit(producer, timeout)?;
+        Ok(last)
+    }
+
+    /// Writes a transaction, and then the copy.
+    fn write(&mut self, write: &StepWrite) -> Result<(), BusError> {
+        let position = self.position_to_commit(write.position);
+        let progress = Progress {
+            position,
+            time: write.time.map(Timestamp::as_micros),
+            paused: write.paused.clone(),
+            suspicion: (&write.suspicion).into(),
+            epoch: self.epoch,
+        };
+        let mut changes: Vec<Change> = changelog::changes(&self.state.connection, &write.pending).map_err(storage)?;
+        let told = self.told(&changes, &progress)?;
+        let text = serde_json::to_vec(&progress).map_err(|error| BusError::Storage(error.to_string()))?;
+        changes.push((PROGRESS.to_vec(), Some(text)));
+        let place = |(topic, partitions): &(String, u32), record: &Record| {
+            (topic.clone(), partition_for(&record.key, *partitions), record.clone())
+        };
+        let outputs = write
+            .pending
+            .emitted
+            .iter()
+            .filter_map(|(output, record)| self.topics.outputs.get(*output).map(|topic| place(topic, record)));
+        let letters = write.pending.dead_letters.iter().map(|record| place(&self.topics.dead_letters, record));
+        let messages = Messages { records: outputs.chain(letters).collect(), changes };
+        let last = self.transaction(&messages, position, &told)?;
+        let to = Copied { next: last + 1, progress: Some(progress), mark: None };
+        let written = self.state.write(self.copied.next, &to, |connection| {
+            for (key, value) in &messages.changes {
+                changelog::apply(connection, key, value.as_deref())?;
+            }
+            Ok(())
+        })?;
+        if !written {
+            return Err(self.fenced());
+        }
+        self.copied = to;
+        self.position = write.position;
+        while self.queue.front().is_some_and(|record| record.position < write.position) {
+            self.queue.pop_front();
+        }
+        Ok(())
+    }
+
+    /// What everybody may know after these changes: they are made in the file and taken back.
+    fn told(&self, changes: &[Change], progress: &Progress) -> Result<Told, BusError> {
+        let connection = &self.state.connection;
+        connection.execute_batch("SAVEPOINT told").map_err(storage)?;
+        let counted = changes
+            .iter()
+            .filter(|(key, _)| matches!(key.first(), Some(b't' | b'x')))
+            .try_for_each(|(key, value)| changelog::apply(connection, key, value.as_deref()).map(drop))
+            .map_err(storage)
+            .and_then(|()| self.state.counts());
+        connection.execute_batch("ROLLBACK TO told; RELEASE told").map_err(storage)?;
+        let (timers, due, poisoned) = counted?;
+        // The brokers keep at most 4 KiB beside a position.
+        let paused = progress.paused.clone().map(|name| name.chars().take(200).collect());
+        Ok(Told { time: progress.time, paused, timers, due, poisoned })
+    }
+}
+
+/// What a transaction sends.
+struct Messages {
+    records: Vec<(String, u32, Record)>,
+    /// Of the changelog, the progress last.
+    changes: Vec<Change>,
+}
+
+/// Hands a message to the client, waiting for room: the client sends what it has meanwhile.
+fn send<K, P>(producer: &FutureProducer<Context>, message: FutureRecord<'_, K, P>) -> Result<DeliveryFuture, KafkaError>
+where
+    K: rdkafka::message::ToBytes + ?Sized,
+    P: rdkafka::message::ToBytes + ?Sized,
+{
+    let mut message = message;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match producer.send_result(message) {
+            Ok(delivery) => return Ok(delivery),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) if Instant::now() < deadline => {
+                message = again;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+impl PartitionLog for SlotLog {
+    fn partition(&self) -> u32 {
+        self.partition
+    }
+
+    fn load(&mut self) -> Result<(Loaded, Suspicion), BusError> {
+        self.reading = None;
+        self.queue.clear();
+        self.begin()?;
+        let (inner, partition) = (Arc::clone(&self.inner), self.partition);
+        let stored = inner.config.stored_name(&self.topics.input);
+        let committed = self.committed()?;
+        self.restore()?;
+        let oldest = inner.questions.oldest(&stored, &[partition])?.into_iter().next().unwrap_or(0);
+        let progress = match (committed, self.copied.progress.clone()) {
+            (Some(position), Some(progress)) if position == progress.position => progress,
+            (None, None) => Progress { position: oldest, epoch: self.epoch, ..Progress::default() },
+            (position, progress) => {
+                let say = |position: Option<u64>| {
+                    position.map_or_else(|| "none".to_owned(), |at| Position::from_offset(at).to_string())
+                };
+                return Err(BusError::Invalid(format!(
+                    "step {}, partition {partition}: the group's position is {}, and that of the changelog {} is {}: \
+                     one of the two was deleted or replaced, and going on would lose records or state",
+                    self.topics.step,
+                    say(position),
+                    self.topics.changelog,
+                    say(progress.map(|progress| progress.position)),
+                )));
+            }
+        };
+        if progress.position < oldest {
+            let (topic, position) = (self.topics.input.to_string(), Position::from_offset(progress.position));
+            return Err(BusError::PositionGone { topic, partition, position, oldest: Position::from_offset(oldest) });
+        }
+        self.position = progress.position;
+        let group = step_group(&self.topics.step);
+        let from = [(partition, progress.position)];
+        self.reading = Some(Reading::open(inner, Arc::clone(&self.topics.input), &group, Gone::Told, &from)?);
+        if committed.is_none() {
+            // From now on the step is known, and holds back whoever follows it.
+            self.write(&StepWrite {
+                position: progress.position,
+                time: None,
+                paused: None,
+                suspicion: Suspicion::default(),
+                pending: Arc::default(),
+            })?;
+        }
+        let connection = &self.state.connection;
+        let believed = |mark: &&Mark| mark.position == progress.position && mark.epoch >= progress.epoch;
+        let mark = self.copied.mark.as_ref().filter(believed).cloned();
+        let time = progress.time.max(mark.as_ref().and_then(|mark| mark.time)).map(Timestamp::from_micros);
+        let loaded = Loaded {
+            position: progress.position,
+            time,
+            committed_time: time,
+            paused: progress.paused.is_some(),
+            poisoned: tables::poisoned_keys(connection, SLOT).map_err(storage)?,
+            control: tables::control_table(connection, SLOT).map_err(storage)?,
+            timers: TimerWindow::load(connection, SLOT).map_err(storage)?,
+        };
+        Ok((loaded, mark.map_or(progress.suspicion, |mark| mark.suspicion).into()))
+    }
+
+    fn load_timers(&mut self) -> Result<TimerWindow, BusError> {
+        TimerWindow::load(&self.state.connection, SLOT).map_err(storage)
+    }
+
+    fn known_end(&self) -> u64 {
+        self.queue.back().map_or(self.position, |record| (record.position + 1).max(self.position))
+    }
+
+    fn look_for_end(&mut self, position: u64) -> Result<u64, BusError> {
+        let stored = self.inner.config.stored_name(&self.topics.input);
+        // Whatever was ever written: what a commit has not made readable yet is there already.
+        let end = self.inner.questions.end(Isolation::Uncommitted, &stored, self.partition)?;
+        let begun = Instant::now();
+        loop {
+            let read = self.reading.as_ref().map_or(0, |reading| reading.next(self.partition));
+            if self.known_end() > position || read >= end {
+                return Ok(self.known_end());
+            }
+            if begun.elapsed() > REACH {
+                return Err(BusError::Storage(format!(
+                    "{stored}/{} can not be read to its end: somebody's transaction is open",
+                    self.partition
+                )));
+            }
+            self.look(LOOK)?;
+        }
+    }
+
+    fn read(&mut self, range: ReadRange) -> Result<Vec<StoredRecord>, BusError> {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        for record in self.queue.iter().filter(|record| record.position >= range.from) {
+            bytes += record.value.len();
+            if records.len() >= range.records || (!records.is_empty() && bytes > range.bytes) {
+                break;
+            }
+            records.push(record.clone());
+        }
+        Ok(records)
+    }
+
+    fn mark(&mut self, mark: AttemptMark) -> Result<(), BusError> {
+        let progress = self.copied.progress.as_ref().map_or(0, |progress| progress.position);
+        let mark = Mark {
+            position: progress,
+            time: mark.time.map(Timestamp::as_micros),
+            suspicion: (&mark.suspicion).into(),
+            epoch: self.epoch,
+        };
+        let text = serde_json::to_vec(&mark).map_err(|error| BusError::Storage(error.to_string()))?;
+        let marked = self.inner.publisher.publish_raw(&self.topics.changelog, self.partition, MARK, &text);
+        self.inner.runtime.block_on(marked)
+    }
+
+    fn commit(&mut self, write: StepWrite) -> Result<(), BusError> {
+        self.write(&write)
+    }
+
+    fn concluded(&self, step: &str) -> Result<Concluded, BusError> {
+        let live = self.inner.live.lock().get(&(step.to_owned(), self.partition)).copied();
+        let holder = if live.is_some() { Held::Here } else { Held::Elsewhere };
+        let mut followed = self.followed.lock();
+        if followed.is_none() {
+            let group = step_group(step);
+            *followed = Some(consumer(&self.inner.config, &self.inner.context, &group, Isolation::Committed, |_| {})?);
+        }
+        let Some(client) = followed.as_ref() else { return Err(BusError::Closed) };
+        let Some(input) = self.inner.input_of_step(step)? else { return Ok(Concluded::Everything) };
+        let stored = self.inner.config.stored_name(&input);
+        let told = self.inner.told(client, &stored, &[self.partition])?;
+        let told = told.into_iter().next().and_then(|(_, at)| at).and_then(|(_, told)| told.concluded());
+        Ok(Concluded::UpTo { time: told.max(live.and_then(|live| live.concluded)), holder })
+    }
+
+    fn reached(&self, time: Option<Timestamp>, concluded: Option<Timestamp>) {
+        let mut live = self.inner.live.lock();
+        let live = live.entry(self.place()).or_default();
+        live.time = time;
+        live.concluded = concluded.or(live.concluded);
+    }
+
+    fn state(&self, key: &RecordKey, name: &str) -> Result<Option<Bytes>, BusError> {
+        tables::state(&self.state.connection, SLOT, key, name).map_err(storage)
+    }
+
+    fn states(&self, key: &RecordKey) -> Result<Vec<(String, Bytes)>, BusError> {
+        tables::states(&self.state.connection, SLOT, key).map_err(storage)
+    }
+
+    fn state_names(&self, key: &RecordKey) -> Result<Vec<String>, BusError> {
+        tables::state_names(&self.state.connection, SLOT, key).map_err(storage)
+    }
+}

@@ -1,0 +1,373 @@
+//! Running a step: claiming partitions by leases in the database, one task for each, waking and pausing them.
+//!
+//! A lease only decides who may try; what keeps two owners apart is the transactional id of the partition (`slot.rs`).
+//! Who runs the step holds a member's lease too, so that every run knows how many there are and takes its fair share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use service::lease::{Fence, LeaseError};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::slot::{Lease, RunTopics, SlotLog};
+use super::{Inner, topics};
+use crate::error::BusError;
+use crate::step::{StepHandler, StepSpec};
+use crate::worker::log::{Held, PartitionLog as _};
+use crate::worker::{PartitionWorker, StepShared, Turn};
+
+/// A lease is renewed that often within its time.
+const RENEWALS_PER_LEASE: u32 = 4;
+/// A waiting partition takes a turn at least that often, in real time.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The same when it waits for the step before it.
+const HELD_HERE_WAIT: Duration = Duration::from_millis(50);
+const HELD_ELSEWHERE_WAIT: Duration = Duration::from_millis(250);
+
+/// Runs a step until `shutdown`.
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    spec: StepSpec,
+    handler: Arc<dyn StepHandler>,
+    shutdown: CancellationToken,
+) -> Result<(), BusError> {
+    if spec.name.is_empty() || spec.name.len() > 100 {
+        return Err(BusError::Invalid("a step's name has 1 to 100 bytes".into()));
+    }
+    let partitions = inner.partitions(&spec.input).await?;
+    let known = {
+        let (inner, step) = (Arc::clone(&inner), spec.name.clone());
+        Arc::clone(&inner).blocking(move || inner.input_of_step(&step)).await?
+    };
+    if let Some(actual) = known.filter(|known| *known != spec.input) {
+        return Err(BusError::InputDiffers { step: spec.name, expected: spec.input, actual });
+    }
+    let mut outputs = Vec::with_capacity(spec.outputs.len());
+    for output in &spec.outputs {
+        outputs.push((inner.config.stored_name(output), inner.partitions(output).await?));
+    }
+    let dead_letters = (inner.config.stored_name(&spec.dead_letters), inner.partitions(&spec.dead_letters).await?);
+    let changelog = format!("{}.changelog.v1", spec.name);
+    match inner.ask_partitions(&changelog).await? {
+        None => {
+            let state_bytes = spec.limits.state_value_bytes;
+            topics::create_changelog(&inner.admin, &inner.context, &inner.config, &changelog, partitions, state_bytes)
+                .await?;
+            inner.appears(&changelog, partitions).await?;
+        }
+        Some(actual) if actual == partitions => {}
+        Some(actual) => {
+            return Err(BusError::PartitionsDiffer { topic: changelog, expected: partitions, actual });
+        }
+    }
+    inner.inputs.lock().insert(spec.name.clone(), spec.input.clone());
+    let topics = RunTopics {
+        step: spec.name.clone(),
+        input: Arc::from(spec.input.as_str()),
+        outputs,
+        dead_letters,
+        changelog: inner.config.stored_name(&changelog),
+    };
+    let shared = StepShared::new(spec, handler, Arc::clone(&inner.clock), inner.config.record_bytes);
+    let holder = hex::encode(rand::random::<[u8; 16]>());
+    let held = Arc::default();
+    let leave = Leave { inner: Arc::clone(&inner), held: Arc::clone(&held) };
+    let mut run = Run {
+        inner,
+        shared: Arc::new(shared),
+        topics: Arc::new(topics),
+        partitions,
+        holder,
+        held,
+        workers: JoinSet::new(),
+        running: HashMap::new(),
+    };
+    let result = run.until(&shutdown).await;
+    run.stop().await;
+    run.release_all().await;
+    drop(leave);
+    result
+}
+
+/// Leases that are held, by name.
+type HeldLeases = Arc<parking_lot::Mutex<HashMap<String, Fence>>>;
+
+/// Gives everything back when the run is dropped in the middle.
+struct Leave {
+    inner: Arc<Inner>,
+    held: HeldLeases,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let fences: Vec<Fence> = std::mem::take(&mut *self.held.lock()).into_values().collect();
+        if !fences.is_empty() {
+            let leases = self.inner.leases.clone();
+            self.inner.runtime.spawn(async move {
+                for fence in fences {
+                    // One that can not be given back runs out.
+                    drop(leases.release(&fence).await);
+                }
+            });
+        }
+    }
+}
+
+struct Run {
+    inner: Arc<Inner>,
+    shared: Arc<StepShared>,
+    topics: Arc<RunTopics>,
+    partitions: u32,
+    holder: String,
+    held: HeldLeases,
+    workers: JoinSet<(u32, Result<(), BusError>)>,
+    running: HashMap<u32, (Lease, CancellationToken)>,
+}
+
+impl Run {
+    fn lease_name(&self, what: &str, number: u32) -> String {
+        format!("bus/{}/{what}/{number}", self.topics.changelog)
+    }
+
+    async fn until(&mut self, shutdown: &CancellationToken) -> Result<(), BusError> {
+        let mut claim_now = true;
+        let mut interval = tokio::time::interval(self.inner.lease() / RENEWALS_PER_LEASE);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        interval.tick().await;
+        loop {
+            if claim_now && let Err(error) = self.claim().await {
+                // Leases run on for a while, and commits tell whether we are still the owner.
+                tracing::warn!(step = %self.topics.step, %error, "cannot renew partitions");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = interval.tick() => claim_now = true,
+                Some(ended) = self.workers.join_next() => claim_now = self.ended(ended).await?,
+            }
+        }
+    }
+
+    /// Renews what is held and takes what is free, up to the fair share.
+    async fn claim(&mut self) -> Result<(), LeaseError> {
+        self.join().await?;
+        let members = self.inner.leases.held(&format!("bus/{}/member/", self.topics.changelog)).await?.len();
+        let fair = (self.partitions as usize).div_ceil(members.max(1));
+        let mut kept = Vec::new();
+        for partition in 0..self.partitions {
+            let name = self.lease_name("partition", partition);
+            if !self.running.contains_key(&partition) {
+                continue;
+            }
+            let until = Instant::now() + self.inner.lease();
+            let fence = self.held.lock().get(&name).cloned();
+            match fence {
+                Some(fence) => match self.inner.leases.renew(&fence, self.inner.lease()).await {
+                    Ok(fence) => {
+                        self.held.lock().insert(name, fence);
+                        if let Some((lease, _)) = self.running.get(&partition) {
+                            *lease.lock() = until;
+                        }
+                        kept.push(partition);
+                    }
+                    Err(LeaseError::Lost { .. }) => {
+                        self.held.lock().remove(&name);
+                        self.cancel(partition);
+                    }
+                    Err(error) => return Err(error),
+                },
+                None => self.cancel(partition),
+            }
+        }
+        for partition in kept.iter().skip(fair) {
+            self.cancel(*partition);
+        }
+        let mut owned = kept.len();
+        for partition in 0..self.partitions {
+            if owned >= fair {
+                break;
+            }
+            if self.running.contains_key(&partition) {
+                continue;
+            }
+            let name = self.lease_name("partition", partition);
+            let until = Instant::now() + self.inner.lease();
+            if let Some(fence) = self.inner.leases.acquire(&name, &self.holder, self.inner.lease()).await? {
+                let epoch = fence.epoch();
+                self.held.lock().insert(name, fence);
+                self.start(partition, epoch, until);
+                owned += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts itself among those who run the step.
+    async fn join(&self) -> Result<(), LeaseError> {
+        let member = format!("bus/{}/member/", self.topics.changelog);
+        let mine = self.held.lock().iter().find(|(name, _)| name.starts_with(&member)).map(|(_, fence)| fence.clone());
+        if let Some(fence) = mine {
+            match self.inner.leases.renew(&fence, self.inner.lease()).await {
+                Ok(renewed) => {
+                    self.held.lock().insert(fence.name().to_owned(), renewed);
+                    return Ok(());
+                }
+                Err(LeaseError::Lost { .. }) => {
+                    self.held.lock().remove(fence.name());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // More runs than partitions have nothing to do, and need not be counted.
+        for number in 0..=self.partitions {
+            let name = self.lease_name("member", number);
+            if let Some(fence) = self.inner.leases.acquire(&name, &self.holder, self.inner.lease()).await? {
+                self.held.lock().insert(name, fence);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn cancel(&self, partition: u32) {
+        if let Some((_, token)) = self.running.get(&partition) {
+            token.cancel();
+        }
+    }
+
+    fn start(&mut self, partition: u32, epoch: i64, until: Instant) {
+        let (lease, token) = (Lease::new(until.into()), CancellationToken::new());
+        self.running.insert(partition, (Arc::clone(&lease), token.clone()));
+        let (inner, shared, topics) = (Arc::clone(&self.inner), Arc::clone(&self.shared), Arc::clone(&self.topics));
+        self.workers.spawn(async move {
+            let place = (topics.step.clone(), partition);
+            let result = match SlotLog::new(Arc::clone(&inner), topics, partition, epoch, lease) {
+                Ok(log) => work(&shared, PartitionWorker::new(log, Arc::clone(&shared)), token).await,
+                Err(error) => Err(error),
+            };
+            inner.live.lock().remove(&place);
+            (partition, result)
+        });
+    }
+
+    /// Whether to claim again at once.
+    async fn ended(
+        &mut self,
+        ended: Result<(u32, Result<(), BusError>), tokio::task::JoinError>,
+    ) -> Result<bool, BusError> {
+        let (partition, result) =
+            ended.map_err(|error| BusError::Storage(format!("a partition's task failed: {error}")))?;
+        self.running.remove(&partition);
+        let fence = self.held.lock().remove(&self.lease_name("partition", partition));
+        if let Some(fence) = fence
+            && let Err(error) = self.inner.leases.release(&fence).await
+        {
+            tracing::warn!(%error, partition, "a partition could not be given back; its lease will run out");
+        }
+        match result {
+            Ok(()) => Ok(false),
+            Err(BusError::Fenced { .. }) => {
+                let step = self.topics.step.clone();
+                tracing::warn!(
+                    step,
+                    partition,
+                    "another process owns the partition now; what was computed is discarded"
+                );
+                metrics::counter!("flywheel_bus_fenced_total", "step" => step).increment(1);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn stop(&mut self) {
+        for (_, token) in self.running.values() {
+            token.cancel();
+        }
+        while self.workers.join_next().await.is_some() {}
+    }
+
+    async fn release_all(&self) {
+        let fences: Vec<Fence> = std::mem::take(&mut *self.held.lock()).into_values().collect();
+        for fence in fences {
+            if let Err(error) = self.inner.leases.release(&fence).await {
+                tracing::warn!(%error, "a lease could not be given back; it will run out");
+            }
+        }
+    }
+}
+
+/// Works on one partition until it is cancelled, fenced, or cannot go on.
+async fn work(
+    shared: &Arc<StepShared>,
+    mut worker: PartitionWorker<SlotLog>,
+    token: CancellationToken,
+) -> Result<(), BusError> {
+    let limits = &shared.spec.limits;
+    let partition = worker.log().partition();
+    let labels = [("step", shared.spec.name.clone()), ("partition", partition.to_string())];
+    let paused = metrics::gauge!("flywheel_bus_step_paused", &labels);
+    let mut pause = limits.first_pause;
+    while !token.is_cancelled() {
+        let result;
+        (worker, result) = on_thread(worker, |worker| worker.turn()).await?;
+        paused.set(if matches!(result, Ok(Turn::Paused(_))) { 1.0 } else { 0.0 });
+        match result {
+            Ok(Turn::Progress) => pause = limits.first_pause,
+            Ok(Turn::Idle { wake_at, held }) => {
+                pause = limits.first_pause;
+                let longest = match held {
+                    Some(Held::Here) => HELD_HERE_WAIT,
+                    Some(Held::Elsewhere) => HELD_ELSEWHERE_WAIT,
+                    None => LONGEST_WAIT,
+                };
+                let until = Instant::now() + longest;
+                // Looks are short, so that a simulated clock that goes on is noticed.
+                loop {
+                    let grown;
+                    (worker, grown) = on_thread(worker, |worker| worker.log_mut().wait()).await?;
+                    let over = token.is_cancelled() || Instant::now() >= until || shared.clock.now() >= wake_at;
+                    if over || grown.unwrap_or(true) {
+                        break;
+                    }
+                }
+            }
+            Ok(Turn::Paused(dependencies)) => {
+                tracing::debug!(step = %shared.spec.name, partition, "waits for a dependency");
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    () = shared.handler.make_available(&dependencies) => {}
+                }
+                wait(&token, &mut pause, limits.longest_pause).await;
+            }
+            Err(error @ (BusError::Storage(_) | BusError::StorageFull)) => {
+                tracing::warn!(step = %shared.spec.name, partition, %error, "will try again");
+                wait(&token, &mut pause, limits.longest_pause).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    // Closing its clients waits for their threads.
+    tokio::task::spawn_blocking(move || drop(worker)).await.map_err(|error| BusError::Storage(error.to_string()))
+}
+
+async fn wait(token: &CancellationToken, pause: &mut Duration, longest: Duration) {
+    tokio::select! {
+        () = token.cancelled() => {}
+        () = tokio::time::sleep(*pause) => {}
+    }
+    *pause = pause.saturating_mul(2).min(longest);
+}
+
+/// On a thread that may block: handlers compute, and the brokers are waited for.
+async fn on_thread<R: Send + 'static>(
+    mut worker: PartitionWorker<SlotLog>,
+    work: impl FnOnce(&mut PartitionWorker<SlotLog>) -> R + Send + 'static,
+) -> Result<(PartitionWorker<SlotLog>, R), BusError> {
+    let done = tokio::task::spawn_blocking(move || {
+        let result = work(&mut worker);
+        (worker, result)
+    });
+    done.await.map_err(|error| BusError::Storage(format!("a turn failed: {error}")))
+}
