@@ -98,3 +98,8 @@ impl TestDatabase {
         &self.url
     }
 }
+
+/// A pool on the database at `url`, for a test's other process.
+pub async fn pool(url: &str) -> AnyPool {
+    migrations::connect(url, 4).await.unwrap()
+}

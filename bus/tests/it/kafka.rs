@@ -15,7 +15,7 @@ use crate::suite::{self, BOUND, Harness, eventually, key, publish, read_all, sta
 
 const RECORD_BYTES: usize = 100_000;
 
-fn config(bootstrap: &str, prefix: &str) -> KafkaConfig {
+pub(crate) fn config(bootstrap: &str, prefix: &str) -> KafkaConfig {
     KafkaConfig {
         prefix: prefix.to_owned(),
         bootstrap_servers: bootstrap.to_owned(),
@@ -28,8 +28,8 @@ fn config(bootstrap: &str, prefix: &str) -> KafkaConfig {
 }
 
 /// What a handle needs besides the broker: the leases' database, and a place for copies of state.
-struct Place {
-    database: TestDatabase,
+pub(crate) struct Place {
+    pub(crate) database: TestDatabase,
 }
 
 impl Place {
@@ -44,17 +44,17 @@ impl Place {
 }
 
 /// Two handles of one broker: to each other they are as two processes.
-struct Kafka {
-    place: Place,
-    prefix: String,
-    server: KafkaServer,
+pub(crate) struct Kafka {
+    pub(crate) place: Place,
+    pub(crate) prefix: String,
+    pub(crate) server: KafkaServer,
     clock: SimulatedClock,
     first: Arc<dyn Bus>,
     second: Arc<dyn Bus>,
 }
 
 impl Kafka {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let (prefix, clock) = (unique_prefix(), SimulatedClock::new(start()));
         let server = test_servers::kafka().await;
         let place = Place::new().await;

@@ -4,6 +4,8 @@
 
 #[cfg(feature = "production")]
 mod kafka;
+#[cfg(feature = "production")]
+mod kafka_owners;
 mod local;
 mod processes;
 mod suite;

@@ -1,0 +1,283 @@
+//! Apache Kafka: owners of partitions that are stopped, killed or replaced, and state that is built anew.
+//!
+//! The other process is this test binary again, running [`child`] alone with what it needs in environment variables.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use bus::kafka::KafkaBus;
+use bus::testing::scripted::{Action, Scripted, scripted};
+use bus::{Bus, BusError, Input, Outcome, StepContext, StepHandler, StepLimits, StepSpec};
+use events::Timestamp;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use service::clock::{Clock, SimulatedClock};
+use service::lease::LeaseStore;
+use test_servers::servers_wanted;
+use tokio_util::sync::CancellationToken;
+
+use crate::kafka::{Kafka, config};
+use crate::suite::{self, BOUND, Harness, Running, caught_up, eventually, key, publish, read_all, spec, start, texts};
+
+/// Bootstrap, prefix, database and directory, one a line.
+const NEEDS: &str = "BUS_TEST_KAFKA";
+
+/// Lines for the parent begin with this; the test runner prints others.
+const MARK: &str = "@@";
+
+/// Handles slowly, so that a signal meets it in the middle of a batch.
+struct Slow(Arc<Scripted>);
+
+impl StepHandler for Slow {
+    fn prepare(&self, records: &[bus::CommittedRecord]) -> Vec<bus::Prepared> {
+        self.0.prepare(records)
+    }
+
+    fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        std::thread::sleep(Duration::from_millis(2));
+        self.0.handle(input, context)
+    }
+
+    fn partition_time_of(&self, record: &bus::CommittedRecord) -> Option<Timestamp> {
+        self.0.partition_time_of(record)
+    }
+}
+
+/// Small batches, so that there are many commits to be met.
+fn small() -> StepSpec {
+    StepSpec { limits: StepLimits { batch_records: 7, ..StepLimits::default() }, ..spec() }
+}
+
+#[test]
+fn child() {
+    let Ok(needs) = std::env::var(NEEDS) else { return };
+    let needs: Vec<&str> = needs.lines().collect();
+    let [bootstrap, prefix, database, directory] = needs[..] else { panic!("{needs:?}") };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let pool = test_databases::pool(database).await;
+        let clock = SimulatedClock::new(start());
+        let directory = PathBuf::from(directory);
+        let bus = KafkaBus::open(config(bootstrap, prefix), clock.shared(), LeaseStore::new(pool), directory);
+        let bus = bus.await.unwrap();
+        println!("{MARK}ready");
+        bus.step(small(), Arc::new(Slow(Scripted::new("out"))), CancellationToken::new()).await.unwrap();
+    });
+}
+
+struct Process {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    fn start(kafka: &Kafka, directory: &Path) -> Self {
+        let needs = [&*kafka.server.bootstrap, &*kafka.prefix, kafka.place.database.url()];
+        let needs = format!("{}\n{}", needs.join("\n"), directory.display());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["kafka_owners::child", "--exact", "--nocapture", "--test-threads", "1"])
+            .env(NEEDS, needs)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if line.contains(MARK) && sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let process = Self { child, lines };
+        process.lines.recv_timeout(BOUND).expect("the other process says that it is ready");
+        process
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const RECORDS: usize = 600;
+
+async fn published() -> Kafka {
+    let kafka = Kafka::new().await;
+    let bus = kafka.bus();
+    suite::topics(&*bus, 2).await;
+    for _ in 0..RECORDS / 100 {
+        publish(&*bus, (0..100).map(|number| scripted(key(number % 10), &[Action::Add(1)])).collect()).await;
+    }
+    kafka
+}
+
+/// Every sum of every key stands there once, and in order.
+async fn each_once(bus: &dyn Bus) {
+    let out = read_all(bus, "out").await;
+    for number in 0..10 {
+        let of_key = out.iter().filter(|record| record.key == key(number));
+        let sums: Vec<String> = of_key.map(|record| String::from_utf8_lossy(&record.value).into_owned()).collect();
+        let expected = (1..=RECORDS / 10).map(|sum| format!("sum {sum} at 1970-01-01T00:00:00.000000Z"));
+        assert_eq!(sums, expected.collect::<Vec<_>>());
+    }
+    assert_eq!(out.len(), RECORDS);
+}
+
+async fn gets_on(bus: &dyn Bus, behind: usize) {
+    eventually("the step gets on", || async {
+        match bus.step_lag("step").await {
+            Ok(lag) if lag.records_behind() < behind as u64 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_is_killed_again_and_again_does_everything_once() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = published().await;
+    let bus = kafka.bus();
+    for round in 1..=3 {
+        let directory = kafka.place.database.directory.path().join(if round == 2 { "two" } else { "one" });
+        let process = Process::start(&kafka, &directory);
+        gets_on(&*bus, RECORDS - round * 100).await;
+        drop(process);
+    }
+    let running = Running::start(&bus, &Scripted::new("out"));
+    caught_up(&*bus).await;
+    running.stop().await;
+    each_once(&*bus).await;
+    assert!(read_all(&*bus, "dead").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_owner_is_replaced_and_fenced() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = published().await;
+    let bus = kafka.bus();
+    let process = Process::start(&kafka, &kafka.place.database.directory.path().join("one"));
+    gets_on(&*bus, RECORDS - 50).await;
+    process.signal("STOP");
+    let running = Running::start(&bus, &Scripted::new("out"));
+    caught_up(&*bus).await;
+    // It wakes up with a batch that it had in hand, and can commit nothing of it.
+    process.signal("CONT");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    each_once(&*bus).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_is_built_anew_from_the_changelog_alone() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = Kafka::new().await;
+    let (bus, clock) = (kafka.bus(), kafka.clock());
+    suite::topics(&*bus, 1).await;
+    let handler = Scripted::new("out");
+    let at = Action::At(clock.now().as_micros() / 1_000_000);
+    let sets = [at, Action::Add(1), Action::Put("kept".into(), 9), Action::Timer("close".into(), 60)];
+    publish(&*bus, vec![scripted(key(1), &sets), scripted(key(2), &[Action::Add(5)])]).await;
+    let poisoned = scripted(key(3), &[Action::Undecodable]);
+    publish(&*bus, vec![scripted(key(3), &[Action::Add(1)]), poisoned]).await;
+    bus.publish_control("in", "policy", "p", bytes::Bytes::from_static(b"\x07")).await.unwrap();
+    let running = Running::start(&bus, &handler);
+    caught_up(&*bus).await;
+    running.stop().await;
+    // Another machine: nothing is on its disk.
+    let another = kafka.another();
+    let asks = scripted(key(1), &[Action::Names, Action::Add(1), Action::Control("p".into())]);
+    publish(&*bus, vec![asks, scripted(key(3), &[Action::Add(1)])]).await;
+    let running = Running::start(&another, &handler);
+    caught_up(&*another).await;
+    let found = texts(&*bus).await;
+    let last: Vec<&str> = found[found.len() - 3..].iter().map(String::as_str).collect();
+    assert_eq!(last[0], "names kept,sum");
+    assert!(last[1].starts_with("sum 2 ") && last[2] == "control p 07", "{last:?}");
+    let letters = suite::dead_letters(&*bus).await;
+    assert_eq!(letters.last().unwrap().reason, bus::REASON_KEY_POISONED);
+    assert_eq!(another.step_lag("step").await.unwrap().pending_timers(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn positions_that_were_deleted_stop_the_step_with_the_reason() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = published().await;
+    let bus = kafka.bus();
+    let running = Running::start(&bus, &Scripted::new("out"));
+    caught_up(&*bus).await;
+    running.stop().await;
+    let mut client = rdkafka::ClientConfig::new();
+    client.set("bootstrap.servers", &kafka.server.bootstrap);
+    let admin: AdminClient<_> = client.create().unwrap();
+    let group = format!("{}step.step", kafka.prefix);
+    eventually("the group is deleted", || async {
+        let deleted = admin.delete_groups(&[&group], &AdminOptions::new()).await.unwrap();
+        deleted.into_iter().next().unwrap().map_err(|(_, code)| code)
+    })
+    .await;
+    let stopped = bus.step(spec(), Scripted::new("out"), CancellationToken::new()).await;
+    let Err(BusError::Invalid(sentence)) = stopped else { panic!("{stopped:?}") };
+    assert!(sentence.contains("the group's position is none") && sentence.contains("changelog"), "{sentence}");
+}
+
+/// Somebody's open transaction on the input hides what lies behind it, and time does not pass it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_waits_for_what_an_open_transaction_hides() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = Kafka::new().await;
+    let (bus, clock) = (kafka.bus(), kafka.clock());
+    suite::topics(&*bus, 1).await;
+    let second = clock.now().as_micros() / 1_000_000;
+    let close = Action::Timer("close".into(), 60);
+    publish(&*bus, vec![scripted(key(1), &[Action::At(second), Action::Add(1), close])]).await;
+    let running = Running::start(&bus, &Scripted::new("out"));
+    caught_up(&*bus).await;
+    let mut client = rdkafka::ClientConfig::new();
+    client.set("bootstrap.servers", &kafka.server.bootstrap);
+    client.set("transactional.id", format!("{}foreign", kafka.prefix));
+    let foreign: BaseProducer = client.create().unwrap();
+    foreign.init_transactions(BOUND).unwrap();
+    foreign.begin_transaction().unwrap();
+    let input = format!("{}in", kafka.prefix);
+    foreign.send(BaseRecord::<[u8], [u8]>::to(&input).partition(0).key(&[9; 16]).payload(b"add 1")).unwrap();
+    foreign.flush(BOUND).unwrap();
+    publish(&*bus, vec![scripted(key(1), &[Action::At(second + 10), Action::Add(1)])]).await;
+    clock.advance(Duration::from_secs(120));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(texts(&*bus).await.len(), 1, "the timer must not fire before the record behind the transaction");
+    foreign.abort_transaction(BOUND).unwrap();
+    let found = eventually("the timer fires", || async {
+        clock.advance(Duration::from_secs(2));
+        let found = texts(&*bus).await;
+        if found.len() == 3 { Ok(found) } else { Err(found) }
+    })
+    .await;
+    assert!(found[1].starts_with("sum 2 ") && found[2].starts_with("timer close "), "{found:?}");
+    running.stop().await;
+}
