@@ -1,7 +1,7 @@
 //! The log between services: publish, tail, and the exactly-once step with keyed state and timers.
 //!
-//! [`Bus`] is the whole interface. [`local::LocalLog`] implements it in one SQLite file for a machine; a second
-//! implementation on Apache Kafka runs the same test suite. Nothing in the interface knows which one is behind it.
+//! [`Bus`] is the whole interface. [`local::LocalLog`] implements it in one SQLite file for a machine, `kafka::KafkaBus`
+//! (cargo feature `production`) on Apache Kafka; both run the same test suite. Nothing in the interface knows which one is behind it.
 //!
 //! # The exactly-once argument
 //!
@@ -31,7 +31,6 @@ pub mod control;
 pub mod dead_letter;
 mod error;
 mod interface;
-#[cfg(feature = "production")]
 pub mod kafka;
 pub mod local;
 pub mod measure;

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "production")]
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
+use service::config::Secret;
 
 use crate::error::BusError;
 
 /// Room that a record takes beside its value: key, headers, and what the batch around it needs.
+#[cfg(feature = "production")]
 const RECORD_OVERHEAD_BYTES: usize = 16 << 10;
 
 /// Where the brokers are, how to enter, and limits. Times are real time.
@@ -84,8 +87,9 @@ pub struct KafkaSasl {
     pub mechanism: Option<SaslMechanism>,
     /// The user.
     pub username: String,
-    /// The file with the password.
-    pub password_file: Option<PathBuf>,
+    /// The password.
+    #[serde(skip_serializing)]
+    pub password: Option<Secret>,
 }
 
 /// Ways to say who we are.
@@ -99,6 +103,7 @@ pub enum SaslMechanism {
     ScramSha512,
 }
 
+#[cfg(feature = "production")]
 impl SaslMechanism {
     const fn name(self) -> &'static str {
         match self {
@@ -131,17 +136,11 @@ impl Default for KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// The name under which the brokers know a topic, group or transaction.
-    pub(super) fn stored_name(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-
-    /// Largest record of a topic that takes values up to `value_bytes`.
-    pub(super) const fn topic_bytes(value_bytes: usize) -> usize {
-        value_bytes.saturating_add(RECORD_OVERHEAD_BYTES)
-    }
-
-    pub(super) fn check(&self) -> Result<(), BusError> {
+    /// Whether these settings can be used together.
+    ///
+    /// # Errors
+    /// They can not: the sentence says why.
+    pub fn check(&self) -> Result<(), BusError> {
         let invalid = |message: &str| Err(BusError::Invalid(message.to_owned()));
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if self.prefix.len() > 100 || !self.prefix.bytes().all(fits) {
@@ -172,8 +171,10 @@ impl KafkaConfig {
         if self.lease_ms < 100 {
             return invalid("kafka.lease_ms must be at least 100");
         }
-        if self.sasl.mechanism.is_some() && (self.sasl.username.is_empty() || self.sasl.password_file.is_none()) {
-            return invalid("kafka.sasl.mechanism needs a username and a password_file");
+        if self.sasl.mechanism.is_some()
+            && (self.sasl.username.is_empty() || self.sasl.password.as_ref().is_none_or(Secret::is_empty))
+        {
+            return invalid("kafka.sasl.mechanism needs a username and a password");
         }
         if self.sasl.mechanism == Some(SaslMechanism::Plain) && !self.tls.enabled {
             return invalid("kafka.sasl.mechanism = \"PLAIN\" would send the password in clear: it needs tls.enabled");
@@ -182,6 +183,19 @@ impl KafkaConfig {
             return invalid("kafka.tls.certificate_file and key_file belong together");
         }
         Ok(())
+    }
+}
+
+#[cfg(feature = "production")]
+impl KafkaConfig {
+    /// The name under which the brokers know a topic, group or transaction.
+    pub(super) fn stored_name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Largest record of a topic that takes values up to `value_bytes`.
+    pub(super) const fn topic_bytes(value_bytes: usize) -> usize {
+        value_bytes.saturating_add(RECORD_OVERHEAD_BYTES)
     }
 
     /// What all clients have in common.
@@ -216,10 +230,7 @@ impl KafkaConfig {
             }
         }
         if let Some(mechanism) = self.sasl.mechanism {
-            let file = self.sasl.password_file.clone().unwrap_or_default();
-            let password = std::fs::read_to_string(&file).map_err(|error| {
-                BusError::Invalid(format!("kafka.sasl.password_file: {} can not be read: {error}", file.display()))
-            })?;
+            let password = self.sasl.password.as_ref().map_or("", Secret::expose_secret);
             client
                 .set("sasl.mechanisms", mechanism.name())
                 .set("sasl.username", &self.sasl.username)
@@ -284,12 +295,14 @@ mod tests {
         assert_eq!(alone.check(), Ok(()));
         assert!(refusal(|config| config.replication = 2).contains("single_broker = true"));
         assert!(refusal(|config| config.prefix = "no space".into()).contains("prefix"));
-        assert!(refusal(|config| config.sasl.mechanism = Some(SaslMechanism::ScramSha512)).contains("password_file"));
+        assert!(
+            refusal(|config| config.sasl.mechanism = Some(SaslMechanism::ScramSha512)).contains("needs a username")
+        );
         let plain = |config: &mut KafkaConfig| {
             config.sasl = KafkaSasl {
                 mechanism: Some(SaslMechanism::Plain),
                 username: "u".into(),
-                password_file: Some("p".into()),
+                password: Some(Secret::new("p")),
             };
         };
         assert!(refusal(plain).contains("in clear"));

@@ -99,7 +99,7 @@ impl SlotLog {
         lease: Lease,
     ) -> Result<Self, BusError> {
         let changelog = format!("{}/{partition}", topics.changelog);
-        let file: PathBuf = inner.state_dir.join(&topics.changelog).join(format!("{partition}.sqlite"));
+        let file: PathBuf = inner.steps()?.state_dir.join(&topics.changelog).join(format!("{partition}.sqlite"));
         let state = State::open(&file, &changelog)?;
         Ok(Self {
             inner,

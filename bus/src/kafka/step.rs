@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use service::lease::{Fence, LeaseError};
+use service::lease::{Fence, LeaseError, LeaseStore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,7 @@ pub(super) async fn run(
     if spec.name.is_empty() || spec.name.len() > 100 {
         return Err(BusError::Invalid("a step's name has 1 to 100 bytes".into()));
     }
+    let leases = inner.steps()?.leases.clone();
     let partitions = inner.partitions(&spec.input).await?;
     let known = {
         let (inner, step) = (Arc::clone(&inner), spec.name.clone());
@@ -73,9 +74,10 @@ pub(super) async fn run(
     let shared = StepShared::new(spec, handler, Arc::clone(&inner.clock), inner.config.record_bytes);
     let holder = hex::encode(rand::random::<[u8; 16]>());
     let held = Arc::default();
-    let leave = Leave { inner: Arc::clone(&inner), held: Arc::clone(&held) };
+    let leave = Leave { inner: Arc::clone(&inner), leases: leases.clone(), held: Arc::clone(&held) };
     let mut run = Run {
         inner,
+        leases,
         shared: Arc::new(shared),
         topics: Arc::new(topics),
         partitions,
@@ -97,6 +99,7 @@ type HeldLeases = Arc<parking_lot::Mutex<HashMap<String, Fence>>>;
 /// Gives everything back when the run is dropped in the middle.
 struct Leave {
     inner: Arc<Inner>,
+    leases: LeaseStore,
     held: HeldLeases,
 }
 
@@ -104,7 +107,7 @@ impl Drop for Leave {
     fn drop(&mut self) {
         let fences: Vec<Fence> = std::mem::take(&mut *self.held.lock()).into_values().collect();
         if !fences.is_empty() {
-            let leases = self.inner.leases.clone();
+            let leases = self.leases.clone();
             self.inner.runtime.spawn(async move {
                 for fence in fences {
                     // One that can not be given back runs out.
@@ -117,6 +120,7 @@ impl Drop for Leave {
 
 struct Run {
     inner: Arc<Inner>,
+    leases: LeaseStore,
     shared: Arc<StepShared>,
     topics: Arc<RunTopics>,
     partitions: u32,
@@ -152,7 +156,7 @@ impl Run {
     /// Renews what is held and takes what is free, up to the fair share.
     async fn claim(&mut self) -> Result<(), LeaseError> {
         self.join().await?;
-        let members = self.inner.leases.held(&format!("bus/{}/member/", self.topics.changelog)).await?.len();
+        let members = self.leases.held(&format!("bus/{}/member/", self.topics.changelog)).await?.len();
         let fair = (self.partitions as usize).div_ceil(members.max(1));
         let mut kept = Vec::new();
         for partition in 0..self.partitions {
@@ -163,7 +167,7 @@ impl Run {
             let until = Instant::now() + self.inner.lease();
             let fence = self.held.lock().get(&name).cloned();
             match fence {
-                Some(fence) => match self.inner.leases.renew(&fence, self.inner.lease()).await {
+                Some(fence) => match self.leases.renew(&fence, self.inner.lease()).await {
                     Ok(fence) => {
                         self.held.lock().insert(name, fence);
                         if let Some((lease, _)) = self.running.get(&partition) {
@@ -193,7 +197,7 @@ impl Run {
             }
             let name = self.lease_name("partition", partition);
             let until = Instant::now() + self.inner.lease();
-            if let Some(fence) = self.inner.leases.acquire(&name, &self.holder, self.inner.lease()).await? {
+            if let Some(fence) = self.leases.acquire(&name, &self.holder, self.inner.lease()).await? {
                 let epoch = fence.epoch();
                 self.held.lock().insert(name, fence);
                 self.start(partition, epoch, until);
@@ -208,7 +212,7 @@ impl Run {
         let member = format!("bus/{}/member/", self.topics.changelog);
         let mine = self.held.lock().iter().find(|(name, _)| name.starts_with(&member)).map(|(_, fence)| fence.clone());
         if let Some(fence) = mine {
-            match self.inner.leases.renew(&fence, self.inner.lease()).await {
+            match self.leases.renew(&fence, self.inner.lease()).await {
                 Ok(renewed) => {
                     self.held.lock().insert(fence.name().to_owned(), renewed);
                     return Ok(());
@@ -222,7 +226,7 @@ impl Run {
         // More runs than partitions have nothing to do, and need not be counted.
         for number in 0..=self.partitions {
             let name = self.lease_name("member", number);
-            if let Some(fence) = self.inner.leases.acquire(&name, &self.holder, self.inner.lease()).await? {
+            if let Some(fence) = self.leases.acquire(&name, &self.holder, self.inner.lease()).await? {
                 self.held.lock().insert(name, fence);
                 return Ok(());
             }
@@ -261,7 +265,7 @@ impl Run {
         self.running.remove(&partition);
         let fence = self.held.lock().remove(&self.lease_name("partition", partition));
         if let Some(fence) = fence
-            && let Err(error) = self.inner.leases.release(&fence).await
+            && let Err(error) = self.leases.release(&fence).await
         {
             tracing::warn!(%error, partition, "a partition could not be given back; its lease will run out");
         }
@@ -291,7 +295,7 @@ impl Run {
     async fn release_all(&self) {
         let fences: Vec<Fence> = std::mem::take(&mut *self.held.lock()).into_values().collect();
         for fence in fences {
-            if let Err(error) = self.inner.leases.release(&fence).await {
+            if let Err(error) = self.leases.release(&fence).await {
                 tracing::warn!(%error, "a lease could not be given back; it will run out");
             }
         }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::kafka::{KafkaBus, KafkaConfig, KafkaSasl, SaslMechanism};
+use bus::kafka::{KafkaBus, KafkaConfig, KafkaSasl, KafkaSteps, SaslMechanism};
 use bus::{Bus, BusError, Position, Positions, PublishError, Record, Retention, TopicSpec};
 use bytes::Bytes;
 use service::clock::SimulatedClock;
+use service::config::Secret;
 use service::lease::LeaseStore;
 use test_databases::TestDatabase;
 use test_servers::{KafkaServer, servers_wanted, unique_prefix};
@@ -39,7 +40,8 @@ impl Place {
 
     async fn open(&self, name: &str, config: KafkaConfig, clock: &SimulatedClock) -> Result<KafkaBus, BusError> {
         let leases = LeaseStore::new(self.database.pool.clone());
-        KafkaBus::open(config, clock.shared(), leases, self.database.directory.path().join(name)).await
+        let steps = KafkaSteps { leases, state_dir: self.database.directory.path().join(name) };
+        KafkaBus::open(config, clock.shared(), Some(steps)).await
     }
 }
 
@@ -253,12 +255,9 @@ async fn a_wrong_password_is_told_as_such() {
     let server = test_servers::kafka().await;
     let Some((user, password, address)) = server.guarded else { return };
     let clock = SimulatedClock::new(start());
-    let folder = tempfile::tempdir().unwrap();
     let with = |password: &str| {
-        let file = folder.path().join("password");
-        std::fs::write(&file, format!("{password}\n")).unwrap();
         let mechanism = Some(SaslMechanism::ScramSha512);
-        let sasl = KafkaSasl { mechanism, username: user.clone(), password_file: Some(file) };
+        let sasl = KafkaSasl { mechanism, username: user.clone(), password: Some(Secret::new(password)) };
         KafkaConfig { sasl, request_timeout_ms: 5_000, ..config(&address, &unique_prefix()) }
     };
     let place = Place::new().await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use bus::kafka::KafkaBus;
+use bus::kafka::{KafkaBus, KafkaSteps};
 use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{Bus, BusError, Input, Outcome, StepContext, StepHandler, StepLimits, StepSpec};
 use events::Timestamp;
@@ -61,9 +61,8 @@ fn child() {
     runtime.block_on(async {
         let pool = test_databases::pool(database).await;
         let clock = SimulatedClock::new(start());
-        let directory = PathBuf::from(directory);
-        let bus = KafkaBus::open(config(bootstrap, prefix), clock.shared(), LeaseStore::new(pool), directory);
-        let bus = bus.await.unwrap();
+        let steps = KafkaSteps { leases: LeaseStore::new(pool), state_dir: PathBuf::from(directory) };
+        let bus = KafkaBus::open(config(bootstrap, prefix), clock.shared(), Some(steps)).await.unwrap();
         println!("{MARK}ready");
         bus.step(small(), Arc::new(Slow(Scripted::new("out"))), CancellationToken::new()).await.unwrap();
     });
