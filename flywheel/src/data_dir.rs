@@ -152,6 +152,12 @@ impl DataDir {
         self.root.join("keys").join("client.key")
     }
 
+    /// Copies of the state of steps whose log is elsewhere.
+    #[cfg(feature = "production")]
+    pub(crate) fn steps(&self) -> PathBuf {
+        self.root().join("steps")
+    }
+
     pub(crate) fn serving(&self) -> PathBuf {
         self.root.join("serving")
     }

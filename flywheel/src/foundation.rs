@@ -21,6 +21,7 @@ use sqlx::AnyPool;
 use crate::artifact_store::{self, Reach};
 use crate::data_dir::{DataDir, write_whole};
 use crate::failure::Failure;
+use crate::parts::BusKind;
 use crate::settings::Settings;
 use crate::{database, sinks};
 
@@ -93,10 +94,9 @@ impl Foundation {
             Some(seed) => Ids::Seeded(SeededIds::new(seed, clock.now())),
             None => Ids::System(Arc::new(SystemIds::new(Arc::clone(&clock)))),
         };
-        let log = open_log(settings, data, Arc::clone(&clock))?;
-        let bus: Arc<dyn Bus> = Arc::new(log);
-        bus.create_topics(&topics_of(settings)).await.map_err(Failure::refuse)?;
         let pool = database::open(&settings.database, data).await?;
+        let bus = open_log(settings, data, Arc::clone(&clock), Some(&pool)).await?;
+        bus.create_topics(&topics_of(settings)).await.map_err(Failure::refuse)?;
         let options = KeyStoreOptions {
             clock: Arc::clone(&clock),
             ids: ids.child("keys"),
@@ -155,11 +155,38 @@ impl Foundation {
     }
 }
 
-/// Opens the log of a data directory, and makes it when it is absent.
-pub(crate) fn open_log(settings: &Settings, data: &DataDir, clock: SharedClock) -> Result<LocalLog, Failure> {
-    let local = LocalLogConfig { prefix: settings.bus.prefix.clone(), ..settings.bus.local.clone() };
-    LocalLog::open(&data.bus(), clock, local)
-        .map_err(|error| Failure::refused(format!("the log {} can not be opened: {error}", data.bus().display())))
+/// Opens the log: that of a data directory, made when it is absent, or brokers. Without a database no step can run on
+/// brokers, since partitions are leased there.
+pub(crate) async fn open_log(
+    settings: &Settings,
+    data: &DataDir,
+    clock: SharedClock,
+    pool: Option<&AnyPool>,
+) -> Result<Arc<dyn Bus>, Failure> {
+    #[cfg(not(feature = "production"))]
+    let _only_brokers_need_it = pool;
+    match settings.bus.kind {
+        BusKind::Local => {
+            let local = LocalLogConfig { prefix: settings.bus.prefix.clone(), ..settings.bus.local.clone() };
+            let log = LocalLog::open(&data.bus(), clock, local).map_err(|error| {
+                Failure::refused(format!("the log {} can not be opened: {error}", data.bus().display()))
+            })?;
+            Ok(Arc::new(log))
+        }
+        #[cfg(feature = "production")]
+        BusKind::Kafka => {
+            let config = bus::kafka::KafkaConfig { prefix: settings.bus.prefix.clone(), ..settings.bus.kafka.clone() };
+            let steps = pool.map(|pool| bus::kafka::KafkaSteps {
+                leases: service::lease::LeaseStore::new(pool.clone()),
+                state_dir: data.steps(),
+            });
+            let brokers = config.bootstrap_servers.clone();
+            let log = bus::kafka::KafkaBus::open(config, clock, steps)
+                .await
+                .map_err(|error| Failure::refused(format!("the log at {brokers} can not be opened: {error}")))?;
+            Ok(Arc::new(log))
+        }
+    }
 }
 
 /// The key with which the platform's own services call the registry: made once, kept beside the key file.

@@ -108,7 +108,7 @@ macro_rules! parts {
 
 parts! {
     /// What the log is.
-    BusKind { Local = "local" } later { "kafka" }
+    BusKind { Local = "local", Kafka = "kafka" } later {}
     /// What the database is.
     DatabaseKind { Sqlite = "sqlite", Postgresql = "postgresql" } later {}
     /// Where artifacts and lake parts are.
@@ -144,17 +144,18 @@ mod tests {
             ArtifactsKind::try_from("gcs".to_owned()).unwrap_err().to_string(),
             "expected \"local\" or \"s3\", got \"gcs\""
         );
+        assert_eq!(BusKind::try_from("kafka".to_owned()), Ok(BusKind::Kafka));
         assert_eq!(
-            BusKind::try_from("kafka".to_owned()).unwrap_err().to_string(),
-            "\"kafka\" does not exist in this version yet; expected \"local\""
+            JobsKind::try_from("kubernetes".to_owned()).unwrap_err().to_string(),
+            "\"kubernetes\" does not exist in this version yet; expected \"process\""
         );
     }
 
     #[test]
     fn other_words_are_answered_with_what_there_is() {
         assert_eq!(
-            BusKind::try_from("loca".to_owned()).unwrap_err().to_string(),
-            "expected \"local\", got \"loca\"".to_owned()
+            JobsKind::try_from("proces".to_owned()).unwrap_err().to_string(),
+            "expected \"process\", got \"proces\"".to_owned()
         );
         assert_eq!(BusKind::try_from("local".to_owned()), Ok(BusKind::Local));
     }

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::Bus;
 use service::config::Secret;
 use service::drain::Drain;
 use service::http;
@@ -45,10 +44,11 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
     let address = listener.local_addr()?;
     let (log_settings, log_data, log_clock) = (settings.clone(), data.clone(), Arc::clone(&clock));
     let open: OpenLog = Arc::new(move || {
-        let opened = open_log(&log_settings, &log_data, Arc::clone(&log_clock));
+        let (settings, data, clock) = (log_settings.clone(), log_data.clone(), Arc::clone(&log_clock));
         Box::pin(async move {
-            let log = opened.map_err(|failure| failure.into_error().to_string())?;
-            Ok(Arc::new(log) as Arc<dyn Bus>)
+            // It publishes only, and must not wait for the database to do that.
+            let log = open_log(&settings, &data, clock, None).await;
+            log.map_err(|failure| failure.into_error().to_string())
         })
     });
     let key = std::fs::read_to_string(data.internal_key())?;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anonymizer::{AnonymizerConfig, AnonymizerError};
+use bus::kafka::KafkaConfig;
 use bus::local::LocalLogConfig;
 use events::{ModelName, TenantId};
 use ingest::IngestConfig;
@@ -78,6 +79,8 @@ pub(crate) struct BusSettings {
     pub(crate) outcomes_days: u64,
     /// The local log.
     pub(crate) local: LocalLogConfig,
+    /// Apache Kafka.
+    pub(crate) kafka: KafkaConfig,
 }
 
 /// `[database]`.
@@ -123,6 +126,7 @@ impl Default for BusSettings {
             pairs_days: 180,
             outcomes_days: 180,
             local: LocalLogConfig::default(),
+            kafka: KafkaConfig::default(),
         }
     }
 }
@@ -406,7 +410,8 @@ mod tests {
             ("serving.threshold", "2", "serving.threshold"),
             ("anonymizer.settle_s", "0", "settle_s"),
             ("bus.partitions", "0", "bus.partitions"),
-            ("bus.kind", "kafka", "this version"),
+            ("jobs.kind", "kubernetes", "this version"),
+            ("bus.kafka.sasl.password", "secret", "a secret is never a flag"),
             ("artifacts.s3.endpoint", "s3.example.com", "an address such as https://"),
             ("artifacts.s3.endpoint", "https://key:secret@s3.example.com", "without credentials"),
             ("artifacts.s3.attempts", "0", "at least 1"),
