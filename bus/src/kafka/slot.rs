@@ -379,7 +379,6 @@ impl SlotLog {
             let mut element = offsets.add_partition(&stored, number(self.partition));
             element.set_offset(offset(position))?;
             element.set_metadata(serde_json::to_string(told).unwrap_or_default());
-            drop(element);
             producer.send_offsets_to_transaction(&offsets, &group, timeout)?;
         }
         commit(producer, timeout)?;
