@@ -29,7 +29,7 @@ fn a_configuration_that_cannot_be_used_names_key_and_place() {
         }
     };
     let keys = "`kind`, `prefix`, `partitions`, `raw_hours`, `clean_days`, `quarantine_days`, `pairs_days`, \
-                `outcomes_days`, `local`";
+                `outcomes_days`, `local`, `kafka`";
     refused("[bus]\nspeed = 3", &format!("file FILE: unknown key `bus.speed`; the keys here are {keys}"));
     refused(
         "[ingest.limits]\nevents = \"many\"",
