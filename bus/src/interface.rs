@@ -84,9 +84,9 @@ pub trait Tail: Send {
 pub struct TopicStatus {
     /// Number of partitions.
     pub partitions: u32,
-    /// Records held (control records included).
+    /// Records held, control records included; on Kafka, markers of transactions too.
     pub records: u64,
-    /// Bytes of their values.
+    /// Bytes of their values; on Kafka zero, since its brokers do not tell.
     pub bytes: u64,
     /// When the oldest record was appended that some registered reader or step has not read; none when all was read, or
     /// nobody is registered. Ingest refuses new records when this is older than 75% of the retention.

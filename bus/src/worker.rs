@@ -7,11 +7,13 @@
 //!
 //! # Records that end the process
 //!
-//! Before a batch is handled, its end and the count of attempts are committed ([`Suspicion`]: `until`,
-//! `attempts`); the batch's own commit clears them. A new owner that finds a count knows that a process ended
+//! Before an owner handles its first batch, the batch's end and the count of attempts are committed ([`Suspicion`]:
+//! `until`, `attempts`); the batch's own commit clears them. A new owner that finds a count knows that a process ended
 //! within that range, and handles the range input by input, each with its own mark (`input`, and the attempts
 //! made with it) committed before. So the input that ends the process is told from its neighbours, and after three
-//! times (one in the batch, two alone) it goes to dead letters instead of being handled.
+//! times (one in the batch, two alone) it goes to dead letters instead of being handled. Only the first batch is
+//! marked: a process that ends in a later one is followed by an owner whose first batch begins at the same place, so
+//! that input is met once more, and every other batch is spared a write of its own.
 
 mod cache;
 mod handling;
@@ -114,6 +116,8 @@ pub(crate) struct PartitionWorker<L> {
     /// The suspicion has ended here, and not yet in the file.
     suspicion_ended: bool,
     reload_timers: bool,
+    /// The first batch of this owner was marked.
+    marked: bool,
     idle_since: Option<Timestamp>,
     /// The step before has not concluded as much as the clock would allow.
     held: Option<Held>,
@@ -135,6 +139,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
             suspicion: None,
             suspicion_ended: false,
             reload_timers: false,
+            marked: false,
             idle_since: None,
             held: None,
         }
@@ -205,7 +210,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
         self.loaded.as_mut().ok_or(BusError::Closed)
     }
 
-    /// Reads what comes next, and marks it as attempted.
+    /// Reads what comes next, and marks it as attempted where that is needed.
     fn gather(&mut self) -> Result<Begin, BusError> {
         let limits = self.shared.spec.limits.clone();
         let position = self.loaded()?.position;
@@ -247,7 +252,10 @@ impl<L: PartitionLog> PartitionWorker<L> {
             return self.gather_alone(stored).map(|work| work.map_or(Begin::Done(Turn::Progress), Begin::Work));
         }
         let until = stored.last().map_or(position, |record| record.position + 1);
-        self.mark(None, until)?;
+        if !self.marked {
+            self.mark(None, until)?;
+            self.marked = true;
+        }
         let mut records: Vec<Entry> = stored.into_iter().map(|stored| self.entry(stored)).collect();
         self.prepare(&mut records);
         Ok(Begin::Work(Work::Batch { records }))

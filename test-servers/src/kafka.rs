@@ -159,6 +159,7 @@ auto.create.topics.enable=false
 log.cleaner.dedupe.buffer.size=4194304
 log.retention.check.interval.ms=1000
 log.initial.task.delay.ms=1000
+log.cleaner.backoff.ms=500
 broker.heartbeat.interval.ms=250
 broker.session.timeout.ms=1000
 controller.quorum.election.timeout.ms=300

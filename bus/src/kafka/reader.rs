@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 
@@ -185,6 +185,21 @@ impl Reading {
             Some(_) => {}
             None => progress.at_unknown_end = true,
         }
+    }
+
+    /// Tells the brokers how far the group is.
+    pub(super) fn commit(&self, positions: &[(u32, u64)]) -> Result<(), BusError> {
+        let Some(consumer) = &self.consumer else { return Err(BusError::Closed) };
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        let added: Result<(), KafkaError> = positions.iter().try_for_each(|(partition, position)| {
+            list.add_partition_offset(&self.stored, number(*partition), offset(*position))
+        });
+        added
+            .and_then(|()| consumer.commit(&list, CommitMode::Sync))
+            .map_err(|error| self.inner.context.error("positions can not be committed to Kafka", &error))
     }
 
     /// Asks where the partitions end whose end was told, and makes the client read again from where they are: when it

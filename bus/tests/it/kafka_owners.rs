@@ -30,7 +30,7 @@ const NEEDS: &str = "BUS_TEST_KAFKA";
 const MARK: &str = "@@";
 
 /// Handles slowly, so that a signal meets it in the middle of a batch.
-struct Slow(Arc<Scripted>);
+pub(crate) struct Slow(pub(crate) Arc<Scripted>);
 
 impl StepHandler for Slow {
     fn prepare(&self, records: &[bus::CommittedRecord]) -> Vec<bus::Prepared> {
@@ -48,7 +48,7 @@ impl StepHandler for Slow {
 }
 
 /// Small batches, so that there are many commits to be met.
-fn small() -> StepSpec {
+pub(crate) fn small() -> StepSpec {
     StepSpec { limits: StepLimits { batch_records: 7, ..StepLimits::default() }, ..spec() }
 }
 
@@ -68,13 +68,13 @@ fn child() {
     });
 }
 
-struct Process {
+pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Process {
-    fn start(kafka: &Kafka, directory: &Path) -> Self {
+    pub(crate) fn start(kafka: &Kafka, directory: &Path) -> Self {
         let needs = [&*kafka.server.bootstrap, &*kafka.prefix, kafka.place.database.url()];
         let needs = format!("{}\n{}", needs.join("\n"), directory.display());
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -112,9 +112,9 @@ impl Drop for Process {
     }
 }
 
-const RECORDS: usize = 600;
+pub(crate) const RECORDS: usize = 600;
 
-async fn published() -> Kafka {
+pub(crate) async fn published() -> Kafka {
     let kafka = Kafka::new().await;
     let bus = kafka.bus();
     suite::topics(&*bus, 2).await;
@@ -124,8 +124,8 @@ async fn published() -> Kafka {
     kafka
 }
 
-/// Every sum of every key stands there once, and in order.
-async fn each_once(bus: &dyn Bus) {
+/// Every sum of every key stands there once, and in order; and `total` records in all.
+pub(crate) async fn each_once(bus: &dyn Bus, total: usize) {
     let out = read_all(bus, "out").await;
     for number in 0..10 {
         let of_key = out.iter().filter(|record| record.key == key(number));
@@ -133,10 +133,10 @@ async fn each_once(bus: &dyn Bus) {
         let expected = (1..=RECORDS / 10).map(|sum| format!("sum {sum} at 1970-01-01T00:00:00.000000Z"));
         assert_eq!(sums, expected.collect::<Vec<_>>());
     }
-    assert_eq!(out.len(), RECORDS);
+    assert_eq!(out.len(), total);
 }
 
-async fn gets_on(bus: &dyn Bus, behind: usize) {
+pub(crate) async fn gets_on(bus: &dyn Bus, behind: usize) {
     eventually("the step gets on", || async {
         match bus.step_lag("step").await {
             Ok(lag) if lag.records_behind() < behind as u64 => Ok(()),
@@ -162,7 +162,7 @@ async fn a_step_that_is_killed_again_and_again_does_everything_once() {
     let running = Running::start(&bus, &Scripted::new("out"));
     caught_up(&*bus).await;
     running.stop().await;
-    each_once(&*bus).await;
+    each_once(&*bus, RECORDS).await;
     assert!(read_all(&*bus, "dead").await.is_empty());
 }
 
@@ -181,7 +181,7 @@ async fn a_stopped_owner_is_replaced_and_fenced() {
     // It wakes up with a batch that it had in hand, and can commit nothing of it.
     process.signal("CONT");
     tokio::time::sleep(Duration::from_secs(3)).await;
-    each_once(&*bus).await;
+    each_once(&*bus, RECORDS).await;
     running.stop().await;
 }
 

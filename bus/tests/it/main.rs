@@ -5,6 +5,8 @@
 #[cfg(feature = "production")]
 mod kafka;
 #[cfg(feature = "production")]
+mod kafka_faults;
+#[cfg(feature = "production")]
 mod kafka_owners;
 mod local;
 mod processes;
