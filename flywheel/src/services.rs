@@ -275,6 +275,7 @@ pub(crate) fn labeler(foundation: &Foundation) {
         keys: foundation.keys.clone(),
         pool: foundation.pool.clone(),
         artifacts: Arc::clone(&foundation.artifacts),
+        holder: foundation.holder("labeler"),
     };
     let (ready, stop) = (foundation.readiness.gate("labeler"), foundation.drain.token());
     foundation

@@ -15,7 +15,7 @@ use crate::keys::LoadedKeys;
 use crate::lake::LakeWriter;
 use crate::ledger::Ledger;
 use crate::policy_record::{TellError, tell_in_time};
-use crate::sink::{Sink, SinkError, run_sink};
+use crate::sink::{Sink, SinkError, run_sink_in_turn};
 use crate::step;
 use crate::tally::Tally;
 
@@ -30,6 +30,8 @@ pub struct Deps {
     pub keys: KeyStore,
     /// Where parts are stored.
     pub artifacts: Arc<dyn ArtifactStore>,
+    /// Names this process in leases, among all that share the database.
+    pub holder: String,
 }
 
 /// Why the labeler stopped.
@@ -82,7 +84,8 @@ pub async fn run(
     ];
     for sink in sinks {
         let (bus, pool, stop) = (Arc::clone(&deps.bus), deps.pool.clone(), stop.clone());
-        tasks.spawn(async move { Ok(run_sink(bus, pool, sink, stop).await?) });
+        let holder = deps.holder.clone();
+        tasks.spawn(async move { Ok(run_sink_in_turn(bus, pool, sink, &holder, stop).await?) });
     }
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {

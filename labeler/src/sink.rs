@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bus::{Bus, BusError, CommittedRecord, Positions, Tail};
 use metrics::{counter, gauge};
 use migrations::Retries;
+use service::lease::{LeaseStore, keep};
 use sqlx::{Any, AnyPool, Executor, Transaction};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 const LONGEST_WRITE: Duration = Duration::from_secs(120);
 /// Longest pause between attempts after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a process that vanished keeps others from going on with its sinks. Real time.
+const LEASE: Duration = Duration::from_secs(6);
 
 /// Why a sink could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -127,10 +131,65 @@ pub async fn run_sink(
     mut sink: Box<dyn Sink>,
     shutdown: CancellationToken,
 ) -> Result<(), SinkError> {
+    run(&*bus, &pool, &mut *sink, &shutdown).await
+}
+
+/// [`run_sink`] while this process leads: of several that run the sink one works, and another follows when it is gone.
+/// Two at once would lose nothing, since the positions move for one of them only; but both would do all the work.
+/// `holder` names this process among all that share the database.
+///
+/// # Errors
+/// As [`run_sink`].
+pub async fn run_sink_in_turn(
+    bus: Arc<dyn Bus>,
+    pool: AnyPool,
+    mut sink: Box<dyn Sink>,
+    holder: &str,
+    shutdown: CancellationToken,
+) -> Result<(), SinkError> {
+    // Ends with this call, however it ends.
+    let stop = shutdown.child_token();
+    let name = format!("sink/{}", sink.name());
+    let (mut lease, keeping) = keep(LeaseStore::new(pool.clone()), &name, holder, LEASE, stop.clone());
+    let following = async {
+        while let Some(fence) = lease.wait().await {
+            let turn = stop.child_token();
+            let leads = || lease.fence().is_some_and(|now| now.epoch() == fence.epoch());
+            let watching = async {
+                while leads() {
+                    tokio::time::sleep(LEASE / 20).await;
+                }
+                turn.cancel();
+                std::future::pending::<()>().await;
+            };
+            let result = tokio::select! {
+                result = run(&*bus, &pool, &mut *sink, &turn) => result,
+                () = watching => Ok(()),
+            };
+            if result.is_err() || shutdown.is_cancelled() {
+                return result;
+            }
+        }
+        Ok(())
+    };
+    let ((), result) = tokio::join!(keeping, async {
+        let result = following.await;
+        stop.cancel();
+        result
+    });
+    result
+}
+
+async fn run(
+    bus: &dyn Bus,
+    pool: &AnyPool,
+    sink: &mut dyn Sink,
+    shutdown: &CancellationToken,
+) -> Result<(), SinkError> {
     let mut pause = Duration::from_millis(50);
     loop {
         let started = Instant::now();
-        let result = follow(&*bus, &pool, &mut *sink, &shutdown).await;
+        let result = follow(bus, pool, sink, shutdown).await;
         let Err(error) = result else { return Ok(()) };
         counter!("flywheel_labeler_sink_failures_total", "sink" => sink.name().to_owned()).increment(1);
         if error.is_final() {

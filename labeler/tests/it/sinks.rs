@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use artifacts::{ArtifactStore, LocalArtifacts};
@@ -22,10 +23,10 @@ use labeler::config::{LakeConfig, SinkConfig};
 use labeler::lake::{LakeReader, LakeWriter};
 use labeler::ledger::{self, Ledger, LedgerTotals};
 use labeler::policy_record::{CONTROL_KIND, SUBJECT, canonical, tell};
-use labeler::sink::{Sink, SinkError, run_sink, stored_positions};
+use labeler::sink::{BatchLimits, Sink, SinkError, run_sink, run_sink_in_turn, stored_positions};
 use labeler::tally::{MeasureFilter, Tally, measures};
 use service::clock::{RealClock, SharedClock, SimulatedClock};
-use sqlx::AnyPool;
+use sqlx::{Any, AnyPool, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use crate::kit::{self, Editor, START, World, label};
@@ -34,6 +35,7 @@ use crate::rig::{BOUND, create_topics, open_log};
 test_databases::on_both_databases! {
     the_lake_holds_every_pair_once_over_restarts,
     of_two_sinks_of_one_name_one_is_overtaken,
+    a_sink_works_in_one_process_and_another_follows_when_that_is_gone,
     an_object_without_a_row_is_garbage_and_no_pair_is_lost_or_doubled,
     the_tally_counts_once_and_measures_by_person,
     the_ledger_accounts_for_every_event,
@@ -222,6 +224,75 @@ impl Sink for Failing {
         }
         Ok(())
     }
+}
+
+/// Counts what it is given.
+struct Counting(Arc<AtomicUsize>);
+
+#[async_trait::async_trait]
+impl Sink for Counting {
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+
+    fn topics(&self) -> Vec<String> {
+        vec![PREFERENCE_PAIRS.to_owned()]
+    }
+
+    fn limits(&self) -> BatchLimits {
+        BatchLimits { records: 10, bytes: 1 << 20, age: Duration::from_millis(10) }
+    }
+
+    async fn write(
+        &mut self,
+        _transaction: &mut Transaction<'static, Any>,
+        records: &[CommittedRecord],
+    ) -> Result<(), SinkError> {
+        self.0.fetch_add(records.len(), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+async fn a_sink_works_in_one_process_and_another_follows_when_that_is_gone() {
+    let bench = bench().await;
+    let counts = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+    let counted = || counts.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<usize>>();
+    let start = |place: usize, stop: &CancellationToken| {
+        let (log, pool, stop) = (Arc::clone(&bench.log), bench.world.pool.clone(), stop.clone());
+        let sink = Box::new(Counting(Arc::clone(&counts[place])));
+        tokio::spawn(async move { run_sink_in_turn(log, pool, sink, &format!("process {place}"), stop).await })
+    };
+    let bound = Duration::from_secs(60);
+    let mut sent = 0;
+    let mut follow = async |led: usize| {
+        for _ in 0..3 {
+            bench.publish(PREFERENCE_PAIRS, vec![(1, vec![1]), (2, vec![2])]).await;
+            sent += 2;
+            let begun = tokio::time::Instant::now();
+            while counted().iter().sum::<usize>() < sent {
+                assert!(begun.elapsed() < bound, "{:?} of {sent}", counted());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        assert_eq!(counted().iter().sum::<usize>(), sent);
+        assert!(counted()[led] >= 6 && counted()[led + 1..].iter().all(|count| *count == 0), "{:?}", counted());
+    };
+    let stop = CancellationToken::new();
+    let first = start(0, &stop);
+    follow(0).await;
+    let (second_stop, third_stop) = (CancellationToken::new(), CancellationToken::new());
+    let second = start(1, &second_stop);
+    // Gone without a word: its lease runs out.
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    follow(1).await;
+    let third = start(2, &third_stop);
+    follow(1).await;
+    second_stop.cancel();
+    second.await.unwrap().unwrap();
+    follow(2).await;
+    third_stop.cancel();
+    third.await.unwrap().unwrap();
 }
 
 #[tokio::test]
