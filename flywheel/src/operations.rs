@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bus::{DeadLetter, Positions};
 use bytes::Bytes;
@@ -29,6 +30,8 @@ use crate::table::{fields, print, print_fields, print_json, print_rows};
 
 /// Most dead letters that one command looks at.
 const DEAD_LETTERS: usize = 10_000;
+/// How long that may take.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// Opens the data of an existing platform, running or not.
 pub(crate) async fn open(common: &Common) -> Result<Foundation, Failure> {
@@ -188,9 +191,12 @@ fn letter_id(partition: u32, position: &str) -> String {
 async fn read_dead_letters(foundation: &Foundation) -> Result<Vec<(ListedDeadLetter, DeadLetter)>, Failure> {
     let ends = foundation.bus.end_positions(topics::DEAD_LETTERS).await?;
     let mut tail = foundation.bus.look(topics::DEAD_LETTERS, Positions::default()).await?;
-    let mut letters = Vec::new();
+    let (started, mut letters) = (Instant::now(), Vec::new());
     while letters.len() < DEAD_LETTERS && !tail.positions().reached(&ends) {
-        for record in tail.next(500, std::time::Duration::from_millis(200)).await? {
+        if started.elapsed() > LONGEST_LOOK {
+            return Err(Failure::refused("the dead letters can not be read in time"));
+        }
+        for record in tail.next(500, Duration::from_millis(200)).await? {
             let Ok(letter) = DeadLetter::decode(&record.value) else { continue };
             let listed = ListedDeadLetter {
                 id: letter_id(record.partition, &record.position.to_string()),

@@ -1,6 +1,6 @@
 //! How far the sinks are behind, and what the tally holds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus::{Bus, Position, Positions, TopicSpec};
 use events::{Arm, Decision, OpportunityOutcome, Signal, TenantId, Timestamp, topics};
@@ -9,8 +9,13 @@ use sqlx::{AnyPool, Row};
 
 use crate::failure::Failure;
 
-/// Most records that are counted for one sink and topic; more is shown as this many.
+/// Most records that are counted of one topic; more is shown as this many.
 const MOST: usize = 10_000;
+
+/// How long one look at a topic may take.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+/// How long a look waits for records at once.
+const SHORT_WAIT: Duration = Duration::from_millis(200);
 
 /// The sinks and what each of them reads.
 const SINKS: [(&str, &[&str]); 3] = [
@@ -59,15 +64,21 @@ async fn behind_in(bus: &dyn Bus, pool: &AnyPool, sink: &str, topic: &str) -> Re
         let position: Position = row.try_get::<String, _>(1)?.parse()?;
         from.set(u32::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0), position);
     }
+    records_from(bus, topic, from).await
+}
+
+/// Records of a topic from these positions on.
+pub(crate) async fn records_from(bus: &dyn Bus, topic: &str, from: Positions) -> Result<u64, Failure> {
+    let end = bus.end_positions(topic).await?;
     // A look registers nobody: an interrupted command must not hold retention back, and with it the door.
     let mut tail = bus.look(topic, from).await?;
-    let mut counted = 0;
-    while counted < MOST {
-        let records = tail.next(MOST - counted, Duration::ZERO).await?;
-        if records.is_empty() {
-            break;
+    let (started, mut counted) = (Instant::now(), 0);
+    // Nothing read is no proof of the end: brokers may need a moment.
+    while counted < MOST && !tail.positions().reached(&end) {
+        if started.elapsed() > LONGEST_LOOK {
+            return Err(Failure::refused(format!("the records of {topic} can not be read in time")));
         }
-        counted += records.len();
+        counted += tail.next(MOST - counted, SHORT_WAIT).await?.len();
     }
     Ok(u64::try_from(counted).unwrap_or(u64::MAX))
 }

@@ -155,7 +155,7 @@ pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Fa
         freshness_seconds: oldest.map_or(0.0, |oldest| foundation.now().since(oldest).as_secs_f64()),
         ledger: Ledger::new(&statement.totals),
         ledger_cut: statement.cut,
-        dead_letters: foundation.bus.topic_status(topics::DEAD_LETTERS).await?.records,
+        dead_letters: sinks::records_from(foundation.bus.as_ref(), topics::DEAD_LETTERS, Positions::oldest()).await?,
     };
     if list.json {
         print_json(&status)?;
