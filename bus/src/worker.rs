@@ -118,9 +118,20 @@ pub(crate) struct PartitionWorker<L> {
     reload_timers: bool,
     /// The first batch of this owner was marked.
     marked: bool,
+    /// What was suspected before a mark whose attempt is not committed yet.
+    unmarked: Option<Suspicion>,
     idle_since: Option<Timestamp>,
     /// The step before has not concluded as much as the clock would allow.
     held: Option<Held>,
+}
+
+/// What stands at a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Records,
+    Nothing,
+    /// It can not be told yet.
+    Hidden,
 }
 
 enum Begin {
@@ -140,6 +151,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
             suspicion_ended: false,
             reload_timers: false,
             marked: false,
+            unmarked: None,
             idle_since: None,
             held: None,
         }
@@ -149,9 +161,14 @@ impl<L: PartitionLog> PartitionWorker<L> {
         &self.log
     }
 
+    /// Does something with the log between turns. After an error the next turn starts from what is committed.
     #[cfg(feature = "production")]
-    pub(crate) const fn log_mut(&mut self) -> &mut L {
-        &mut self.log
+    pub(crate) fn with_log<R>(&mut self, work: impl FnOnce(&mut L) -> Result<R, BusError>) -> Result<R, BusError> {
+        let result = work(&mut self.log);
+        if result.is_err() {
+            self.forget();
+        }
+        result
     }
 
     /// Where the step goes on in this partition.
@@ -170,6 +187,16 @@ impl<L: PartitionLog> PartitionWorker<L> {
             self.forget();
         }
         result
+    }
+
+    /// Takes back the mark of an attempt that was not committed: this process did not end with it. Nobody waits for it.
+    #[cfg(feature = "production")]
+    pub(crate) fn leave(&mut self) {
+        let Some(suspicion) = self.unmarked.take() else { return };
+        let time = self.loaded.as_ref().and_then(|loaded| loaded.time);
+        if let Err(error) = self.log.mark(AttemptMark { time, suspicion }) {
+            tracing::debug!(%error, "the mark of an attempt stays");
+        }
     }
 
     /// What the file holds is not known any more: a commit that was answered with an error may still have been made.
@@ -220,11 +247,13 @@ impl<L: PartitionLog> PartitionWorker<L> {
             Some(step) if self.is_idle(now) => self.log.concluded(step)?,
             _ => Concluded::Everything,
         };
-        let has_records = self.has_records(position, now)?;
-        if has_records {
-            self.idle_since = None;
-        } else {
-            self.advance_idle_time(now, before)?;
+        let found = self.look(position, now)?;
+        let has_records = found == Look::Records;
+        match found {
+            Look::Records => self.idle_since = None,
+            Look::Nothing => self.advance_idle_time(now, before)?,
+            // What is hidden may be older than now: the silence that means something begins after it.
+            Look::Hidden => self.idle_since = Some(now),
         }
         if self.next_timer()? == NextTimer::Load {
             self.reload_timers = true;
@@ -263,12 +292,14 @@ impl<L: PartitionLog> PartitionWorker<L> {
 
     /// Whether there are records from `position` on. What is known of other processes' records lags behind (by much,
     /// when this process was stopped), so before time goes on because there are none, the log itself is asked.
-    fn has_records(&mut self, position: u64, now: Timestamp) -> Result<bool, BusError> {
-        let mut end = self.log.known_end();
-        if end <= position && self.is_idle(now) {
-            end = self.log.look_for_end(position)?;
-        }
-        Ok(end > position)
+    fn look(&mut self, position: u64, now: Timestamp) -> Result<Look, BusError> {
+        let known = self.log.known_end();
+        let end = if known <= position && self.is_idle(now) { self.log.look_for_end(position)? } else { Some(known) };
+        Ok(match end {
+            Some(end) if end > position => Look::Records,
+            Some(_) => Look::Nothing,
+            None => Look::Hidden,
+        })
     }
 
     fn next_timer(&mut self) -> Result<NextTimer, BusError> {
@@ -337,8 +368,10 @@ impl<L: PartitionLog> PartitionWorker<L> {
             None => Suspicion { attempts: before + 1, until, input: None, input_attempts: 0 },
             Some(input) => Suspicion { input: Some(input), input_attempts: before + 1, ..suspicion.clone() },
         };
+        let suspected = suspicion.clone();
         let time = self.loaded()?.time;
         self.log.mark(AttemptMark { time, suspicion: marked })?;
+        self.unmarked.get_or_insert(suspected);
         Ok(before)
     }
 
@@ -453,6 +486,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
             })?;
             self.suspicion = Some(suspicion);
             self.suspicion_ended = false;
+            self.unmarked = None;
             // Whoever sees by this commit that nothing is left, and then lets the clock go on, must find the partition
             // idle since before that; so the end counts from before the commit, if no record came meanwhile.
             if self.log.known_end() == position {

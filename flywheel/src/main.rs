@@ -26,6 +26,7 @@ mod train;
 mod up;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::SignalKind;
@@ -35,6 +36,9 @@ use crate::failure::Failure;
 
 /// SIGXFSZ, which has this number on Linux and macOS.
 const FILE_SIZE_LIMIT_SIGNAL: i32 = 25;
+
+/// How long the end of the process waits for threads that block.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -56,7 +60,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::refused(format!("the runtime does not start: {error}")))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         // A limit of the file size is told as a full disk is, by the write that meets it, and not by the end of the
         // process.
         let _file_size_limit = tokio::signal::unix::signal(SignalKind::from_raw(FILE_SIZE_LIMIT_SIGNAL))?;
@@ -80,5 +84,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Rollout(command) => operations::rollout(common, command).await,
             Command::Train(_) | Command::Pretrain(_) => Err(Failure::refused("handled above".to_owned())),
         }
-    })
+    });
+    // A thread that waits for brokers can not be cut off, and nothing waits for it.
+    runtime.shutdown_timeout(LAST_WAIT);
+    result
 }

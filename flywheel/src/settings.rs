@@ -261,6 +261,13 @@ impl Settings {
             other => Invalid { key: "orchestrator".to_owned(), expected: other.to_string() },
         })?;
         Invalid::unless(self.bus.partitions >= 1, "bus.partitions", "at least 1")?;
+        // Two machines with a database each would take every partition from the other again and again.
+        #[cfg(feature = "production")]
+        Invalid::unless(
+            self.bus.kind != BusKind::Kafka || self.database.kind.is_server(),
+            "database.kind",
+            "\"postgresql\": with bus.kind = \"kafka\" partitions are leased in a database that all processes share",
+        )?;
         // Else the labeler would conclude before the last event may come.
         Invalid::unless(
             self.labeler.policy.lateness.as_secs() >= self.anonymizer.lateness_s,

@@ -248,19 +248,24 @@ async fn follow(
                 let had_room = read(first, limits, Duration::ZERO).await?;
                 flush(pool, sink, first, limits, !had_room).await?;
                 if !had_room && !first.tail.positions().reached(&cut) {
-                    // Only control records are left before the cut, or the tail needs a moment.
+                    // The tail needs a moment.
                     if !read(first, limits, wait).await? {
                         break;
                     }
                 }
             }
             flush(pool, sink, first, limits, true).await?;
+            if !first.tail.positions().reached(&cut) {
+                // Nothing of the others may be written before it. Positions that do not move lose nothing.
+                if stopping {
+                    return Ok(());
+                }
+                continue;
+            }
             for source in later.iter_mut() {
                 flush(pool, sink, source, limits, true).await?;
             }
-            if first.tail.positions().reached(&cut) {
-                sink.caught_up(pool).await?;
-            }
+            sink.caught_up(pool).await?;
             continue;
         }
         let got = read(first, limits, if stopping { Duration::ZERO } else { wait }).await?;

@@ -38,6 +38,10 @@ pub(super) struct Progress {
     pub(super) suspicion: Marked,
     /// Of the owner.
     pub(super) epoch: i64,
+    /// Drawn when the partition is handled for the first time, and never again: a copy of another one is not ours, even
+    /// if topics of the same names were made anew.
+    #[serde(default)]
+    pub(super) incarnation: String,
 }
 
 /// An attempt that was about to be made. It says something only when it stands behind the progress at whose position it
@@ -184,6 +188,9 @@ pub(super) struct Told {
     pub(super) timers: u64,
     pub(super) due: Option<i64>,
     pub(super) poisoned: u64,
+    /// As in [`Progress`].
+    #[serde(default)]
+    pub(super) incarnation: String,
 }
 
 impl Told {
@@ -191,5 +198,22 @@ impl Told {
     pub(super) fn concluded(&self) -> Option<Timestamp> {
         let time = self.time?;
         Some(Timestamp::from_micros(self.due.map_or(time, |due| time.min(due.saturating_sub(1)))))
+    }
+}
+
+/// Where a message of the changelog belongs, for what is counted.
+pub(super) enum Place<'a> {
+    Timer { key: &'a [u8], name: &'a str },
+    Poisoned { key: &'a [u8] },
+}
+
+/// The place of a key of the changelog; none: nothing that is counted.
+pub(super) fn place_of(key: &[u8]) -> Option<Place<'_>> {
+    let (kind, rest) = key.split_first()?;
+    let (key, name) = rest.split_at_checked(16)?;
+    match kind {
+        b't' => Some(Place::Timer { key, name: std::str::from_utf8(name).ok()? }),
+        b'x' => Some(Place::Poisoned { key }),
+        _ => None,
     }
 }

@@ -263,33 +263,3 @@ pub(super) fn number(partition: u32) -> i32 {
 pub(super) fn offset(position: u64) -> Offset {
     Offset::Offset(i64::try_from(position).unwrap_or(i64::MAX))
 }
-
-/// The positions that a group has committed, by partition, without those of transactions that may still be aborted.
-/// The list that the client answers with is gone before the client is: dropped the other way round, it never ends.
-pub(super) fn committed(
-    config: &KafkaConfig,
-    context: &Context,
-    group: &str,
-    stored: &str,
-    partitions: u32,
-) -> Result<Vec<Option<u64>>, BusError> {
-    let client = consumer(config, context, group, Isolation::Committed, |_| {})?;
-    let mut positions = vec![None; partitions as usize];
-    let asked = {
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition_range(stored, 0, number(partitions).saturating_sub(1));
-        asked
-    };
-    let answered = client
-        .committed_offsets(asked, Duration::from_millis(config.request_timeout_ms))
-        .map_err(|error| context.error("the positions of a Kafka group can not be had", &error))?;
-    for element in answered.elements() {
-        let place = usize::try_from(element.partition()).ok().and_then(|partition| positions.get_mut(partition));
-        if let (Some(place), Offset::Offset(position)) = (place, element.offset()) {
-            *place = u64::try_from(position).ok();
-        }
-    }
-    drop(answered);
-    drop(client);
-    Ok(positions)
-}

@@ -13,7 +13,7 @@ use service::clock::SharedClock;
 use service::lease::LeaseStore;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Context, Questions};
+use super::client::{Context, OurConsumer, Questions};
 use super::config::KafkaConfig;
 use super::publish::Publisher;
 use super::status::{LivePartition, StepPlace};
@@ -50,6 +50,8 @@ pub(super) struct Inner {
     /// What steps read, by the callers' names.
     pub(super) inputs: Mutex<HashMap<String, String>>,
     pub(super) live: Mutex<HashMap<StepPlace, LivePartition>>,
+    /// Clients by the group that they speak for.
+    pub(super) groups: Mutex<HashMap<String, Arc<OurConsumer>>>,
     pub(super) admin: AdminClient<Context>,
     /// Number of partitions by the callers' name.
     pub(super) topics: RwLock<HashMap<String, u32>>,
@@ -99,6 +101,7 @@ impl Inner {
             runtime: tokio::runtime::Handle::current(),
             inputs: Mutex::default(),
             live: Mutex::default(),
+            groups: Mutex::default(),
             admin,
             topics: RwLock::default(),
             registered: Mutex::default(),

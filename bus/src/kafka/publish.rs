@@ -25,6 +25,8 @@ use crate::error::{BusError, PublishError};
 use crate::partition::partition_for;
 use crate::record::{Position, Record, RecordKey};
 
+/// How long a control record may take. While it does, it hides what comes behind it, also when we end in the middle.
+const CONTROL: Duration = Duration::from_secs(10);
 /// How often a full queue is looked at again.
 const QUEUE_LOOK: Duration = Duration::from_millis(5);
 
@@ -38,6 +40,8 @@ pub(super) struct Publisher {
     producer: Mutex<Option<OurProducer>>,
     /// For control records, which go to all partitions or to none. One transaction at a time.
     control: Arc<Mutex<Option<OurProducer>>>,
+    /// Under which name control records are written: like no other.
+    control_name: String,
 }
 
 impl Publisher {
@@ -48,6 +52,7 @@ impl Publisher {
             clock,
             producer: Mutex::new(None),
             control: Arc::default(),
+            control_name: config.stored_name(&format!("control-{}", hex::encode(rand::random::<[u8; 12]>()))),
         };
         drop(publisher.producer()?);
         Ok(publisher)
@@ -209,14 +214,14 @@ impl Publisher {
         written
     }
 
-    /// A transactional producer of this handle alone: nobody takes its place, so its name is like no other.
+    /// A transactional producer of this handle alone. One that takes the place of another ends what that had open.
     fn control_producer(&self) -> Result<OurProducer, BusError> {
-        let name = self.config.stored_name(&format!("control-{}", hex::encode(rand::random::<[u8; 12]>())));
         let mut client = self.config.producer()?;
         client
-            .set("transactional.id", name)
+            .set("transactional.id", &self.control_name)
             .set("linger.ms", "0")
-            .set("transaction.timeout.ms", self.config.delivery_timeout_ms.to_string());
+            .set("message.timeout.ms", CONTROL.as_millis().to_string())
+            .set("transaction.timeout.ms", CONTROL.as_millis().to_string());
         let producer: OurProducer = client
             .create_with_context(self.context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
@@ -235,7 +240,7 @@ impl Publisher {
         value: &Bytes,
     ) -> Result<(), BusError> {
         let doing = "Kafka did not acknowledge a control record";
-        let timeout = Duration::from_millis(self.config.delivery_timeout_ms);
+        let deadline = Instant::now() + CONTROL;
         producer.begin_transaction().map_err(|error| self.context.error(doing, &error))?;
         let at = self.clock.now();
         let key = RecordKey([0; 16]);
@@ -254,7 +259,7 @@ impl Publisher {
                 }
             }
         }
-        match commit(producer, timeout) {
+        match commit(producer, deadline) {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = self.context.error(doing, &error);
@@ -278,17 +283,18 @@ impl Publisher {
 /// A commit that is answered with "try again" may have been made; it is repeated until it is known.
 pub(super) fn commit<C: rdkafka::ClientContext + 'static>(
     producer: &FutureProducer<C>,
-    timeout: Duration,
+    deadline: Instant,
 ) -> Result<(), KafkaError>
 where
     FutureProducer<C>: Producer<FutureProducerContext<C>>,
 {
-    let deadline = Instant::now() + timeout;
     while producer.in_flight_count() > 0 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_micros(500));
     }
     loop {
-        match producer.commit_transaction(timeout) {
+        // The client waits for messages and then for the brokers, each up to the time that it is given.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)) / 2;
+        match producer.commit_transaction(left) {
             Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {}
             result => return result,
         }

@@ -9,11 +9,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 
@@ -26,6 +26,10 @@ use crate::worker::log::StoredRecord;
 
 /// After an end, this long without a record is silence, and worth a question where the end is.
 const QUIET: Duration = Duration::from_millis(20);
+
+/// After this long without a word from the client it is asked whether there is more than it has returned. A client that
+/// stands still says nothing.
+const STILL: Duration = Duration::from_secs(5);
 
 /// What one look takes in at most.
 const LOOK_RECORDS: usize = 1_000;
@@ -71,6 +75,10 @@ pub(super) struct Reading {
     /// Messages are taken as they are.
     raw: bool,
     partitions: BTreeMap<u32, Progress>,
+    /// When the client said something last, or was asked.
+    heard_at: Instant,
+    /// It was found to stand still, and was told to go on.
+    stood_still: bool,
     pub(super) buffer: Buffer,
 }
 
@@ -113,7 +121,18 @@ impl Reading {
         consumer.assign(&assigned).map_err(|error| inner.context.error("a Kafka topic can not be read", &error))?;
         drop(assigned);
         let buffer = Buffer::default();
-        Ok(Self { inner, consumer: Some(consumer), topic, stored, gone, raw: false, partitions, buffer })
+        Ok(Self {
+            inner,
+            consumer: Some(consumer),
+            topic,
+            stored,
+            gone,
+            raw: false,
+            partitions,
+            heard_at: Instant::now(),
+            stood_still: false,
+            buffer,
+        })
     }
 
     /// The same of a changelog.
@@ -141,6 +160,9 @@ impl Reading {
         let (mut records, mut bytes) = (0, 0);
         while records < LOOK_RECORDS && bytes < LOOK_BYTES {
             let Some(polled) = consumer.poll(wait) else { break };
+            if !matches!(polled, Err(ref error) if !matches!(error, KafkaError::PartitionEOF(_))) {
+                (self.heard_at, self.stood_still) = (Instant::now(), false);
+            }
             match polled {
                 Ok(message) => {
                     let Ok(partition) = u32::try_from(message.partition()) else { continue };
@@ -170,6 +192,9 @@ impl Reading {
         if records == 0 && unknown_ends {
             self.look_past(consumer)?;
         }
+        if self.heard_at.elapsed() > STILL {
+            self.rouse(consumer)?;
+        }
         Ok(())
     }
 
@@ -185,21 +210,6 @@ impl Reading {
             Some(_) => {}
             None => progress.at_unknown_end = true,
         }
-    }
-
-    /// Tells the brokers how far the group is.
-    pub(super) fn commit(&self, positions: &[(u32, u64)]) -> Result<(), BusError> {
-        let Some(consumer) = &self.consumer else { return Err(BusError::Closed) };
-        if positions.is_empty() {
-            return Ok(());
-        }
-        let mut list = TopicPartitionList::new();
-        let added: Result<(), KafkaError> = positions.iter().try_for_each(|(partition, position)| {
-            list.add_partition_offset(&self.stored, number(*partition), offset(*position))
-        });
-        added
-            .and_then(|()| consumer.commit(&list, CommitMode::Sync))
-            .map_err(|error| self.inner.context.error("positions can not be committed to Kafka", &error))
     }
 
     /// Asks where the partitions end whose end was told, and makes the client read again from where they are: when it
@@ -219,6 +229,36 @@ impl Reading {
                 .map_err(|error| self.inner.context.error("a Kafka topic can not be read on", &error))?;
             progress.end_is_at_least = Some(end);
         }
+        Ok(())
+    }
+
+    /// Asks whether there is more than the client has returned, and makes it read on when it does not by itself. One that
+    /// does not even then is given up: whoever reads begins anew from where it is.
+    fn rouse(&mut self, consumer: &OurConsumer) -> Result<(), BusError> {
+        self.heard_at = Instant::now();
+        let numbers: Vec<u32> = self.partitions.keys().copied().collect();
+        let ends = self.inner.questions.ends(Isolation::Committed, &self.stored, &numbers)?;
+        let timeout = self.inner.request_timeout();
+        let mut stands_still = false;
+        for (partition, end) in numbers.into_iter().zip(ends) {
+            let Some(progress) = self.partitions.get_mut(&partition) else { continue };
+            if end <= progress.next {
+                continue;
+            }
+            stands_still = true;
+            if !self.stood_still {
+                tracing::warn!(topic = %self.stored, partition, next = progress.next, end, "a Kafka client stands still");
+                consumer
+                    .seek(&self.stored, number(partition), offset(progress.next), timeout)
+                    .map_err(|error| self.inner.context.error("a Kafka topic can not be read on", &error))?;
+                progress.end_is_at_least = Some(end);
+            }
+        }
+        if stands_still && self.stood_still {
+            metrics::counter!("flywheel_bus_kafka_stalls_total").increment(1);
+            return Err(BusError::Storage(format!("the client that reads Kafka topic {} stands still", self.stored)));
+        }
+        self.stood_still = stands_still;
         Ok(())
     }
 
@@ -242,18 +282,22 @@ impl Reading {
         }
     }
 
-    /// Retention has deleted what was to be read next.
+    /// What was to be read next is not there, and the client reads no further: retention has deleted it, or brokers came
+    /// back with less than there was.
     fn gone(&self) -> Result<(), BusError> {
+        if self.gone == Gone::PassedOver {
+            return Ok(());
+        }
         let numbers: Vec<u32> = self.partitions.keys().copied().collect();
         let oldest = self.inner.questions.oldest(&self.stored, &numbers)?;
         for ((partition, progress), oldest) in self.partitions.iter().zip(oldest) {
-            if progress.next < oldest && self.gone == Gone::Told {
+            if progress.next < oldest {
                 let partition = *partition;
                 let (position, oldest) = (Position::from_offset(progress.next), Position::from_offset(oldest));
                 return Err(BusError::PositionGone { topic: self.topic.to_string(), partition, position, oldest });
             }
         }
-        Ok(())
+        Err(BusError::Storage(format!("Kafka topic {} has no such position any more", self.stored)))
     }
 }
 

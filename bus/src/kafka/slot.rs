@@ -35,12 +35,12 @@ use rdkafka::{TopicPartitionList, consumer::Consumer};
 
 use super::Inner;
 use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
-use super::client::{Context, Isolation, OurConsumer, consumer, number, offset};
+use super::client::{Context, Isolation, OurConsumer, number, offset};
 use super::publish::commit;
 use super::reader::{Found, Gone, Reading};
 use super::record::headers;
-use super::state::{Copied, State, storage};
-use super::status::{StepPlace, step_group};
+use super::state::{Copied, Counts, State};
+use super::status::{StepPlace, ToldAt, step_group};
 use crate::error::BusError;
 use crate::partition::partition_for;
 use crate::record::{Position, Record, RecordKey};
@@ -81,10 +81,12 @@ pub(super) struct SlotLog {
     epoch: i64,
     lease: Lease,
     producer: Option<FutureProducer<Context>>,
-    group: Option<OurConsumer>,
-    followed: parking_lot::Mutex<Option<OurConsumer>>,
+    /// Of the step, for what it has committed.
+    group: Arc<OurConsumer>,
     state: State,
     copied: Copied,
+    counts: Counts,
+    incarnation: String,
     reading: Option<Reading>,
     queue: VecDeque<StoredRecord>,
     position: u64,
@@ -101,6 +103,7 @@ impl SlotLog {
         let changelog = format!("{}/{partition}", topics.changelog);
         let file: PathBuf = inner.steps()?.state_dir.join(&topics.changelog).join(format!("{partition}.sqlite"));
         let state = State::open(&file, &changelog)?;
+        let group = inner.group(&step_group(&topics.step))?;
         Ok(Self {
             inner,
             topics,
@@ -108,10 +111,11 @@ impl SlotLog {
             epoch,
             lease,
             producer: None,
-            group: None,
-            followed: parking_lot::Mutex::new(None),
+            group,
             state,
             copied: Copied::default(),
+            counts: Counts::default(),
+            incarnation: String::new(),
             reading: None,
             queue: VecDeque::new(),
             position: 0,
@@ -181,31 +185,27 @@ impl SlotLog {
         Ok(())
     }
 
-    /// The committed position, when transactions that are not settled yet have been.
-    fn committed(&mut self) -> Result<Option<u64>, BusError> {
-        if self.group.is_none() {
-            let group = step_group(&self.topics.step);
-            let client = consumer(&self.inner.config, &self.inner.context, &group, Isolation::Committed, |_| {})?;
-            self.group = Some(client);
-        }
-        let Some(client) = self.group.as_ref() else { return Err(BusError::Closed) };
+    /// The committed position and what is told beside it, when transactions that are not settled yet have been.
+    fn committed(&self) -> Result<ToldAt, BusError> {
         let stored = self.inner.config.stored_name(&self.topics.input);
         let deadline = Instant::now() + self.inner.request_timeout();
         loop {
-            match self.inner.told(client, &stored, &[self.partition]) {
-                Ok(told) => return Ok(told.into_iter().next().and_then(|(_, at)| at).map(|(position, _)| position)),
+            match self.inner.told(&self.group, &stored, &[self.partition]) {
+                Ok(told) => return Ok(told.into_iter().next().and_then(|(_, at)| at)),
                 Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Reads the changelog from where the copy ends, up to everything that was ever written.
-    fn restore(&mut self) -> Result<(), BusError> {
+    /// Reads the changelog from where the copy ends, up to everything that was ever written. `incarnation`: what is told
+    /// beside the committed position; none: there is no such position.
+    fn restore(&mut self, incarnation: Option<&str>) -> Result<(), BusError> {
         let stored = self.topics.changelog.clone();
         let (inner, partition) = (Arc::clone(&self.inner), self.partition);
+        self.state.mend()?;
         let end = inner.questions.end(Isolation::Uncommitted, &stored, partition)?;
-        let mut copied = self.state.copied(end)?;
+        let mut copied = self.state.copied(end, incarnation)?;
         let begun = Instant::now();
         // Marks and transactions of others (there are none but stopped owners') end within their time-out.
         let deadline = begun + Duration::from_millis(inner.config.delivery_timeout_ms) + inner.request_timeout();
@@ -217,9 +217,18 @@ impl SlotLog {
         }
         if copied.next < end {
             let first = copied.next;
-            let from = first.max(inner.questions.oldest(&stored, &[partition])?.into_iter().next().unwrap_or(0));
+            let oldest = inner.questions.oldest(&stored, &[partition])?.into_iter().next().unwrap_or(0);
+            // Compaction leaves the beginning where it was.
+            if oldest > first {
+                let (oldest, first) = (Position::from_offset(oldest), Position::from_offset(first));
+                return Err(BusError::Invalid(format!(
+                    "step {}, partition {partition}: the changelog {stored} begins at {oldest}, and is needed from \
+                     {first} on: it was deleted from, and state is lost; its cleanup policy must be `compact` alone",
+                    self.topics.step
+                )));
+            }
             let topic = Arc::from(self.topics.changelog.strip_prefix(&inner.config.prefix).unwrap_or(&stored));
-            let mut reading = Reading::open(inner, topic, "restore", Gone::Told, &[(partition, from)])?.raw();
+            let mut reading = Reading::open(inner, topic, "restore", Gone::Told, &[(partition, first)])?.raw();
             let mut told = Instant::now();
             let mut idle = Instant::now();
             while reading.next(partition) < end {
@@ -245,12 +254,13 @@ impl SlotLog {
             }
             let from = copied.next;
             let to = Copied { next: reading.next(partition), ..copied };
-            if !self.state.write(from, &to, |_| Ok(()))? {
+            if !self.state.write(from, &to, true, |_| Ok(()))? {
                 return Err(self.fenced());
             }
             copied = to;
         }
         self.copied = copied;
+        self.counts = self.state.counts()?;
         Ok(())
     }
 
@@ -285,7 +295,7 @@ impl SlotLog {
                 Found::Record { .. } => {}
             }
         }
-        let written = self.state.write(from, &to, |connection| {
+        let written = self.state.write(from, &to, false, |connection| {
             for found in batch {
                 if let Found::Change { key, value, .. } = found {
                     changelog::apply(connection, key, value.as_deref())?;
@@ -341,7 +351,8 @@ impl SlotLog {
         position: u64,
         told: &Told,
     ) -> Result<u64, KafkaError> {
-        let timeout = Duration::from_millis(self.inner.config.delivery_timeout_ms);
+        // All of it together: whoever stops waits for no more than that.
+        let deadline = Instant::now() + Duration::from_millis(self.inner.config.delivery_timeout_ms);
         producer.begin_transaction()?;
         let at = self.inner.clock.now();
         let mut last: Option<DeliveryFuture> = None;
@@ -351,7 +362,7 @@ impl SlotLog {
                 .key(&record.key.0)
                 .payload(record.value.as_ref())
                 .headers(headers(at, false));
-            send(producer, message)?;
+            send(producer, message, deadline)?;
         }
         for (key, value) in &messages.changes {
             let mut message: FutureRecord<'_, [u8], [u8]> =
@@ -359,29 +370,29 @@ impl SlotLog {
             if let Some(value) = value {
                 message = message.payload(value.as_slice());
             }
-            last = Some(send(producer, message)?);
+            last = Some(send(producer, message, deadline)?);
         }
-        let deadline = Instant::now() + timeout;
         while producer.in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
+        }
+        if producer.in_flight_count() > 0 {
+            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
         }
         let last = match last.map(|last| self.inner.runtime.block_on(last)) {
             Some(Ok(Ok(delivery))) => u64::try_from(delivery.offset).unwrap_or(0),
             Some(Ok(Err((error, _)))) => return Err(error),
             Some(Err(_)) | None => return Err(KafkaError::Canceled),
         };
-        let Some(group) = self.group.as_ref().and_then(Consumer::group_metadata) else {
-            return Err(KafkaError::Canceled);
-        };
+        let Some(group) = self.group.group_metadata() else { return Err(KafkaError::Canceled) };
         {
             let mut offsets = TopicPartitionList::new();
             let stored = self.inner.config.stored_name(&self.topics.input);
             let mut element = offsets.add_partition(&stored, number(self.partition));
             element.set_offset(offset(position))?;
             element.set_metadata(serde_json::to_string(told).unwrap_or_default());
-            producer.send_offsets_to_transaction(&offsets, &group, timeout)?;
+            producer.send_offsets_to_transaction(&offsets, &group, left(deadline))?;
         }
-        commit(producer, timeout)?;
+        commit(producer, deadline)?;
         Ok(last)
     }
 
@@ -394,9 +405,12 @@ impl SlotLog {
             paused: write.paused.clone(),
             suspicion: (&write.suspicion).into(),
             epoch: self.epoch,
+            incarnation: self.incarnation.clone(),
         };
-        let mut changes: Vec<Change> = changelog::changes(&self.state.connection, &write.pending).map_err(storage)?;
-        let told = self.told(&changes, &progress)?;
+        let mut changes: Vec<Change> =
+            changelog::changes(&self.state.connection, &write.pending).map_err(|error| self.state.failed(error))?;
+        let counts = self.state.counts_after(self.counts, &changes)?;
+        let told = told(&progress, counts);
         let text = serde_json::to_vec(&progress).map_err(|error| BusError::Storage(error.to_string()))?;
         changes.push((PROGRESS.to_vec(), Some(text)));
         let place = |(topic, partitions): &(String, u32), record: &Record| {
@@ -411,7 +425,7 @@ impl SlotLog {
         let messages = Messages { records: outputs.chain(letters).collect(), changes };
         let last = self.transaction(&messages, position, &told)?;
         let to = Copied { next: last + 1, progress: Some(progress), mark: None };
-        let written = self.state.write(self.copied.next, &to, |connection| {
+        let written = self.state.write(self.copied.next, &to, true, |connection| {
             for (key, value) in &messages.changes {
                 changelog::apply(connection, key, value.as_deref())?;
             }
@@ -421,29 +435,21 @@ impl SlotLog {
             return Err(self.fenced());
         }
         self.copied = to;
+        self.counts = counts;
         self.position = write.position;
         while self.queue.front().is_some_and(|record| record.position < write.position) {
             self.queue.pop_front();
         }
         Ok(())
     }
+}
 
-    /// What everybody may know after these changes: they are made in the file and taken back.
-    fn told(&self, changes: &[Change], progress: &Progress) -> Result<Told, BusError> {
-        let connection = &self.state.connection;
-        connection.execute_batch("SAVEPOINT told").map_err(storage)?;
-        let counted = changes
-            .iter()
-            .filter(|(key, _)| matches!(key.first(), Some(b't' | b'x')))
-            .try_for_each(|(key, value)| changelog::apply(connection, key, value.as_deref()).map(drop))
-            .map_err(storage)
-            .and_then(|()| self.state.counts());
-        connection.execute_batch("ROLLBACK TO told; RELEASE told").map_err(storage)?;
-        let (timers, due, poisoned) = counted?;
-        // The brokers keep at most 4 KiB beside a position.
-        let paused = progress.paused.clone().map(|name| name.chars().take(200).collect());
-        Ok(Told { time: progress.time, paused, timers, due, poisoned })
-    }
+/// What everybody may know of a partition.
+fn told(progress: &Progress, counts: Counts) -> Told {
+    let Counts { timers, poisoned, due } = counts;
+    // The brokers keep at most 4 KiB beside a position.
+    let paused = progress.paused.clone().map(|name| name.chars().take(200).collect());
+    Told { time: progress.time, paused, timers, due, poisoned, incarnation: progress.incarnation.clone() }
 }
 
 /// What a transaction sends.
@@ -454,13 +460,16 @@ struct Messages {
 }
 
 /// Hands a message to the client, waiting for room: the client sends what it has meanwhile.
-fn send<K, P>(producer: &FutureProducer<Context>, message: FutureRecord<'_, K, P>) -> Result<DeliveryFuture, KafkaError>
+fn send<K, P>(
+    producer: &FutureProducer<Context>,
+    message: FutureRecord<'_, K, P>,
+    deadline: Instant,
+) -> Result<DeliveryFuture, KafkaError>
 where
     K: rdkafka::message::ToBytes + ?Sized,
     P: rdkafka::message::ToBytes + ?Sized,
 {
     let mut message = message;
-    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match producer.send_result(message) {
             Ok(delivery) => return Ok(delivery),
@@ -471,6 +480,31 @@ where
             Err((error, _)) => return Err(error),
         }
     }
+}
+
+impl SlotLog {
+    /// A position behind the end of the input: brokers came back with less than they had acknowledged. Records would be
+    /// missed until the end has passed it. A new leader may not know its end for a moment.
+    fn refuse_ahead(&self, stored: &str, position: u64) -> Result<(), BusError> {
+        let deadline = Instant::now() + self.inner.request_timeout();
+        loop {
+            let end = self.inner.questions.end(Isolation::Uncommitted, stored, self.partition)?;
+            if position <= end {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let (topic, partition) = (self.topics.input.to_string(), self.partition);
+                let (position, end) = (Position::from_offset(position), Position::from_offset(end));
+                return Err(BusError::PositionAhead { topic, partition, position, end });
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// What is left of the time until a deadline.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
 }
 
 impl PartitionLog for SlotLog {
@@ -485,11 +519,15 @@ impl PartitionLog for SlotLog {
         let (inner, partition) = (Arc::clone(&self.inner), self.partition);
         let stored = inner.config.stored_name(&self.topics.input);
         let committed = self.committed()?;
-        self.restore()?;
+        self.restore(committed.as_ref().map(|(_, told)| told.incarnation.as_str()))?;
+        let committed = committed.map(|(position, _)| position);
         let oldest = inner.questions.oldest(&stored, &[partition])?.into_iter().next().unwrap_or(0);
         let progress = match (committed, self.copied.progress.clone()) {
             (Some(position), Some(progress)) if position == progress.position => progress,
-            (None, None) => Progress { position: oldest, epoch: self.epoch, ..Progress::default() },
+            (None, None) => {
+                let incarnation = hex::encode(rand::random::<[u8; 8]>());
+                Progress { position: oldest, epoch: self.epoch, incarnation, ..Progress::default() }
+            }
             (position, progress) => {
                 let say = |position: Option<u64>| {
                     position.map_or_else(|| "none".to_owned(), |at| Position::from_offset(at).to_string())
@@ -508,7 +546,9 @@ impl PartitionLog for SlotLog {
             let (topic, position) = (self.topics.input.to_string(), Position::from_offset(progress.position));
             return Err(BusError::PositionGone { topic, partition, position, oldest: Position::from_offset(oldest) });
         }
+        self.refuse_ahead(&stored, progress.position)?;
         self.position = progress.position;
+        self.incarnation.clone_from(&progress.incarnation);
         let group = step_group(&self.topics.step);
         let from = [(partition, progress.position)];
         self.reading = Some(Reading::open(inner, Arc::clone(&self.topics.input), &group, Gone::Told, &from)?);
@@ -531,22 +571,22 @@ impl PartitionLog for SlotLog {
             time,
             committed_time: time,
             paused: progress.paused.is_some(),
-            poisoned: tables::poisoned_keys(connection, SLOT).map_err(storage)?,
-            control: tables::control_table(connection, SLOT).map_err(storage)?,
-            timers: TimerWindow::load(connection, SLOT).map_err(storage)?,
+            poisoned: tables::poisoned_keys(connection, SLOT).map_err(|error| self.state.failed(error))?,
+            control: tables::control_table(connection, SLOT).map_err(|error| self.state.failed(error))?,
+            timers: TimerWindow::load(connection, SLOT).map_err(|error| self.state.failed(error))?,
         };
         Ok((loaded, mark.map_or(progress.suspicion, |mark| mark.suspicion).into()))
     }
 
     fn load_timers(&mut self) -> Result<TimerWindow, BusError> {
-        TimerWindow::load(&self.state.connection, SLOT).map_err(storage)
+        TimerWindow::load(&self.state.connection, SLOT).map_err(|error| self.state.failed(error))
     }
 
     fn known_end(&self) -> u64 {
         self.queue.back().map_or(self.position, |record| (record.position + 1).max(self.position))
     }
 
-    fn look_for_end(&mut self, position: u64) -> Result<u64, BusError> {
+    fn look_for_end(&mut self, position: u64) -> Result<Option<u64>, BusError> {
         let stored = self.inner.config.stored_name(&self.topics.input);
         // Whatever was ever written: what a commit has not made readable yet is there already.
         let end = self.inner.questions.end(Isolation::Uncommitted, &stored, self.partition)?;
@@ -554,13 +594,11 @@ impl PartitionLog for SlotLog {
         loop {
             let read = self.reading.as_ref().map_or(0, |reading| reading.next(self.partition));
             if self.known_end() > position || read >= end {
-                return Ok(self.known_end());
+                return Ok(Some(self.known_end()));
             }
             if begun.elapsed() > REACH {
-                return Err(BusError::Storage(format!(
-                    "{stored}/{} can not be read to its end: somebody's transaction is open",
-                    self.partition
-                )));
+                tracing::debug!(topic = stored, partition = self.partition, "an open transaction hides the end");
+                return Ok(None);
             }
             self.look(LOOK)?;
         }
@@ -598,15 +636,10 @@ impl PartitionLog for SlotLog {
     fn concluded(&self, step: &str) -> Result<Concluded, BusError> {
         let live = self.inner.live.lock().get(&(step.to_owned(), self.partition)).copied();
         let holder = if live.is_some() { Held::Here } else { Held::Elsewhere };
-        let mut followed = self.followed.lock();
-        if followed.is_none() {
-            let group = step_group(step);
-            *followed = Some(consumer(&self.inner.config, &self.inner.context, &group, Isolation::Committed, |_| {})?);
-        }
-        let Some(client) = followed.as_ref() else { return Err(BusError::Closed) };
+        let client = self.inner.group(&step_group(step))?;
         let Some(input) = self.inner.input_of_step(step)? else { return Ok(Concluded::Everything) };
         let stored = self.inner.config.stored_name(&input);
-        let told = self.inner.told(client, &stored, &[self.partition])?;
+        let told = self.inner.told(&client, &stored, &[self.partition])?;
         let told = told.into_iter().next().and_then(|(_, at)| at).and_then(|(_, told)| told.concluded());
         Ok(Concluded::UpTo { time: told.max(live.and_then(|live| live.concluded)), holder })
     }
@@ -619,14 +652,14 @@ impl PartitionLog for SlotLog {
     }
 
     fn state(&self, key: &RecordKey, name: &str) -> Result<Option<Bytes>, BusError> {
-        tables::state(&self.state.connection, SLOT, key, name).map_err(storage)
+        tables::state(&self.state.connection, SLOT, key, name).map_err(|error| self.state.failed(error))
     }
 
     fn states(&self, key: &RecordKey) -> Result<Vec<(String, Bytes)>, BusError> {
-        tables::states(&self.state.connection, SLOT, key).map_err(storage)
+        tables::states(&self.state.connection, SLOT, key).map_err(|error| self.state.failed(error))
     }
 
     fn state_names(&self, key: &RecordKey) -> Result<Vec<String>, BusError> {
-        tables::state_names(&self.state.connection, SLOT, key).map_err(storage)
+        tables::state_names(&self.state.connection, SLOT, key).map_err(|error| self.state.failed(error))
     }
 }

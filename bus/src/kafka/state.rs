@@ -5,16 +5,19 @@
 //! that position on. Two handles may have it open (an owner that was stopped wakes up); whoever writes says which
 //! position it found, and writes nothing when it is another one by then.
 //!
-//! Any doubt begins it anew, from the beginning of the changelog: another identity, a position that the changelog does
-//! not reach, or a copy so old that the changelog may have forgotten what is gone.
+//! Any doubt begins it anew, from the beginning of the changelog: another identity, another incarnation of the partition,
+//! a position that the changelog does not reach, a copy so old that the changelog may have forgotten what is gone, or a
+//! file that SQLite can not read.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use service::clock::real_now;
 
-use super::changelog::{Mark, Progress, SLOT};
+use super::changelog::{self, Change, Mark, Place, Progress, SLOT};
 use crate::error::BusError;
 use crate::worker::tables;
 
@@ -42,10 +45,22 @@ pub(super) struct Copied {
     pub(super) mark: Option<Mark>,
 }
 
+/// What is told of timers and poisoned keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counts {
+    pub(super) timers: u64,
+    pub(super) poisoned: u64,
+    /// When the next timer is due, microseconds.
+    pub(super) due: Option<i64>,
+}
+
 /// The copy.
 pub(super) struct State {
     pub(super) connection: Connection,
+    path: PathBuf,
     identity: String,
+    /// The file can not be read.
+    is_broken: Cell<bool>,
 }
 
 impl State {
@@ -54,17 +69,33 @@ impl State {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|error| failed(path, &error.to_string()))?;
         }
-        let opened = Self::open_once(path);
-        let connection = match opened {
+        let connection = match Self::open_once(path) {
             Ok(connection) => connection,
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
-                // What it held is in the changelog.
-                std::fs::remove_file(path).map_err(|error| failed(path, &error.to_string()))?;
+            Err(error) if is_broken(&error) => {
+                remove(path)?;
                 Self::open_once(path).map_err(storage)?
             }
             Err(error) => return Err(storage(error)),
         };
-        Ok(Self { connection, identity: identity.to_owned() })
+        Ok(Self { connection, path: path.to_owned(), identity: identity.to_owned(), is_broken: Cell::new(false) })
+    }
+
+    /// A file that can not be read is replaced: what it held is in the changelog.
+    pub(super) fn mend(&mut self) -> Result<(), BusError> {
+        if self.is_broken.get() {
+            tracing::warn!(changelog = %self.identity, "the copy of a step's state can not be read: built anew");
+            remove(&self.path)?;
+            *self = Self::open(&self.path, &self.identity)?;
+        }
+        Ok(())
+    }
+
+    /// An error of the file, which is remembered when it is broken.
+    pub(super) fn failed(&self, error: rusqlite::Error) -> BusError {
+        if is_broken(&error) {
+            self.is_broken.set(true);
+        }
+        storage(error)
     }
 
     fn open_once(path: &Path) -> rusqlite::Result<Connection> {
@@ -82,8 +113,9 @@ impl State {
         Ok(connection)
     }
 
-    /// Up to where the copy goes; begun anew when it is not to be trusted.
-    pub(super) fn copied(&self, changelog_end: u64) -> Result<Copied, BusError> {
+    /// Up to where the copy goes; begun anew when it is not to be trusted. `incarnation`: of the partition; none: it was
+    /// never handled.
+    pub(super) fn copied(&self, changelog_end: u64, incarnation: Option<&str>) -> Result<Copied, BusError> {
         let found = self
             .connection
             .query_row("SELECT identity, next, progress, mark, written_at FROM copy WHERE id = 0", [], |row| {
@@ -93,13 +125,14 @@ impl State {
                 Ok((identity, next, progress, mark, row.get::<_, i64>(4)?))
             })
             .optional()
-            .map_err(storage)?;
+            .map_err(|error| self.failed(error))?;
         if let Some((identity, next, progress, mark, written_at)) = found {
             let age = real_now().as_micros().saturating_sub(written_at);
             let trusted = (0..i64::try_from(TRUSTED.as_micros()).unwrap_or(i64::MAX)).contains(&age);
             let (progress, mark) = (read(progress.as_deref()), read(mark.as_deref()));
             if let (true, Ok(progress), Ok(mark)) = (identity == self.identity && trusted, progress, mark)
                 && next <= changelog_end
+                && progress.as_ref().map(|progress: &Progress| progress.incarnation.as_str()) == incarnation
             {
                 return Ok(Copied { next, progress, mark });
             }
@@ -111,69 +144,142 @@ impl State {
 
     fn begin_anew(&self) -> Result<(), BusError> {
         let connection = &self.connection;
-        let transaction = connection.unchecked_transaction().map_err(storage)?;
+        let transaction = connection.unchecked_transaction().map_err(|error| self.failed(error))?;
         for table in ["state", "timers", "poisoned_keys", "control", "copy"] {
-            transaction.execute(&format!("DELETE FROM {table}"), []).map_err(storage)?;
+            transaction.execute(&format!("DELETE FROM {table}"), []).map_err(|error| self.failed(error))?;
         }
         transaction
             .execute(
                 "INSERT INTO copy (id, identity, next, written_at) VALUES (0, ?1, 0, ?2)",
                 params![self.identity, real_now().as_micros()],
             )
-            .map_err(storage)?;
-        transaction.commit().map_err(storage)
+            .map_err(|error| self.failed(error))?;
+        transaction.commit().map_err(|error| self.failed(error))
     }
 
-    /// Writes what follows `from`; false: somebody else has gone on from there, and nothing is written.
+    /// Writes what follows `from`; false: somebody else has gone on from there, and nothing is written. `whole`: the copy
+    /// then holds what the changelog does, and is as young as that.
     pub(super) fn write(
         &self,
         from: u64,
         to: &Copied,
+        whole: bool,
         change: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<bool, BusError> {
         let text = |error: serde_json::Error| BusError::Storage(error.to_string());
         let progress = to.progress.as_ref().map(serde_json::to_string).transpose().map_err(text)?;
         let mark = to.mark.as_ref().map(serde_json::to_string).transpose().map_err(text)?;
         let behavior = rusqlite::TransactionBehavior::Immediate;
-        let transaction = rusqlite::Transaction::new_unchecked(&self.connection, behavior).map_err(storage)?;
+        let transaction =
+            rusqlite::Transaction::new_unchecked(&self.connection, behavior).map_err(|error| self.failed(error))?;
         let written = transaction
             .execute(
-                "UPDATE copy SET next = ?1, progress = ?2, mark = ?3, written_at = ?4
+                "UPDATE copy SET next = ?1, progress = ?2, mark = ?3, written_at = COALESCE(?4, written_at)
                  WHERE id = 0 AND next = ?5 AND identity = ?6",
                 params![
                     to.next.cast_signed(),
                     progress,
                     mark,
-                    real_now().as_micros(),
+                    whole.then(|| real_now().as_micros()),
                     from.cast_signed(),
                     self.identity
                 ],
             )
-            .map_err(storage)?;
+            .map_err(|error| self.failed(error))?;
         if written != 1 {
             return Ok(false);
         }
-        change(&transaction).map_err(storage)?;
-        transaction.commit().map_err(storage)?;
+        change(&transaction).map_err(|error| self.failed(error))?;
+        transaction.commit().map_err(|error| self.failed(error))?;
         Ok(true)
     }
 
-    /// How many timers there are, when the next is due, and how many keys are poisoned.
-    pub(super) fn counts(&self) -> Result<(u64, Option<i64>, u64), BusError> {
+    /// What is told of what was committed. Looks at every timer: once a load.
+    pub(super) fn counts(&self) -> Result<Counts, BusError> {
         let count = |row: &rusqlite::Row<'_>, place: usize| row.get::<_, i64>(place).map(i64::cast_unsigned);
         self.connection
             .query_row(
                 "SELECT (SELECT COUNT(*) FROM timers WHERE slot = ?1), (SELECT MIN(due) FROM timers WHERE slot = ?1),
                  (SELECT COUNT(*) FROM poisoned_keys WHERE slot = ?1)",
                 [SLOT],
-                |row| Ok((count(row, 0)?, row.get(1)?, count(row, 2)?)),
+                |row| Ok(Counts { timers: count(row, 0)?, due: row.get(1)?, poisoned: count(row, 2)? }),
             )
-            .map_err(storage)
+            .map_err(|error| self.failed(error))
+    }
+
+    /// The same after changes that are not written yet.
+    pub(super) fn counts_after(&self, before: Counts, changes: &[Change]) -> Result<Counts, BusError> {
+        self.counted_after(before, changes).map_err(|error| self.failed(error))
+    }
+
+    fn counted_after(&self, before: Counts, changes: &[Change]) -> rusqlite::Result<Counts> {
+        let mut timers: BTreeMap<(&[u8], &str), Option<i64>> = BTreeMap::new();
+        let mut poisoned: BTreeMap<&[u8], bool> = BTreeMap::new();
+        for (key, value) in changes {
+            match changelog::place_of(key) {
+                Some(Place::Timer { key, name }) => {
+                    let due = value.as_deref().and_then(|value| value.try_into().ok()).map(i64::from_be_bytes);
+                    timers.insert((key, name), due);
+                }
+                Some(Place::Poisoned { key }) => {
+                    poisoned.insert(key, value.is_some());
+                }
+                None => {}
+            }
+        }
+        let mut after = before;
+        let mut timer =
+            self.connection.prepare_cached("SELECT COUNT(*) FROM timers WHERE slot = ?1 AND key = ?2 AND name = ?3")?;
+        for ((key, name), due) in &timers {
+            let was: u64 = timer.query_row(params![SLOT, key, name], |row| row.get::<_, i64>(0))?.cast_unsigned();
+            after.timers = (after.timers + u64::from(due.is_some())).saturating_sub(was);
+        }
+        let mut poison =
+            self.connection.prepare_cached("SELECT COUNT(*) FROM poisoned_keys WHERE slot = ?1 AND key = ?2")?;
+        for (key, is_poisoned) in &poisoned {
+            let was: u64 = poison.query_row(params![SLOT, key], |row| row.get::<_, i64>(0))?.cast_unsigned();
+            after.poisoned = (after.poisoned + u64::from(*is_poisoned)).saturating_sub(was);
+        }
+        // The first that stays as it is, and the first of those that change.
+        let mut ordered = self
+            .connection
+            .prepare_cached("SELECT due, key, name FROM timers WHERE slot = ?1 ORDER BY due, key, name")?;
+        let mut rows = ordered.query([SLOT])?;
+        after.due = timers.values().copied().flatten().min();
+        while let Some(row) = rows.next()? {
+            let (key, name) = (row.get_ref(1)?.as_blob()?, row.get_ref(2)?.as_str()?);
+            if !timers.contains_key(&(key, name)) {
+                let due = row.get(0)?;
+                after.due = Some(after.due.map_or(due, |first| first.min(due)));
+                break;
+            }
+        }
+        Ok(after)
     }
 }
 
 fn read<T: serde::de::DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, serde_json::Error> {
     text.map(serde_json::from_str).transpose()
+}
+
+/// Whether SQLite can not read the file.
+fn is_broken(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+}
+
+/// Removes a copy and what SQLite keeps beside it.
+fn remove(path: &Path) -> Result<(), BusError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(path, &error.to_string()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn failed(path: &Path, error: &str) -> BusError {
@@ -201,20 +307,22 @@ mod tests {
             connection.execute("INSERT INTO state VALUES (0, zeroblob(16), 'n', x'01')", []).map(drop)
         };
         let state = State::open(&path, "one").unwrap();
-        assert_eq!(state.copied(10).unwrap(), Copied::default());
-        let progress = Some(Progress { position: 3, ..Progress::default() });
+        assert_eq!(state.copied(10, None).unwrap(), Copied::default());
+        let progress = Some(Progress { position: 3, incarnation: "first".to_owned(), ..Progress::default() });
         let to = Copied { next: 7, progress, mark: None };
-        assert!(state.write(0, &to, put).unwrap());
-        assert!(!state.write(0, &to, put).unwrap(), "somebody has gone on");
+        assert!(state.write(0, &to, true, put).unwrap());
+        assert!(!state.write(0, &to, true, put).unwrap(), "somebody has gone on");
         let again = State::open(&path, "one").unwrap();
-        assert_eq!(again.copied(10).unwrap(), to);
-        assert_eq!(again.copied(6).unwrap(), Copied::default(), "the changelog is another one");
-        assert!(state.write(0, &to, put).unwrap());
+        assert_eq!(again.copied(10, Some("first")).unwrap(), to);
+        assert_eq!(again.copied(10, Some("second")).unwrap(), Copied::default(), "the partition is another one");
+        assert!(state.write(0, &to, true, put).unwrap());
+        assert_eq!(again.copied(6, Some("first")).unwrap(), Copied::default(), "the changelog is another one");
+        assert!(state.write(0, &to, true, put).unwrap());
         let other = State::open(&path, "another").unwrap();
-        assert_eq!(other.copied(10).unwrap(), Copied::default());
+        assert_eq!(other.copied(10, Some("first")).unwrap(), Copied::default());
         let left: i64 = other.connection.query_row("SELECT COUNT(*) FROM state", [], |row| row.get(0)).unwrap();
         assert_eq!(left, 0);
-        assert!(!state.write(7, &to, put).unwrap(), "it is not ours any more");
+        assert!(!state.write(7, &to, true, put).unwrap(), "it is not ours any more");
     }
 
     #[test]
@@ -222,6 +330,75 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("0.sqlite");
         std::fs::write(&path, vec![b'x'; 9_000]).unwrap();
-        assert_eq!(State::open(&path, "one").unwrap().copied(10).unwrap(), Copied::default());
+        assert_eq!(State::open(&path, "one").unwrap().copied(10, None).unwrap(), Copied::default());
+    }
+
+    #[test]
+    fn a_file_that_breaks_while_it_is_used_is_built_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.sqlite");
+        let mut state = State::open(&path, "one").unwrap();
+        let many = |connection: &Connection| {
+            (0..200_i64).try_for_each(|number| {
+                let value = vec![7_u8; 900];
+                connection
+                    .execute("INSERT INTO state VALUES (0, zeroblob(16), ?1, ?2)", params![number.to_string(), value])
+                    .map(drop)
+            })
+        };
+        assert!(state.copied(10, None).is_ok());
+        assert!(state.write(0, &Copied { next: 7, ..Copied::default() }, true, many).unwrap());
+        state.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        state.connection.execute_batch("PRAGMA shrink_memory").unwrap();
+        let length = std::fs::metadata(&path).unwrap().len();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xee; usize::try_from(length).unwrap() - 4096], 4096)
+            .unwrap();
+        let counted = state.counts();
+        let read = tables::states(&state.connection, SLOT, &crate::record::RecordKey([0; 16]));
+        let failed = read.map_err(|error| state.failed(error));
+        assert!(counted.is_err() || failed.is_err(), "SQLite reads on");
+        state.mend().unwrap();
+        assert_eq!(state.copied(10, None).unwrap(), Copied::default());
+        assert!(state.write(0, &Copied { next: 7, ..Copied::default() }, true, many).unwrap());
+    }
+
+    #[test]
+    fn what_is_told_follows_changes_that_are_not_written_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(&folder.path().join("0.sqlite"), "one").unwrap();
+        state.copied(10, None).unwrap();
+        let timer = |key: u8, name: &str, due: Option<i64>| {
+            let mut place = vec![b't'];
+            place.extend_from_slice(&[key; 16]);
+            place.extend_from_slice(name.as_bytes());
+            (place, due.map(|due| due.to_be_bytes().to_vec()))
+        };
+        let poison = |key: u8, reason: Option<&str>| {
+            let mut place = vec![b'x'];
+            place.extend_from_slice(&[key; 16]);
+            (place, reason.map(|reason| reason.as_bytes().to_vec()))
+        };
+        let rounds = [
+            vec![timer(1, "a", Some(50)), timer(1, "b", Some(40)), timer(2, "a", Some(60)), poison(3, Some("bad"))],
+            vec![timer(1, "b", None), timer(2, "a", Some(10)), poison(3, Some("worse")), poison(4, Some("bad"))],
+            vec![timer(2, "a", None), timer(2, "a", Some(90)), timer(9, "z", None), poison(3, None), poison(7, None)],
+            vec![timer(1, "a", None), timer(2, "a", None)],
+        ];
+        let (mut counts, mut next) = (state.counts().unwrap(), 0);
+        assert_eq!(counts, Counts::default());
+        for changes in rounds {
+            let told = state.counts_after(counts, &changes).unwrap();
+            let to = Copied { next: next + 1, ..Copied::default() };
+            let apply = |connection: &Connection| {
+                let each = |(key, value): &Change| changelog::apply(connection, key, value.as_deref()).map(drop);
+                changes.iter().try_for_each(each)
+            };
+            assert!(state.write(next, &to, true, apply).unwrap());
+            counts = state.counts().unwrap();
+            assert_eq!(told, counts);
+            next += 1;
+        }
+        assert_eq!(counts, Counts { timers: 0, poisoned: 1, due: None });
     }
 }

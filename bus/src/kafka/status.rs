@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Inner;
 use super::changelog::Told;
-use super::client::{Isolation, OurConsumer, committed, consumer, number};
+use super::client::{Isolation, OurConsumer, consumer, number};
 use super::reader::{Found, Gone, Reading};
 use super::tail::{self, reader_group};
 use crate::error::BusError;
@@ -39,6 +39,17 @@ const COUNTED: u64 = 2_000;
 pub(super) type ToldAt = Option<(u64, Told)>;
 
 impl Inner {
+    /// The client that asks for what a group has committed, and speaks for it in transactions: one for all who do.
+    pub(super) fn group(&self, group: &str) -> Result<Arc<OurConsumer>, BusError> {
+        let mut groups = self.groups.lock();
+        if let Some(client) = groups.get(group) {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(consumer(&self.config, &self.context, group, Isolation::Committed, |_| {})?);
+        groups.insert(group.to_owned(), Arc::clone(&client));
+        Ok(client)
+    }
+
     /// What a group has committed about partitions of a topic, when every transaction about them is settled. Blocks.
     pub(super) fn told(
         &self,
@@ -55,13 +66,20 @@ impl Inner {
             .map_err(|error| self.context.error("the positions of a step can not be had", &error))?;
         let mut told = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            let at = answered.find_partition(stored, number(*partition)).and_then(|element| match element.offset() {
-                Offset::Offset(position) => {
-                    let beside = serde_json::from_str(element.metadata()).unwrap_or_default();
-                    Some((u64::try_from(position).unwrap_or(0), beside))
+            let at = match answered.find_partition(stored, number(*partition)) {
+                Some(element) => {
+                    let refused = |error| self.context.error("the position of a step can not be had", &error);
+                    element.error().map_err(refused)?;
+                    match element.offset() {
+                        Offset::Offset(position) => {
+                            let beside = serde_json::from_str(element.metadata()).unwrap_or_default();
+                            Some((u64::try_from(position).unwrap_or(0), beside))
+                        }
+                        _ => None,
+                    }
                 }
-                _ => None,
-            });
+                None => None,
+            };
             told.push((*partition, at));
         }
         Ok(told)
@@ -73,7 +91,7 @@ impl Inner {
         if let Some(input) = self.inputs.lock().get(step) {
             return Ok(Some(input.clone()));
         }
-        let client = consumer(&self.config, &self.context, &step_group(step), Isolation::Committed, |_| {})?;
+        let client = self.group(&step_group(step))?;
         let mut asked = TopicPartitionList::new();
         for (topic, partitions) in self.questions.topics(&self.config.prefix)? {
             asked.add_partition_range(&topic, 0, number(partitions).saturating_sub(1));
@@ -101,7 +119,7 @@ impl Inner {
             let stored = inner.config.stored_name(&input);
             let partitions = inner.questions.partitions(&stored)?.ok_or_else(unknown)?;
             let numbers: Vec<u32> = (0..partitions).collect();
-            let client = consumer(&inner.config, &inner.context, &step_group(&name), Isolation::Committed, |_| {})?;
+            let client = inner.group(&step_group(&name))?;
             let told = inner.told(&client, &stored, &numbers)?;
             if told.iter().all(|(_, at)| at.is_none()) {
                 return Err(unknown());
@@ -167,7 +185,7 @@ impl Inner {
         let mut counted = vec![0; ranges.len()];
         while ranges.iter().any(|(partition, _, end)| reading.next(*partition) < *end) {
             if started.elapsed() > self.request_timeout() {
-                let message = format!("the records of {} can not be counted in time", self.config.prefix);
+                let message = "the records behind a step can not be counted in time".to_owned();
                 return Err(BusError::Storage(message));
             }
             reading.look(Duration::from_millis(50))?;
@@ -207,8 +225,9 @@ impl Inner {
             let ends = inner.questions.ends(Isolation::Committed, &stored, &numbers)?;
             let mut slowest: Option<Vec<u64>> = None;
             for group in &groups {
-                let positions = committed(&inner.config, &inner.context, group, &stored, partitions)?;
-                let read = positions.into_iter().zip(&oldest).map(|(position, oldest)| position.unwrap_or(*oldest));
+                let told = inner.told(&*inner.group(group)?, &stored, &numbers)?;
+                let positions = told.into_iter().map(|(_, at)| at.map(|(position, _)| position));
+                let read = positions.zip(&oldest).map(|(position, oldest)| position.unwrap_or(*oldest));
                 slowest = Some(match slowest {
                     Some(slowest) => slowest.into_iter().zip(read).map(|(one, other)| one.min(other)).collect(),
                     None => read.collect(),
@@ -232,8 +251,7 @@ impl Inner {
         unread: &[u64],
         ends: &[u64],
     ) -> Result<Option<Timestamp>, BusError> {
-        /// A partition whose next record does not come within this has none.
-        const WAIT: Duration = Duration::from_secs(2);
+        const WAIT: Duration = Duration::from_millis(200);
         let behind: Vec<u32> =
             (0..).zip(unread.iter().zip(ends)).filter(|(_, (next, end))| next < end).map(|(place, _)| place).collect();
         if behind.is_empty() {
@@ -250,7 +268,11 @@ impl Inner {
         let seen_all = |oldest: &[Option<Timestamp>]| {
             behind.iter().all(|partition| oldest.get(*partition as usize).is_some_and(Option::is_some))
         };
-        while !seen_all(&oldest) && !look.positions().reached(&end) && started.elapsed() < WAIT {
+        while !seen_all(&oldest) && !look.positions().reached(&end) {
+            // Records that are there and do not come are no reason to say that all was read.
+            if started.elapsed() > self.request_timeout() {
+                return Err(BusError::Storage(format!("what is unread of {topic} can not be looked at in time")));
+            }
             for record in look.next(100, WAIT).await? {
                 if let Some(place) = oldest.get_mut(record.partition as usize) {
                     place.get_or_insert(record.appended_at);

@@ -141,9 +141,21 @@ impl Run {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         interval.tick().await;
         loop {
-            if claim_now && let Err(error) = self.claim().await {
-                // Leases run on for a while, and commits tell whether we are still the owner.
-                tracing::warn!(step = %self.topics.step, %error, "cannot renew partitions");
+            if claim_now {
+                // A server that vanished without a word never answers; meanwhile workers end, and so may we.
+                let claimed = tokio::time::timeout(self.inner.lease() / RENEWALS_PER_LEASE, self.claim());
+                let why = tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    claimed = claimed => match claimed {
+                        Ok(Ok(())) => None,
+                        Ok(Err(error)) => Some(error.to_string()),
+                        Err(_) => Some("the database does not answer".to_owned()),
+                    }
+                };
+                if let Some(why) = why {
+                    // Leases run on for a while, and commits tell whether we are still the owner.
+                    tracing::warn!(step = %self.topics.step, why, "cannot renew partitions");
+                }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -246,8 +258,10 @@ impl Run {
         let (inner, shared, topics) = (Arc::clone(&self.inner), Arc::clone(&self.shared), Arc::clone(&self.topics));
         self.workers.spawn(async move {
             let place = (topics.step.clone(), partition);
-            let result = match SlotLog::new(Arc::clone(&inner), topics, partition, epoch, lease) {
-                Ok(log) => work(&shared, PartitionWorker::new(log, Arc::clone(&shared)), token).await,
+            let open = || SlotLog::new(Arc::clone(&inner), Arc::clone(&topics), partition, epoch, Arc::clone(&lease));
+            let result = match opened(&shared, partition, &token, open).await {
+                Ok(Some(log)) => work(&shared, PartitionWorker::new(log, Arc::clone(&shared)), token).await,
+                Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
             inner.live.lock().remove(&place);
@@ -264,10 +278,8 @@ impl Run {
             ended.map_err(|error| BusError::Storage(format!("a partition's task failed: {error}")))?;
         self.running.remove(&partition);
         let fence = self.held.lock().remove(&self.lease_name("partition", partition));
-        if let Some(fence) = fence
-            && let Err(error) = self.leases.release(&fence).await
-        {
-            tracing::warn!(%error, partition, "a partition could not be given back; its lease will run out");
+        if let Some(fence) = fence {
+            self.release(&fence).await;
         }
         match result {
             Ok(()) => Ok(false),
@@ -295,11 +307,38 @@ impl Run {
     async fn release_all(&self) {
         let fences: Vec<Fence> = std::mem::take(&mut *self.held.lock()).into_values().collect();
         for fence in fences {
-            if let Err(error) = self.leases.release(&fence).await {
-                tracing::warn!(%error, "a lease could not be given back; it will run out");
-            }
+            self.release(&fence).await;
         }
     }
+
+    /// Gives a lease back, so that whoever comes next need not wait.
+    async fn release(&self, fence: &Fence) {
+        let released = tokio::time::timeout(self.inner.lease() / RENEWALS_PER_LEASE, self.leases.release(fence)).await;
+        if !matches!(released, Ok(Ok(()))) {
+            tracing::warn!(lease = fence.name(), "a lease could not be given back; it will run out");
+        }
+    }
+}
+
+/// Opens the log of a partition; none when it is cancelled first. A disk that is full may have room later.
+async fn opened(
+    shared: &StepShared,
+    partition: u32,
+    token: &CancellationToken,
+    open: impl Fn() -> Result<SlotLog, BusError>,
+) -> Result<Option<SlotLog>, BusError> {
+    let mut pause = shared.spec.limits.first_pause;
+    while !token.is_cancelled() {
+        match open() {
+            Ok(log) => return Ok(Some(log)),
+            Err(error @ (BusError::Storage(_) | BusError::StorageFull)) => {
+                tracing::warn!(step = %shared.spec.name, partition, %error, "will try again");
+                wait(token, &mut pause, shared.spec.limits.longest_pause).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Works on one partition until it is cancelled, fenced, or cannot go on.
@@ -313,9 +352,10 @@ async fn work(
     let labels = [("step", shared.spec.name.clone()), ("partition", partition.to_string())];
     let paused = metrics::gauge!("flywheel_bus_step_paused", &labels);
     let mut pause = limits.first_pause;
+    let mut ended = Ok(());
     while !token.is_cancelled() {
         let result;
-        (worker, result) = on_thread(worker, |worker| worker.turn()).await?;
+        (worker, result) = on_thread(worker, PartitionWorker::turn).await?;
         paused.set(if matches!(result, Ok(Turn::Paused(_))) { 1.0 } else { 0.0 });
         match result {
             Ok(Turn::Progress) => pause = limits.first_pause,
@@ -330,7 +370,10 @@ async fn work(
                 // Looks are short, so that a simulated clock that goes on is noticed.
                 loop {
                     let grown;
-                    (worker, grown) = on_thread(worker, |worker| worker.log_mut().wait()).await?;
+                    (worker, grown) = on_thread(worker, |worker| worker.with_log(SlotLog::wait)).await?;
+                    if let Err(error) = &grown {
+                        tracing::debug!(step = %shared.spec.name, partition, %error, "begins again");
+                    }
                     let over = token.is_cancelled() || Instant::now() >= until || shared.clock.now() >= wake_at;
                     if over || grown.unwrap_or(true) {
                         break;
@@ -349,11 +392,19 @@ async fn work(
                 tracing::warn!(step = %shared.spec.name, partition, %error, "will try again");
                 wait(&token, &mut pause, limits.longest_pause).await;
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                ended = Err(error);
+                break;
+            }
         }
     }
     // Closing its clients waits for their threads.
-    tokio::task::spawn_blocking(move || drop(worker)).await.map_err(|error| BusError::Storage(error.to_string()))
+    let closed = tokio::task::spawn_blocking(move || {
+        worker.leave();
+        drop(worker);
+    });
+    closed.await.map_err(|error| BusError::Storage(error.to_string()))?;
+    ended
 }
 
 async fn wait(token: &CancellationToken, pause: &mut Duration, longest: Duration) {

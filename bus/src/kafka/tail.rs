@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+
 use super::Inner;
-use super::client::Isolation;
+use super::client::{Isolation, number, offset};
 use super::reader::{Buffer, Found, Gone, Reading};
 use crate::error::BusError;
 use crate::interface::Tail;
 use crate::record::{CommittedRecord, Position, Positions};
 use crate::worker::log::StoredRecord;
-use async_trait::async_trait;
-use parking_lot::Mutex;
 
 /// One look at the client takes at most so long, so that a tail that is dropped is gone soon.
 const LOOK: Duration = Duration::from_millis(100);
@@ -37,14 +41,7 @@ pub(super) async fn open(
     if let Some(reader) = reader {
         inner.register_reader(&topic, reader);
     }
-    Ok(Box::new(KafkaTail {
-        inner,
-        topic,
-        is_registered: group.is_some(),
-        positions,
-        buffer,
-        reading: Arc::new(Mutex::new(reading)),
-    }))
+    Ok(Box::new(KafkaTail { inner, topic, group, positions, buffer, reading: Arc::new(Mutex::new(reading)) }))
 }
 
 /// Checks the positions first: a reader that is refused must have changed nothing.
@@ -76,9 +73,8 @@ fn open_reading(
     }
     match group {
         Some(group) => {
-            let reading = Reading::open(inner, topic, &group, Gone::Told, &positions)?;
-            reading.commit(&positions)?;
-            Ok(reading)
+            inner.commit_positions(&group, &stored, &positions)?;
+            Reading::open(inner, topic, &group, Gone::Told, &positions)
         }
         None => Reading::open(inner, topic, "look", Gone::PassedOver, &positions),
     }
@@ -92,8 +88,8 @@ pub(super) fn reader_group(topic: &str, reader: &str) -> String {
 struct KafkaTail {
     inner: Arc<Inner>,
     topic: Arc<str>,
-    /// It tells the brokers how far it is.
-    is_registered: bool,
+    /// The group under which it tells how far it is; none: it only looks.
+    group: Option<String>,
     /// Past everything returned, by partition.
     positions: Vec<u64>,
     buffer: Buffer,
@@ -154,12 +150,28 @@ impl Tail for KafkaTail {
     }
 
     async fn commit(&mut self, positions: &Positions) -> Result<(), BusError> {
-        if !self.is_registered {
-            return Ok(());
-        }
+        let Some(group) = self.group.clone() else { return Ok(()) };
+        let stored = self.inner.config.stored_name(&self.topic);
         let positions: Vec<(u32, u64)> =
             positions.iter().map(|(partition, position)| (partition, position.offset())).collect();
-        let reading = Arc::clone(&self.reading);
-        self.inner.clone().blocking(move || reading.lock().commit(&positions)).await
+        let inner = Arc::clone(&self.inner);
+        self.inner.clone().blocking(move || inner.commit_positions(&group, &stored, &positions)).await
+    }
+}
+
+impl Inner {
+    /// Tells the brokers how far a group is. Blocks.
+    fn commit_positions(&self, group: &str, stored: &str, positions: &[(u32, u64)]) -> Result<(), BusError> {
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let client = self.group(group)?;
+        let mut list = TopicPartitionList::new();
+        let added: Result<(), KafkaError> = positions.iter().try_for_each(|(partition, position)| {
+            list.add_partition_offset(stored, number(*partition), offset(*position))
+        });
+        added
+            .and_then(|()| client.commit(&list, CommitMode::Sync))
+            .map_err(|error| self.context.error("positions can not be committed to Kafka", &error))
     }
 }

@@ -85,10 +85,10 @@ impl PartitionLog for SlotLog {
         self.inner.ends.end(self.partition_id)
     }
 
-    fn look_for_end(&mut self, _position: u64) -> Result<u64, BusError> {
+    fn look_for_end(&mut self, _position: u64) -> Result<Option<u64>, BusError> {
         let (_, end) = self.bounds()?;
         self.inner.ends.appended(std::iter::once((self.partition_id, end.offset())));
-        Ok(self.known_end())
+        Ok(Some(self.known_end()))
     }
 
     fn read(&mut self, range: ReadRange) -> Result<Vec<StoredRecord>, BusError> {

@@ -26,8 +26,9 @@ pub(crate) trait PartitionLog: Send + 'static {
     /// Where the partition ends, as far as this process knows. It may lag behind.
     fn known_end(&self) -> u64;
 
-    /// Looks where the partition ends now. What had been appended when this was called is counted in.
-    fn look_for_end(&mut self, position: u64) -> Result<u64, BusError>;
+    /// Looks where the partition ends now. What had been appended when this was called is counted in. None: something
+    /// that is not decided yet hides the end.
+    fn look_for_end(&mut self, position: u64) -> Result<Option<u64>, BusError>;
 
     /// The next records: at least one when there is one, whatever its size.
     fn read(&mut self, range: ReadRange) -> Result<Vec<StoredRecord>, BusError>;
