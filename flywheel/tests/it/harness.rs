@@ -169,8 +169,12 @@ impl Place {
 
     /// A command on this place.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        self.command_on(&self.data(), arguments)
+    }
+
+    fn command_on(&self, data: &Path, arguments: &[&str]) -> Command {
         let mut all: Vec<&str> = arguments.to_vec();
-        let (configuration, data) = (self.configuration(), self.data());
+        let configuration = self.configuration();
         all.extend(["--config", configuration.to_str().unwrap(), "--data-dir", data.to_str().unwrap()]);
         command(&all)
     }
@@ -182,8 +186,13 @@ impl Place {
 
     /// Starts a command on this place that stays.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
-        let mut command = self.command(arguments);
-        let name = format!("{}-{}", arguments.join("-"), real_now().as_micros());
+        self.start_on(&self.data(), arguments)
+    }
+
+    /// The same with a data directory of its own, as on another machine.
+    pub(crate) fn start_on(&self, data: &Path, arguments: &[&str]) -> Running {
+        let mut command = self.command_on(data, arguments);
+        let name = format!("{}-{}", arguments[0], real_now().as_micros());
         let (stdout, stderr) = (self.path().join(format!("{name}.out")), self.path().join(format!("{name}.err")));
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
         Running { child: command.spawn().unwrap(), stdout, stderr }
@@ -242,14 +251,18 @@ impl Place {
 
     /// Lets these persons agree to whole events, and every repository be trained on; waits until the log knows.
     pub(crate) async fn agree(&self, persons: impl IntoIterator<Item = String>) {
+        self.agree_in(&self.database().await, persons).await;
+    }
+
+    /// The same on another database than the one in the directory.
+    pub(crate) async fn agree_in(&self, pool: &AnyPool, persons: impl IntoIterator<Item = String>) {
         assert_eq!(self.say(&["consent", "ceiling", "code"]).code, Some(0));
         for person in persons {
             assert_eq!(self.say(&["consent", "set", &person, "code"]).code, Some(0));
         }
         assert_eq!(self.say(&["repositories", "allow", "*"]).code, Some(0));
-        let pool = self.database().await;
         until("consents and rules to reach the log", || async {
-            let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM outbox").fetch_one(&pool).await.ok()?;
+            let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM outbox").fetch_one(pool).await.ok()?;
             (waiting == 0).then_some(())
         })
         .await;

@@ -14,6 +14,8 @@ mod replay;
 #[cfg(feature = "production")]
 mod s3;
 #[cfg(feature = "production")]
+mod servers;
+#[cfg(feature = "production")]
 mod tls;
 mod training;
 mod up;

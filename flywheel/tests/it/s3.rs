@@ -7,7 +7,7 @@ use test_servers::{S3Bucket, s3_bucket, servers_wanted};
 use crate::harness::Place;
 
 /// The section that names a bucket, with its access key in files.
-fn section(bucket: &S3Bucket, directory: &Path) -> String {
+pub(crate) fn section(bucket: &S3Bucket, directory: &Path) -> String {
     let file = |name: &str, text: &str| {
         let path = directory.join(name);
         std::fs::write(&path, format!("{text}\n")).unwrap();
