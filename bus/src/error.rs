@@ -48,7 +48,10 @@ pub enum BusError {
     #[error("step {0} has never run")]
     UnknownStep(String),
     /// The topic exists with another number of partitions; keys would move.
-    #[error("topic {topic} has {actual} partitions, configured are {expected}")]
+    #[error(
+        "topic {topic} has {actual} partitions, configured are {expected}: keys would move; set `bus.partitions` = \
+         {actual}, or begin anew with another `bus.prefix`"
+    )]
     PartitionsDiffer {
         /// The topic.
         topic: String,
@@ -99,6 +102,20 @@ pub enum BusError {
         /// The partition.
         partition: u32,
     },
+    /// The brokers do not let us in: a password, token or certificate is wrong, here or there. Nothing was done, and it
+    /// goes on by itself when that was mended.
+    #[error("{0}")]
+    NotAdmitted(String),
+    /// The schema of a value can not be had from the registry now. The reader waits where it is.
+    #[error("a value of {topic} has schema {schema}, and its reader waits for it: {why}")]
+    SchemaUnavailable {
+        /// The topic.
+        topic: String,
+        /// The number of the schema.
+        schema: u32,
+        /// Why it can not be had.
+        why: String,
+    },
     /// A name or limit that cannot be used.
     #[error("{0}")]
     Invalid(String),
@@ -119,6 +136,14 @@ pub enum BusError {
     /// The bus was closed.
     #[error("the bus is closed")]
     Closed,
+}
+
+impl BusError {
+    /// Whether the same may succeed later, without anything being done here.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Storage(_) | Self::StorageFull | Self::NotAdmitted(_) | Self::SchemaUnavailable { .. })
+    }
 }
 
 impl From<BusError> for PublishError {

@@ -20,6 +20,11 @@ pub trait Bus: Send + Sync {
     /// them, and what they have not read counts as unread, even when none of them has ever run.
     async fn create_topics(&self, specs: &[TopicSpec]) -> Result<(), BusError>;
 
+    /// Whether the log can be used now: it answers, and lets us in. What is there as long as this process is always can.
+    async fn check(&self) -> Result<(), BusError> {
+        Ok(())
+    }
+
     /// Number of partitions of a topic.
     async fn partitions(&self, topic: &str) -> Result<u32, BusError>;
 

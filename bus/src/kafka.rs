@@ -26,13 +26,21 @@ mod changelog;
 mod client;
 mod config;
 #[cfg(feature = "production")]
+mod existing;
+#[cfg(feature = "production")]
 mod handle;
+#[cfg(feature = "production")]
+mod keeper;
 #[cfg(feature = "production")]
 mod publish;
 #[cfg(feature = "production")]
 mod reader;
 #[cfg(feature = "production")]
 mod record;
+#[cfg(feature = "production")]
+mod refusal;
+#[cfg(feature = "production")]
+mod registry;
 #[cfg(feature = "production")]
 mod slot;
 #[cfg(feature = "production")]
@@ -44,9 +52,15 @@ mod step;
 #[cfg(feature = "production")]
 mod tail;
 #[cfg(feature = "production")]
+mod token;
+#[cfg(feature = "production")]
 mod topics;
+#[cfg(feature = "production")]
+mod versions;
+#[cfg(feature = "production")]
+mod web;
 
-pub use self::config::{Compression, KafkaConfig, KafkaSasl, KafkaTls, SaslMechanism};
+pub use self::config::{Compression, KafkaConfig, KafkaOauth, KafkaSasl, KafkaSchemaRegistry, KafkaTls, SaslMechanism};
 #[cfg(feature = "production")]
 use self::handle::Inner;
 #[cfg(feature = "production")]

@@ -36,8 +36,10 @@ pub mod local;
 pub mod measure;
 mod partition;
 mod record;
+mod sizes;
 mod step;
 pub mod testing;
+pub mod watch;
 mod worker;
 
 pub use dead_letter::{Affected, DeadLetter, DeadLetterKind};

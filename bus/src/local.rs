@@ -60,6 +60,7 @@ use crate::error::{BusError, PublishError};
 use crate::interface::{Bus, StepLag, Tail, TopicStatus};
 use crate::partition::partition_for;
 use crate::record::{Position, Positions, Record, RecordKey, TopicSpec};
+use crate::sizes::Sizes;
 use crate::step::{StepHandler, StepSpec};
 
 /// Limits and intervals of a local log. Bytes are bytes of values.
@@ -70,7 +71,7 @@ pub struct LocalLogConfig {
     /// it. Not part of this section: one setting serves every implementation of the bus.
     #[serde(skip)]
     pub prefix: String,
-    /// Largest record.
+    /// Largest record of the door; what steps make of it may be larger.
     pub record_bytes: usize,
     /// Largest sum of the records of one publish call.
     pub batch_bytes: usize,
@@ -284,7 +285,7 @@ impl Bus for LocalLog {
             Ok(topic) => topic.partitions(),
             Err(error) => return vec![Err(error.into()); count],
         };
-        let limit = self.inner.config.record_bytes;
+        let limit = Sizes::of(self.inner.config.record_bytes).of_topic(topic);
         let mut results = Vec::with_capacity(count);
         let mut fitting = Vec::with_capacity(count);
         let mut bytes = 0;

@@ -37,6 +37,7 @@ use self::timers::NextTimer;
 use crate::control::Control;
 use crate::error::BusError;
 use crate::record::{CommittedRecord, Position};
+use crate::sizes::Sizes;
 use crate::step::{Prepared, StepHandler, StepSpec};
 use crate::{IDLE_AFTER, REASON_PANIC};
 
@@ -59,12 +60,24 @@ pub(crate) struct StepShared {
     pub(crate) output_index: HashMap<String, usize>,
     /// Largest record that may be emitted.
     pub(crate) record_bytes: usize,
+    /// Largest dead letter.
+    pub(crate) dead_letter_bytes: usize,
 }
 
 impl StepShared {
+    /// `record_bytes`: largest record of the door.
     pub(crate) fn new(spec: StepSpec, handler: Arc<dyn StepHandler>, clock: SharedClock, record_bytes: usize) -> Self {
+        let Sizes { derived: record_bytes, dead_letter: dead_letter_bytes, .. } = Sizes::of(record_bytes);
         let output_index = spec.outputs.iter().enumerate().map(|(index, name)| (name.clone(), index)).collect();
-        Self { input: Arc::from(spec.input.as_str()), output_index, spec, handler, clock, record_bytes }
+        Self {
+            input: Arc::from(spec.input.as_str()),
+            output_index,
+            spec,
+            handler,
+            clock,
+            record_bytes,
+            dead_letter_bytes,
+        }
     }
 }
 

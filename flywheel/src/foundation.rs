@@ -150,6 +150,17 @@ impl Foundation {
         }
     }
 
+    /// Lets readiness follow the log, where it can go away while the process stays.
+    pub(crate) fn watch_log(&self) {
+        if self.settings.bus.kind.is_server() {
+            let watching = bus::watch::watch(Arc::clone(&self.bus), self.readiness.clone(), self.drain.token());
+            self.drain.spawn("log", async move {
+                watching.await;
+                Ok(())
+            });
+        }
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -175,7 +186,7 @@ pub(crate) async fn open_log(
         }
         #[cfg(feature = "production")]
         BusKind::Kafka => {
-            let config = bus::kafka::KafkaConfig { prefix: settings.bus.prefix.clone(), ..settings.bus.kafka.clone() };
+            let config = settings.bus.brokers();
             let steps = pool.map(|pool| bus::kafka::KafkaSteps {
                 leases: service::lease::LeaseStore::new(pool.clone()),
                 state_dir: data.steps(),

@@ -117,6 +117,13 @@ parts! {
     JobsKind { Process = "process" } later { "kubernetes" }
 }
 
+impl BusKind {
+    /// Whether it is shared by processes on any machine, and may go away while they stay.
+    pub(crate) fn is_server(self) -> bool {
+        self != Self::Local
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -153,6 +153,7 @@ impl Platform {
         let first = base_version(foundation.artifacts.as_ref(), &settings.model, base).await?;
         let starting = foundation.readiness.gate(services::START);
         foundation.watch_database();
+        foundation.watch_log();
         let admin = services::admin(&foundation).await?;
         let outbox = services::outbox(&foundation);
         let (registry_address, rollouts) = services::registry(&foundation).await?;

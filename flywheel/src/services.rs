@@ -120,9 +120,10 @@ async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result
         foundation => foundation?,
     };
     let starting = foundation.readiness.gate(START);
-    // Completions outlive the database, and so does their readiness.
+    // Completions outlive database and log, and so does their readiness.
     if service != Service::Serving {
         foundation.watch_database();
+        foundation.watch_log();
     }
     let mut doors = vec![(format!("admin-{}", service.name()), admin(&foundation).await?)];
     match service {

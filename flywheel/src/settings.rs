@@ -26,6 +26,9 @@ use crate::services::{INGEST, REGISTRY, SERVING};
 /// Where the admin port is when nothing else is said and every service runs in one process.
 pub(crate) const ADMIN: &str = "127.0.0.1:7800";
 
+/// Room that the record of an event takes beside what its client sent: ids, receipt, and what sealing adds.
+const EVENT_OVERHEAD_BYTES: usize = 16 << 10;
+
 /// Variables with our prefix that are no settings.
 const OTHER_VARIABLES: [&str; 1] = ["FLYWHEEL_BINARY"];
 
@@ -128,6 +131,13 @@ impl Default for BusSettings {
             local: LocalLogConfig::default(),
             kafka: KafkaConfig::default(),
         }
+    }
+}
+
+impl BusSettings {
+    /// How to reach the brokers, with the prefix that every kind of log has.
+    pub(crate) fn brokers(&self) -> KafkaConfig {
+        KafkaConfig { prefix: self.prefix.clone(), ..self.kafka.clone() }
     }
 }
 
@@ -261,6 +271,19 @@ impl Settings {
             other => Invalid { key: "orchestrator".to_owned(), expected: other.to_string() },
         })?;
         Invalid::unless(self.bus.partitions >= 1, "bus.partitions", "at least 1")?;
+        self.bus.brokers().check()?;
+        // Else the door would take what the log does not.
+        let record_bytes = match self.bus.kind {
+            BusKind::Local => self.bus.local.record_bytes,
+            #[cfg(feature = "production")]
+            BusKind::Kafka => self.bus.kafka.record_bytes,
+        };
+        let most = record_bytes.saturating_sub(EVENT_OVERHEAD_BYTES);
+        Invalid::unless(
+            self.ingest.limits.event_bytes <= most,
+            "ingest.limits.event_bytes",
+            format!("at most {most}, because the log takes records of up to {record_bytes} bytes (`record_bytes`)"),
+        )?;
         // Two machines with a database each would take every partition from the other again and again.
         #[cfg(feature = "production")]
         Invalid::unless(
@@ -417,8 +440,31 @@ mod tests {
             ("serving.threshold", "2", "serving.threshold"),
             ("anonymizer.settle_s", "0", "settle_s"),
             ("bus.partitions", "0", "bus.partitions"),
+            ("ingest.limits.event_bytes", "1040000", "the log takes records of up to 1048576 bytes"),
+            ("bus.local.record_bytes", "70000", "`ingest.limits.event_bytes`: expected at most 53616"),
             ("jobs.kind", "kubernetes", "this version"),
+            ("bus.prefix", "a b", "`bus.prefix`: expected at most 100 of"),
+            ("bus.kafka.bootstrap_servers", "", "`bus.kafka.bootstrap_servers`: expected brokers as `HOST:PORT`"),
+            ("bus.kafka.replication", "2", "`bus.kafka.replication`: expected at least 3"),
+            ("bus.kafka.replication", "2", "`bus.kafka.single_broker` = true"),
+            ("bus.kafka.record_bytes", "0", "`bus.kafka.record_bytes`: expected 1 to"),
+            ("bus.kafka.in_flight_bytes", "1", "`bus.kafka.batch_bytes`"),
+            ("bus.kafka.delivery_timeout_ms", "1000", "`bus.kafka.request_timeout_ms`"),
+            ("bus.kafka.lease_ms", "0", "`bus.kafka.lease_ms`: expected at least 100"),
+            ("bus.kafka.tls.ca_file", "ca.pem", "none while `bus.kafka.tls.enabled` is false"),
+            ("bus.kafka.sasl.mechanism", "SCRAM-SHA-512", "`bus.kafka.sasl.username`: expected a user"),
+            ("bus.kafka.sasl.username", "me", "none unless `bus.kafka.sasl.mechanism` is"),
             ("bus.kafka.sasl.password", "secret", "a secret is never a flag"),
+            (
+                "bus.kafka.sasl.mechanism",
+                "OAUTHBEARER",
+                "`bus.kafka.sasl.oauth.token_endpoint_url`: expected an address",
+            ),
+            ("bus.kafka.sasl.oauth.client_id", "me", "nothing unless `bus.kafka.sasl.mechanism` is \"OAUTHBEARER\""),
+            ("bus.kafka.sasl.oauth.client_secret", "secret", "a secret is never a flag"),
+            ("bus.kafka.schema_registry.url", "registry:8080", "`bus.kafka.schema_registry.url`: expected an address"),
+            ("bus.kafka.schema_registry.username", "me", "nothing in `bus.kafka.schema_registry`"),
+            ("bus.kafka.schema_registry.password", "secret", "a secret is never a flag"),
             ("artifacts.s3.endpoint", "s3.example.com", "an address such as https://"),
             ("artifacts.s3.endpoint", "https://key:secret@s3.example.com", "without credentials"),
             ("artifacts.s3.attempts", "0", "at least 1"),

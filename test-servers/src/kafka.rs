@@ -15,8 +15,8 @@ const LIBRARIES: &str = "TEST_SERVERS_KAFKA_LIBRARIES";
 const CACHED: &str = "flywheel/tools/kafka-4.3.1/libs";
 /// Any will do: the data of a test is its own.
 const CLUSTER: &str = "Zmx5d2hlZWwtdGVzdC0wMQ";
-const USER: &str = "flywheel-test";
-const PASSWORD: &str = "flywheel-test-password";
+pub(crate) const USER: &str = "flywheel-test";
+pub(crate) const PASSWORD: &str = "flywheel-test-password";
 
 /// Where a broker is, and how to enter with a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,20 +83,26 @@ fn start_on(port: u16) -> Result<(Running, Door), String> {
         let _gone = std::fs::remove_dir_all(&directory);
         return Err(sentence);
     }
-    let logging = format!("-Dlog4j2.configurationFile={}", directory.join("log4j2.properties").display());
-    let mut command = java(&libraries, 256, &[logging]);
-    command.extend(["kafka.Kafka".to_owned(), directory.join("server.properties").display().to_string()]);
-    let log = directory.join("log");
-    let plan = Plan { name: "Kafka", directory, command, environment: Vec::new(), signal: "KILL" };
-    let running = Running::start(plan, || {
-        std::fs::read(&log).is_ok_and(|log| String::from_utf8_lossy(&log).contains("Kafka Server started"))
-    })?;
+    let running = start_in(directory, &libraries, &[])?;
     let guarded = Some((USER.to_owned(), PASSWORD.to_owned(), format!("127.0.0.1:{guarded}")));
     Ok((running, Door { open: format!("127.0.0.1:{port}"), guarded }))
 }
 
+/// Starts a broker whose settings and data are in that directory already.
+pub(crate) fn start_in(directory: PathBuf, libraries: &Path, java_settings: &[String]) -> Result<Running, String> {
+    let mut settings = vec![format!("-Dlog4j2.configurationFile={}", directory.join("log4j2.properties").display())];
+    settings.extend(java_settings.iter().cloned());
+    let mut command = java(libraries, 256, &settings);
+    command.extend(["kafka.Kafka".to_owned(), directory.join("server.properties").display().to_string()]);
+    let log = directory.join("log");
+    let plan = Plan { name: "Kafka", directory, command, environment: Vec::new(), signal: "KILL" };
+    Running::start(plan, || {
+        std::fs::read(&log).is_ok_and(|log| String::from_utf8_lossy(&log).contains("Kafka Server started"))
+    })
+}
+
 /// Java with a heap that is enough for tests.
-fn java(libraries: &Path, heap_mebibytes: u32, more: &[String]) -> Vec<String> {
+pub(crate) fn java(libraries: &Path, heap_mebibytes: u32, more: &[String]) -> Vec<String> {
     let mut command = vec!["java".to_owned(), format!("-Xmx{heap_mebibytes}m")];
     command.extend(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(str::to_owned));
     command.extend(more.iter().cloned());
@@ -109,7 +115,16 @@ fn prepare(directory: &Path, libraries: &Path, ports: [u16; 3]) -> Result<(), St
     let failed = |error: std::io::Error| format!("there is no place for the data of Kafka: {error}");
     let file = directory.join("server.properties");
     std::fs::write(&file, properties(&directory.join("data"), ports)).map_err(failed)?;
-    std::fs::write(directory.join("log4j2.properties"), LOGGING).map_err(failed)?;
+    write_logging(directory).map_err(failed)?;
+    format(&file, libraries)
+}
+
+pub(crate) fn write_logging(directory: &Path) -> std::io::Result<()> {
+    std::fs::write(directory.join("log4j2.properties"), LOGGING)
+}
+
+/// Makes the data directory that a file of settings names, with a user in it.
+pub(crate) fn format(file: &Path, libraries: &Path) -> Result<(), String> {
     let mut format = java(libraries, 128, &[]);
     let scram = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
     format.extend(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER, "--config"].map(str::to_owned));
@@ -125,7 +140,7 @@ fn prepare(directory: &Path, libraries: &Path, ports: [u16; 3]) -> Result<(), St
 }
 
 /// A broker that forgets nothing it is asked to keep, starts fast and takes over fast.
-fn properties(data: &Path, [open, guarded, controller]: [u16; 3]) -> String {
+pub(crate) fn properties(data: &Path, [open, guarded, controller]: [u16; 3]) -> String {
     let mut text = String::from(FIXED);
     let login = "org.apache.kafka.common.security.scram.ScramLoginModule required";
     let _to_memory = write!(
@@ -177,7 +192,7 @@ rootLogger.level = info
 rootLogger.appenderRef.c.ref = c
 ";
 
-fn libraries() -> Result<PathBuf, String> {
+pub(crate) fn libraries() -> Result<PathBuf, String> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
     let libraries = variable(LIBRARIES).or_else(|| Some(cache()?.join(CACHED))).unwrap_or_default();

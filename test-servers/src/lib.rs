@@ -3,12 +3,14 @@
 //! | variable | what it is |
 //! |---|---|
 //! | `TEST_SERVERS_EMBEDDED` | `1`: there are no servers; tests that need one say so and pass |
+//! | `TEST_SERVERS_FULL` | `1`: a full run, with servers that few tests need and that take long to fetch |
 //! | `TEST_SERVERS_POSTGRESQL` | the URL of a running server, of a user who may make databases |
 //! | `TEST_SERVERS_S3` | a running gateway, `http://KEY:SECRET@HOST:PORT` |
 //! | `TEST_SERVERS_KAFKA` | a running broker, `HOST:PORT`, or `HOST:PORT;USER:PASSWORD@HOST:PORT` with a second door |
 //! | `TEST_SERVERS_POSTGRESQL_BIN` | the directory of `initdb`, `postgres` and `psql` |
 //! | `TEST_SERVERS_VERSITYGW` | the program `versitygw` |
 //! | `TEST_SERVERS_KAFKA_LIBRARIES` | the directory with the jars of Apache Kafka |
+//! | `TEST_SERVERS_APICURIO` | the directory with the program of the schema registry Apicurio and its jars |
 //!
 //! What is not given is started: once a process, or, by the program `test-servers`, once for a whole `cargo test`. What
 //! was started ends with the process that started it, also when that is killed (`server.rs` says how).
@@ -16,7 +18,9 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that can not have its server fails, and says why")]
 
 mod kafka;
+mod kafka_doors;
 mod postgresql;
+mod registry;
 mod s3;
 mod server;
 
@@ -24,10 +28,14 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
+pub use kafka_doors::{KafkaDoor, KafkaOfMine};
+pub use registry::SchemaRegistry;
 use server::Running;
 
 /// Says that there are no servers.
 const EMBEDDED: &str = "TEST_SERVERS_EMBEDDED";
+/// Says that there are all.
+const FULL: &str = "TEST_SERVERS_FULL";
 
 /// A bucket that nothing else uses.
 #[derive(Debug, Clone)]
@@ -53,18 +61,35 @@ pub struct KafkaServer {
     pub guarded: Option<(String, String, String)>,
 }
 
-/// Whether tests may use servers. When they may not, says aloud which test is left out: whoever reads the end of a run
-/// must see what it did not look at.
+/// Whether tests may use servers. When they may not, says aloud which test is left out.
 #[must_use]
 pub fn servers_wanted() -> bool {
     let wanted = std::env::var(EMBEDDED).map_or(true, |value| matches!(value.as_str(), "" | "0"));
     if !wanted {
-        let thread = std::thread::current();
-        let line = format!("test-servers: skipped, it needs servers: {}\n", thread.name().unwrap_or("a test"));
-        // The test harness keeps what `eprintln!` says of a test that passes.
-        let _nobody_listens = std::io::stderr().write_all(line.as_bytes());
+        say_skipped("it needs servers");
     }
     wanted
+}
+
+/// Whether this is a full run, with servers that few tests need. When it is not, says aloud which test is left out.
+#[must_use]
+pub fn full_run_wanted() -> bool {
+    if !servers_wanted() {
+        return false;
+    }
+    let wanted = std::env::var(FULL).is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
+    if !wanted {
+        say_skipped("it needs a full run");
+    }
+    wanted
+}
+
+/// Says aloud which test is left out: whoever reads the end of a run must see what it did not look at.
+fn say_skipped(why: &str) {
+    let thread = std::thread::current();
+    let line = format!("test-servers: skipped, {why}: {}\n", thread.name().unwrap_or("a test"));
+    // The test harness keeps what `eprintln!` says of a test that passes.
+    let _nobody_listens = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// The URL of a fresh, empty database.
@@ -99,6 +124,22 @@ pub async fn kafka() -> KafkaServer {
     blocking(kafka::server).await
 }
 
+/// A Kafka broker of this test's own, with more doors; `java_settings`: properties of its Java, such as `-Dname=value`.
+///
+/// # Panics
+/// None can be started: the sentence says what to do.
+pub async fn kafka_with_doors(doors: Vec<KafkaDoor>, java_settings: Vec<String>) -> KafkaOfMine {
+    blocking(move || kafka_doors::start(&doors, &java_settings)).await
+}
+
+/// A schema registry of this test's own.
+///
+/// # Panics
+/// None can be started: the sentence says what to do.
+pub async fn schema_registry() -> SchemaRegistry {
+    blocking(registry::start).await
+}
+
 /// What stands before every name that a test uses on a server that others use too.
 #[must_use]
 pub fn unique_prefix() -> String {
@@ -106,7 +147,7 @@ pub fn unique_prefix() -> String {
 }
 
 /// Starting a server blocks.
-async fn blocking<T: Send + 'static>(work: fn() -> Result<T, String>) -> T {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => value,
         Ok(Err(sentence)) => panic!("{sentence}"),

@@ -1,17 +1,29 @@
 //! Clients of the brokers, and what their errors mean to us.
 
+use std::error::Error;
+use std::ffi::CString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rdkafka::client::ClientContext;
+use rdkafka::bindings;
+use rdkafka::client::{Client, ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::config::KafkaConfig;
+use super::refusal::Entering;
+use super::token::{Token, Tokens};
+use super::versions::{self, Known};
 use crate::error::BusError;
+
+/// How long the first question about topics may take before it is looked at what the client has to say; the next ones
+/// may take twice as long each.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 /// How soon a question is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
@@ -20,28 +32,134 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// failed knows only that no broker could be reached.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Context {
-    refused: Arc<Mutex<Option<String>>>,
+    entering: Arc<Entering>,
+    heard: Arc<Mutex<Heard>>,
+    quiet: bool,
+    /// What we enter with, when that is a token.
+    tokens: Option<Arc<Tokens>>,
+    /// What the brokers know, for a client that was made to find that out.
+    known: Option<Known>,
 }
 
+/// What clients said.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Why the brokers do not let us in.
+    refused: Option<String>,
+    /// Why one of them could not be reached last, and when that was said.
+    trouble: Option<(Instant, String)>,
+}
+
+/// What happened before that does not explain what happens now. The client repeats itself every 30 s at most.
+const TROUBLE_LASTS: Duration = Duration::from_secs(60);
+
+/// Under what the client logs why it gave a connection up. Some of it it tells nowhere else.
+const FAILURES: &str = "FAIL";
+
 impl Context {
-    /// Why the brokers do not let us in, if they do not.
-    pub(super) fn refused(&self) -> Option<String> {
-        self.refused.lock().clone()
+    pub(super) fn new(config: &KafkaConfig) -> Result<Self, BusError> {
+        let (entering, tokens) = (Arc::new(Entering::by(config)), Tokens::of(config)?);
+        Ok(Self { entering, tokens, ..Self::default() })
     }
 
-    /// An error of a client, with the reason why we are not let in, if that is known.
+    /// Gets a new token when it is time to; whether there is one to be given to clients.
+    pub(super) async fn renew_token(&self) -> Result<bool, BusError> {
+        match &self.tokens {
+            Some(tokens) => tokens.renew().await.map_err(BusError::NotAdmitted),
+            None => Ok(false),
+        }
+    }
+
+    /// Gives a client the token of now. One that is polled asks for it by itself; others would never have any.
+    pub(super) fn give_token<C: ClientContext>(&self, client: &Client<C>) -> Result<(), BusError> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        set_token(client, &tokens.current().map_err(BusError::NotAdmitted)?)
+    }
+
+    /// One that has heard nothing, shares what it hears with nobody, and says nothing aloud.
+    pub(super) fn apart(&self) -> Self {
+        Self { heard: Arc::default(), known: None, quiet: true, ..self.clone() }
+    }
+
+    /// The same for a client that says what the brokers know.
+    pub(super) fn listening(&self, known: &Known) -> Self {
+        Self { known: Some(Arc::clone(known)), ..self.clone() }
+    }
+
+    /// Why the brokers do not let us in, if they do not.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.heard.lock().refused.clone()
+    }
+
+    /// A client that was made just now was let in.
+    pub(super) fn admitted(&self) {
+        let mut heard = self.heard.lock();
+        heard.trouble = None;
+        if heard.refused.take().is_some() {
+            tracing::info!("the Kafka brokers let us in again");
+        }
+    }
+
+    /// An error of a client, with the reason why brokers can not be reached, if that is known.
     pub(super) fn error(&self, doing: &str, error: &KafkaError) -> BusError {
-        let code = error.rdkafka_error_code();
-        let code = code.map_or_else(|| error.to_string(), |code| code.to_string());
-        match self.refused() {
-            Some(reason) => BusError::Storage(format!("{doing}: {code} ({reason})")),
-            None => BusError::Storage(format!("{doing}: {code}")),
+        let heard = self.heard.lock();
+        if let Some(refused) = &heard.refused {
+            return BusError::NotAdmitted(refused.clone());
+        }
+        let recent = heard.trouble.as_ref().filter(|(said_at, _)| said_at.elapsed() < TROUBLE_LASTS);
+        match (error.rdkafka_error_code(), recent) {
+            (Some(code), Some((_, trouble))) if is_unreached(code) => BusError::Storage(format!("{doing}: {trouble}")),
+            (Some(code), _) => BusError::Storage(format!("{doing}: {code}")),
+            (None, _) => BusError::Storage(format!("{doing}: {error}")),
         }
     }
 }
 
+/// The one thing that the safe interface of the client can not do.
+#[allow(unsafe_code, reason = "the safe interface gives tokens only to clients that are polled")]
+fn set_token<C: ClientContext>(client: &Client<C>, token: &Token) -> Result<(), BusError> {
+    let text = |text: &str| CString::new(text).map_err(|_| BusError::NotAdmitted("our token is no text".to_owned()));
+    let (value, principal) = (text(token.text.expose_secret())?, text(&token.principal)?);
+    let mut message = [0; 512];
+    // SAFETY: the client outlives the call, which borrows it; both texts end with zero and are copied by the call; there
+    // are no extensions; and the message is written within the length that is given, and ends with zero.
+    let code = unsafe {
+        bindings::rd_kafka_oauthbearer_set_token(
+            client.native_ptr(),
+            value.as_ptr(),
+            token.ends_ms(),
+            principal.as_ptr(),
+            std::ptr::null_mut(),
+            0,
+            message.as_mut_ptr(),
+            message.len(),
+        )
+    };
+    if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return Ok(());
+    }
+    let message: Vec<u8> = message.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned()).collect();
+    let message = String::from_utf8_lossy(&message);
+    Err(BusError::NotAdmitted(format!("the Kafka client does not take our token: {message}")))
+}
+
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let tokens = self.tokens.as_ref().ok_or("tokens are not what we enter with")?;
+        let token = tokens.current()?;
+        let lifetime_ms = token.ends_ms();
+        Ok(OAuthToken { token: token.text.expose_secret().to_owned(), principal_name: token.principal, lifetime_ms })
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if let Some(known) = &self.known {
+            versions::hear(known, facility, message);
+        }
+        if facility == FAILURES {
+            self.heard.lock().trouble = Some((Instant::now(), self.entering.trouble(message)));
+        }
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
@@ -53,26 +171,34 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::Authentication
-                | RDKafkaErrorCode::SaslAuthenticationFailed
-                | RDKafkaErrorCode::UnsupportedSASLMechanism
-                | RDKafkaErrorCode::SSL,
-            ) => {
-                let mut refused = self.refused.lock();
-                if refused.as_deref() != Some(reason) {
-                    tracing::error!(reason, "the Kafka brokers do not let us in");
-                    *refused = Some(reason.to_owned());
-                }
+        // Repeated for as long as the brokers are away; whoever needs them says so once.
+        tracing::debug!(%error, reason, "kafka client");
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let mut heard = self.heard.lock();
+        if let Some(refusal) = self.entering.refusal(code, reason) {
+            if heard.refused.as_ref() != Some(&refusal) && !self.quiet {
+                tracing::error!("the Kafka brokers do not let us in: {refusal}");
             }
-            // Repeated for as long as the brokers are away; whoever needs them says so once.
-            _ => tracing::debug!(%error, reason, "kafka client"),
+            heard.refused = Some(refusal);
+        } else if matches!(code, RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve) {
+            heard.trouble = Some((Instant::now(), self.entering.trouble(reason)));
         }
     }
 }
 
 impl ConsumerContext for Context {}
+
+/// Whether an error says that no broker could be reached in time, and not why.
+fn is_unreached(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::MessageTimedOut
+            | RDKafkaErrorCode::Resolve
+    )
+}
 
 /// A consumer of ours.
 pub(super) type OurConsumer = BaseConsumer<Context>;
@@ -106,9 +232,11 @@ pub(super) fn consumer(
     let mut client = config.consumer(group)?;
     client.set("isolation.level", isolation.name());
     change(&mut client);
-    client
+    let made: OurConsumer = client
         .create_with_context(context.clone())
-        .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))
+        .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
+    context.give_token(made.client())?;
+    Ok(made)
 }
 
 /// Asks the brokers questions. All of this blocks.
@@ -130,6 +258,12 @@ impl Questions {
         })
     }
 
+    /// Gives both clients the token of now.
+    pub(super) fn give_token(&self) -> Result<(), BusError> {
+        self.context.give_token(self.committed.client())?;
+        self.context.give_token(self.uncommitted.client())
+    }
+
     fn client(&self, isolation: Isolation) -> &OurConsumer {
         match isolation {
             Isolation::Committed => &self.committed,
@@ -147,16 +281,35 @@ impl Questions {
         self.context.error(doing, error)
     }
 
+    /// What the brokers say about a topic, or about all. Whoever is not let in hears that before the time is over.
+    fn metadata(&self, topic: Option<&str>) -> Result<Metadata, BusError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut look = FIRST_LOOK;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match self.committed.fetch_metadata(topic, look.min(left)) {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => self.failed(&self.committed, "the Kafka brokers do not answer", &error),
+            };
+            if matches!(error, BusError::NotAdmitted(_)) || Instant::now() >= deadline {
+                return Err(error);
+            }
+            look = look.saturating_mul(2);
+        }
+    }
+
     /// Number of partitions of a topic; none when there is no such topic.
     pub(super) fn partitions(&self, stored: &str) -> Result<Option<u32>, BusError> {
-        let client = &self.committed;
-        let metadata = client
-            .fetch_metadata(Some(stored), self.timeout)
-            .map_err(|error| self.failed(client, "the Kafka brokers do not answer", &error))?;
+        Ok(self.copies(stored)?.and_then(|copies| u32::try_from(copies.len()).ok()))
+    }
+
+    /// How many copies every partition of a topic has; none when there is no such topic.
+    pub(super) fn copies(&self, stored: &str) -> Result<Option<Vec<usize>>, BusError> {
+        let metadata = self.metadata(Some(stored))?;
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == stored) else { return Ok(None) };
         match topic.error().map(RDKafkaErrorCode::from) {
             None if topic.partitions().is_empty() => Ok(None),
-            None => Ok(u32::try_from(topic.partitions().len()).ok()),
+            None => Ok(Some(topic.partitions().iter().map(|partition| partition.replicas().len()).collect())),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
             Some(code) => Err(BusError::Storage(format!("Kafka topic {stored}: {code}"))),
         }
@@ -180,10 +333,7 @@ impl Questions {
 
     /// The topics whose stored names begin with `prefix`, and their numbers of partitions.
     pub(super) fn topics(&self, prefix: &str) -> Result<Vec<(String, u32)>, BusError> {
-        let client = &self.committed;
-        let metadata = client
-            .fetch_metadata(None, self.timeout)
-            .map_err(|error| self.failed(client, "the Kafka brokers do not answer", &error))?;
+        let metadata = self.metadata(None)?;
         let ours = metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix));
         Ok(ours.map(|topic| (topic.name().to_owned(), u32::try_from(topic.partitions().len()).unwrap_or(0))).collect())
     }

@@ -1,13 +1,20 @@
 //! How to reach Apache Kafka, and the settings that every client of ours has.
 
+mod check;
+
 use std::path::PathBuf;
 
 #[cfg(feature = "production")]
 use rdkafka::ClientConfig;
+#[cfg(feature = "production")]
+use rdkafka::config::RDKafkaLogLevel;
 use serde::{Deserialize, Serialize};
 use service::config::Secret;
 
+#[cfg(feature = "production")]
 use crate::error::BusError;
+#[cfg(feature = "production")]
+use crate::sizes::Sizes;
 
 /// Room that a record takes beside its value: key, headers, and what the batch around it needs.
 #[cfg(feature = "production")]
@@ -31,6 +38,8 @@ pub struct KafkaConfig {
     pub tls: KafkaTls,
     /// Who we are.
     pub sasl: KafkaSasl,
+    /// Where the schemas of our topics are registered for other readers.
+    pub schema_registry: KafkaSchemaRegistry,
     /// Largest record that may be published.
     pub record_bytes: usize,
     /// Largest sum of the records of one publish call.
@@ -90,6 +99,51 @@ pub struct KafkaSasl {
     /// The password.
     #[serde(skip_serializing)]
     pub password: Option<Secret>,
+    /// Where tokens come from, for OAUTHBEARER.
+    pub oauth: KafkaOauth,
+}
+
+/// Where the tokens come from that OAUTHBEARER enters with: a file, or an endpoint that gives them for credentials of a
+/// client (OAuth 2.0, RFC 6749, section 4.4).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaOauth {
+    /// A file with a token, which something else keeps fresh; it is read again and again.
+    pub token_file: Option<PathBuf>,
+    /// Who gives tokens.
+    pub token_endpoint_url: Option<String>,
+    /// Who asks for them.
+    pub client_id: String,
+    /// How that is proved.
+    #[serde(skip_serializing)]
+    pub client_secret: Option<Secret>,
+    /// What is asked for; none: what the endpoint gives by itself.
+    pub scope: Option<String>,
+    /// The authorities that may vouch for the endpoint, in PEM; none: those of the system.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A registry of schemas with Confluent's REST. With one, the values of our topics have Confluent's wire format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaSchemaRegistry {
+    /// Where it is, with a path if it has one; none: there is none.
+    pub url: Option<String>,
+    /// Who we are there; empty: nobody asks.
+    pub username: String,
+    /// The password of that user.
+    #[serde(skip_serializing)]
+    pub password: Option<Secret>,
+    /// The authorities that may vouch for it, in PEM; none: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Whether our schemas are registered there; otherwise they must be there already.
+    pub register: bool,
+}
+
+impl Default for KafkaSchemaRegistry {
+    fn default() -> Self {
+        Self { url: None, username: String::new(), password: None, ca_file: None, register: true }
+    }
 }
 
 /// Ways to say who we are.
@@ -101,14 +155,17 @@ pub enum SaslMechanism {
     /// A proof of the password.
     #[serde(rename = "SCRAM-SHA-512")]
     ScramSha512,
+    /// A token: only within TLS.
+    #[serde(rename = "OAUTHBEARER")]
+    OauthBearer,
 }
 
-#[cfg(feature = "production")]
 impl SaslMechanism {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
             Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::OauthBearer => "OAUTHBEARER",
         }
     }
 }
@@ -122,6 +179,7 @@ impl Default for KafkaConfig {
             single_broker: false,
             tls: KafkaTls::default(),
             sasl: KafkaSasl::default(),
+            schema_registry: KafkaSchemaRegistry::default(),
             record_bytes: 1 << 20,
             batch_bytes: 16 << 20,
             in_flight_bytes: 64 << 20,
@@ -135,52 +193,22 @@ impl Default for KafkaConfig {
     }
 }
 
-impl KafkaConfig {
-    /// Whether these settings can be used together.
-    ///
-    /// # Errors
-    /// They can not: the sentence says why.
-    pub fn check(&self) -> Result<(), BusError> {
-        let invalid = |message: &str| Err(BusError::Invalid(message.to_owned()));
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        if self.prefix.len() > 100 || !self.prefix.bytes().all(fits) {
-            return invalid("the prefix must be at most 100 of a-z, A-Z, 0-9, '.', '_' and '-'");
-        }
-        if self.bootstrap_servers.trim().is_empty() {
-            return invalid("kafka.bootstrap_servers names no broker");
-        }
-        if self.replication == 0 || (self.replication < 3 && !self.single_broker) {
-            let copies = self.replication;
-            return Err(BusError::Invalid(format!(
-                "kafka.replication = {copies} would lose acknowledged records with a broker: at least 3 copies are \
-                 needed, unless kafka.single_broker = true says that this is meant"
-            )));
-        }
-        if self.record_bytes == 0 || self.record_bytes > 64 << 20 {
-            return invalid("kafka.record_bytes must be 1 byte to 64 MiB");
-        }
-        if self.batch_bytes < self.record_bytes || self.in_flight_bytes < self.batch_bytes {
-            return invalid("kafka.in_flight_bytes must be at least batch_bytes, and that at least record_bytes");
-        }
-        if self.in_flight_bytes > 1 << 30 {
-            return invalid("kafka.in_flight_bytes must be at most 1 GiB");
-        }
-        if self.request_timeout_ms < 100 || self.delivery_timeout_ms < self.request_timeout_ms {
-            return invalid("kafka.delivery_timeout_ms must be at least request_timeout_ms, and that at least 100");
-        }
-        if self.lease_ms < 100 {
-            return invalid("kafka.lease_ms must be at least 100");
-        }
-        if self.sasl.mechanism.is_some()
-            && (self.sasl.username.is_empty() || self.sasl.password.as_ref().is_none_or(Secret::is_empty))
-        {
-            return invalid("kafka.sasl.mechanism needs a username and a password");
-        }
-        if self.sasl.mechanism == Some(SaslMechanism::Plain) && !self.tls.enabled {
-            return invalid("kafka.sasl.mechanism = \"PLAIN\" would send the password in clear: it needs tls.enabled");
-        }
-        if self.tls.certificate_file.is_some() != self.tls.key_file.is_some() {
-            return invalid("kafka.tls.certificate_file and key_file belong together");
+#[cfg(feature = "production")]
+impl KafkaTls {
+    /// Whether the files can be read: the client would say that in words of its own.
+    pub(super) fn check_files(&self) -> Result<(), BusError> {
+        let files = [
+            ("tls.ca_file", &self.ca_file, "CERTIFICATE"),
+            ("tls.certificate_file", &self.certificate_file, "CERTIFICATE"),
+            ("tls.key_file", &self.key_file, "PRIVATE KEY"),
+        ];
+        for (name, file, holds) in files {
+            let Some(file) = file else { continue };
+            let refused = |why: String| BusError::Invalid(format!("`{}`: {} {why}", check::key(name), file.display()));
+            let text = std::fs::read_to_string(file).map_err(|error| refused(format!("can not be read: {error}")))?;
+            if !text.contains(holds) {
+                return Err(refused(format!("holds no {} in PEM", holds.to_lowercase())));
+            }
         }
         Ok(())
     }
@@ -208,6 +236,8 @@ impl KafkaConfig {
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", "30000");
+        // What is logged is told as far as the level of our own log says.
+        client.set_log_level(RDKafkaLogLevel::Info);
         client.set(
             "security.protocol",
             match (self.tls.enabled, self.sasl.mechanism.is_some()) {
@@ -230,9 +260,11 @@ impl KafkaConfig {
             }
         }
         if let Some(mechanism) = self.sasl.mechanism {
+            client.set("sasl.mechanisms", mechanism.name());
+        }
+        if !self.sasl.username.is_empty() {
             let password = self.sasl.password.as_ref().map_or("", Secret::expose_secret);
             client
-                .set("sasl.mechanisms", mechanism.name())
                 .set("sasl.username", &self.sasl.username)
                 .set("sasl.password", password.trim_end_matches(['\r', '\n']));
         }
@@ -252,7 +284,7 @@ impl KafkaConfig {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("compression.type", compression)
-            .set("message.max.bytes", (64_usize << 20).to_string())
+            .set("message.max.bytes", Self::topic_bytes(Sizes::of(self.record_bytes).dead_letter).to_string())
             .set("queue.buffering.max.kbytes", (self.in_flight_bytes / 1024).max(1).to_string())
             .set("queue.buffering.max.messages", "1000000")
             .set("message.timeout.ms", self.delivery_timeout_ms.to_string());
@@ -272,41 +304,5 @@ impl KafkaConfig {
             .set("fetch.error.backoff.ms", "100")
             .set("queued.max.messages.kbytes", "8192");
         Ok(client)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(change: impl FnOnce(&mut KafkaConfig)) -> String {
-        let mut config = KafkaConfig::default();
-        change(&mut config);
-        match config.check() {
-            Err(BusError::Invalid(sentence)) => sentence,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn what_would_lose_records_or_show_a_password_is_refused() {
-        assert_eq!(KafkaConfig::default().check(), Ok(()));
-        let alone = KafkaConfig { replication: 1, single_broker: true, ..KafkaConfig::default() };
-        assert_eq!(alone.check(), Ok(()));
-        assert!(refusal(|config| config.replication = 2).contains("single_broker = true"));
-        assert!(refusal(|config| config.prefix = "no space".into()).contains("prefix"));
-        assert!(
-            refusal(|config| config.sasl.mechanism = Some(SaslMechanism::ScramSha512)).contains("needs a username")
-        );
-        let plain = |config: &mut KafkaConfig| {
-            config.sasl = KafkaSasl {
-                mechanism: Some(SaslMechanism::Plain),
-                username: "u".into(),
-                password: Some(Secret::new("p")),
-            };
-        };
-        assert!(refusal(plain).contains("in clear"));
-        assert!(refusal(|config| config.tls.key_file = Some("key".into())).contains("belong together"));
-        assert!(refusal(|config| config.delivery_timeout_ms = 1_000).contains("request_timeout_ms"));
     }
 }

@@ -15,12 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Context, OurConsumer, Questions};
 use super::config::KafkaConfig;
+use super::existing::Mending;
 use super::publish::Publisher;
+use super::registry::Schemas;
 use super::status::{LivePartition, StepPlace};
+use super::topics::Wanted;
+use super::{existing, keeper, topics, versions};
 use crate::control::Control;
 use crate::error::{BusError, PublishError};
 use crate::interface::{Bus, StepLag, Tail, TopicStatus};
 use crate::record::{Position, Positions, Record, Retention, TopicSpec};
+use crate::sizes::Sizes;
 use crate::step::{StepHandler, StepSpec};
 
 /// A handle to the brokers. Clones share it.
@@ -43,6 +48,7 @@ pub(super) struct Inner {
     pub(super) config: KafkaConfig,
     pub(super) context: Context,
     pub(super) questions: Questions,
+    pub(super) schemas: Schemas,
     pub(super) publisher: Publisher,
     pub(super) clock: SharedClock,
     steps: Option<KafkaSteps>,
@@ -67,34 +73,55 @@ pub(super) struct Registered {
     pub(super) readers: BTreeSet<String>,
 }
 
+/// What is found when a topic is looked at.
+enum Found {
+    Nothing,
+    /// It can be used, once this is changed.
+    Topic(Option<Mending>),
+}
+
 impl KafkaBus {
     /// Reaches the brokers. Without `steps` no step can be run.
     ///
     /// # Errors
     /// When a setting can not be used, or no broker lets us in: the sentence says why.
     pub async fn open(config: KafkaConfig, clock: SharedClock, steps: Option<KafkaSteps>) -> Result<Self, BusError> {
-        config.check()?;
-        let opened = tokio::task::spawn_blocking(move || Inner::open(config, clock, steps)).await;
+        config.check().map_err(|invalid| BusError::Invalid(invalid.to_string()))?;
+        config.tls.check_files()?;
+        let context = Context::new(&config)?;
+        context.renew_token().await?;
+        let schemas = Schemas::open(&config).await?;
+        let opened = tokio::task::spawn_blocking(move || Inner::open(config, context, schemas, clock, steps)).await;
         let inner = opened.unwrap_or_else(|error| Err(BusError::Storage(error.to_string())))?;
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        tokio::spawn(keeper::keep(Arc::downgrade(&inner)));
+        Ok(Self { inner })
     }
 }
 
 impl Inner {
-    pub(super) fn open(config: KafkaConfig, clock: SharedClock, steps: Option<KafkaSteps>) -> Result<Self, BusError> {
-        let context = Context::default();
+    fn open(
+        config: KafkaConfig,
+        context: Context,
+        schemas: Schemas,
+        clock: SharedClock,
+        steps: Option<KafkaSteps>,
+    ) -> Result<Self, BusError> {
         let questions = Questions::new(&config, &context)?;
         // Any question will do: what matters is who answers.
         questions.partitions(&config.stored_name(events::topics::TELEMETRY_RAW))?;
-        let admin = config
+        versions::check(&config, &context)?;
+        let admin: AdminClient<Context> = config
             .client()?
             .create_with_context(context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
+        context.give_token(admin.inner())?;
         let publisher = Publisher::new(&config, &context, Arc::clone(&clock))?;
         Ok(Self {
             config,
             context,
             questions,
+            schemas,
             publisher,
             clock,
             steps,
@@ -106,6 +133,11 @@ impl Inner {
             topics: RwLock::default(),
             registered: Mutex::default(),
         })
+    }
+
+    /// A value as it stands at the brokers, for a topic by the name that they know.
+    pub(super) fn outgoing(&self, stored: &str, value: &Bytes) -> Result<Bytes, BusError> {
+        self.schemas.outgoing(stored.strip_prefix(&self.config.prefix).unwrap_or(stored), value)
     }
 
     pub(super) fn request_timeout(&self) -> Duration {
@@ -147,29 +179,64 @@ impl Inner {
     }
 
     pub(super) async fn create_topics(self: &Arc<Self>, specs: &[TopicSpec]) -> Result<(), BusError> {
-        super::topics::check(&self.config, specs)?;
+        topics::check(&self.config, specs)?;
         // All checks come first: what is refused must have changed nothing.
-        let mut absent = Vec::new();
+        let (mut absent, mut mendings) = (Vec::new(), Vec::new());
         for spec in specs {
-            match self.ask_partitions(&spec.name).await? {
-                None => absent.push(spec),
-                Some(actual) if actual == spec.partitions => {}
-                Some(actual) => {
-                    let (topic, expected) = (spec.name.clone(), spec.partitions);
-                    return Err(BusError::PartitionsDiffer { topic, expected, actual });
+            let wanted = Wanted::records(&self.config, spec);
+            match self.look_at(&wanted).await? {
+                Found::Nothing => absent.push(wanted),
+                Found::Topic(mending) => mendings.extend(mending),
+            }
+            for step in &spec.steps {
+                let changelog = Wanted::changelog(&self.config, &topics::changelog_of(step), spec.partitions, 0);
+                // One that is absent is created by the step.
+                if let Found::Topic(mending) = self.look_at(&changelog).await? {
+                    mendings.extend(mending);
                 }
             }
         }
+        for mending in &mendings {
+            topics::mend(&self.admin, &self.context, &self.config, mending).await?;
+        }
+        for wanted in absent {
+            topics::create(&self.admin, &self.context, &self.config, &wanted).await?;
+            self.appears(&wanted.name, wanted.partitions).await?;
+        }
         for spec in specs {
-            if absent.iter().any(|absent| absent.name == spec.name) {
-                super::topics::create(&self.admin, &self.context, &self.config, spec).await?;
-                self.appears(&spec.name, spec.partitions).await?;
-            } else {
-                super::topics::update(&self.admin, &self.context, &self.config, spec).await?;
-            }
             self.register(spec);
         }
         Ok(())
+    }
+
+    /// Whether a topic is there, and can be used as it is or with some changes.
+    async fn look_at(self: &Arc<Self>, wanted: &Wanted) -> Result<Found, BusError> {
+        let (inner, stored) = (Arc::clone(self), wanted.stored.clone());
+        let copies = Arc::clone(self).blocking(move || inner.questions.copies(&stored)).await?;
+        let Some(copies) = copies else { return Ok(Found::Nothing) };
+        existing::check_shape(wanted, &copies)?;
+        let settings = topics::described(&self.admin, &self.context, &self.config, &wanted.stored).await?;
+        Ok(Found::Topic(existing::check_settings(wanted, &copies, &settings)?))
+    }
+
+    /// A step as it runs here: with room in its state for everything that its input may hold, and a changelog that can
+    /// be used, if there is one.
+    async fn prepare_step(self: &Arc<Self>, mut spec: StepSpec) -> Result<StepSpec, BusError> {
+        let sizes = Sizes::of(self.config.record_bytes);
+        spec.limits.state_value_bytes = spec.limits.state_value_bytes.max(sizes.state);
+        if spec.limits.state_value_bytes >= sizes.dead_letter {
+            return Err(BusError::Invalid(format!(
+                "step {} keeps values of up to {} bytes, and dead letters have at most {}: raise \
+                 `bus.kafka.record_bytes`",
+                spec.name, spec.limits.state_value_bytes, sizes.dead_letter
+            )));
+        }
+        let (name, partitions) = (topics::changelog_of(&spec.name), self.partitions(&spec.input).await?);
+        let wanted = Wanted::changelog(&self.config, &name, partitions, spec.limits.state_value_bytes);
+        if let Found::Topic(Some(mending)) = self.look_at(&wanted).await? {
+            topics::mend(&self.admin, &self.context, &self.config, &mending).await?;
+        }
+        Ok(spec)
     }
 
     /// Waits until every broker that answers knows a new topic: it is created before all of them have heard of it.
@@ -211,6 +278,13 @@ impl Bus for KafkaBus {
         self.inner.create_topics(specs).await
     }
 
+    async fn check(&self) -> Result<(), BusError> {
+        if let Some(refused) = self.inner.context.refused() {
+            return Err(BusError::NotAdmitted(refused));
+        }
+        self.inner.ask_partitions(events::topics::TELEMETRY_RAW).await.map(drop)
+    }
+
     async fn partitions(&self, topic: &str) -> Result<u32, BusError> {
         self.inner.partitions(topic).await
     }
@@ -224,18 +298,18 @@ impl Bus for KafkaBus {
             Ok(partitions) => partitions,
             Err(error) => return vec![Err(error.into()); count],
         };
-        let limit = self.inner.config.record_bytes;
-        let too_large = |record: &Record| {
+        let limit = Sizes::of(self.inner.config.record_bytes).of_topic(topic);
+        let (mut refused, mut fitting) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for record in records {
             let bytes = record.value.len();
-            (bytes > limit).then_some(PublishError::RecordTooLarge { bytes, limit })
-        };
-        let refused: Vec<Option<PublishError>> = records.iter().map(too_large).collect();
-        let fitting: Vec<Record> = records
-            .into_iter()
-            .zip(&refused)
-            .filter(|(_, refused)| refused.is_none())
-            .map(|(record, _)| record)
-            .collect();
+            let value = if bytes > limit {
+                Err(PublishError::RecordTooLarge { bytes, limit })
+            } else {
+                self.inner.schemas.outgoing(topic, &record.value).map_err(PublishError::from)
+            };
+            refused.push(value.as_ref().err().cloned());
+            fitting.extend(value.map(|value| Record { key: record.key, value }));
+        }
         let (bytes, limit) = (fitting.iter().map(|record| record.value.len()).sum(), self.inner.config.batch_bytes);
         let fitting_count = fitting.len() as u64;
         let mut written = if bytes > limit {
@@ -299,6 +373,7 @@ impl Bus for KafkaBus {
         handler: Arc<dyn StepHandler>,
         shutdown: CancellationToken,
     ) -> Result<(), BusError> {
+        let spec = self.inner.prepare_step(spec).await?;
         super::step::run(Arc::clone(&self.inner), spec, handler, shutdown).await
     }
 

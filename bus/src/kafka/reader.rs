@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 
 use super::Inner;
 use super::client::{Isolation, OurConsumer, consumer, number, offset};
@@ -79,6 +79,8 @@ pub(super) struct Reading {
     heard_at: Instant,
     /// It was found to stand still, and was told to go on.
     stood_still: bool,
+    /// A position that the client has passed and that was not taken: it must go back there first.
+    back: Option<(u32, u64)>,
     pub(super) buffer: Buffer,
 }
 
@@ -131,6 +133,7 @@ impl Reading {
             partitions,
             heard_at: Instant::now(),
             stood_still: false,
+            back: None,
             buffer,
         })
     }
@@ -155,6 +158,12 @@ impl Reading {
     }
 
     fn look_with(&mut self, consumer: &OurConsumer, wait: Duration) -> Result<(), BusError> {
+        if let Some((partition, position)) = self.back {
+            consumer
+                .seek(&self.stored, number(partition), offset(position), self.inner.request_timeout())
+                .map_err(|error| self.inner.context.error("a Kafka topic can not be read again", &error))?;
+            self.back = None;
+        }
         let unknown_ends = self.partitions.values().any(|progress| progress.at_unknown_end);
         let mut wait = if unknown_ends { wait.min(QUIET) } else { wait };
         let (mut records, mut bytes) = (0, 0);
@@ -166,16 +175,18 @@ impl Reading {
             match polled {
                 Ok(message) => {
                     let Ok(partition) = u32::try_from(message.partition()) else { continue };
+                    let record = if self.raw { None } else { Some(self.record(partition, &message)?) };
                     let Some(progress) = self.partitions.get_mut(&partition) else { continue };
                     records += 1;
                     bytes += message.payload_len();
                     progress.next = u64::try_from(message.offset()).unwrap_or(0) + 1;
                     progress.at_unknown_end = false;
-                    let found = if self.raw {
-                        let (key, value) = (message.key().unwrap_or_default().to_vec(), message.payload());
-                        Found::Change { position: progress.next - 1, key, value: value.map(<[u8]>::to_vec) }
-                    } else {
-                        Found::Record { partition, record: stored(&message) }
+                    let found = match record {
+                        Some(record) => Found::Record { partition, record },
+                        None => {
+                            let (key, value) = (message.key().unwrap_or_default().to_vec(), message.payload());
+                            Found::Change { position: progress.next - 1, key, value: value.map(<[u8]>::to_vec) }
+                        }
                     };
                     self.buffer.lock().push_back(found);
                     wait = Duration::ZERO;
@@ -196,6 +207,26 @@ impl Reading {
             self.rouse(consumer)?;
         }
         Ok(())
+    }
+
+    /// The record in a message. One whose schema can not be had is not taken: it will be read again.
+    fn record(&mut self, partition: u32, message: &BorrowedMessage<'_>) -> Result<StoredRecord, BusError> {
+        let mut record = stored(message);
+        while !record.control {
+            match self.inner.schemas.incoming(&self.topic, record.value.clone()) {
+                Ok(value) => {
+                    record.value = value;
+                    break;
+                }
+                Err(number) => {
+                    let asking = self.inner.schemas.ask(&self.topic, number);
+                    self.inner.runtime.block_on(asking).inspect_err(|_| {
+                        self.back = Some((partition, record.position));
+                    })?;
+                }
+            }
+        }
+        Ok(record)
     }
 
     /// The client has returned everything up to the end of a partition.

@@ -414,7 +414,8 @@ impl SlotLog {
         let text = serde_json::to_vec(&progress).map_err(|error| BusError::Storage(error.to_string()))?;
         changes.push((PROGRESS.to_vec(), Some(text)));
         let place = |(topic, partitions): &(String, u32), record: &Record| {
-            (topic.clone(), partition_for(&record.key, *partitions), record.clone())
+            let value = self.inner.outgoing(topic, &record.value)?;
+            Ok((topic.clone(), partition_for(&record.key, *partitions), Record { key: record.key, value }))
         };
         let outputs = write
             .pending
@@ -422,7 +423,8 @@ impl SlotLog {
             .iter()
             .filter_map(|(output, record)| self.topics.outputs.get(*output).map(|topic| place(topic, record)));
         let letters = write.pending.dead_letters.iter().map(|record| place(&self.topics.dead_letters, record));
-        let messages = Messages { records: outputs.chain(letters).collect(), changes };
+        let records = outputs.chain(letters).collect::<Result<_, BusError>>()?;
+        let messages = Messages { records, changes };
         let last = self.transaction(&messages, position, &told)?;
         let to = Copied { next: last + 1, progress: Some(progress), mark: None };
         let written = self.state.write(self.copied.next, &to, true, |connection| {

@@ -57,6 +57,7 @@ impl Inner {
         stored: &str,
         partitions: &[u32],
     ) -> Result<Vec<(u32, ToldAt)>, BusError> {
+        self.context.give_token(client.client())?;
         let mut asked = TopicPartitionList::new();
         for partition in partitions {
             asked.add_partition(stored, number(*partition));

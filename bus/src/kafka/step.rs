@@ -331,7 +331,7 @@ async fn opened(
     while !token.is_cancelled() {
         match open() {
             Ok(log) => return Ok(Some(log)),
-            Err(error @ (BusError::Storage(_) | BusError::StorageFull)) => {
+            Err(error) if error.may_pass() => {
                 tracing::warn!(step = %shared.spec.name, partition, %error, "will try again");
                 wait(token, &mut pause, shared.spec.limits.longest_pause).await;
             }
@@ -388,7 +388,7 @@ async fn work(
                 }
                 wait(&token, &mut pause, limits.longest_pause).await;
             }
-            Err(error @ (BusError::Storage(_) | BusError::StorageFull)) => {
+            Err(error) if error.may_pass() => {
                 tracing::warn!(step = %shared.spec.name, partition, %error, "will try again");
                 wait(&token, &mut pause, limits.longest_pause).await;
             }

@@ -166,6 +166,7 @@ impl Inner {
             return Ok(());
         }
         let client = self.group(group)?;
+        self.context.give_token(client.client())?;
         let mut list = TopicPartitionList::new();
         let added: Result<(), KafkaError> = positions.iter().try_for_each(|(partition, position)| {
             list.add_partition_offset(stored, number(*partition), offset(*position))

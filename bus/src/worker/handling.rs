@@ -257,7 +257,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
         } else {
             Default::default()
         };
-        let letter = DeadLetter {
+        let mut letter = DeadLetter {
             step: shared.spec.name.clone(),
             topic: shared.spec.input.clone(),
             partition: self.log.partition(),
@@ -272,7 +272,13 @@ impl<L: PartitionLog> PartitionWorker<L> {
             payload: sealed.payload,
             affected: sealed.affected,
         };
-        let value: Bytes = letter.encode().map_err(|error| BusError::Invalid(error.to_string()))?;
+        let encode = |letter: &DeadLetter| letter.encode().map_err(|error| BusError::Invalid(error.to_string()));
+        let mut value: Bytes = encode(&letter)?;
+        if value.len() > shared.dead_letter_bytes {
+            // That an event ended here must go all the way; content for which there is no room stays behind.
+            letter.payload = None;
+            value = encode(&letter)?;
+        }
         computed.pending.bytes += value.len();
         computed.pending.dead_letters.push(Record { key, value });
         let labels = [("step", shared.spec.name.clone()), ("reason", reason.to_owned())];

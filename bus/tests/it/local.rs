@@ -64,7 +64,7 @@ impl Harness for Local {
     }
 
     fn record_bytes(&self) -> usize {
-        RECORD_BYTES
+        2 * RECORD_BYTES
     }
 }
 
@@ -84,6 +84,7 @@ suite!(
     a_tail_goes_on_where_its_owner_says,
     a_waiting_tail_is_woken,
     refuses_what_cannot_be,
+    a_step_may_make_more_of_a_record_than_the_door_takes,
     a_step_keeps_to_its_input,
     a_step_handles_each_record_once_over_restarts,
     two_runs_share_the_partitions,

@@ -5,9 +5,17 @@
 #[cfg(feature = "production")]
 mod kafka;
 #[cfg(feature = "production")]
+mod kafka_doors;
+#[cfg(feature = "production")]
 mod kafka_faults;
 #[cfg(feature = "production")]
 mod kafka_owners;
+#[cfg(feature = "production")]
+mod kafka_registry;
+#[cfg(feature = "production")]
+mod kafka_tokens;
+#[cfg(feature = "production")]
+mod kafka_topics;
 mod local;
 mod processes;
 mod suite;

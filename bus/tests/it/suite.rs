@@ -28,7 +28,7 @@ pub(crate) trait Harness: Send + Sync {
     fn another(&self) -> Arc<dyn Bus>;
     /// The clock of both.
     fn clock(&self) -> SimulatedClock;
-    /// Largest record.
+    /// Largest record of a topic that is none of the door's.
     fn record_bytes(&self) -> usize;
 }
 
@@ -241,6 +241,42 @@ pub(crate) async fn refuses_what_cannot_be(harness: impl Harness) {
     assert_eq!(results[1], Err(PublishError::RecordTooLarge { bytes: limit + 1, limit }));
     assert_eq!(read_all(&*bus, "in").await.len(), 2);
     assert!(bus.publish("in", vec![]).await.is_empty());
+}
+
+/// Emits every record twice in one.
+struct Doubling;
+
+impl StepHandler for Doubling {
+    fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        if let Input::Record { record, .. } = input {
+            let value = Bytes::from([&record.value[..], &record.value[..]].concat());
+            context.emit("out", Record { key: record.key, value });
+        }
+        Outcome::Ok
+    }
+
+    fn partition_time_of(&self, _: &CommittedRecord) -> Option<Timestamp> {
+        None
+    }
+}
+
+pub(crate) async fn a_step_may_make_more_of_a_record_than_the_door_takes(harness: impl Harness) {
+    let bus = harness.bus();
+    topics(&*bus, 1).await;
+    let door = events::topics::TELEMETRY_RAW;
+    bus.create_topics(&[TopicSpec::new(door, 1, Retention::default())]).await.unwrap();
+    let limit = harness.record_bytes() / 2;
+    let record = |bytes: usize| Record { key: key(1), value: Bytes::from(vec![7; bytes]) };
+    let results = bus.publish(door, vec![record(limit), record(limit + 1)]).await;
+    assert!(results[0].is_ok());
+    assert_eq!(results[1], Err(PublishError::RecordTooLarge { bytes: limit + 1, limit }));
+    let step = StepSpec::new("step", door, ["out"], "dead");
+    let running = Running::start_spec(&bus, step, Arc::new(Doubling));
+    caught_up(&*bus).await;
+    running.stop().await;
+    let sizes: Vec<usize> = read_all(&*bus, "out").await.iter().map(|record| record.value.len()).collect();
+    assert_eq!(sizes, [2 * limit]);
+    assert_eq!(dead_letters(&*bus).await, []);
 }
 
 pub(crate) async fn a_step_keeps_to_its_input(harness: impl Harness) {

@@ -43,7 +43,7 @@ fn a_configuration_that_cannot_be_used_names_key_and_place() {
     // What a build with the feature has, or says, is asked in parts.rs.
     #[cfg(not(feature = "production"))]
     for (section, asked, missing, offered) in [
-        ("bus", "kafka", "version does not have yet", "local"),
+        ("bus", "kafka", "build does not have", "local"),
         ("database", "postgresql", "build does not have", "sqlite"),
         ("artifacts", "s3", "build does not have", "local"),
         ("jobs", "kubernetes", "version does not have yet", "process"),

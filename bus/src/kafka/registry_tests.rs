@@ -1,0 +1,83 @@
+//! The wire format, without a registry to ask.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Schemas as if these numbers had been registered.
+fn registered(numbers: &[(&'static str, Fingerprint, u32)]) -> Schemas {
+    let mut config = KafkaConfig::default();
+    // Nothing listens there: whatever is asked for has no answer.
+    config.schema_registry.url = Some("http://127.0.0.1:1/apis/ccompat/v7/".to_owned());
+    config.request_timeout_ms = 100;
+    Schemas {
+        registry: Registry::of(&config).unwrap(),
+        numbers: numbers.iter().map(|(topic, fingerprint, number)| ((*topic, *fingerprint), *number)).collect(),
+        fingerprints: RwLock::new(numbers.iter().map(|(_, fingerprint, number)| (*number, *fingerprint)).collect()),
+    }
+}
+
+fn none() -> Schemas {
+    Schemas { registry: None, numbers: HashMap::new(), fingerprints: RwLock::default() }
+}
+
+const ONE: Fingerprint = [1; 8];
+
+#[test]
+fn a_value_stands_at_the_brokers_as_confluent_readers_want_it() {
+    let schemas = registered(&[(topics::TELEMETRY_RAW, ONE, 0x0102_0304)]);
+    let value = with_fingerprint(ONE, b"datum");
+    assert_eq!(&value[..], b"\xC3\x01\x01\x01\x01\x01\x01\x01\x01\x01datum");
+    let written = schemas.outgoing(topics::TELEMETRY_RAW, &value).unwrap();
+    assert_eq!(&written[..], b"\x00\x01\x02\x03\x04datum");
+    assert_eq!(schemas.incoming(topics::TELEMETRY_RAW, written), Ok(value.clone()));
+    // From before there was a registry.
+    assert_eq!(schemas.incoming(topics::TELEMETRY_RAW, value.clone()), Ok(value.clone()));
+    // Numbers belong to a subject, and so to a topic.
+    assert!(matches!(schemas.outgoing(topics::TELEMETRY_CLEAN, &value), Err(BusError::Invalid(_))));
+}
+
+#[test]
+fn what_is_none_of_ours_stays_as_it_is() {
+    let schemas = registered(&[(topics::TELEMETRY_RAW, ONE, 7)]);
+    for (topic, value) in [("in", &b"\x00\x00\x00\x00\x07datum"[..]), (topics::TELEMETRY_RAW, b"\x00"), ("in", b"")] {
+        let value = Bytes::copy_from_slice(value);
+        assert_eq!(schemas.outgoing(topic, &value), Ok(value.clone()));
+        assert_eq!(schemas.incoming(topic, value.clone()), Ok(value));
+    }
+    let confusing = Bytes::from_static(b"\x00\x00\x00\x00\x07datum");
+    assert!(matches!(schemas.outgoing(topics::TELEMETRY_RAW, &confusing), Err(BusError::Invalid(_))));
+    let unregistered = with_fingerprint([2; 8], b"datum");
+    assert!(matches!(schemas.outgoing(topics::TELEMETRY_RAW, &unregistered), Err(BusError::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_number_that_nobody_can_explain_waits() {
+    let value = Bytes::from_static(b"\x00\x00\x00\x00\x07datum");
+    let with = registered(&[]);
+    assert_eq!(with.incoming(topics::TELEMETRY_RAW, value), Err(7));
+    let why = with.ask(topics::TELEMETRY_RAW, 7).await.unwrap_err();
+    assert!(matches!(&why, BusError::SchemaUnavailable { schema: 7, .. }) && why.may_pass(), "{why}");
+    insta::assert_snapshot!(why.to_string().replace(|digit: char| digit.is_ascii_digit(), "N"), @"");
+    let without = none().ask(topics::TELEMETRY_RAW, 7).await.unwrap_err();
+    insta::assert_snapshot!(without, @"");
+}
+
+#[test]
+fn every_topic_of_ours_has_a_schema_and_no_other() {
+    for topic in topics::ALL {
+        assert!(!schemas_of(topic).is_empty(), "{topic}");
+    }
+    assert!(schemas_of("anonymizer.changelog.v1").is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn whatever_is_written_is_read_again(number in any::<u32>(), datum in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let schemas = registered(&[(topics::PREFERENCE_PAIRS, ONE, number)]);
+        let value = with_fingerprint(ONE, &datum);
+        let written = schemas.outgoing(topics::PREFERENCE_PAIRS, &value).unwrap();
+        prop_assert_eq!(schemas.incoming(topics::PREFERENCE_PAIRS, written), Ok(value));
+    }
+}
