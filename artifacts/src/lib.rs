@@ -18,5 +18,5 @@ pub use directory::{
 pub use error::ArtifactError;
 pub use local::LocalArtifacts;
 #[cfg(feature = "production")]
-pub use s3::{S3Artifacts, S3Config, S3Credentials};
+pub use s3::{S3Artifacts, S3Config, S3Credentials, bucket_policy};
 pub use store::{ArtifactStore, Stored};

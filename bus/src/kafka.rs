@@ -28,9 +28,13 @@ mod config;
 #[cfg(feature = "production")]
 mod existing;
 #[cfg(feature = "production")]
+mod granted;
+#[cfg(feature = "production")]
 mod handle;
 #[cfg(feature = "production")]
 mod keeper;
+#[cfg(feature = "production")]
+mod look;
 #[cfg(feature = "production")]
 mod publish;
 #[cfg(feature = "production")]
@@ -41,6 +45,8 @@ mod record;
 mod refusal;
 #[cfg(feature = "production")]
 mod registry;
+#[cfg(feature = "production")]
+mod rights;
 #[cfg(feature = "production")]
 mod slot;
 #[cfg(feature = "production")]
@@ -65,3 +71,7 @@ pub use self::config::{Compression, KafkaConfig, KafkaOauth, KafkaSasl, KafkaSch
 use self::handle::Inner;
 #[cfg(feature = "production")]
 pub use self::handle::{KafkaBus, KafkaSteps};
+#[cfg(feature = "production")]
+pub use self::look::look;
+#[cfg(feature = "production")]
+pub use self::rights::{KafkaUse, Operation, Resource, Right, rights};

@@ -21,6 +21,7 @@ mod ends;
 #[cfg(test)]
 mod following_tests;
 mod liveness;
+mod look;
 #[cfg(test)]
 mod model_tests;
 mod ownership;
@@ -51,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 use self::concluded::LivePartition;
 use self::ends::Ends;
 use self::liveness::Liveness;
+pub use self::look::{LocalLogFacts, look};
 use self::reader::Readers;
 use self::topics::TopicInfo;
 use self::watch::Watch;

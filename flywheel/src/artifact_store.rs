@@ -133,8 +133,9 @@ pub(crate) async fn open(
     }
 }
 
+/// How the bucket is spoken to.
 #[cfg(feature = "production")]
-fn bucket(settings: &S3Settings) -> S3Config {
+pub(crate) fn bucket(settings: &S3Settings) -> S3Config {
     let key = settings.access_key_id.as_ref().zip(settings.secret_access_key.as_ref());
     S3Config {
         endpoint: settings.endpoint.clone(),

@@ -58,6 +58,11 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Show the wheel at a glance: doors, versions, backlog, last run, freshness, ledger.
     Status(ListArgs),
+    /// Check everything that the configured platform depends on, and say what to do. Changes nothing.
+    Doctor(DoctorArgs),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Bring the database to the schema of this release.
     Migrate(MigrateArgs),
 
@@ -154,6 +159,47 @@ pub(crate) struct MigrateArgs {
     pub(crate) check: bool,
     #[command(flatten)]
     pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DoctorArgs {
+    /// Check nothing; print the rights that are needed in Apache Kafka, PostgreSQL and S3, as far as they are configured.
+    /// Only one part's are ready to be run: `--print-acls=postgresql | psql`.
+    #[arg(long, value_name = "PART", num_args = 0..=1, require_equals = true, default_missing_value = "all")]
+    pub(crate) print_acls: Option<RightsPart>,
+    /// With --print-acls: who gets the rights in Kafka. Default: the user of `bus.kafka.sasl`.
+    #[arg(long, value_name = "TYPE:NAME", requires = "print_acls")]
+    pub(crate) principal: Option<String>,
+    /// With --print-acls: the role that services log in as. Default: the user of `database.url`.
+    #[arg(long, value_name = "ROLE", requires = "print_acls")]
+    pub(crate) role: Option<String>,
+    /// With --print-acls: the role that `flywheel migrate` logs in as, which owns the tables.
+    #[arg(long, value_name = "ROLE", requires = "print_acls", default_value = "flywheel_migrate")]
+    pub(crate) migrating_role: String,
+    /// How long each question may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+/// Whose rights are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RightsPart {
+    /// Of every part that is configured.
+    All,
+    /// `kafka-acls.sh` lines.
+    Kafka,
+    /// `GRANT` statements.
+    Postgresql,
+    /// A policy.
+    S3,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show the configuration that is in force, and where each setting was given; no secrets.
+    Show(ListArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -65,6 +65,11 @@ impl DataDir {
         Ok(Self { root })
     }
 
+    /// The directory, if it is there. Makes nothing.
+    pub(crate) fn existing(root: &Path) -> Option<Self> {
+        root.canonicalize().ok().filter(|root| root.is_dir()).map(|root| Self { root })
+    }
+
     /// Claims the directory for one platform.
     pub(crate) fn claim(&self) -> Result<Claim, Failure> {
         self.lock(Sharing::Alone)?.ok_or_else(|| {

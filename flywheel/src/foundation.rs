@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use artifacts::ArtifactStore;
 use bus::local::{LocalLog, LocalLogConfig};
-use bus::{Bus, Retention, TopicSpec};
+use bus::{Bus, Retention, StepSpec, TopicSpec};
 use events::{IdSource, TenantSecret, Timestamp, topics};
 use service::api_keys::{ApiKeys, Scope};
 use service::clock::{RealClock, SharedClock, SimulatedClock};
@@ -64,13 +64,21 @@ impl Ids {
     }
 }
 
+/// The steps of a platform.
+pub(crate) fn steps() -> [StepSpec; 2] {
+    [anonymizer::step_spec(), labeler::step::spec()]
+}
+
+/// Topics that are published to beside the steps: by the doors and the registry, by commands and through the outbox.
+#[cfg(feature = "production")]
+pub(crate) const PUBLISHED: [&str; 3] = [topics::TELEMETRY_RAW, topics::TELEMETRY_CLEAN, topics::FLYWHEEL_EVENTS];
+
 /// The topics, and who must see every record of them: a service that has not run yet, or runs elsewhere, loses nothing.
-fn topics_of(settings: &Settings) -> Vec<TopicSpec> {
+pub(crate) fn topics_of(settings: &Settings) -> Vec<TopicSpec> {
     let bus = &settings.bus;
     let kept = |name: &str, age: Duration| {
         let spec = TopicSpec::new(name, bus.partitions, Retention::age(age));
-        let steps = [anonymizer::step_spec(), labeler::step::spec()];
-        let reading = steps.into_iter().filter(|step| step.input == name);
+        let reading = steps().into_iter().filter(|step| step.input == name);
         sinks::read_by_sinks(reading.fold(spec, |spec, step| spec.read_by_step(step.name)))
     };
     let days = |days: u64| DAY * u32::try_from(days).unwrap_or(u32::MAX);

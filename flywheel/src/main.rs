@@ -2,10 +2,11 @@
 
 mod artifact_store;
 mod cli;
-
+mod config_show;
 mod data_dir;
 mod database;
 mod demo;
+mod doctor;
 mod embedded;
 mod failure;
 mod foundation;
@@ -69,6 +70,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Demo(arguments) => demo::run(common, arguments).await,
             Command::Up(arguments) => up::run(common, arguments).await,
             Command::Status(list) => status::run(common, list).await,
+            Command::Doctor(arguments) => doctor::run(common, arguments).await,
+            Command::Config(command) => config_show::run(common, command),
             Command::Migrate(arguments) => database::migrate(common, arguments).await,
             Command::Ingest => services::run(common, services::Service::Ingest).await,
             Command::Anonymizer => services::run(common, services::Service::Anonymizer).await,

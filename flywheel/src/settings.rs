@@ -12,7 +12,7 @@ use labeler::LabelerConfig;
 use model_registry::config::RegistryConfig;
 use serde::{Deserialize, Serialize};
 use service::clock::ClockConfig;
-use service::config::{Invalid, Secret, load_over};
+use service::config::{Invalid, Secret, Shown, load_over, show};
 use service::http::HttpConfig;
 use serving::ServingConfig;
 use trainer_orchestrator::{OrchestratorConfig, OrchestratorError};
@@ -28,6 +28,8 @@ pub(crate) const ADMIN: &str = "127.0.0.1:7800";
 
 /// Room that the record of an event takes beside what its client sent: ids, receipt, and what sealing adds.
 const EVENT_OVERHEAD_BYTES: usize = 16 << 10;
+/// Names and their texts.
+type Texts = Vec<(String, String)>;
 
 /// Variables with our prefix that are no settings.
 const OTHER_VARIABLES: [&str; 1] = ["FLYWHEEL_BINARY"];
@@ -201,8 +203,21 @@ fn default_model() -> ModelName {
 impl Settings {
     /// Reads the file, the environment and the flags, in this order.
     pub(crate) fn load(common: &Common, more: &[(&str, String)]) -> Result<Self, Failure> {
-        let mut overrides: Vec<(String, String)> =
-            more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let (variables, overrides) = Self::sources(common, more)?;
+        Self::layered(common.config.as_deref(), variables.into_iter(), &overrides)
+    }
+
+    /// Reads the same, to be shown.
+    pub(crate) fn shown(common: &Common) -> Result<Shown, Failure> {
+        let (variables, overrides) = Self::sources(common, &[])?;
+        let file = common.config.as_deref();
+        let settings = Self::layered(file, variables.iter().cloned(), &overrides)?;
+        show(&settings, file, variables.into_iter(), &overrides).map_err(Failure::refuse)
+    }
+
+    /// What the environment and the flags say.
+    fn sources(common: &Common, more: &[(&str, String)]) -> Result<(Texts, Texts), Failure> {
+        let mut overrides: Texts = more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         for pair in &common.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| {
                 Failure::refused(format!("--set {pair}: expected KEY=VALUE, such as serving.threshold=0.6"))
@@ -216,7 +231,7 @@ impl Settings {
             let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
             (!OTHER_VARIABLES.contains(&name.as_str())).then_some((name, value))
         });
-        Self::layered(common.config.as_deref(), variables, &overrides)
+        Ok((variables.collect(), overrides))
     }
 
     fn layered(

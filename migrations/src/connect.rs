@@ -254,7 +254,8 @@ fn file_of(url: &str) -> PathBuf {
 }
 
 /// The URL as it may be shown: without user, password and parameters.
-pub(crate) fn without_credentials(url: &str) -> String {
+#[must_use]
+pub fn without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.split('?').next().unwrap_or_default().to_owned();
     };

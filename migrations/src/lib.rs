@@ -15,14 +15,18 @@
 
 mod connect;
 mod error;
+mod look;
 mod migrate;
 mod retry;
+mod rights;
 mod text;
 mod transaction;
 
-pub use connect::{Backend, backend, connect, sqlite_url};
+pub use connect::{Backend, backend, connect, sqlite_url, without_credentials};
 pub use error::MigrationsError;
+pub use look::{ServerFacts, clock_difference, look, sqlite_version};
 pub use migrate::{Step, check, migrate, schema_version};
 pub use retry::{Retries, Trouble, commit, is_conflict, retried, retried_if, trouble};
+pub use rights::{Roles, TABLE_RIGHTS, grants, missing_rights};
 pub use text::storable;
 pub use transaction::{begin_read, begin_write};

@@ -8,6 +8,7 @@ pub mod config;
 pub mod consent;
 pub mod database;
 pub mod drain;
+pub mod finding;
 pub mod http;
 pub mod ids;
 pub mod keys;

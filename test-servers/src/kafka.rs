@@ -139,7 +139,8 @@ pub(crate) fn format(file: &Path, libraries: &Path) -> Result<(), String> {
     }
 }
 
-/// A broker that forgets nothing it is asked to keep, starts fast and takes over fast.
+/// A broker that forgets nothing it is asked to keep, starts fast and takes over fast. Whoever enters without a name may
+/// do everything; who has a name, only what was allowed of things about which anything was.
 pub(crate) fn properties(data: &Path, [open, guarded, controller]: [u16; 3]) -> String {
     let mut text = String::from(FIXED);
     let login = "org.apache.kafka.common.security.scram.ScramLoginModule required";
@@ -171,6 +172,9 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
 log.cleaner.dedupe.buffer.size=4194304
 log.retention.check.interval.ms=1000
 log.initial.task.delay.ms=1000

@@ -18,6 +18,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that can not have its server fails, and says why")]
 
 mod kafka;
+mod kafka_acls;
 mod kafka_doors;
 mod postgresql;
 mod registry;
@@ -28,6 +29,7 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
+pub use kafka_acls::KafkaRight;
 pub use kafka_doors::{KafkaDoor, KafkaOfMine};
 pub use registry::SchemaRegistry;
 use server::Running;
@@ -138,6 +140,16 @@ pub async fn kafka_with_doors(doors: Vec<KafkaDoor>, java_settings: Vec<String>)
 /// None can be started: the sentence says what to do.
 pub async fn schema_registry() -> SchemaRegistry {
     blocking(registry::start).await
+}
+
+/// Gives rights at a broker. Whoever enters without a name may do everything; who has a name may do everything with
+/// things about which nothing is said.
+///
+/// # Panics
+/// The broker does not take them: the sentence says why.
+pub async fn kafka_allow(bootstrap: &str, rights: Vec<KafkaRight>) {
+    let bootstrap = bootstrap.to_owned();
+    blocking(move || kafka_acls::allow(&bootstrap, &rights)).await;
 }
 
 /// What stands before every name that a test uses on a server that others use too.

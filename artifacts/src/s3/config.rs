@@ -61,6 +61,14 @@ impl S3Config {
             parallel_parts: PARALLEL_PARTS,
         }
     }
+
+    /// What stands before the keys of all objects: the prefix with one slash behind it, or nothing.
+    pub(super) fn key_prefix(&self) -> String {
+        match self.prefix.trim_matches('/') {
+            "" => String::new(),
+            prefix => format!("{prefix}/"),
+        }
+    }
 }
 
 /// An access key. Its secret shows itself to nobody.

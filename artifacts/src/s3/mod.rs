@@ -8,6 +8,8 @@
 mod config;
 mod download;
 mod failure;
+mod look;
+mod policy;
 mod upload;
 
 use std::fs::File;
@@ -28,6 +30,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 pub use config::{S3Config, S3Credentials};
+pub use policy::bucket_policy;
 
 use self::download::Download;
 use self::failure::{Place, is_absent};
@@ -37,6 +40,9 @@ use crate::{ArtifactError, ArtifactStore, Stored};
 
 /// The region of stores that do not care.
 const NO_REGION: &str = "us-east-1";
+/// Behind the prefix: where objects are, and the one that shows what is allowed.
+const OBJECTS: &str = "objects/";
+const PROBE: &str = "probe";
 /// Chunks between the network and the disk.
 const CHUNKS: usize = 16;
 /// Memory that is taken on the word of the store, before the bytes are there.
@@ -66,10 +72,7 @@ impl S3Artifacts {
         if config.bucket.is_empty() {
             return setting("its bucket has no name");
         }
-        config.prefix = match config.prefix.trim_matches('/') {
-            "" => String::new(),
-            prefix => format!("{prefix}/"),
-        };
+        config.prefix = config.key_prefix();
         let http = http_client(&config)?;
         let timeouts =
             TimeoutConfig::builder().connect_timeout(config.connect_timeout).read_timeout(config.read_timeout).build();
@@ -115,7 +118,7 @@ impl S3Artifacts {
     /// # Errors
     /// What a person has to mend, told in one sentence.
     pub async fn check(&self) -> Result<(), ArtifactError> {
-        let key = format!("{}probe", self.inner.config.prefix);
+        let key = format!("{}{PROBE}", self.inner.config.prefix);
         let bytes = Bytes::from_static(b"flywheel was here");
         match self.put_at(&key, &Sha256Digest::of(&bytes), bytes).await {
             Ok(()) => {}
@@ -160,7 +163,7 @@ impl S3Artifacts {
 
     fn key(&self, digest: &Sha256Digest) -> String {
         let name = digest.to_string();
-        format!("{}objects/{}/{name}", self.inner.config.prefix, name.get(..2).unwrap_or_default())
+        format!("{}{OBJECTS}{}/{name}", self.inner.config.prefix, name.get(..2).unwrap_or_default())
     }
 
     /// Whether an object is there; an answer that may mean a missing bucket is looked into.

@@ -30,6 +30,9 @@ const CONTROL: Duration = Duration::from_secs(10);
 /// How often a full queue is looked at again.
 const QUEUE_LOOK: Duration = Duration::from_millis(5);
 
+/// What the transactional ids of control records begin with.
+pub(super) const CONTROL_IDS: &str = "control-";
+
 type OurProducer = FutureProducer<Context>;
 
 /// The producers of a bus.
@@ -52,7 +55,7 @@ impl Publisher {
             clock,
             producer: Mutex::new(None),
             control: Arc::default(),
-            control_name: config.stored_name(&format!("control-{}", hex::encode(rand::random::<[u8; 12]>()))),
+            control_name: config.stored_name(&format!("{CONTROL_IDS}{}", hex::encode(rand::random::<[u8; 12]>()))),
         };
         drop(publisher.producer()?);
         Ok(publisher)

@@ -35,7 +35,7 @@ use rdkafka::{TopicPartitionList, consumer::Consumer};
 
 use super::Inner;
 use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
-use super::client::{Context, Isolation, OurConsumer, number, offset};
+use super::client::{Context, Isolation, OurConsumer, RESTORE, number, offset};
 use super::publish::commit;
 use super::reader::{Found, Gone, Reading};
 use super::record::headers;
@@ -68,6 +68,11 @@ pub(super) struct RunTopics {
     pub(super) outputs: Vec<(String, u32)>,
     pub(super) dead_letters: (String, u32),
     pub(super) changelog: String,
+}
+
+/// What the transactional ids of a step begin with; the number of the partition follows.
+pub(super) fn transactions_of(step: &str) -> String {
+    format!("step.{step}.")
 }
 
 /// Until when the lease of a partition says that it is ours.
@@ -169,7 +174,7 @@ impl SlotLog {
             return Err(self.fenced());
         }
         let config = &self.inner.config;
-        let name = config.stored_name(&format!("step.{}.{}", self.topics.step, self.partition));
+        let name = config.stored_name(&format!("{}{}", transactions_of(&self.topics.step), self.partition));
         let mut client = config.producer()?;
         client
             .set("transactional.id", name)
@@ -228,7 +233,7 @@ impl SlotLog {
                 )));
             }
             let topic = Arc::from(self.topics.changelog.strip_prefix(&inner.config.prefix).unwrap_or(&stored));
-            let mut reading = Reading::open(inner, topic, "restore", Gone::Told, &[(partition, first)])?.raw();
+            let mut reading = Reading::open(inner, topic, RESTORE, Gone::Told, &[(partition, first)])?.raw();
             let mut told = Instant::now();
             let mut idle = Instant::now();
             while reading.next(partition) < end {

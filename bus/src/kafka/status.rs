@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Inner;
 use super::changelog::Told;
-use super::client::{Isolation, OurConsumer, consumer, number};
+use super::client::{Isolation, LOOK, OurConsumer, consumer, number};
 use super::reader::{Found, Gone, Reading};
 use super::tail::{self, reader_group};
 use crate::error::BusError;
@@ -181,7 +181,7 @@ impl Inner {
         ranges: &[(u32, u64, u64)],
     ) -> Result<Vec<(u32, u64)>, BusError> {
         let from: Vec<(u32, u64)> = ranges.iter().map(|(partition, position, _)| (*partition, *position)).collect();
-        let mut reading = Reading::open(Arc::clone(self), topic, "look", Gone::PassedOver, &from)?;
+        let mut reading = Reading::open(Arc::clone(self), topic, LOOK, Gone::PassedOver, &from)?;
         let started = std::time::Instant::now();
         let mut counted = vec![0; ranges.len()];
         while ranges.iter().any(|(partition, _, end)| reading.next(*partition) < *end) {

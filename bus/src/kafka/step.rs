@@ -50,7 +50,7 @@ pub(super) async fn run(
         outputs.push((inner.config.stored_name(output), inner.partitions(output).await?));
     }
     let dead_letters = (inner.config.stored_name(&spec.dead_letters), inner.partitions(&spec.dead_letters).await?);
-    let changelog = format!("{}.changelog.v1", spec.name);
+    let changelog = topics::changelog_of(&spec.name);
     match inner.ask_partitions(&changelog).await? {
         None => {
             let state_bytes = spec.limits.state_value_bytes;

@@ -10,7 +10,7 @@ use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 
 use super::Inner;
-use super::client::{Isolation, number, offset};
+use super::client::{self, Isolation, number, offset};
 use super::reader::{Buffer, Found, Gone, Reading};
 use crate::error::BusError;
 use crate::interface::Tail;
@@ -76,7 +76,7 @@ fn open_reading(
             inner.commit_positions(&group, &stored, &positions)?;
             Reading::open(inner, topic, &group, Gone::Told, &positions)
         }
-        None => Reading::open(inner, topic, "look", Gone::PassedOver, &positions),
+        None => Reading::open(inner, topic, client::LOOK, Gone::PassedOver, &positions),
     }
 }
 

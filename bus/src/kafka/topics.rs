@@ -25,6 +25,10 @@ const SEGMENTS_PER_RETENTION: u32 = 10;
 const SHORTEST_SEGMENT: Duration = Duration::from_secs(60);
 const LONGEST_SEGMENT: Duration = Duration::from_secs(86_400);
 
+/// Segments of changelogs.
+const CHANGELOG_SEGMENT_BYTES: u32 = 64 << 20;
+const CHANGELOG_SEGMENT: Duration = Duration::from_secs(3_600);
+
 /// What a topic is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -73,6 +77,9 @@ impl Wanted {
             ("cleanup.policy", "compact".to_owned()),
             // What is gone stays known for that long: copies on disks rely on it (state.rs).
             ("delete.retention.ms", (2 * super::state::TRUSTED.as_millis()).to_string()),
+            // What is being written is never compacted, and whoever builds the state reads all of it.
+            ("segment.bytes", CHANGELOG_SEGMENT_BYTES.to_string()),
+            ("segment.ms", CHANGELOG_SEGMENT.as_millis().to_string()),
         ]);
         let value_bytes = state_bytes.max(Sizes::of(config.record_bytes).state);
         Self::new(config, name, partitions, Purpose::Changelog, settings, value_bytes)
@@ -226,7 +233,7 @@ fn is_forbidden(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-fn options(config: &KafkaConfig) -> AdminOptions {
+pub(super) fn options(config: &KafkaConfig) -> AdminOptions {
     let timeout = Duration::from_millis(config.request_timeout_ms);
     AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout))
 }

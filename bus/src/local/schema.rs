@@ -165,6 +165,14 @@ fn create_tables_within(connection: &Connection) -> Result<(), BusError> {
     }
 }
 
+/// The format of a file that is a log of this release.
+pub(super) fn check_format(connection: &Connection) -> Result<i64, BusError> {
+    match connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(storage)? {
+        FORMAT => Ok(FORMAT),
+        found => Err(BusError::FormatDiffers { found, expected: FORMAT }),
+    }
+}
+
 /// Waits for another process's transaction in short, growing steps, for about ten seconds in all. Transactions are
 /// milliseconds long; only a process that was stopped in the middle of one makes anybody wait for longer.
 fn wait_for_lock(attempt: i32) -> bool {

@@ -4,6 +4,9 @@
 mod alone;
 mod commands;
 mod demo;
+mod doctor;
+#[cfg(feature = "production")]
+mod doctor_servers;
 mod harness;
 mod kills;
 mod load;

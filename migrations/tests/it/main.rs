@@ -9,6 +9,7 @@
 )]
 
 mod refusals;
+mod rights;
 mod upgrades;
 
 use std::process::{Command, Stdio};

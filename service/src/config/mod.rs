@@ -8,6 +8,7 @@
 mod error;
 mod node;
 mod secret;
+mod show;
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 pub use error::{ConfigError, Invalid, Origin};
 pub use secret::Secret;
+pub use show::{Shown, ShownSecret, show};
 
 use node::{Node, Value};
 

@@ -42,6 +42,26 @@ impl Node {
         }
     }
 
+    /// The text of this place, where it is one.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text, _) | Self::Typed(toml::Value::String(text), _) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Adds all places below this one that are no sections, with their dotted keys.
+    pub(super) fn leaves<'a>(&'a self, path: &str, found: &mut Vec<(String, &'a Self)>) {
+        let Self::Table(children, _) = self else {
+            found.push((path.to_owned(), self));
+            return;
+        };
+        for (name, child) in children {
+            let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            child.leaves(&key, found);
+        }
+    }
+
     /// Puts a later layer over this one, key by key. What changes its kind is taken as it comes: the struct that reads
     /// it says what it expected.
     pub(super) fn overlay(&mut self, later: Self) {

@@ -11,4 +11,4 @@ mod store;
 
 pub use cache::{DataKeyCache, KeyLookup};
 pub use key_file::{KeyFile, KeyFileError, WrapError};
-pub use store::{KeyStore, KeyStoreError, KeyStoreOptions};
+pub use store::{KeyFileState, KeyStore, KeyStoreError, KeyStoreOptions, key_file_state};

@@ -131,10 +131,8 @@ impl KeyStore {
                 check_value(&pool).await?.unwrap_or(ours)
             }
         };
-        let wrapped = hex::decode(wrapped).unwrap_or_default();
-        match wrapping.unwrap_key(&[CHECK_SETTING], &wrapped) {
-            Ok(plaintext) if *plaintext == CHECK_PLAINTEXT => {}
-            _ => return Err(KeyStoreError::WrongFile { path }),
+        if !wrapping.opens(&wrapped) {
+            return Err(KeyStoreError::WrongFile { path });
         }
         let cache = DataKeyCache::new(options.cache_capacity);
         Ok(Self(Arc::new(Inner {
@@ -330,6 +328,49 @@ impl KeyStore {
             self.0.cache.mark_erased(*key_id);
         }
         self.0.living.lock().retain(|_, key| !key_ids.contains(&key.id()));
+    }
+}
+
+/// How a key file and a database stand to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFileState {
+    /// There is neither a file nor anything wrapped: both are made at the first start.
+    NoneYet,
+    /// There is a file, and the database holds nothing that it wrapped.
+    Unused,
+    /// The file opens what the database holds.
+    Opens,
+}
+
+/// How the key file stands to what a migrated database holds. Makes neither.
+///
+/// # Errors
+/// As [`KeyStore::open`], when one of them is there.
+pub async fn key_file_state(pool: &AnyPool, key_file: &Path) -> Result<KeyFileState, KeyStoreError> {
+    let path = key_file.to_path_buf();
+    let checked = check_value(pool).await?;
+    let wrapping = match KeyFile::read(&path) {
+        Err(KeyFileError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return if checked.is_some() {
+                Err(KeyStoreError::FileMissing { path })
+            } else {
+                Ok(KeyFileState::NoneYet)
+            };
+        }
+        other => other?,
+    };
+    let Some(wrapped) = checked else { return Ok(KeyFileState::Unused) };
+    match wrapping.opens(&wrapped) {
+        true => Ok(KeyFileState::Opens),
+        false => Err(KeyStoreError::WrongFile { path }),
+    }
+}
+
+impl KeyFile {
+    /// Whether it wrapped this check value.
+    fn opens(&self, check_value: &str) -> bool {
+        let wrapped = hex::decode(check_value).unwrap_or_default();
+        self.unwrap_key(&[CHECK_SETTING], &wrapped).is_ok_and(|plaintext| *plaintext == CHECK_PLAINTEXT)
     }
 }
 

@@ -64,6 +64,15 @@ pub(super) async fn load(files: &Files) -> Result<Certificate, TlsError> {
     Ok(Certificate { acceptor: TlsAcceptor::from(Arc::new(config)), expires })
 }
 
+/// When the first certificate of a file expires, in seconds since 1970 UTC.
+///
+/// # Errors
+/// See [`TlsError`].
+pub(super) async fn expiry_of_file(path: &Path) -> Result<Option<i64>, TlsError> {
+    let chain = chain(path, &read(CERTIFICATE, path).await?)?;
+    Ok(chain.first().and_then(|certificate| expiry(certificate)))
+}
+
 async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     tokio::fs::read(path).await.map_err(|source| TlsError::Unreadable { key, path: path.to_owned(), source })
 }

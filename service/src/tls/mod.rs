@@ -47,6 +47,16 @@ mod acceptor {
 
 pub(crate) use acceptor::Acceptor;
 
+/// When the first certificate of a file in PEM form expires, in seconds since 1970 UTC; none where that can not be read
+/// out of it.
+///
+/// # Errors
+/// A file that can not be read, or that holds no certificate.
+#[cfg(feature = "production")]
+pub async fn certificate_expiry(path: &std::path::Path) -> Result<Option<i64>, TlsError> {
+    certificate::expiry_of_file(path).await
+}
+
 /// The keys within the section of a door.
 const CERTIFICATE: &str = "tls.certificate_file";
 const KEY: &str = "tls.key_file";
