@@ -47,6 +47,15 @@ pub trait ArtifactStore: Send + Sync + std::fmt::Debug {
     /// As [`ArtifactStore::get`], or the file cannot be written.
     async fn get_to_file(&self, digest: &Sha256Digest, path: &Path) -> Result<u64, ArtifactError>;
 
+    /// Whether the store can be used now: one cheap question, for whoever asks again and again. A directory of this
+    /// machine is always there.
+    ///
+    /// # Errors
+    /// It can not: the sentence says what to do.
+    async fn answers(&self) -> Result<(), ArtifactError> {
+        Ok(())
+    }
+
     /// Whether there is an object of this name. Says nothing about its bytes.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use sqlx::AnyPool;
 use crate::artifact_store::{self, Reach};
 use crate::data_dir::{DataDir, write_whole};
 use crate::failure::Failure;
-use crate::parts::BusKind;
+use crate::parts::{ArtifactsKind, BusKind};
 use crate::settings::Settings;
 use crate::{database, sinks};
 
@@ -164,6 +164,19 @@ impl Foundation {
             let watching = bus::watch::watch(Arc::clone(&self.bus), self.readiness.clone(), self.drain.token());
             self.drain.spawn("log", async move {
                 watching.await;
+                Ok(())
+            });
+        }
+    }
+
+    /// Lets readiness follow the bucket, where there is one.
+    pub(crate) fn watch_artifacts(&self) {
+        if self.settings.artifacts.kind != ArtifactsKind::Local {
+            let (artifacts, readiness) = (Arc::clone(&self.artifacts), self.readiness.clone());
+            let stop = self.drain.token();
+            self.drain.spawn("bucket", async move {
+                let look = || async { artifacts.answers().await.map_err(|error| error.to_string()) };
+                service::bucket::watch(look, readiness, stop).await;
                 Ok(())
             });
         }

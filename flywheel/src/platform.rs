@@ -154,6 +154,7 @@ impl Platform {
         let starting = foundation.readiness.gate(services::START);
         foundation.watch_database();
         foundation.watch_log();
+        foundation.watch_artifacts();
         let admin = services::admin(&foundation).await?;
         let outbox = services::outbox(&foundation);
         let (registry_address, rollouts) = services::registry(&foundation).await?;

@@ -125,6 +125,11 @@ async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result
         foundation.watch_database();
         foundation.watch_log();
     }
+    // As at the start: who begins without the bucket goes on without it. A version that serving has can be served, and one
+    // that it lacks is fetched again and again until it comes.
+    if matches!(service, Service::Labeler | Service::Registry | Service::Orchestrator) {
+        foundation.watch_artifacts();
+    }
     let mut doors = vec![(format!("admin-{}", service.name()), admin(&foundation).await?)];
     match service {
         Service::Ingest => doors.push((INGEST.to_owned(), ingest(&foundation).await?)),

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod api_keys;
 pub mod body;
+pub mod bucket;
 pub mod clock;
 pub mod config;
 pub mod consent;
@@ -20,5 +21,6 @@ pub mod readiness;
 pub mod reconciler;
 pub mod repositories;
 pub mod settings;
+pub mod surroundings;
 pub mod telemetry;
 pub mod tls;

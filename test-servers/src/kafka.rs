@@ -3,11 +3,10 @@
 use std::fmt;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::KafkaServer;
-use crate::server::{Plan, Running, directory, free_port, on_free_port};
+use crate::server::{Plan, Running, directory, on_free_port};
+use crate::{KafkaServer, ports};
 
 pub(crate) const VARIABLE: &str = "TEST_SERVERS_KAFKA";
 const LIBRARIES: &str = "TEST_SERVERS_KAFKA_LIBRARIES";
@@ -76,26 +75,32 @@ pub(crate) fn start() -> Result<(Running, Door), String> {
 
 fn start_on(port: u16) -> Result<(Running, Door), String> {
     let libraries = libraries()?;
-    let (guarded, controller) = (free_port()?, free_port()?);
+    let (guarded, controller) = (ports::hold()?, ports::hold()?);
     let directory = directory("Kafka")?;
-    let prepared = prepare(&directory, &libraries, [port, guarded, controller]);
-    if let Err(sentence) = prepared {
+    let settings = directory.join("server.properties");
+    if let Err(error) = configure(&directory, &settings, [port, guarded, controller]) {
         let _gone = std::fs::remove_dir_all(&directory);
-        return Err(sentence);
+        return Err(format!("there is no place for the data of Kafka: {error}"));
     }
     let running = start_in(directory, &libraries, &[])?;
     let guarded = Some((USER.to_owned(), PASSWORD.to_owned(), format!("127.0.0.1:{guarded}")));
     Ok((running, Door { open: format!("127.0.0.1:{port}"), guarded }))
 }
 
-/// Starts a broker whose settings and data are in that directory already.
+/// Starts a broker whose settings are in that directory: makes its data, with a user in it, and lets it run.
 pub(crate) fn start_in(directory: PathBuf, libraries: &Path, java_settings: &[String]) -> Result<Running, String> {
-    let mut settings = vec![format!("-Dlog4j2.configurationFile={}", directory.join("log4j2.properties").display())];
-    settings.extend(java_settings.iter().cloned());
-    let mut command = java(libraries, 256, &settings);
-    command.extend(["kafka.Kafka".to_owned(), directory.join("server.properties").display().to_string()]);
+    let settings = directory.join("server.properties").display().to_string();
+    let mut prepare = java(libraries, 128, &[]);
+    let scram = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
+    prepare.extend(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER, "--config"].map(str::to_owned));
+    prepare.extend([settings.clone(), "--add-scram".to_owned(), scram]);
+    let mut of_java = vec![format!("-Dlog4j2.configurationFile={}", directory.join("log4j2.properties").display())];
+    of_java.extend(java_settings.iter().cloned());
+    let mut command = java(libraries, 256, &of_java);
+    command.extend(["kafka.Kafka".to_owned(), settings]);
     let log = directory.join("log");
-    let plan = Plan { name: "Kafka", directory, command, environment: Vec::new(), signal: "KILL" };
+    let plan = Plan { name: "Kafka", directory, prepare, command, environment: Vec::new(), signal: "KILL" };
+    // It says so only once it has taken its ports, so no other broker is taken for it.
     Running::start(plan, || {
         std::fs::read(&log).is_ok_and(|log| String::from_utf8_lossy(&log).contains("Kafka Server started"))
     })
@@ -110,33 +115,13 @@ pub(crate) fn java(libraries: &Path, heap_mebibytes: u32, more: &[String]) -> Ve
     command
 }
 
-/// Writes the settings, and makes the data directory.
-fn prepare(directory: &Path, libraries: &Path, ports: [u16; 3]) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("there is no place for the data of Kafka: {error}");
-    let file = directory.join("server.properties");
-    std::fs::write(&file, properties(&directory.join("data"), ports)).map_err(failed)?;
-    write_logging(directory).map_err(failed)?;
-    format(&file, libraries)
+fn configure(directory: &Path, settings: &Path, ports: [u16; 3]) -> std::io::Result<()> {
+    std::fs::write(settings, properties(&directory.join("data"), ports))?;
+    write_logging(directory)
 }
 
 pub(crate) fn write_logging(directory: &Path) -> std::io::Result<()> {
     std::fs::write(directory.join("log4j2.properties"), LOGGING)
-}
-
-/// Makes the data directory that a file of settings names, with a user in it.
-pub(crate) fn format(file: &Path, libraries: &Path) -> Result<(), String> {
-    let mut format = java(libraries, 128, &[]);
-    let scram = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
-    format.extend(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER, "--config"].map(str::to_owned));
-    format.extend([file.display().to_string(), "--add-scram".to_owned(), scram]);
-    let formatted = Command::new(&format[0]).args(&format[1..]).stdin(Stdio::null()).output();
-    let formatted =
-        formatted.map_err(|error| format!("the tests need Java 17 for Kafka, and there is none: {error}"))?;
-    if formatted.status.success() {
-        Ok(())
-    } else {
-        Err(format!("Kafka's data can not be made: {}", String::from_utf8_lossy(&formatted.stderr)))
-    }
 }
 
 /// A broker that forgets nothing it is asked to keep, starts fast and takes over fast. Whoever enters without a name may
@@ -200,15 +185,27 @@ pub(crate) fn libraries() -> Result<PathBuf, String> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
     let libraries = variable(LIBRARIES).or_else(|| Some(cache()?.join(CACHED))).unwrap_or_default();
-    if libraries.is_dir() {
-        Ok(libraries)
-    } else {
-        Err(format!(
+    if !libraries.is_dir() {
+        return Err(format!(
             "the tests need Apache Kafka, which is not at {}; run `test-servers/fetch` (it needs Maven and Java 17), \
              name its jars in {LIBRARIES} or a running broker in {VARIABLE}, or run `./test --embedded`",
             libraries.display()
+        ));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|place| place.join("java").is_file()) {
+        Ok(libraries)
+    } else {
+        Err(format!(
+            "the tests need Java 17 for Kafka, and there is none on the path; install it, name a running broker in \
+             {VARIABLE}, or run `./test --embedded`"
         ))
     }
+}
+
+/// Whether a broker of our own can be started.
+pub(crate) fn is_installed() -> bool {
+    libraries().is_ok()
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::kafka::{USER, format, java, libraries, properties, start_in, write_logging};
-use crate::server::{Running, directory, free_port, on_free_port};
+use crate::kafka::{USER, java, libraries, properties, start_in, write_logging};
+use crate::ports;
+use crate::server::{Running, directory, on_free_port};
 
 /// One more door of a broker.
 #[derive(Debug, Clone)]
@@ -57,8 +58,8 @@ pub(crate) fn start(doors: &[KafkaDoor], java_settings: &[String]) -> Result<Kaf
 
 fn start_on(port: u16, doors: &[KafkaDoor], java_settings: &[String]) -> Result<KafkaOfMine, String> {
     let libraries = libraries()?;
-    let (guarded, controller) = (free_port()?, free_port()?);
-    let ports = doors.iter().map(|_| free_port()).collect::<Result<Vec<u16>, String>>()?;
+    let (guarded, controller) = (ports::hold()?, ports::hold()?);
+    let ports = doors.iter().map(|_| ports::hold()).collect::<Result<Vec<u16>, String>>()?;
     let directory = directory("Kafka")?;
     let mut text = properties(&directory.join("data"), [port, guarded, controller]);
     // Of a property that stands there twice the last one counts.
@@ -78,13 +79,9 @@ fn start_on(port: u16, doors: &[KafkaDoor], java_settings: &[String]) -> Result<
         }
     }
     let file = directory.join("server.properties");
-    let prepared = std::fs::write(&file, text)
-        .and_then(|()| write_logging(&directory))
-        .map_err(|error| format!("there is no place for the data of Kafka: {error}"))
-        .and_then(|()| format(&file, &libraries));
-    if let Err(sentence) = prepared {
+    if let Err(error) = std::fs::write(&file, text).and_then(|()| write_logging(&directory)) {
         let _gone = std::fs::remove_dir_all(&directory);
-        return Err(sentence);
+        return Err(format!("there is no place for the data of Kafka: {error}"));
     }
     let _running = start_in(directory, &libraries, java_settings)?;
     let doors = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();

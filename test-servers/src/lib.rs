@@ -4,28 +4,32 @@
 //! |---|---|
 //! | `TEST_SERVERS_EMBEDDED` | `1`: there are no servers; tests that need one say so and pass |
 //! | `TEST_SERVERS_FULL` | `1`: a full run, with servers that few tests need and that take long to fetch |
-//! | `TEST_SERVERS_POSTGRESQL` | the URL of a running server, of a user who may make databases |
+//! | `TEST_SERVERS_POSTGRESQL` | the URL of a running server, of a user who may make databases; the variables of PostgreSQL's own tools count for nothing |
 //! | `TEST_SERVERS_S3` | a running gateway, `http://KEY:SECRET@HOST:PORT` |
 //! | `TEST_SERVERS_KAFKA` | a running broker, `HOST:PORT`, or `HOST:PORT;USER:PASSWORD@HOST:PORT` with a second door |
-//! | `TEST_SERVERS_POSTGRESQL_BIN` | the directory of `initdb`, `postgres` and `psql` |
+//! | `TEST_SERVERS_POSTGRESQL_BIN` | the directory of `initdb` and `postgres` |
 //! | `TEST_SERVERS_VERSITYGW` | the program `versitygw` |
 //! | `TEST_SERVERS_KAFKA_LIBRARIES` | the directory with the jars of Apache Kafka |
 //! | `TEST_SERVERS_APICURIO` | the directory with the program of the schema registry Apicurio and its jars |
 //!
 //! What is not given is started: once a process, or, by the program `test-servers`, once for a whole `cargo test`. What
-//! was started ends with the process that started it, also when that is killed (`server.rs` says how).
+//! was started ends with the process that started it, also when that is killed (`server.rs` says how). Nothing of a server
+//! that is given has to be installed here; tests of servers that start and end are left out then. Databases that a run made
+//! on it are dropped when the run ends.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that can not have its server fails, and says why")]
 
 mod kafka;
 mod kafka_acls;
 mod kafka_doors;
+mod ports;
 mod postgresql;
 mod registry;
 mod s3;
 mod server;
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
@@ -68,7 +72,7 @@ pub struct KafkaServer {
 pub fn servers_wanted() -> bool {
     let wanted = std::env::var(EMBEDDED).map_or(true, |value| matches!(value.as_str(), "" | "0"));
     if !wanted {
-        say_skipped("it needs servers");
+        skipped("it needs servers");
     }
     wanted
 }
@@ -81,17 +85,63 @@ pub fn full_run_wanted() -> bool {
     }
     let wanted = std::env::var(FULL).is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
     if !wanted {
-        say_skipped("it needs a full run");
+        skipped("it needs a full run");
     }
     wanted
 }
 
+/// Whether a test may start servers besides those that everybody uses. Where running ones are given and ours are not
+/// installed it may not, which is said aloud.
+#[must_use]
+pub fn own_servers_wanted() -> bool {
+    let parts = [
+        (postgresql::VARIABLE, postgresql::is_installed()),
+        (s3::VARIABLE, s3::is_installed()),
+        (kafka::VARIABLE, kafka::is_installed()),
+    ];
+    servers_wanted() && parts.into_iter().all(|(variable, is_installed)| may_start(variable, is_installed))
+}
+
+/// Not installed and not given is no reason to leave a test out: that it can not have its server must be seen.
+fn may_start(variable: &str, is_installed: bool) -> bool {
+    let may = is_installed || is_absent(variable);
+    if !may {
+        skipped(&format!("it starts a server itself, which is not installed; {variable} names another one"));
+    }
+    may
+}
+
 /// Says aloud which test is left out: whoever reads the end of a run must see what it did not look at.
-fn say_skipped(why: &str) {
+fn skipped(why: &str) {
     let thread = std::thread::current();
     let line = format!("test-servers: skipped, {why}: {}\n", thread.name().unwrap_or("a test"));
     // The test harness keeps what `eprintln!` says of a test that passes.
     let _nobody_listens = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Whether a process runs. One that has ended does not, also where nobody asks for its end: the first process of a
+/// container may leave what it inherits unasked for ever.
+#[must_use]
+pub fn is_running(process: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{process}/stat")) {
+        // The name before the state may hold anything.
+        Ok(status) => !status.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X']),
+        Err(_) if Path::new("/proc/self/stat").exists() => false,
+        Err(_) => {
+            let asked = std::process::Command::new("kill").args(["-0", &process.to_string()]).output();
+            asked.is_ok_and(|asked| asked.status.success())
+        }
+    }
+}
+
+/// A loopback port that no other test of any run is given while this process lives; it stays free when whoever listens
+/// there is killed.
+///
+/// # Panics
+/// There is none.
+#[must_use]
+pub fn free_port() -> u16 {
+    ports::hold().unwrap_or_else(|sentence| panic!("{sentence}"))
 }
 
 /// The URL of a fresh, empty database.
@@ -110,12 +160,21 @@ pub async fn s3_bucket() -> S3Bucket {
     blocking(s3::bucket).await
 }
 
-/// An empty bucket from which everybody may only read: of a gateway of this process.
+/// An empty bucket from which everybody may only read: of a gateway of this process. None, which is said aloud, where a
+/// running gateway is given and ours is not installed.
 ///
 /// # Panics
 /// The gateway can not be started: the sentence says what to do.
-pub async fn s3_read_only_bucket() -> S3Bucket {
-    blocking(s3::read_only_bucket).await
+pub async fn s3_read_only_bucket() -> Option<S3Bucket> {
+    if may_start(s3::VARIABLE, s3::is_installed()) { Some(blocking(s3::read_only_bucket).await) } else { None }
+}
+
+/// An empty bucket of a user who may put, get and remove objects and not list them, as [`s3_read_only_bucket`].
+///
+/// # Panics
+/// The gateway can not be started: the sentence says what to do.
+pub async fn s3_bucket_without_listing() -> Option<S3Bucket> {
+    if may_start(s3::VARIABLE, s3::is_installed()) { Some(blocking(s3::bucket_without_listing).await) } else { None }
 }
 
 /// A Kafka broker.
@@ -173,6 +232,8 @@ pub struct Servers {
     running: Vec<Running>,
     /// What the command must find in its environment.
     pub variables: Vec<(&'static str, String)>,
+    /// A server that stays, and the file that names the databases which the command makes there.
+    made: Option<(String, tempfile::NamedTempFile)>,
 }
 
 impl Servers {
@@ -181,7 +242,7 @@ impl Servers {
     /// # Errors
     /// One of them can not be started: the sentence says what to do.
     pub fn start() -> Result<Self, String> {
-        let mut servers = Self { running: Vec::new(), variables: Vec::new() };
+        let mut servers = Self::given()?;
         let (database, gateway, broker) = std::thread::scope(|scope| {
             let database = scope.spawn(|| is_absent(postgresql::VARIABLE).then(postgresql::start).transpose());
             let broker = scope.spawn(|| is_absent(kafka::VARIABLE).then(kafka::start).transpose());
@@ -204,11 +265,32 @@ impl Servers {
         Ok(servers)
     }
 
-    /// Ends them, and waits until they are gone.
-    pub fn stop(self) {
+    /// Starts nothing: the servers that the environment names.
+    ///
+    /// # Errors
+    /// There is no place for a file.
+    pub fn given() -> Result<Self, String> {
+        let mut variables = Vec::new();
+        let made = match std::env::var(postgresql::VARIABLE) {
+            Ok(server) if !server.is_empty() => {
+                let file = tempfile::NamedTempFile::new().map_err(|error| format!("there is no place: {error}"))?;
+                variables.push((postgresql::MADE, file.path().display().to_string()));
+                Some((server, file))
+            }
+            _ => None,
+        };
+        Ok(Self { running: Vec::new(), variables, made })
+    }
+
+    /// Ends them, waits until they are gone, and removes what was made on those that stay.
+    ///
+    /// # Errors
+    /// Something is left on one that stays.
+    pub fn stop(self) -> Result<(), String> {
         for running in self.running {
             running.stop();
         }
+        self.made.map_or(Ok(()), |(server, made)| postgresql::drop_databases(&server, made.path()))
     }
 }
 

@@ -1,14 +1,20 @@
 //! PostgreSQL, as the distribution has it.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use crate::server::{Plan, Running, directory, on_free_port};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use crate::server::{Plan, Running, directory, is_root, on_free_port, token};
 use crate::unique_name;
 
 pub(crate) const VARIABLE: &str = "TEST_SERVERS_POSTGRESQL";
+/// A file to which every process of a run adds the databases that it makes on a server that stays: the run drops them.
+pub(crate) const MADE: &str = "TEST_SERVERS_DATABASES_MADE";
 const BINARIES: &str = "TEST_SERVERS_POSTGRESQL_BIN";
 const INSTALL: &str = "install it (Debian: `apt-get install postgresql`), name its programs' directory in \
                        TEST_SERVERS_POSTGRESQL_BIN or a running server in TEST_SERVERS_POSTGRESQL, or run \
@@ -26,25 +32,69 @@ const SETTINGS: [&str; 8] = [
     "timezone=UTC",
     "log_timezone=UTC",
 ];
+/// How long a server may take to answer one question.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A fresh database.
 pub(crate) fn database() -> Result<String, String> {
     let server = url()?;
     let name = unique_name('_');
-    // Not from the default template, which a connection of somebody else would block.
-    let statement = format!("CREATE DATABASE {name} TEMPLATE template0");
-    let psql = binary("psql").unwrap_or_else(|_| PathBuf::from("psql"));
-    let made = Command::new(&psql)
-        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &server, "-c", &statement])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("{} can not be run: {error}; {INSTALL}", psql.display()))?;
-    if made.status.success() {
-        Ok(with_database(&server, &name))
-    } else {
-        let said = String::from_utf8_lossy(&made.stderr);
-        Err(format!("no database can be made on the server of {VARIABLE} or ours: {}", said.trim()))
+    if let Some(made) = std::env::var_os(MADE) {
+        let added = std::fs::OpenOptions::new().append(true).open(&made);
+        added
+            .and_then(|mut file| file.write_all(format!("{name}\n").as_bytes()))
+            .map_err(|error| format!("{} can not be written to: {error}", PathBuf::from(&made).display()))?;
     }
+    // Not from the default template, which a connection of somebody else would block.
+    execute(&server, format!("CREATE DATABASE {name} TEMPLATE template0"))
+        .map_err(|said| format!("no database can be made on the server of {VARIABLE} or ours: {said}"))?;
+    Ok(with_database(&server, &name))
+}
+
+/// Drops what a run has made on a server that stays.
+pub(crate) fn drop_databases(server: &str, made: &Path) -> Result<(), String> {
+    let names = std::fs::read_to_string(made).map_err(|error| format!("{}: {error}", made.display()))?;
+    for name in names.lines() {
+        execute(server, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+            .map_err(|said| format!("the database {name} is left on the server of {VARIABLE}: {said}"))?;
+    }
+    Ok(())
+}
+
+fn execute(server: &str, statement: String) -> Result<(), String> {
+    on_connection(server, LIMIT, async |connection| {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await?;
+        Ok(())
+    })
+}
+
+/// Whether the server is the one that was given this name.
+fn is_called(server: &str, name: &str) -> bool {
+    let asked = on_connection(server, Duration::from_secs(5), async |connection| {
+        sqlx::query_scalar::<_, String>("SHOW cluster_name").fetch_one(connection).await
+    });
+    asked.is_ok_and(|found| found == name)
+}
+
+/// Does something on a connection of its own. Blocks.
+fn on_connection<T>(
+    server: &str,
+    limit: Duration,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(async {
+        let working = async {
+            let mut connection = PgConnection::connect(server).await?;
+            let done = work(&mut connection).await?;
+            connection.close().await?;
+            Ok::<T, sqlx::Error>(done)
+        };
+        match tokio::time::timeout(limit, working).await {
+            Ok(done) => done.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("it does not answer within {} s", limit.as_secs())),
+        }
+    })
 }
 
 /// The same server, another database.
@@ -70,31 +120,33 @@ pub(crate) fn start() -> Result<(Running, String), String> {
 }
 
 fn start_on(port: u16) -> Result<(Running, String), String> {
-    let (initdb, postgres, pg_isready) = (binary("initdb")?, binary("postgres")?, binary("pg_isready")?);
+    let (initdb, postgres) = (binary("initdb")?, binary("postgres")?);
     let directory = directory("PostgreSQL")?;
     let data = directory.join("data");
-    let made = make(&initdb, &data);
-    if let Err(sentence) = made {
+    if let Err(sentence) = make_place(&data) {
         let _gone = std::fs::remove_dir_all(&directory);
         return Err(sentence);
     }
-    let port = port.to_string();
+    let mut prepare = as_server_user(&initdb);
+    prepare.extend(["-D".to_owned(), data.display().to_string()]);
+    // It trusts whoever reaches its loopback port.
+    let made = ["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C"];
+    prepare.extend(made.map(str::to_owned));
     let mut command = as_server_user(&postgres);
-    command.extend(["-D".to_owned(), data.display().to_string(), "-p".to_owned(), port.clone()]);
-    for setting in SETTINGS {
+    command.extend(["-D".to_owned(), data.display().to_string(), "-p".to_owned(), port.to_string()]);
+    let name = token(&directory);
+    for setting in SETTINGS.into_iter().chain([format!("cluster_name={name}").as_str()]) {
         command.extend(["-c".to_owned(), setting.to_owned()]);
     }
     // Its fastest way to end that takes all its children along.
-    let plan = Plan { name: "PostgreSQL", directory, command, environment: Vec::new(), signal: "QUIT" };
-    let running = Running::start(plan, || {
-        let asked = Command::new(&pg_isready).args(["-q", "-h", "127.0.0.1", "-p", &port, "-t", "1"]).status();
-        asked.is_ok_and(|status| status.success())
-    })?;
-    Ok((running, format!("postgres://postgres@127.0.0.1:{port}/postgres")))
+    let plan = Plan { name: "PostgreSQL", directory, prepare, command, environment: Vec::new(), signal: "QUIT" };
+    let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    let running = Running::start(plan, || is_called(&url, &name))?;
+    Ok((running, url))
 }
 
-/// Makes the files of a server that trusts whoever reaches its loopback port.
-fn make(initdb: &Path, data: &Path) -> Result<(), String> {
+/// Makes the directory that the server's user fills.
+fn make_place(data: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("PostgreSQL's data directory can not be made: {error}");
     std::fs::create_dir(data).map_err(failed)?;
     std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
@@ -108,22 +160,7 @@ fn make(initdb: &Path, data: &Path) -> Result<(), String> {
             ));
         }
     }
-    let command = as_server_user(initdb);
-    let (program, arguments) = command.split_first().ok_or("no command")?;
-    let made = Command::new(program)
-        .args(arguments)
-        .arg("-D")
-        .arg(data)
-        .args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C"])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(failed)?;
-    if made.status.success() {
-        Ok(())
-    } else {
-        Err(format!("PostgreSQL's initdb failed: {}", String::from_utf8_lossy(&made.stderr).trim()))
-    }
+    Ok(())
 }
 
 /// The command that runs a program as a user who is not root. `setpriv` becomes the program, so that a signal for one
@@ -137,9 +174,9 @@ fn as_server_user(program: &Path) -> Vec<String> {
     command
 }
 
-fn is_root() -> bool {
-    let asked = Command::new("id").arg("-u").output();
-    asked.is_ok_and(|said| said.stdout.trim_ascii() == b"0")
+/// Whether a server of our own can be started.
+pub(crate) fn is_installed() -> bool {
+    ["initdb", "postgres"].iter().all(|name| binary(name).is_ok())
 }
 
 /// A program of PostgreSQL: where the environment says, where distributions keep it, or on the path.

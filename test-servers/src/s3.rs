@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use crate::server::{Plan, Running, directory, on_free_port};
+use crate::server::{Plan, Running, directory, on_free_port, token};
 use crate::{S3Bucket, unique_name};
 
 pub(crate) const VARIABLE: &str = "TEST_SERVERS_S3";
@@ -21,9 +22,10 @@ const CACHED: &str = "flywheel/tools/versitygw-1.8.0/versitygw";
 /// The region that the gateway signs for unless it is told otherwise.
 const REGION: &str = "us-east-1";
 const KEY: &str = "flywheel-test";
-const SECRET: &str = "flywheel-test-secret";
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to the question whether the gateway has started.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A gateway and its root user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +68,7 @@ impl Door {
 pub(crate) fn bucket() -> Result<S3Bucket, String> {
     let door = door()?;
     let name = unique_name('-');
-    let headers = signed_put(&door, &format!("/{name}"), SystemTime::now());
-    let answer = ask(&door.address, "PUT", &format!("/{name}"), &headers)
+    let answer = ask(&door, Request { method: "PUT", path: &format!("/{name}"), query: "", body: "" }, LIMIT)
         .map_err(|error| format!("the S3 gateway at {} does not answer: {error}", door.address))?;
     if answer.starts_with("HTTP/1.1 200") {
         Ok(door.bucket(name))
@@ -79,8 +80,38 @@ pub(crate) fn bucket() -> Result<S3Bucket, String> {
 /// A bucket of a gateway that takes no writes.
 pub(crate) fn read_only_bucket() -> Result<S3Bucket, String> {
     static SERVER: OnceLock<Result<(Running, Door), String>> = OnceLock::new();
-    let server = SERVER.get_or_init(|| on_free_port(|port| start_on(port, Some("read-only"))));
+    let server = SERVER.get_or_init(|| on_free_port(|port| start_on(port, Access::ReadOnly("read-only"))));
     server.as_ref().map(|(_, door)| door.bucket("read-only".to_owned())).map_err(Clone::clone)
+}
+
+/// A bucket whose user may put, get and remove, and not ask which objects there are.
+pub(crate) fn bucket_without_listing() -> Result<S3Bucket, String> {
+    const USER: &str = "no-lister";
+    static SERVER: OnceLock<Result<(Running, Door), String>> = OnceLock::new();
+    let server = SERVER.get_or_init(|| on_free_port(|port| start_on(port, Access::Users)));
+    let (_, door) = server.as_ref().map_err(Clone::clone)?;
+    let name = unique_name('-');
+    let (user, secret) = (format!("{USER}-{name}"), format!("{}-{USER}", door.secret));
+    let mut making = Command::new(program()?);
+    making.args(["admin", "--access", &door.key, "--secret", &door.secret, "--region", REGION, "--endpoint-url"]);
+    making.arg(format!("http://{}", door.address)).args(["create-user", "--access", &user, "--secret", &secret]);
+    let made = making.args(["--role", "user"]).stdin(Stdio::null()).output();
+    let made = made.map_err(|error| format!("versitygw can not be run: {error}"))?;
+    if !made.status.success() {
+        return Err(format!("no user can be made at {}: {}", door.address, String::from_utf8_lossy(&made.stderr)));
+    }
+    let actions = r#"["s3:GetObject","s3:PutObject","s3:DeleteObject","s3:AbortMultipartUpload"]"#;
+    let policy = format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":["{user}"]}},"Action":{actions},"Resource":"arn:aws:s3:::{name}/*"}}]}}"#
+    );
+    for (query, body) in [("", ""), ("policy=", &policy)] {
+        let answer = ask(door, Request { method: "PUT", path: &format!("/{name}"), query, body }, LIMIT);
+        let answer = answer.map_err(|error| format!("the S3 gateway at {} does not answer: {error}", door.address))?;
+        if !answer.starts_with("HTTP/1.1 20") {
+            return Err(format!("no bucket can be made at {}: {}", door.address, answer.replace("\r\n", "; ")));
+        }
+    }
+    Ok(S3Bucket { access_key_id: user, secret_access_key: secret, ..door.bucket(name) })
 }
 
 /// The gateway of this process: the one of the environment, or one of its own.
@@ -94,31 +125,67 @@ fn door() -> Result<Door, String> {
 
 /// Starts a gateway of our own.
 pub(crate) fn start() -> Result<(Running, Door), String> {
-    on_free_port(|port| start_on(port, None))
+    on_free_port(|port| start_on(port, Access::All))
 }
 
-/// Starts a gateway; with a bucket that is there already when nothing can be written through it.
-fn start_on(port: u16, only: Option<&str>) -> Result<(Running, Door), String> {
+/// Who may do what at a gateway of our own.
+#[derive(Debug, Clone, Copy)]
+enum Access {
+    /// Its root user everything.
+    All,
+    /// Nobody may write; a bucket of this name is there already.
+    ReadOnly(&'static str),
+    /// There are others than the root user.
+    Users,
+}
+
+fn start_on(port: u16, access: Access) -> Result<(Running, Door), String> {
+    match start_with(port, access, false) {
+        // It keeps what belongs to an object in attributes of its file, which not every file system has.
+        Err(sentence) if sentence.contains("xattr") => start_with(port, access, true),
+        started => started,
+    }
+}
+
+fn start_with(port: u16, access: Access, has_sidecar: bool) -> Result<(Running, Door), String> {
     let program = program()?;
     let directory = directory("the S3 gateway")?;
-    let data = directory.join("data");
+    let [data, sidecar, users] = ["data", "sidecar", "users"].map(|name| directory.join(name));
     // The gateway takes every directory of its data for a bucket.
-    std::fs::create_dir_all(data.join(only.unwrap_or_default()))
-        .map_err(|error| format!("there is no place for the data of the S3 gateway: {error}"))?;
-    let address = format!("127.0.0.1:{port}");
+    let bucket = if let Access::ReadOnly(bucket) = access { data.join(bucket) } else { data.clone() };
+    for made in [&bucket, &sidecar, &users] {
+        if let Err(error) = std::fs::create_dir_all(made) {
+            let _gone = std::fs::remove_dir_all(&directory);
+            return Err(format!("there is no place for the data of the S3 gateway: {error}"));
+        }
+    }
+    // The secret is this gateway's alone: who takes it is no other one on this port.
+    let door = Door { address: format!("127.0.0.1:{port}"), key: KEY.to_owned(), secret: token(&directory) };
     let mut command = vec![program.display().to_string()];
     // Without keep-alive it closes every connection after one answer.
-    command.extend(["-q", "--keep-alive", "--health", "/health", "--port", &address].map(str::to_owned));
-    if only.is_some() {
-        command.push("--readonly".to_owned());
+    command.extend(["-q", "--keep-alive", "--port", &door.address].map(str::to_owned));
+    match access {
+        Access::All => {}
+        Access::ReadOnly(_) => command.push("--readonly".to_owned()),
+        Access::Users => command.extend(["--iam-dir".to_owned(), users.display().to_string()]),
     }
-    command.extend(["posix".to_owned(), data.display().to_string()]);
-    let environment = vec![("ROOT_ACCESS_KEY_ID", KEY.to_owned()), ("ROOT_SECRET_ACCESS_KEY", SECRET.to_owned())];
-    let plan = Plan { name: "the S3 gateway", directory, command, environment, signal: "KILL" };
+    command.push("posix".to_owned());
+    if has_sidecar {
+        command.extend(["--sidecar".to_owned(), sidecar.display().to_string()]);
+    }
+    command.push(data.display().to_string());
+    let environment = vec![("ROOT_ACCESS_KEY_ID", door.key.clone()), ("ROOT_SECRET_ACCESS_KEY", door.secret.clone())];
+    let plan = Plan { name: "the S3 gateway", directory, prepare: Vec::new(), command, environment, signal: "KILL" };
     let running = Running::start(plan, || {
-        ask(&address, "GET", "/health", "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        let list = Request { method: "GET", path: "/", query: "", body: "" };
+        ask(&door, list, LOOK_LIMIT).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     })?;
-    Ok((running, Door { address, key: KEY.to_owned(), secret: SECRET.to_owned() }))
+    Ok((running, door))
+}
+
+/// Whether a gateway of our own can be started.
+pub(crate) fn is_installed() -> bool {
+    program().is_ok()
 }
 
 fn program() -> Result<PathBuf, String> {
@@ -136,27 +203,40 @@ fn program() -> Result<PathBuf, String> {
     }
 }
 
-/// One request without a body, on a connection of its own.
-fn ask(address: &str, method: &str, path: &str, headers: &str) -> std::io::Result<String> {
+#[derive(Debug, Clone, Copy)]
+struct Request<'a> {
+    method: &'a str,
+    path: &'a str,
+    /// `name=value`, or nothing.
+    query: &'a str,
+    body: &'a str,
+}
+
+/// One signed request, on a connection of its own.
+fn ask(door: &Door, request: Request<'_>, limit: Duration) -> std::io::Result<String> {
+    let (headers, Request { method, path, query, body }) = (signed(door, request, SystemTime::now()), request);
+    let (address, bytes) = (&door.address, body.len());
+    let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    let head = format!("{method} {target} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {bytes}\r\n");
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\nconnection: close\r\n");
-    stream.write_all(format!("{head}{headers}\r\n").as_bytes())?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    stream.write_all(format!("{head}connection: close\r\n{headers}\r\n{body}").as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// The headers that sign an empty `PUT` (Amazon's signature, version 4): one request does not need their SDK.
-fn signed_put(door: &Door, path: &str, now: SystemTime) -> String {
-    let Door { address, key, secret } = door;
+/// The headers that sign a request (Amazon's signature, version 4): a few small ones do not need their SDK.
+fn signed(door: &Door, request: Request<'_>, now: SystemTime) -> String {
+    let (Door { address, key, secret }, Request { method, path, query, body }) = (door, request);
     let (date, time) = date_and_time(now);
     let stamp = format!("{date}T{time}Z");
-    let nothing = hex::encode(Sha256::digest(b""));
-    let signed = "host;x-amz-content-sha256;x-amz-date";
+    let content = hex::encode(Sha256::digest(body.as_bytes()));
+    let names = "host;x-amz-content-sha256;x-amz-date";
     let request = format!(
-        "PUT\n{path}\n\nhost:{address}\nx-amz-content-sha256:{nothing}\nx-amz-date:{stamp}\n\n{signed}\n{nothing}"
+        "{method}\n{path}\n{query}\nhost:{address}\nx-amz-content-sha256:{content}\nx-amz-date:{stamp}\n\n{names}\n\
+         {content}"
     );
     let scope = format!("{date}/{REGION}/s3/aws4_request");
     let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}", hex::encode(Sha256::digest(request.as_bytes())));
@@ -168,8 +248,8 @@ fn signed_put(door: &Door, path: &str, now: SystemTime) -> String {
     let mut headers = String::new();
     let _to_memory = write!(
         headers,
-        "x-amz-content-sha256: {nothing}\r\nx-amz-date: {stamp}\r\nauthorization: AWS4-HMAC-SHA256 \
-         Credential={key}/{scope}, SignedHeaders={signed}, Signature={signature}\r\n"
+        "x-amz-content-sha256: {content}\r\nx-amz-date: {stamp}\r\nauthorization: AWS4-HMAC-SHA256 \
+         Credential={key}/{scope}, SignedHeaders={names}, Signature={signature}\r\n"
     );
     headers
 }

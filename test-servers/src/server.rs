@@ -5,36 +5,45 @@
 //! removes its data. (The kernel's own death signal is no help: it follows the thread that started the server, and test
 //! threads come and go.) The watcher is in a process group of its own, so that what ends the test run does not end it.
 
-use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Starts the server, which leaves its id in `pid`, and `ended` when it has ended; waits for the end of the input. (A
-/// shell's background commands ignore SIGINT and SIGQUIT, unless they ask for them, as PostgreSQL does.)
+use crate::ports;
+
+/// Runs what makes the server's data, then the server, and leaves the id of what runs in `pid`, and `ended` when nothing
+/// runs any more; waits for the end of the input, and then ends what runs. (A shell's background commands ignore SIGINT
+/// and SIGQUIT, unless they ask for them, as PostgreSQL does.)
 const WATCHER: &str = r#"
-directory=$1 signal=$2
-shift 2
+directory=$1 signal=$2 prepare=$3
+shift 3
+begin() {
+    sh -c 'echo $$ >"$0/pid" && exec "$@"' "$directory" "$@" </dev/null >>"$directory/log" 2>&1
+    code=$?
+    # The id of one that has ended may be another program's soon.
+    rm -f "$directory/pid"
+    return "$code"
+}
 (
-    sh -c 'echo $$ >"$0/pid" && exec "$@"' "$directory" "$@" </dev/null >"$directory/log" 2>&1
-    echo $? >"$directory/ended"
+    eval "begin $prepare" && [ ! -e "$directory/stop" ] && begin "$@"
+    echo "$?" >"$directory/ended"
 ) &
+cat >/dev/null
+: >"$directory/stop"
+# Again and again: one that was about to start has no id yet.
 tenths=0
-until [ -s "$directory/pid" ] || [ -e "$directory/ended" ] || [ "$tenths" -ge 100 ]; do
+until [ -e "$directory/ended" ] || [ "$tenths" -ge 300 ]; do
+    [ "$tenths" -lt 100 ] || signal=KILL
+    running=$(cat "$directory/pid" 2>/dev/null)
+    [ -z "$running" ] || kill -s "$signal" "$running" 2>/dev/null
     sleep 0.1
     tenths=$((tenths + 1))
 done
-server=$(cat "$directory/pid" 2>/dev/null)
-cat >/dev/null
-# The id of one that has ended may be another program's by now.
-alive() { [ -n "$server" ] && [ ! -e "$directory/ended" ] && kill -0 "$server" 2>/dev/null; }
-alive && kill -s "$signal" "$server"
+# What it had started itself may still write for a moment.
 tenths=0
-while alive && [ "$tenths" -lt 100 ]; do sleep 0.1; tenths=$((tenths + 1)); done
-alive && kill -s KILL "$server"
-wait
-rm -rf "$directory"
+until rm -rf "$directory" 2>/dev/null || [ "$tenths" -ge 50 ]; do sleep 0.1; tenths=$((tenths + 1)); done
 "#;
 
 /// How long a server may take to answer: the machine may be busy with a build.
@@ -50,6 +59,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) name: &'a str,
     /// Made for it by [`directory`]; removed when it has ended.
     pub(crate) directory: PathBuf,
+    /// Program and arguments of what makes its data first; none: nothing has to be made.
+    pub(crate) prepare: Vec<String>,
     /// Program and arguments.
     pub(crate) command: Vec<String>,
     /// Variables of its own.
@@ -66,14 +77,16 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a server and waits until it answers.
+    /// Starts a server and waits until it answers. Something else may answer in its place: `is_ready` has to ask for
+    /// what only this server knows, or for what it says itself.
     pub(crate) fn start(plan: Plan<'_>, mut is_ready: impl FnMut() -> bool) -> Result<Self, String> {
-        let Plan { name, directory, command, environment, signal } = plan;
+        let Plan { name, directory, prepare, command, environment, signal } = plan;
         let mut watcher = Command::new("sh");
-        watcher.args(["-c", WATCHER, "watcher"]).arg(&directory).arg(signal).args(&command);
+        let prepare = if prepare.is_empty() { "true".to_owned() } else { quoted(&prepare) };
+        watcher.args(["-c", WATCHER, "watcher"]).arg(&directory).arg(signal).arg(prepare).args(&command);
         // What whoever works here has set for their own servers and clients is not meant for these.
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("VGW_")) {
+            if name.to_str().is_some_and(|name| FOREIGN.iter().any(|prefix| name.starts_with(prefix))) {
                 watcher.env_remove(name);
             }
         }
@@ -110,6 +123,15 @@ impl Running {
     }
 }
 
+/// Beginnings of the names of variables that servers and clients read.
+const FOREIGN: [&str; 3] = ["PG", "VGW_", "MINIO_"];
+
+/// The words of a command as a shell reads them back.
+fn quoted(words: &[String]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+    quoted.join(" ")
+}
+
 /// The last lines of what a server said, in one.
 fn log_of(directory: &Path) -> String {
     let log = std::fs::read(directory.join("log")).unwrap_or_default();
@@ -123,26 +145,90 @@ fn log_of(directory: &Path) -> String {
 
 /// A directory for a server, which other users may pass: the server may be one of them.
 pub(crate) fn directory(name: &str) -> Result<PathBuf, String> {
-    use std::os::unix::fs::PermissionsExt as _;
     let failed = |error: std::io::Error| format!("there is no place for the data of {name}: {error}");
-    let made = tempfile::Builder::new().prefix("flywheel-test-").tempdir().map_err(failed)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("flywheel-test-");
+    // The place that root is given may be closed to the others.
+    let made = if is_root() { builder.tempdir_in("/tmp") } else { builder.tempdir() }.map_err(failed)?;
     std::fs::set_permissions(made.path(), std::fs::Permissions::from_mode(0o755)).map_err(failed)?;
     Ok(made.keep())
 }
 
-/// A port that was free a moment ago. Whoever takes it meanwhile makes the start fail, which is then tried again.
-pub(crate) fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| format!("there is no free port: {error}"))?;
-    listener.local_addr().map(|address| address.port()).map_err(|error| format!("there is no free port: {error}"))
+/// What no other server was given.
+pub(crate) fn token(directory: &Path) -> String {
+    directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Tries to start on three ports.
+pub(crate) fn is_root() -> bool {
+    let asked = Command::new("id").arg("-u").output();
+    asked.is_ok_and(|said| said.stdout.trim_ascii() == b"0")
+}
+
+/// Tries to start on three ports: whoever takes one meanwhile makes the start fail.
 pub(crate) fn on_free_port<T>(start: impl Fn(u16) -> Result<T, String>) -> Result<T, String> {
-    let mut tried = start(free_port()?);
+    let mut tried = start(ports::hold()?);
     for _ in 0..2 {
         if tried.is_err() {
-            tried = start(free_port()?);
+            tried = start(ports::hold()?);
         }
     }
     tried
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < READY_LIMIT, "waited {READY_LIMIT:?} until {what}");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn plan(directory: &Path, prepare: &str, command: &str) -> Plan<'static> {
+        let words = |script: &str| ["sh", "-c", script].map(str::to_owned).to_vec();
+        Plan {
+            name: "a server",
+            directory: directory.to_path_buf(),
+            prepare: words(prepare),
+            command: words(command),
+            environment: Vec::new(),
+            signal: "TERM",
+        }
+    }
+
+    /// Starts it from a thread that waits for ever, and closes the pipe as the end of the process would.
+    fn ends_while(prepare: &'static str, command: &'static str, is_reached: impl Fn(&Path) -> bool) {
+        let directory = directory("a test").unwrap();
+        let running = Running::start(plan(&directory, prepare, command), || is_reached(&directory)).unwrap();
+        let process = std::fs::read_to_string(directory.join("pid")).unwrap();
+        running.stop();
+        assert!(!directory.exists(), "its data is still there");
+        assert!(!crate::is_running(process.trim().parse().unwrap()), "{process} still runs");
+    }
+
+    #[test]
+    fn a_server_ends_while_its_data_is_being_made() {
+        ends_while("echo making; sleep 600", "sleep 600", |directory| {
+            std::fs::read_to_string(directory.join("log")).is_ok_and(|log| log == "making\n")
+        });
+    }
+
+    #[test]
+    fn a_server_that_does_not_listen_is_killed() {
+        let deaf = "trap '' TERM; echo deaf; while :; do sleep 1; done";
+        ends_while("true", deaf, |directory| {
+            std::fs::read_to_string(directory.join("log")).is_ok_and(|log| log == "deaf\n")
+        });
+    }
+
+    #[test]
+    fn a_server_without_data_does_not_start_and_says_why() {
+        let directory = directory("a test").unwrap();
+        let refused = Running::start(plan(&directory, "echo \"no room, it's full\"; exit 3", "echo up"), || false);
+        assert_eq!(refused.unwrap_err(), "a server ended while starting: no room, it's full");
+        until("its data is gone", || !directory.exists());
+    }
 }

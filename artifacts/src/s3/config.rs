@@ -1,5 +1,6 @@
 //! Where the bucket is, and how it is spoken to.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_sdk_s3::config::Credentials;
@@ -22,6 +23,9 @@ pub struct S3Config {
     /// The region that requests are signed for; none: what the environment of Amazon's tools says, and `us-east-1` for
     /// an endpoint of one's own, of which most do not care.
     pub region: Option<String>,
+    /// Authorities (PEM) of which one has signed the store's certificate; none: those that this machine trusts. Where
+    /// credentials are looked for elsewhere, both.
+    pub ca_file: Option<PathBuf>,
     /// Stands before the keys of all objects, for platforms that share a bucket.
     pub prefix: String,
     /// `http://host/bucket/key` instead of `http://bucket.host/key`, which needs a name for each bucket.
@@ -50,6 +54,7 @@ impl S3Config {
             bucket: bucket.into(),
             endpoint: None,
             region: None,
+            ca_file: None,
             prefix: String::new(),
             path_style: true,
             credentials: None,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use events::Sha256Digest;
 
 use super::S3Artifacts;
-use super::failure::is_absent;
+use super::failure::{Place, is_absent};
 use crate::ArtifactError;
 
 /// What is done, for errors.
@@ -67,10 +67,22 @@ async fn request(
         store.client().get_object().bucket(store.bucket()).key(store.key(digest)).set_range(range).send().await;
     match answer {
         Ok(answer) => {
+            // Whatever stands between may not know ranges: its answer would be taken for a corrupt object.
+            if from > 0 && answer.content_range().and_then(first_of) != Some(from) {
+                let Place { bucket, endpoint } = store.place().clone();
+                let said = answer.content_range().unwrap_or("the whole object");
+                let reason = format!("it was asked for the bytes from {from} on, and sends others ({said})");
+                return Err(ArtifactError::Store { action: READ, bucket, endpoint, reason });
+            }
             let bytes = answer.content_length().and_then(|bytes| u64::try_from(bytes).ok());
             Ok((answer.body, bytes))
         }
         Err(error) if is_absent(&error) => Err(ArtifactError::NotFound { digest: *digest }),
         Err(error) => Err(store.place().failed(READ, &error)),
     }
+}
+
+/// The first byte of a range such as `bytes 100-199/200`.
+fn first_of(range: &str) -> Option<u64> {
+    range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }

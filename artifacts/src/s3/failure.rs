@@ -31,8 +31,16 @@ impl Place {
                 let Self { bucket, endpoint } = self.clone();
                 ArtifactError::Store { action, bucket, endpoint, reason: innermost(error) }
             }
+            SdkError::TimeoutError(_) => self.silent(),
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => self.silent(),
             _ => self.unanswered(error),
         }
+    }
+
+    /// There was no answer within the time that is given to one.
+    fn silent(&self) -> ArtifactError {
+        let Self { bucket, endpoint } = self.clone();
+        ArtifactError::Unreachable { bucket, endpoint, reason: "it does not answer in time".to_owned() }
     }
 
     /// There was an answer.
@@ -87,7 +95,8 @@ impl Place {
         let Self { bucket, endpoint } = self.clone();
         let reason = innermost(error);
         if reason.contains("certificate") {
-            let (action, reason) = ("reach objects", format!("its certificate is not trusted ({reason})"));
+            let (action, reason) =
+                ("reach objects", format!("its certificate is not trusted ({reason}); name its authority"));
             ArtifactError::Store { action, bucket, endpoint, reason }
         } else if is_about_credentials(error) {
             ArtifactError::NoCredentials { bucket, endpoint, reason }

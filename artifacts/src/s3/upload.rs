@@ -6,12 +6,18 @@
 //! of the digests of the parts, so when length and that digest are the ones that we would send, these very bytes were
 //! stored, and gigabytes stay at home. Bytes that rotted below the store, so that it still vouches for them, are healed
 //! by removing the object first.
+//!
+//! A large put is a task of its own: whoever waits for it may be dropped, and the parts that the store holds by then must
+//! be given back all the same.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart};
 use base64::Engine as _;
@@ -19,6 +25,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use events::Sha256Digest;
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::S3Artifacts;
@@ -28,6 +35,8 @@ use crate::{ArtifactError, Stored};
 
 /// What is done, for errors.
 const WRITE: &str = "put objects";
+/// How long parts on their way may take to arrive once another has failed.
+const ENDING: Duration = Duration::from_secs(5);
 /// S3 takes no more parts than these of one object.
 const MOST_PARTS: u64 = 10_000;
 
@@ -115,11 +124,6 @@ impl Plan {
         Ok(Self { digest: Sha256Digest::from_bytes(whole.finalize().into()), bytes, part_bytes, parts })
     }
 
-    /// How long the object is.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// What the store makes of the digests of all parts.
     fn checksum(&self) -> String {
         let mut hasher = Sha256::new();
@@ -139,21 +143,54 @@ impl S3Artifacts {
     /// One request.
     pub(super) async fn put_small(&self, bytes: Bytes) -> Result<Stored, ArtifactError> {
         let stored = Stored { digest: Sha256Digest::of(&bytes), bytes: bytes.len() as u64 };
-        self.put_at(&self.key(&stored.digest), &stored.digest, bytes).await?;
+        self.put_with(self.client(), &self.key(&stored.digest), &stored.digest, bytes).await?;
         Ok(stored)
     }
 
     /// Puts bytes of this digest at a key.
-    pub(super) async fn put_at(&self, key: &str, digest: &Sha256Digest, bytes: Bytes) -> Result<(), ArtifactError> {
-        let request = self.client().put_object().bucket(self.bucket()).key(key).checksum_sha256(base64_of(digest));
+    pub(super) async fn put_with(
+        &self,
+        client: &Client,
+        key: &str,
+        digest: &Sha256Digest,
+        bytes: Bytes,
+    ) -> Result<(), ArtifactError> {
+        let request = client.put_object().bucket(self.bucket()).key(key).checksum_sha256(base64_of(digest));
         match request.body(ByteStream::from(bytes)).send().await {
             Ok(_) => Ok(()),
             Err(error) => Err(self.place().failed(WRITE, &error)),
         }
     }
 
-    /// As many requests as there are parts.
-    pub(super) async fn put_large(&self, content: Content, plan: Plan) -> Result<Stored, ArtifactError> {
+    /// As many requests as there are parts, for content of so many bytes.
+    pub(super) async fn put_large(&self, content: Content, bytes: u64) -> Result<Stored, ArtifactError> {
+        let part_bytes = self.inner.config.part_bytes;
+        let (plan, content) = blocking(move || {
+            let plan = match &content {
+                Content::Memory(content) => Plan::of(&mut &content[..], bytes, part_bytes),
+                Content::File(path) => File::open(&**path).and_then(|mut file| Plan::of(&mut file, bytes, part_bytes)),
+            };
+            let path: &Path = match &content {
+                Content::Memory(_) => Path::new("memory"),
+                Content::File(path) => path,
+            };
+            let plan = plan.map_err(ArtifactError::io("read", path))?;
+            if plan.bytes == bytes { Ok((plan, content)) } else { Err(content.changed()) }
+        })
+        .await?;
+        let (_waiting, given_up) = oneshot::channel::<Infallible>();
+        let store = self.clone();
+        let putting = tokio::spawn(async move { store.put_planned(content, plan, given_up).await });
+        putting.await.unwrap_or(Err(ArtifactError::Stopped))
+    }
+
+    /// Puts everything or leaves nothing; `given_up` ends when nobody waits for it any more.
+    async fn put_planned(
+        &self,
+        content: Content,
+        plan: Plan,
+        given_up: oneshot::Receiver<Infallible>,
+    ) -> Result<Stored, ArtifactError> {
         let stored = Stored { digest: plan.digest, bytes: plan.bytes };
         let key = self.key(&plan.digest);
         if self.holds(&key, &plan).await? {
@@ -165,15 +202,16 @@ impl S3Artifacts {
             Err(error) => return Err(self.place().failed(WRITE, &error)),
         };
         let upload = Upload { key, id: upload };
-        let put = match self.put_parts(&content, &plan, &upload).await {
+        let put = match self.put_parts(&content, &plan, &upload, given_up).await {
             Ok(parts) => self.complete(&upload, parts).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = put {
-            self.abort(&upload).await;
-            return Err(error);
-        }
-        Ok(stored)
+        let Err(error) = put else { return Ok(stored) };
+        // The object may be there all the same, when only the answer was lost. The upload is gone then, and giving it up
+        // does no harm.
+        let is_there = self.holds(&upload.key, &plan).await.unwrap_or(false);
+        self.abort(&upload).await;
+        if is_there { Ok(stored) } else { Err(error) }
     }
 
     /// Whether the store vouches for these very bytes.
@@ -189,12 +227,13 @@ impl S3Artifacts {
         }
     }
 
-    /// All parts, a few at once; they may arrive in any order.
+    /// All parts, a few at once; they may arrive in any order. None any more when nobody waits for them.
     async fn put_parts(
         &self,
         content: &Content,
         plan: &Plan,
         upload: &Upload,
+        mut given_up: oneshot::Receiver<Infallible>,
     ) -> Result<Vec<CompletedPart>, ArtifactError> {
         let (mut waiting, mut running, mut done) =
             (plan.parts.iter().copied().zip(0_u64..), JoinSet::new(), Vec::<CompletedPart>::new());
@@ -207,14 +246,21 @@ impl S3Artifacts {
                 let (store, content, upload) = (self.clone(), content.clone(), upload.clone());
                 running.spawn(async move { store.put_part(&content, &upload, index, from, bytes, digest).await });
             }
-            match running.join_next().await {
+            let ended = tokio::select! {
+                ended = running.join_next() => ended,
+                _ = &mut given_up => break Some(ArtifactError::Stopped),
+            };
+            match ended {
                 Some(Ok(Ok(part))) => done.push(part),
                 Some(Ok(Err(error))) => break Some(error),
                 Some(Err(_)) => break Some(ArtifactError::Stopped),
                 None => break None,
             }
         };
-        // Nothing may arrive any more once the upload is given up.
+        // Nothing may arrive any more once the upload is given up: a part that the store is still busy with would bring it
+        // back.
+        let ending = async { while running.join_next().await.is_some() {} };
+        let _those_that_hang_are_left = tokio::time::timeout(ENDING, ending).await;
         running.shutdown().await;
         match failed {
             Some(error) => Err(error),

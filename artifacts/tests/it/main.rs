@@ -13,4 +13,8 @@ mod full_disk;
 mod local;
 #[cfg(feature = "production")]
 mod s3;
+#[cfg(feature = "production")]
+mod s3_faults;
 mod suite;
+#[cfg(feature = "production")]
+mod wire;

@@ -10,17 +10,24 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use events::Sha256Digest;
-use test_servers::{S3Bucket, s3_bucket, s3_read_only_bucket, servers_wanted};
+use test_servers::{S3Bucket, s3_bucket, s3_bucket_without_listing, s3_read_only_bucket, servers_wanted};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::suite::{self, Damage, Harness};
+use crate::wire::Wire;
 
-struct Bucket {
+pub(crate) struct Bucket {
     bucket: S3Bucket,
     store: S3Artifacts,
 }
 
 /// A configuration that gives up early: nothing here fails for a reason that passes.
-fn config(bucket: &S3Bucket) -> S3Config {
+pub(crate) fn config(bucket: &S3Bucket) -> S3Config {
     S3Config {
         endpoint: Some(bucket.endpoint.clone()),
         region: Some(bucket.region.clone()),
@@ -33,7 +40,7 @@ fn config(bucket: &S3Bucket) -> S3Config {
 }
 
 impl Bucket {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let bucket = s3_bucket().await;
         let store = S3Artifacts::connect(config(&bucket)).await.unwrap();
         Self { bucket, store }
@@ -53,6 +60,21 @@ impl Bucket {
             .credentials_provider(Credentials::new(access_key_id, secret_access_key, None, None, "test"))
             .force_path_style(true);
         Client::from_conf(config.build())
+    }
+
+    pub(crate) fn place(&self) -> &S3Bucket {
+        &self.bucket
+    }
+
+    /// Host and port of the gateway.
+    pub(crate) fn address(&self) -> &str {
+        self.bucket.endpoint.trim_start_matches("http://")
+    }
+
+    /// How many uploads have been begun, and neither finished nor given up.
+    pub(crate) async fn unfinished(&self) -> usize {
+        let listed = self.client().list_multipart_uploads().bucket(&self.bucket.bucket).send().await.unwrap();
+        listed.uploads().len()
     }
 
     /// What the bucket holds.
@@ -89,8 +111,7 @@ async fn a_bucket_behaves_as_every_store() {
     }
     let bucket = Bucket::new().await;
     suite::all(&bucket).await;
-    let unfinished = bucket.client().list_multipart_uploads().bucket(&bucket.bucket.bucket).send().await.unwrap();
-    assert!(unfinished.uploads().is_empty(), "{unfinished:?}");
+    assert_eq!(bucket.unfinished().await, 0);
 }
 
 #[tokio::test]
@@ -190,7 +211,7 @@ async fn a_read_only_bucket_is_told() {
     if !servers_wanted() {
         return;
     }
-    let bucket = s3_read_only_bucket().await;
+    let Some(bucket) = s3_read_only_bucket().await else { return };
     let text = told(config(&bucket), &bucket).await;
     insta::assert_snapshot!(
         text,
@@ -216,4 +237,111 @@ async fn settings_that_make_no_store_are_refused() {
         @"the object store can not be used: its endpoint must be an address without credentials"
     );
     assert!(S3Artifacts::connect(S3Config::new("")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_named_at_the_start() {
+    if !servers_wanted() {
+        return;
+    }
+    let Some(bucket) = s3_bucket_without_listing().await else { return };
+    let text = told(config(&bucket), &bucket).await;
+    insta::assert_snapshot!(
+        text,
+        @"these credentials may not list objects (s3:ListBucket, which tells absent objects from forbidden ones) in bucket BUCKET at ENDPOINT; allow it, or use others"
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_says_nothing_is_told_in_time_and_in_its_own_words() {
+    // Nobody takes these connections, which the system opens all the same.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let bucket = S3Bucket {
+        endpoint: format!("http://{}", silent.local_addr().unwrap()),
+        region: "us-east-1".to_owned(),
+        bucket: "artifacts".to_owned(),
+        access_key_id: "key".to_owned(),
+        secret_access_key: "no-secret-of-ours".to_owned(),
+    };
+    let begun = std::time::Instant::now();
+    let text = told(S3Config { attempts: 100, ..config(&bucket) }, &bucket).await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    insta::assert_snapshot!(
+        text,
+        @"ENDPOINT can not be reached for bucket BUCKET (it does not answer in time); check the address and the network"
+    );
+}
+
+/// Speaks TLS before a gateway that does not. Returns where, and the certificate.
+async fn with_tls(gateway: &str) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let tls = tls.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let tls = tls.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let (acceptor, gateway) = (TlsAcceptor::from(Arc::new(tls)), gateway.to_owned());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let (acceptor, gateway) = (acceptor.clone(), gateway.clone());
+            tokio::spawn(async move {
+                // A peer that does not trust us goes away here.
+                let Ok(mut near) = acceptor.accept(near).await else { return };
+                let mut far = TcpStream::connect(&gateway).await.unwrap();
+                let _either_may_close_first = copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (format!("https://localhost:{port}"), made.cert.pem())
+}
+
+#[tokio::test]
+async fn a_certificate_of_a_private_authority_is_trusted_when_that_is_named() {
+    if !servers_wanted() {
+        return;
+    }
+    let bucket = Bucket::new().await;
+    let (endpoint, certificate) = with_tls(bucket.address()).await;
+    let behind = S3Bucket { endpoint, ..bucket.bucket.clone() };
+    let text = told(config(&behind), &behind).await;
+    assert!(text.contains("its certificate is not trusted") && text.contains("name its authority"), "{text}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let ca_file = directory.path().join("authority.pem");
+    std::fs::write(&ca_file, &certificate).unwrap();
+    let named = S3Config { ca_file: Some(ca_file.clone()), ..config(&behind) };
+    let store = S3Artifacts::connect(named.clone()).await.unwrap();
+    store.check().await.unwrap();
+    let digest = store.put("a".into()).await.unwrap().digest;
+    assert_eq!(store.get(&digest).await.unwrap(), "a");
+
+    for (text, expected) in [
+        ("no certificate", "are none"),
+        ("-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----\n", "are no certificates"),
+    ] {
+        std::fs::write(&ca_file, text).unwrap();
+        let refused = S3Artifacts::connect(named.clone()).await.unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}");
+    }
+    std::fs::remove_file(&ca_file).unwrap();
+    let refused = S3Artifacts::connect(named).await.unwrap_err().to_string();
+    assert!(refused.contains("authority.pem cannot be read"), "{refused}");
+}
+
+#[tokio::test]
+async fn whether_a_bucket_answers_is_one_question() {
+    if !servers_wanted() {
+        return;
+    }
+    let bucket = Bucket::new().await;
+    let wire = Wire::to(bucket.address());
+    let over = S3Config { endpoint: Some(format!("http://{}", wire.address)), ..config(&bucket.bucket) };
+    let store = S3Artifacts::connect(over.clone()).await.unwrap();
+    store.answers().await.unwrap();
+    assert_eq!(wire.requests().len(), 1);
+    let missing = S3Config { bucket: format!("{}-missing", over.bucket), ..over };
+    let error = S3Artifacts::connect(missing).await.unwrap().answers().await.unwrap_err();
+    assert!(matches!(error, ArtifactError::BucketMissing { .. }), "{error}");
 }

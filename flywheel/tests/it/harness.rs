@@ -3,17 +3,20 @@
 
 use std::fs::File;
 use std::future::Future;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use service::clock::real_now;
 use sqlx::AnyPool;
+use test_servers::free_port;
 
 /// Longest wait for anything: the machine may be busy with other tests.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+/// How long a command may take that ends by itself: a small demo is the longest.
+const COMMAND_LIMIT: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(25);
 
 /// The session of everything that tests ask and report by hand.
@@ -58,14 +61,33 @@ pub(crate) fn say(arguments: &[&str]) -> Said {
     finished(command(arguments))
 }
 
-/// Runs a prepared command to its end.
+/// Runs a prepared command to its end, which it must come to by itself.
 pub(crate) fn finished(mut command: Command) -> Said {
-    let output = command.output().unwrap();
-    Said {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    // Files, not pipes: nobody has to read along.
+    let (mut stdout, mut stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+    let (mut child, begun) = (command.spawn().unwrap(), Instant::now());
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break Some(status),
+            None if begun.elapsed() > COMMAND_LIMIT => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            None => std::thread::sleep(LOOK),
+        }
+    };
+    let text = |file: &mut File| {
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    };
+    let said =
+        Said { code: status.and_then(|status| status.code()), stdout: text(&mut stdout), stderr: text(&mut stderr) };
+    assert!(status.is_some(), "{command:?} does not end within {COMMAND_LIMIT:?}: {said:?}");
+    said
 }
 
 /// Waits for a condition; says what it waited for when it does not come.
@@ -92,20 +114,6 @@ pub(crate) fn edits(sequences: impl IntoIterator<Item = u64>) -> Value {
     };
     let events: Vec<Value> = sequences.into_iter().map(edit).collect();
     json!({ "person": "ada", "session_id": SESSION, "events": events })
-}
-
-/// A free port outside of the range from which the system takes ports of outgoing connections: it must still be free
-/// when a killed platform starts again.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let spread = u16::try_from(std::process::id() % 600).unwrap() * 20;
-    for _ in 0..2000 {
-        let port = 18_000 + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % 13_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port");
 }
 
 /// Ports of the doors.
@@ -186,12 +194,22 @@ impl Place {
 
     /// Starts a command on this place that stays.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
-        self.start_on(&self.data(), arguments)
+        self.start_with(arguments, &[])
     }
 
-    /// The same with a data directory of its own, as on another machine.
+    /// Starts one with these variables in its environment.
+    pub(crate) fn start_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
+        self.spawn(&self.data(), arguments, variables)
+    }
+
+    /// Starts one with a data directory of its own, as on another machine.
     pub(crate) fn start_on(&self, data: &Path, arguments: &[&str]) -> Running {
+        self.spawn(data, arguments, &[])
+    }
+
+    fn spawn(&self, data: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
         let mut command = self.command_on(data, arguments);
+        command.envs(variables.iter().copied());
         let name = format!("{}-{}", arguments[0], real_now().as_micros());
         let (stdout, stderr) = (self.path().join(format!("{name}.out")), self.path().join(format!("{name}.err")));
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());

@@ -22,3 +22,5 @@ mod servers;
 mod tls;
 mod training;
 mod up;
+#[cfg(feature = "production")]
+mod wire;

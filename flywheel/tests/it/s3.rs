@@ -4,7 +4,8 @@ use std::path::Path;
 
 use test_servers::{S3Bucket, s3_bucket, servers_wanted};
 
-use crate::harness::Place;
+use crate::harness::{Place, client, finished, until};
+use crate::wire::Wire;
 
 /// The section that names a bucket, with its access key in files.
 pub(crate) fn section(bucket: &S3Bucket, directory: &Path) -> String {
@@ -28,14 +29,19 @@ async fn models_go_to_the_bucket_and_come_back() {
         return;
     }
     let place = Place::new("");
-    place.configure(&section(&s3_bucket().await, place.path()));
+    let bucket = s3_bucket().await;
+    place.configure(&section(&bucket, place.path()));
     let running = place.up().await;
     // What serves was stored in the bucket and fetched from there; the folder of the embedded store stays empty.
     place.ask(&place.key(), "let sum = cart.total();\n").await;
     assert_eq!(std::fs::read_dir(place.data().join("artifacts")).unwrap().count(), 0);
     assert_eq!(running.stop().await, Some(0));
-    // It is all there when the platform comes again.
-    let running = place.up().await;
+    // It is all there when the platform comes again, with the store named by the environment of Amazon's tools.
+    let section = section(&bucket, place.path());
+    let lines = section.lines().filter(|line| !line.starts_with("endpoint") && !line.starts_with("region"));
+    place.configure(&format!("{}\n", lines.collect::<Vec<_>>().join("\n")));
+    let mut running = place.start_with(&["up"], &[("AWS_ENDPOINT_URL_S3", &bucket.endpoint)]);
+    place.ready(&mut running).await;
     place.ask(&place.key(), "let sum = cart.total();\n").await;
     assert_eq!(running.stop().await, Some(0));
 }
@@ -63,6 +69,40 @@ async fn a_bucket_that_can_not_be_used_is_told_at_the_start() {
     );
     let nowhere = told(S3Bucket { endpoint: "http://127.0.0.1:1".to_owned(), ..good.clone() });
     assert!(nowhere.starts_with("http://127.0.0.1:1 can not be reached for bucket BUCKET"), "{nowhere}");
+    // One that the environment names is named too.
+    place.configure(&section(&good, place.path()).replace(&format!("endpoint = \"{}\"\n", good.endpoint), ""));
+    let mut command = place.command(&["up"]);
+    command.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1");
+    let said = finished(command);
+    assert!(said.sentence().starts_with("http://127.0.0.1:1 can not be reached for bucket"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_follows_the_bucket_and_nothing_has_to_be_started_anew() {
+    if !servers_wanted() {
+        return;
+    }
+    let (place, bucket) = (Place::new(""), s3_bucket().await);
+    let wire = Wire::to(bucket.endpoint.trim_start_matches("http://").to_owned());
+    let behind = S3Bucket { endpoint: format!("http://127.0.0.1:{}", wire.port), ..bucket };
+    place.configure(&section(&behind, place.path()));
+    let running = place.up().await;
+    let admin = |path: &str| format!("http://127.0.0.1:{}/{path}", place.ports.admin);
+    wire.cut();
+    until("the platform to be unready", || async {
+        let answer = client().get(admin("readyz")).send().await.unwrap();
+        (answer.status().as_u16() == 503 && answer.text().await.unwrap().contains("bucket")).then_some(())
+    })
+    .await;
+    assert_eq!(client().get(admin("healthz")).send().await.unwrap().status().as_u16(), 200);
+    // Completions outlive the bucket.
+    place.ask(&place.key(), "let sum = cart.total();\n").await;
+    wire.mend();
+    until("the platform to be ready again", || async {
+        client().get(admin("readyz")).send().await.unwrap().status().is_success().then_some(())
+    })
+    .await;
+    assert_eq!(running.stop().await, Some(0));
 }
 
 #[test]
@@ -78,5 +118,9 @@ fn settings_of_a_bucket_are_checked_before_anything_is_made() {
     place.configure("[artifacts]\nkind = \"s3\"\n[artifacts.s3]\nbucket = \"b\"\naccess_key_id = \"id\"\n");
     let said = place.say(&["up"]);
     assert!(said.sentence().contains("both `access_key_id` and `secret_access_key`"), "{said:?}");
+    let clear = "bucket = \"b\"\nendpoint = \"http://127.0.0.1:1\"\nca_file = \"ca.pem\"\n";
+    place.configure(&format!("[artifacts]\nkind = \"s3\"\n[artifacts.s3]\n{clear}"));
+    let said = place.say(&["up"]);
+    assert!(said.sentence().contains("`artifacts.s3.ca_file`: expected none"), "{said:?}");
     assert!(!place.data().exists());
 }

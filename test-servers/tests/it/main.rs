@@ -10,10 +10,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use test_servers::{kafka, postgresql_database, s3_bucket, servers_wanted, unique_prefix};
+use sqlx::{Connection as _, PgConnection};
+use test_servers::{
+    is_running, kafka, own_servers_wanted, postgresql_database, s3_bucket, servers_wanted, unique_prefix,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -62,7 +65,7 @@ async fn every_test_gets_a_database_a_bucket_and_names_of_its_own() {
 
 #[test]
 fn a_command_ends_as_it_would_alone_and_its_servers_with_it() {
-    if !servers_wanted() {
+    if !own_servers_wanted() {
         return;
     }
     let script = "echo \"$TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3 ${TEST_SERVERS_KAFKA%%;*}\"; exit 7";
@@ -74,24 +77,34 @@ fn a_command_ends_as_it_would_alone_and_its_servers_with_it() {
     assert!(urls.iter().all(|url| !is_open(address(url))), "still there: {said}");
 }
 
+/// The first line that a process says.
+fn first_line(process: &mut Child) -> String {
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    line
+}
+
+fn runs(process: &str) -> bool {
+    is_running(process.parse().unwrap())
+}
+
 #[test]
-fn a_killed_run_leaves_no_server() {
-    if !servers_wanted() {
+fn a_killed_run_leaves_no_server_and_nothing_of_the_command() {
+    if !own_servers_wanted() {
         return;
     }
-    let script = "echo \"$$ $TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3 ${TEST_SERVERS_KAFKA%%;*}\"; exec sleep 600";
+    let script = "sleep 600 & echo \"$$ $! $TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3 ${TEST_SERVERS_KAFKA%%;*}\"; wait";
     let mut run = program(&["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(run.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let line = first_line(&mut run);
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [command, database, gateway, broker] = words[..] else { panic!("{line}") };
+    let [command, started, database, gateway, broker] = words[..] else { panic!("{line}") };
     let servers = [database, gateway, broker].map(address);
     assert!(servers.iter().all(|server| is_open(server)), "{line}");
+    assert!(runs(command) && runs(started), "{line}");
     run.kill().unwrap();
     run.wait().unwrap();
     until("the servers are gone", || !servers.iter().any(|server| is_open(server)));
-    // Nobody is left to end the command itself.
-    assert!(Command::new("kill").args(["-KILL", command]).status().unwrap().success());
+    until("the command and what it started are gone", || !runs(command) && !runs(started));
 }
 
 #[test]
@@ -102,18 +115,42 @@ fn a_command_and_what_it_started_end_with_whoever_started_the_run() {
     // The shell in between is killed, as a run of `./test` may be; what it started is nobody's child then.
     let inner = "sleep 600 & echo \"$$ $!\"; wait";
     let mut outer = Command::new("sh");
-    outer.args(["-c", "\"$0\" run -- sh -c \"$1\"; true", env!("CARGO_BIN_EXE_test-servers"), inner]);
-    outer.env_remove("TEST_SERVERS_POSTGRESQL").env_remove("TEST_SERVERS_S3");
-    outer.env_remove("TEST_SERVERS_KAFKA");
+    outer.args(["-c", "\"$0\" run --start-none -- sh -c \"$1\"; true", env!("CARGO_BIN_EXE_test-servers"), inner]);
     let mut outer = outer.stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(outer.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let line = first_line(&mut outer);
     let processes: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(processes.len(), 2, "{line}");
-    let runs =
-        |process: &str| Command::new("kill").args(["-0", process]).stderr(Stdio::null()).status().unwrap().success();
     assert!(processes.iter().all(|process| runs(process)));
     outer.kill().unwrap();
     outer.wait().unwrap();
     until("the command and what it started are gone", || !processes.iter().any(|process| runs(process)));
+}
+
+#[tokio::test]
+async fn databases_on_a_server_that_stays_go_with_the_run_that_made_them() {
+    if !servers_wanted() {
+        return;
+    }
+    // The server that everybody here uses is to the other run one that is given.
+    let stays = postgresql_database().await;
+    let mut run = Command::new(env!("CARGO_BIN_EXE_test-servers"));
+    run.args(["run", "--start-none", "--"]).arg(std::env::current_exe().unwrap());
+    run.args(["a_run_makes_a_database", "--exact", "--ignored", "--nocapture"]);
+    let ended = run.env("TEST_SERVERS_POSTGRESQL", &stays).env("PGHOST", "nowhere").output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{said}");
+    let (_, made) = said.split_once("made: ").expect(&said);
+    let (made, _) = made.split_once('\n').unwrap();
+    let refused = PgConnection::connect(made).await.unwrap_err().to_string();
+    assert!(refused.contains("does not exist"), "{refused}");
+    PgConnection::connect(&stays).await.unwrap().close().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "it is the command of another test's run"]
+async fn a_run_makes_a_database() {
+    assert!(std::env::var_os("PGHOST").is_none(), "the variables of PostgreSQL's tools reach the tests");
+    let url = postgresql_database().await;
+    PgConnection::connect(&url).await.unwrap().close().await.unwrap();
+    println!("made: {url}");
 }
