@@ -3,8 +3,12 @@
 mod convention;
 mod demo;
 mod door;
+#[cfg(feature = "production")]
+mod kafka;
 mod log;
 mod measurement;
+#[cfg(feature = "production")]
+mod series;
 mod training;
 
 use std::path::PathBuf;
@@ -18,6 +22,7 @@ use crate::measurement::Measurement;
 
 /// Measures one figure of the product beside its baseline, in the same run.
 #[derive(Debug, Parser)]
+#[cfg_attr(not(feature = "production"), expect(dead_code, reason = "some of it is for what needs `production`"))]
 #[command(name = "benchmarks/run")]
 struct Arguments {
     /// Which; `--list` names them.
@@ -33,6 +38,29 @@ struct Arguments {
     seeds: u64,
     #[command(flatten)]
     trial: Trial,
+    #[command(flatten)]
+    sizes: Sizes,
+    /// Of the process that `stalls` starts.
+    #[arg(long, hide = true)]
+    place: Option<String>,
+    /// The same.
+    #[arg(long, hide = true)]
+    step: Option<String>,
+}
+
+/// How much `rates`, `stalls` and `restore` measure.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[cfg_attr(not(feature = "production"), expect(dead_code, reason = "what it sizes needs `production`"))]
+struct Sizes {
+    /// Records of one round of `rates`, at least 24,000: fewer fire no timer of a load far apart.
+    #[arg(long, default_value_t = 120_000)]
+    records: u64,
+    /// Rounds of `rates` and of each kind of `stalls`.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Size of the changelog of `restore`, MiB.
+    #[arg(long, default_value_t = 1024)]
+    changelog_mib: u64,
 }
 
 /// Settings of learning that `convention` and `methods` try instead of the defaults. What is tried is in the figures'
@@ -76,12 +104,15 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 7] = [
+const NAMES: [(&str, &str); 10] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
     ),
     ("bus", "acknowledged records/s published, and through a stateful step, beside plain SQLite transactions"),
+    ("rates", "the bus on Apache Kafka beside raw clients on the same broker; the same loads on the embedded bus"),
+    ("stalls", "the worst wait of a reader after SIGKILL of a step's owner, with and without a successor; both buses"),
+    ("restore", "time until a step goes on with a state of 1 GiB, beside a raw client that reads its changelog"),
     ("convention", "a convention after one turn's steps on 120 corrections, and what was lost, beside the base model"),
     ("methods", "sft, dpo and actionrl on seeds and files other than the demo's; the winner is the default"),
     ("latency", "first-action latency of `up` under load: P50, P90, P99, beside the same model asked in process"),
@@ -124,6 +155,17 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "training" => training::measure()?,
         // Not listed: the baseline of `memory`, which has to be a process of its own.
         door::ALONE => door::alone()?,
+        #[cfg(feature = "production")]
+        "rates" => kafka::rates::measure(&arguments.sizes)?,
+        #[cfg(feature = "production")]
+        "stalls" => kafka::stalls::measure(&arguments.sizes)?,
+        #[cfg(feature = "production")]
+        "restore" => kafka::restore::measure(&arguments.sizes)?,
+        #[cfg(feature = "production")]
+        kafka::stalls::OWNER => kafka::stalls::own(arguments.place.as_deref(), arguments.step.as_deref())?,
+        listed if NAMES.iter().any(|(name, _)| *name == listed) => {
+            bail!("{listed} needs the cargo feature `production`; start it with benchmarks/run")
+        }
         other => bail!("there is no benchmark \"{other}\"; --list names them all"),
     };
     if let Some(file) = &arguments.json {

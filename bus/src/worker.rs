@@ -25,7 +25,7 @@ pub(crate) mod timers;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use events::Timestamp;
 use service::clock::SharedClock;
@@ -490,6 +490,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
         if !unchanged {
             let pending = Arc::new(pending);
             let suspicion = self.suspicion_after(position);
+            let begun = Instant::now();
             self.log.commit(StepWrite {
                 position,
                 time,
@@ -497,6 +498,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
                 suspicion: suspicion.clone(),
                 pending: Arc::clone(&pending),
             })?;
+            let took = begun.elapsed();
             self.suspicion = Some(suspicion);
             self.suspicion_ended = false;
             self.unmarked = None;
@@ -507,6 +509,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
             }
             self.committed(&pending, position, time, paused.is_some())?;
             let step = self.shared.spec.name.clone();
+            metrics::histogram!("flywheel_bus_step_commit_seconds", "step" => step.clone()).record(took);
             metrics::counter!("flywheel_bus_step_inputs_total", "step" => step.clone()).increment(handled as u64);
             metrics::histogram!("flywheel_bus_step_batch_inputs", "step" => step).record(handled as f64);
         }

@@ -10,6 +10,9 @@ use crate::{KafkaServer, ports};
 
 pub(crate) const VARIABLE: &str = "TEST_SERVERS_KAFKA";
 const LIBRARIES: &str = "TEST_SERVERS_KAFKA_LIBRARIES";
+const JAVA: &str = "TEST_SERVERS_KAFKA_JAVA";
+/// Enough for tests, and fast to start.
+pub(crate) const JAVA_FOR_TESTS: &str = "-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
 /// Where `test-servers/fetch` puts the broker, below the cache. The version is pinned there.
 const CACHED: &str = "flywheel/tools/kafka-4.3.1/libs";
 /// Any will do: the data of a test is its own.
@@ -90,13 +93,14 @@ fn start_on(port: u16) -> Result<(Running, Door), String> {
 /// Starts a broker whose settings are in that directory: makes its data, with a user in it, and lets it run.
 pub(crate) fn start_in(directory: PathBuf, libraries: &Path, java_settings: &[String]) -> Result<Running, String> {
     let settings = directory.join("server.properties").display().to_string();
-    let mut prepare = java(libraries, 128, &[]);
+    let mut prepare = java(libraries, JAVA_FOR_TESTS, &[]);
     let scram = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
     prepare.extend(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER, "--config"].map(str::to_owned));
     prepare.extend([settings.clone(), "--add-scram".to_owned(), scram]);
     let mut of_java = vec![format!("-Dlog4j2.configurationFile={}", directory.join("log4j2.properties").display())];
     of_java.extend(java_settings.iter().cloned());
-    let mut command = java(libraries, 256, &of_java);
+    let given = std::env::var(JAVA).ok().filter(|given| !given.is_empty());
+    let mut command = java(libraries, given.as_deref().unwrap_or(JAVA_FOR_TESTS), &of_java);
     command.extend(["kafka.Kafka".to_owned(), settings]);
     let log = directory.join("log");
     let plan = Plan { name: "Kafka", directory, prepare, command, environment: Vec::new(), signal: "KILL" };
@@ -106,10 +110,9 @@ pub(crate) fn start_in(directory: PathBuf, libraries: &Path, java_settings: &[St
     })
 }
 
-/// Java with a heap that is enough for tests.
-pub(crate) fn java(libraries: &Path, heap_mebibytes: u32, more: &[String]) -> Vec<String> {
-    let mut command = vec!["java".to_owned(), format!("-Xmx{heap_mebibytes}m")];
-    command.extend(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(str::to_owned));
+pub(crate) fn java(libraries: &Path, options: &str, more: &[String]) -> Vec<String> {
+    let mut command = vec!["java".to_owned()];
+    command.extend(options.split_whitespace().map(str::to_owned));
     command.extend(more.iter().cloned());
     command.extend(["-cp".to_owned(), format!("{}/*", libraries.display())]);
     command

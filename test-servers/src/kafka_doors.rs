@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::kafka::{USER, java, libraries, properties, start_in, write_logging};
+use crate::kafka::{JAVA_FOR_TESTS, USER, java, libraries, properties, start_in, write_logging};
 use crate::ports;
 use crate::server::{Running, directory, on_free_port};
 
@@ -38,7 +38,7 @@ impl KafkaOfMine {
     /// # Panics
     /// The broker does not take it.
     pub fn set_password(&self, user: &str, password: &str) {
-        let mut command = java(&self.libraries, 128, &[]);
+        let mut command = java(&self.libraries, JAVA_FOR_TESTS, &[]);
         command.extend(
             ["kafka.admin.ConfigCommand", "--alter", "--entity-type", "users", "--entity-name", user]
                 .map(str::to_owned),

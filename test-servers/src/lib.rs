@@ -11,6 +11,7 @@
 //! | `TEST_SERVERS_VERSITYGW` | the program `versitygw` |
 //! | `TEST_SERVERS_KAFKA_LIBRARIES` | the directory with the jars of Apache Kafka |
 //! | `TEST_SERVERS_APICURIO` | the directory with the program of the schema registry Apicurio and its jars |
+//! | `TEST_SERVERS_KAFKA_JAVA` | options of Kafka's Java instead of those for tests: benchmarks want more of it |
 //!
 //! What is not given is started: once a process, or, by the program `test-servers`, once for a whole `cargo test`. What
 //! was started ends with the process that started it, also when that is killed (`server.rs` says how). Nothing of a server
@@ -37,6 +38,7 @@ pub use kafka_acls::KafkaRight;
 pub use kafka_doors::{KafkaDoor, KafkaOfMine};
 pub use registry::SchemaRegistry;
 use server::Running;
+pub use server::{Started, started};
 
 /// Says that there are no servers.
 const EMBEDDED: &str = "TEST_SERVERS_EMBEDDED";

@@ -60,7 +60,8 @@ fn start_on(port: u16) -> Result<SchemaRegistry, String> {
     command.extend(["-Dquarkus.http.host=127.0.0.1".to_owned(), format!("-Dquarkus.http.port={port}")]);
     command.extend(["-jar".to_owned(), program.join(JAR).display().to_string()]);
     let pid = directory.join("pid");
-    let plan = Plan { name: "Apicurio", directory, prepare: Vec::new(), command, environment: Vec::new(), signal: "KILL" };
+    let plan =
+        Plan { name: "Apicurio", directory, prepare: Vec::new(), command, environment: Vec::new(), signal: "KILL" };
     let running = Running::start(plan, || answers(port))?;
     let pid = std::fs::read_to_string(pid).map_err(|error| format!("Apicurio has ended: {error}"))?;
     let url = format!("http://127.0.0.1:{port}{BASE}");

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::ports;
@@ -69,6 +70,26 @@ pub(crate) struct Plan<'a> {
     pub(crate) signal: &'a str,
 }
 
+/// A server that this process has started, for whoever measures what it needs.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// How it is called in sentences: `Kafka`, `PostgreSQL`, `the S3 gateway`.
+    pub name: String,
+    /// The id of its first process.
+    pub process: u32,
+    /// Everything that it keeps is below.
+    pub directory: PathBuf,
+}
+
+static STARTED: Mutex<Vec<Started>> = Mutex::new(Vec::new());
+
+/// The newest server of this name that this process has started.
+#[must_use]
+pub fn started(name: &str) -> Option<Started> {
+    let started = STARTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    started.iter().rev().find(|server| server.name == name).cloned()
+}
+
 /// A server that runs as long as this value, and no longer than this process.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -112,6 +133,11 @@ impl Running {
                 return Err(sentence);
             }
             std::thread::sleep(LOOK);
+        }
+        let process = std::fs::read_to_string(directory.join("pid")).ok().and_then(|id| id.trim().parse().ok());
+        if let Some(process) = process {
+            let started = Started { name: name.to_owned(), process, directory };
+            STARTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(started);
         }
         Ok(running)
     }

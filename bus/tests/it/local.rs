@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::local::{LocalLog, LocalLogConfig};
-use bus::measure::{self, Load};
+use bus::measure::{self, Load, Work};
 use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{Bus, BusError, Position, Positions, PublishError, Record, Retention, TopicSpec};
 use bytes::Bytes;
@@ -330,8 +330,10 @@ async fn the_measured_load_goes_through_whole() {
     let local = Local::new();
     let load = Load { records: 1_200, batch_records: 100, alternating_keys: 20, publishers: 1, ..Load::default() };
     assert_eq!(measure::publish(&local.bus(), "load", &load).await.unwrap().records, 1_200);
-    assert_eq!(measure::step(&local.bus(), "load", &load).await.unwrap().records, 1_200);
-    let lag = local.bus().step_lag("load.step").await.unwrap();
+    for (name, work) in [("stateful", Work::Stateful), ("passing", Work::PassThrough)] {
+        assert_eq!(measure::step(&local.bus(), "load", name, work, &load).await.unwrap().records, 1_200);
+    }
+    let lag = local.bus().step_lag("stateful").await.unwrap();
     let keys = load.records / load.records_per_key;
     assert!(lag.pending_timers() <= 3 * load.alternating_keys && keys > 6 * load.alternating_keys, "{lag:?}");
 }
