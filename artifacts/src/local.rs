@@ -47,6 +47,17 @@ impl LocalArtifacts {
         Ok(store)
     }
 
+    /// Opens a directory that is there to read it: nothing is made, and nothing tidied up.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open_to_read(root: impl Into<PathBuf>) -> Result<Self, ArtifactError> {
+        let root = root.into();
+        let objects = root.join("objects");
+        fs::read_dir(&objects).map_err(ArtifactError::io("read", objects))?;
+        Ok(Self { root: Arc::new(root) })
+    }
+
     /// Where the store lives.
     #[must_use]
     pub fn root(&self) -> &Path {

@@ -9,7 +9,7 @@ use events::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{BusError, PublishError};
-use crate::record::{CommittedRecord, Position, Positions, Record, Retention, TopicSpec};
+use crate::record::{CommittedRecord, HistoryEntry, Position, Positions, Record, Retention, TopicSpec};
 use crate::step::{StepHandler, StepSpec};
 
 /// The log between services.
@@ -50,6 +50,14 @@ pub trait Bus: Send + Sync {
     /// A reader of that name no longer holds retention of the topic back.
     async fn forget_reader(&self, topic: &str, reader: &str) -> Result<(), BusError>;
 
+    /// Reads everything between two positions, control records among it, for whoever replays or audits the log. Nothing
+    /// is registered; what retention deletes before it was read is told ([`BusError::PositionGone`]) and not passed over.
+    /// A partition that `from` does not name is read from its oldest record, one that `until` does not name not at all.
+    async fn history(&self, topic: &str, from: Positions, until: Positions) -> Result<Box<dyn History>, BusError>;
+
+    /// The oldest position of every partition that can still be read.
+    async fn oldest_positions(&self, topic: &str) -> Result<Positions, BusError>;
+
     /// The position after the last record of every partition.
     async fn end_positions(&self, topic: &str) -> Result<Positions, BusError>;
 
@@ -82,6 +90,13 @@ pub trait Tail: Send {
 
     /// Tells retention how far this reader has read durably. The truth of a sink's position is in its own database.
     async fn commit(&mut self, positions: &Positions) -> Result<(), BusError>;
+}
+
+/// A reader of everything that stands between two positions.
+#[async_trait]
+pub trait History: Send {
+    /// What comes next, in order within each partition and a few MiB at most; empty when everything was read.
+    async fn next(&mut self) -> Result<Vec<HistoryEntry>, BusError>;
 }
 
 /// What a topic holds.

@@ -32,6 +32,8 @@ mod granted;
 #[cfg(feature = "production")]
 mod handle;
 #[cfg(feature = "production")]
+mod history;
+#[cfg(feature = "production")]
 mod keeper;
 #[cfg(feature = "production")]
 mod look;

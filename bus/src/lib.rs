@@ -44,9 +44,9 @@ mod worker;
 
 pub use dead_letter::{Affected, DeadLetter, DeadLetterKind};
 pub use error::{BusError, PublishError};
-pub use interface::{Bus, PartitionLag, StepLag, Tail, TopicStatus};
+pub use interface::{Bus, History, PartitionLag, StepLag, Tail, TopicStatus};
 pub use partition::partition_for;
-pub use record::{CommittedRecord, Position, Positions, Record, RecordKey, Retention, TopicSpec};
+pub use record::{CommittedRecord, HistoryEntry, Position, Positions, Record, RecordKey, Retention, TopicSpec};
 pub use step::{Failed, FailedInput, Input, Outcome, Prepared, Sealed, StepContext, StepHandler, StepLimits, StepSpec};
 
 /// An idle partition's time is the own clock less this, as far as the step before (if the step follows one) has

@@ -20,6 +20,7 @@ mod concluded;
 mod ends;
 #[cfg(test)]
 mod following_tests;
+mod history;
 mod liveness;
 mod look;
 #[cfg(test)]
@@ -54,14 +55,15 @@ use self::ends::Ends;
 use self::liveness::Liveness;
 pub use self::look::{LocalLogFacts, look};
 use self::reader::Readers;
+use self::schema::Access;
 use self::topics::TopicInfo;
 use self::watch::Watch;
 use self::writer::{GroupLimits, Writer, WriterHandle};
 use crate::control::Control;
 use crate::error::{BusError, PublishError};
-use crate::interface::{Bus, StepLag, Tail, TopicStatus};
+use crate::interface::{Bus, History, StepLag, Tail, TopicStatus};
 use crate::partition::partition_for;
-use crate::record::{Position, Positions, Record, RecordKey, TopicSpec};
+use crate::record::{HistoryEntry, Position, Positions, Record, RecordKey, TopicSpec};
 use crate::sizes::Sizes;
 use crate::step::{StepHandler, StepSpec};
 
@@ -185,7 +187,8 @@ struct Inner {
     publishes: Arc<Semaphore>,
     publish_bytes: Arc<Semaphore>,
     live: Mutex<HashMap<i64, LivePartition>>,
-    liveness: Liveness,
+    /// None: the log is only read, and steps do not run.
+    liveness: Option<Liveness>,
     _watch: Watch,
 }
 
@@ -195,16 +198,36 @@ impl LocalLog {
     /// # Errors
     /// When the file cannot be opened or written, was written in another format, or a limit cannot be used.
     pub fn open(path: &Path, clock: SharedClock, config: LocalLogConfig) -> Result<Self, BusError> {
+        Self::open_for(Access::Write, path, clock, config)
+    }
+
+    /// Opens a log that is there, to read it: nothing is written, not by retention either, and whatever would write is
+    /// refused by SQLite.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or was written in another format.
+    pub fn open_to_read(path: &Path, clock: SharedClock, config: LocalLogConfig) -> Result<Self, BusError> {
+        Self::open_for(Access::Read, path, clock, config)
+    }
+
+    fn open_for(access: Access, path: &Path, clock: SharedClock, config: LocalLogConfig) -> Result<Self, BusError> {
         config.check()?;
-        let connection = schema::open_writer(path, &config)?;
+        let connection = match access {
+            Access::Write => schema::open_writer(path, &config)?,
+            Access::Read => schema::open_to_read(path)?,
+        };
         let ends = Arc::new(Ends::new());
-        let readers = Readers::new(path.to_owned());
+        let readers = Readers::new(path.to_owned(), access);
         readers.with(|reader| ends::load(reader, &ends))?;
-        let liveness = Liveness::start(&owners_folder(path))?;
+        let liveness = match access {
+            Access::Write => Some(Liveness::start(&owners_folder(path))?),
+            Access::Read => None,
+        };
         let limits = GroupLimits { jobs: 4096, bytes: config.transaction_bytes };
         let writer = Writer { connection, clock: Arc::clone(&clock), ends: Arc::clone(&ends), limits };
         let writer = writer.start(config.in_flight_publishes.max(64))?;
-        let watch = Watch::start(path, &config, Arc::clone(&ends), writer.clone(), Arc::clone(&clock))?;
+        let sweeping = (access == Access::Write).then(|| (writer.clone(), Arc::clone(&clock)));
+        let watch = Watch::start(path, access, &config, Arc::clone(&ends), sweeping)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 publishes: Arc::new(Semaphore::new(config.in_flight_publishes.min(Semaphore::MAX_PERMITS))),
@@ -220,6 +243,30 @@ impl LocalLog {
                 _watch: watch,
             }),
         })
+    }
+
+    /// Appends entries of another log as they are: each to the partition that it names, control records among them,
+    /// with the time at which they were appended there. Their positions are new.
+    ///
+    /// # Errors
+    /// A topic or partition that does not exist, or storage that fails; nothing of the call is in the log then.
+    pub async fn append_entries(&self, topic: &str, entries: Vec<HistoryEntry>) -> Result<(), BusError> {
+        let topic = self.inner.topic(topic).await?;
+        let bytes = entries.iter().map(|entry| entry.value.len()).sum();
+        let write = move |transaction: &mut writer::WriteTransaction<'_>| {
+            // First, since a job that is refused must have changed nothing.
+            let ids = &topic.partition_ids;
+            if let Some(entry) = entries.iter().find(|entry| entry.partition as usize >= ids.len()) {
+                let refused = BusError::Invalid(format!("{} has no partition {}", topic.name, entry.partition));
+                return Err(refused.into());
+            }
+            for entry in &entries {
+                let Some(id) = ids.get(entry.partition as usize) else { continue };
+                transaction.append_at(*id, entry.is_control, entry.appended_at, &entry.key, &entry.value)?;
+            }
+            Ok(())
+        };
+        self.inner.writer.write(bytes, write).await
     }
 
     async fn append(
@@ -259,6 +306,13 @@ impl LocalLog {
             Err(_) => metrics::counter!("flywheel_bus_refused_records_total", "topic" => name).increment(count),
         }
         written
+    }
+}
+
+impl Inner {
+    /// How owners of partitions know each other; there are none on a log that is only read.
+    fn liveness(&self) -> Result<&Liveness, BusError> {
+        self.liveness.as_ref().ok_or_else(|| BusError::Invalid("the log was opened to be read only".into()))
     }
 }
 
@@ -343,6 +397,14 @@ impl Bus for LocalLog {
 
     async fn forget_reader(&self, topic: &str, reader: &str) -> Result<(), BusError> {
         self.inner.forget_reader(topic, reader).await
+    }
+
+    async fn history(&self, topic: &str, from: Positions, until: Positions) -> Result<Box<dyn History>, BusError> {
+        history::open(Arc::clone(&self.inner), topic, &from, &until).await
+    }
+
+    async fn oldest_positions(&self, topic: &str) -> Result<Positions, BusError> {
+        self.inner.oldest_positions(topic).await
     }
 
     async fn end_positions(&self, topic: &str) -> Result<Positions, BusError> {

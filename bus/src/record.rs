@@ -93,6 +93,31 @@ impl fmt::Debug for CommittedRecord {
     }
 }
 
+/// What stands at one place of the log: a record, or a control record, which tails do not see.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// The partition it lies in.
+    pub partition: u32,
+    /// Its place in the partition.
+    pub position: Position,
+    /// Whether it is a control record ([`crate::control::Control`]).
+    pub is_control: bool,
+    /// When the bus wrote it, by the injected clock of the process that published it.
+    pub appended_at: Timestamp,
+    /// Its key.
+    pub key: RecordKey,
+    /// Its encoded value.
+    pub value: Bytes,
+}
+
+impl fmt::Debug for HistoryEntry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, position, is_control, appended_at, key, value } = self;
+        let what = if *is_control { "control" } else { "record" };
+        write!(formatter, "HistoryEntry({what} {partition}@{position}, {key}, {} bytes, {appended_at})", value.len())
+    }
+}
+
 /// A place in a partition: opaque, ordered within its partition, and nothing else. Positions of one partition may have
 /// gaps.
 ///

@@ -56,22 +56,43 @@ pub fn backend(pool: &AnyPool) -> Backend {
 /// # Errors
 /// An unknown or unsupported URL, or a database that cannot be opened. No message contains credentials.
 pub async fn connect(url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
+    connect_for(Access::Write, url, max_connections).await
+}
+
+/// Opens a pool on a database that is there, to read it: the database refuses whatever would change it.
+///
+/// # Errors
+/// As [`connect`], and a SQLite file that is absent.
+pub async fn connect_to_read(url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
+    connect_for(Access::Read, url, max_connections).await
+}
+
+/// What a pool may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Write,
+    Read,
+}
+
+async fn connect_for(access: Access, url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
     static DRIVERS: Once = Once::new();
     // Once per process; a second call would be an error, and every crate that connects comes through here.
     DRIVERS.call_once(sqlx::any::install_default_drivers);
 
     match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") => connect_sqlite(url, max_connections).await,
-        Some("postgres" | "postgresql") => connect_postgres(url, max_connections).await,
+        Some("sqlite") => connect_sqlite(access, url, max_connections).await,
+        Some("postgres" | "postgresql") => connect_postgres(access, url, max_connections).await,
         _ => Err(MigrationsError::UnknownDatabase { url: without_credentials(url) }),
     }
 }
 
-async fn connect_sqlite(url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
+async fn connect_sqlite(access: Access, url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
     let shown = without_credentials(url);
     let in_memory = url.contains(":memory:") || url.contains("mode=memory");
     let mut full_url = url.to_owned();
-    if !in_memory {
+    if access == Access::Read {
+        full_url.push_str(if url.contains('?') { "&mode=ro" } else { "?mode=ro" });
+    } else if !in_memory {
         if let Some(directory) = file_of(url).parent().filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory)
                 .map_err(|source| MigrationsError::Directory { url: shown.clone(), source })?;
@@ -85,7 +106,9 @@ async fn connect_sqlite(url: &str, max_connections: u32) -> Result<AnyPool, Migr
         // A single connection first: it fails at once on a file that is no database, where a pool would try again.
         let mut connection = AnyConnection::connect(&full_url).await.map_err(failed)?;
         configure(&mut connection).await.map_err(failed)?;
-        write_ahead_logging(&mut connection).await.map_err(failed)?;
+        if access == Access::Write {
+            write_ahead_logging(&mut connection).await.map_err(failed)?;
+        }
         connection.close().await.map_err(failed)?;
     }
     AnyPoolOptions::new()
@@ -143,7 +166,7 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 const PARAMETERS: [&str; 6] = ["sslmode", "sslrootcert", "sslcert", "sslkey", "application_name", "host"];
 
 #[cfg(feature = "production")]
-async fn connect_postgres(url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
+async fn connect_postgres(access: Access, url: &str, max_connections: u32) -> Result<AnyPool, MigrationsError> {
     let parameters = url.split_once('?').map_or("", |(_, text)| text);
     let is_known = |pair: &str| PARAMETERS.contains(&pair.split('=').next().unwrap_or_default());
     if !parameters.split('&').filter(|pair| !pair.is_empty()).all(is_known) {
@@ -171,7 +194,7 @@ async fn connect_postgres(url: &str, max_connections: u32) -> Result<AnyPool, Mi
     AnyPoolOptions::new()
         .max_connections(max_connections.max(1))
         .acquire_timeout(SERVER_TIMEOUT)
-        .after_connect(|connection, _| Box::pin(configure_session(connection)))
+        .after_connect(move |connection, _| Box::pin(configure_session(access, connection)))
         .after_release(|connection, _| Box::pin(answers(connection)))
         .connect(url)
         .await
@@ -181,11 +204,14 @@ async fn connect_postgres(url: &str, max_connections: u32) -> Result<AnyPool, Mi
 /// What single statements rely on, whatever the server's defaults are: they see what is committed. And a process that
 /// stands still in the middle of a transaction must not hold its rows, a lease among them, for ever.
 #[cfg(feature = "production")]
-async fn configure_session(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+async fn configure_session(access: Access, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     let statements = "SET default_transaction_isolation = 'read committed'; \
                       SET idle_in_transaction_session_timeout = '60s'; SET tcp_keepalives_idle = 30; \
                       SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3;";
     connection.execute(sqlx::raw_sql(statements)).await?;
+    if access == Access::Read {
+        connection.execute("SET default_transaction_read_only = on").await?;
+    }
     Ok(())
 }
 
@@ -225,7 +251,7 @@ fn refusal(full_url: &str, source: sqlx::Error) -> MigrationsError {
 }
 
 #[cfg(not(feature = "production"))]
-async fn connect_postgres(url: &str, _max_connections: u32) -> Result<AnyPool, MigrationsError> {
+async fn connect_postgres(_access: Access, url: &str, _max: u32) -> Result<AnyPool, MigrationsError> {
     Err(MigrationsError::FeatureMissing { url: without_credentials(url), feature: "production" })
 }
 

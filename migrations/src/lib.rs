@@ -22,7 +22,7 @@ mod rights;
 mod text;
 mod transaction;
 
-pub use connect::{Backend, backend, connect, sqlite_url, without_credentials};
+pub use connect::{Backend, backend, connect, connect_to_read, sqlite_url, without_credentials};
 pub use error::MigrationsError;
 pub use look::{ServerFacts, clock_difference, look, sqlite_version};
 pub use migrate::{Step, check, migrate, schema_version};

@@ -4,11 +4,13 @@
 //! * [`evidence`] is pure: from what persons did to a verdict.
 //! * [`lineage`] leads from a person to every version that learned from it, and back.
 //! * [`rollout`] is the state machine; [`reconciler`] moves it by evidence, [`registry`] by a named person's word.
+//! * [`Registry::check_consistency`] reads all of it back.
 //! * [`client`] is how other services call; [`run`] opens the door.
 
 mod change;
 pub mod client;
 pub mod config;
+mod consistency;
 mod convert;
 mod convert_lineage;
 pub mod error;
@@ -28,6 +30,7 @@ pub mod version;
 
 pub use client::{ClientError, RegistryClient, Trust};
 pub use config::RegistryConfig;
+pub use consistency::{Checked, Consistency, Finding};
 pub use convert::InvalidField;
 pub use error::RegistryError;
 pub use evidence::{RolloutEvidence, Verdict};

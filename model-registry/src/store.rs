@@ -553,6 +553,23 @@ pub(crate) async fn rollouts(
     rows.iter().map(rollout_of).collect()
 }
 
+/// All rollouts of a model, oldest first.
+pub(crate) async fn all_rollouts(
+    connection: &mut AnyConnection,
+    tenant: &TenantId,
+    model: &ModelName,
+) -> Result<Vec<Rollout>, RegistryError> {
+    let statement = format!(
+        "SELECT {ROLLOUT_COLUMNS} FROM rollouts WHERE tenant = $1 AND model = $2 ORDER BY created_at, rollout_id"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(tenant.as_str())
+        .bind(model.as_str())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(rollout_of).collect()
+}
+
 /// What each person did, from closed opportunities. Canary rows count only if the candidate really answered, hold-back
 /// rows only if the reference did. An exposure counts when it is older than the close at `cut`.
 const TALLY: &str = "SELECT block, arm, person, COUNT(*) AS opportunities, SUM(utility) AS utility, \

@@ -47,6 +47,16 @@ async fn the_local_directory_behaves_as_every_store() {
 }
 
 #[tokio::test]
+async fn who_only_reads_makes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("artifacts");
+    assert!(LocalArtifacts::open_to_read(&root).is_err() && !root.exists());
+    let stored = LocalArtifacts::open(&root).unwrap().put(b"object".to_vec().into()).await.unwrap();
+    let reading = LocalArtifacts::open_to_read(&root).unwrap();
+    assert_eq!(reading.get(&stored.digest).await.unwrap()[..], b"object"[..]);
+}
+
+#[tokio::test]
 async fn nothing_half_written_is_ever_visible() {
     let local = Local::new();
     local.store.put("a".into()).await.unwrap();

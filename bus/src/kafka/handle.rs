@@ -23,7 +23,7 @@ use super::topics::Wanted;
 use super::{existing, keeper, topics, versions};
 use crate::control::Control;
 use crate::error::{BusError, PublishError};
-use crate::interface::{Bus, StepLag, Tail, TopicStatus};
+use crate::interface::{Bus, History, StepLag, Tail, TopicStatus};
 use crate::record::{Position, Positions, Record, Retention, TopicSpec};
 use crate::sizes::Sizes;
 use crate::step::{StepHandler, StepSpec};
@@ -357,6 +357,14 @@ impl Bus for KafkaBus {
 
     async fn forget_reader(&self, topic: &str, reader: &str) -> Result<(), BusError> {
         self.inner.forget_reader(topic, reader).await
+    }
+
+    async fn history(&self, topic: &str, from: Positions, until: Positions) -> Result<Box<dyn History>, BusError> {
+        super::history::open(Arc::clone(&self.inner), topic, from, until).await
+    }
+
+    async fn oldest_positions(&self, topic: &str) -> Result<Positions, BusError> {
+        self.inner.oldest_positions(topic).await
     }
 
     async fn end_positions(&self, topic: &str) -> Result<Positions, BusError> {

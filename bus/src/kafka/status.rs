@@ -202,6 +202,14 @@ impl Inner {
         Ok(ranges.iter().map(|(partition, ..)| *partition).zip(counted).collect())
     }
 
+    pub(super) async fn oldest_positions(self: &Arc<Self>, topic: &str) -> Result<Positions, BusError> {
+        let partitions = self.partitions(topic).await?;
+        let (inner, stored) = (Arc::clone(self), self.config.stored_name(topic));
+        let numbers: Vec<u32> = (0..partitions).collect();
+        let oldest = Arc::clone(self).blocking(move || inner.questions.oldest(&stored, &numbers)).await?;
+        Ok((0..).zip(oldest.into_iter().map(Position::from_offset)).collect())
+    }
+
     /// The end of what is committed: an open transaction hides what lies behind it, and it will be read in its turn.
     pub(super) async fn end_positions(self: &Arc<Self>, topic: &str) -> Result<Positions, BusError> {
         let partitions = self.partitions(topic).await?;

@@ -69,7 +69,7 @@ impl Inner {
     /// Renews the leases of `owner` and takes what it may take.
     pub(super) async fn claim(self: &Arc<Self>, step: i64, owner: &str) -> Result<Claim, BusError> {
         let owners = self.read(move |connection| other_owners(connection, step)).await?;
-        let folder = self.liveness.folder().to_owned();
+        let folder = self.liveness()?.folder().to_owned();
         let ended = tokio::task::spawn_blocking(move || {
             owners.into_iter().filter(|owner| Liveness::has_ended(&folder, owner)).collect::<HashSet<String>>()
         });

@@ -10,7 +10,7 @@ use events::Timestamp;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode};
 
-use super::schema::{open_reader, position_of, record_id, storage};
+use super::schema::{Access, open_reader, position_of, record_id, storage};
 use crate::error::BusError;
 use crate::record::{Position, RecordKey};
 use crate::worker::log::{ReadRange, StoredRecord};
@@ -36,13 +36,14 @@ struct ReadConnection {
 /// A pool of read connections, opened as needed.
 pub(super) struct Readers {
     path: PathBuf,
+    access: Access,
     epoch: Instant,
     idle: Mutex<Vec<ReadConnection>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, epoch: Instant::now(), idle: Mutex::new(Vec::new()) }
+    pub(super) fn new(path: PathBuf, access: Access) -> Self {
+        Self { path, access, epoch: Instant::now(), idle: Mutex::new(Vec::new()) }
     }
 
     /// Reads. Every statement is its own snapshot, unless `read` opens a transaction.
@@ -64,7 +65,7 @@ impl Readers {
     }
 
     fn open(&self) -> Result<ReadConnection, BusError> {
-        let connection = open_reader(&self.path)?;
+        let connection = open_reader(&self.path, self.access)?;
         let deadline = Arc::new(AtomicU64::new(u64::MAX));
         let (watched, epoch) = (Arc::clone(&deadline), self.epoch);
         let expired = move || epoch.elapsed().as_millis() > u128::from(watched.load(Ordering::Relaxed));
@@ -145,7 +146,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.sqlite");
         let _writer = open_writer(&path, &LocalLogConfig::default()).unwrap();
-        let readers = Readers::new(path);
+        let readers = Readers::new(path, Access::Write);
         let started = Instant::now();
         let endless = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT MAX(x) FROM n";
         let read = readers.with(|connection| connection.query_row(endless, [], |row| row.get::<_, i64>(0)));

@@ -55,7 +55,7 @@ pub(super) async fn share(
     }
     let topics = RunTopics {
         step: spec.name.clone(),
-        owner: inner.liveness.next_owner(),
+        owner: inner.liveness()?.next_owner(),
         input: Arc::clone(&step.topic),
         outputs,
         dead_letters: inner.topic(&spec.dead_letters).await?,

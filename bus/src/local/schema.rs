@@ -110,9 +110,29 @@ pub(super) fn open_writer(path: &Path, config: &LocalLogConfig) -> Result<Connec
     Ok(connection)
 }
 
+/// What a handle of the log may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Everything.
+    Write,
+    /// Nothing that changes the file, the folding of the write-ahead log included.
+    Read,
+}
+
+/// Opens a log that is there, in place of the writer's connection: whatever would write is refused.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, BusError> {
+    let connection = open_reader(path, Access::Read)?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(storage)?;
+    if found == FORMAT { Ok(connection) } else { Err(BusError::FormatDiffers { found, expected: FORMAT }) }
+}
+
 /// Opens a reader's connection.
-pub(super) fn open_reader(path: &Path) -> Result<Connection, BusError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+pub(super) fn open_reader(path: &Path, access: Access) -> Result<Connection, BusError> {
+    let how = match access {
+        Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+    };
+    let flags = how | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(storage)?;
     connection.busy_handler(Some(wait_for_lock)).map_err(storage)?;
     configure(&connection, READER_CACHE_BYTES)?;

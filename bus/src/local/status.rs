@@ -23,6 +23,15 @@ impl Inner {
         .await
     }
 
+    pub(super) async fn oldest_positions(self: &Arc<Self>, topic: &str) -> Result<Positions, BusError> {
+        let topic = self.topic(topic).await?;
+        self.read(move |connection| {
+            let mut query = connection.prepare_cached("SELECT partition, oldest FROM partitions WHERE topic = ?1")?;
+            query.query_map([topic.id], |row| Ok((row.get(0)?, offset(row.get(1)?))))?.collect()
+        })
+        .await
+    }
+
     pub(super) async fn topic_status(self: &Arc<Self>, topic: &str) -> Result<TopicStatus, BusError> {
         let topic = self.topic(topic).await?;
         self.read(move |connection| topic_status(connection, &topic)).await

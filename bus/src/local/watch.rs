@@ -12,7 +12,7 @@ use service::clock::SharedClock;
 use super::LocalLogConfig;
 use super::ends::{self, Ends};
 use super::retention;
-use super::schema::open_reader;
+use super::schema::{Access, open_reader};
 use super::writer::WriterHandle;
 use crate::error::BusError;
 
@@ -23,14 +23,15 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// `sweeping`: retention is ours to see to.
     pub(super) fn start(
         path: &Path,
+        access: Access,
         config: &LocalLogConfig,
         ends: Arc<Ends>,
-        writer: WriterHandle,
-        clock: SharedClock,
+        sweeping: Option<(WriterHandle, SharedClock)>,
     ) -> Result<Self, BusError> {
-        let connection = open_reader(path)?;
+        let connection = open_reader(path, access)?;
         let (stop, stopped) = channel();
         let interval = config.watch_interval().max(Duration::from_millis(1));
         let retention_interval = Duration::from_millis(config.retention_interval_ms.max(1));
@@ -41,7 +42,9 @@ impl Watch {
                 look(&connection, &mut version, &ends);
                 if Instant::now() >= retention_at {
                     retention_at = Instant::now() + retention_interval;
-                    retention::sweep(&writer, &clock);
+                    if let Some((writer, clock)) = &sweeping {
+                        retention::sweep(writer, clock);
+                    }
                 }
             }
         };

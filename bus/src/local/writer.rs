@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use events::Timestamp;
 use rusqlite::{Connection, params};
 use service::clock::SharedClock;
 use tokio::sync::{mpsc, oneshot};
@@ -61,6 +62,18 @@ impl WriteTransaction<'_> {
         key: &RecordKey,
         value: &[u8],
     ) -> rusqlite::Result<u64> {
+        self.append_at(partition_id, control, self.clock.now(), key, value)
+    }
+
+    /// The same, with the time at which it was appended elsewhere.
+    pub(super) fn append_at(
+        &mut self,
+        partition_id: i64,
+        control: bool,
+        appended_at: Timestamp,
+        key: &RecordKey,
+        value: &[u8],
+    ) -> rusqlite::Result<u64> {
         let appended = match self.appended.entry(partition_id) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
@@ -73,7 +86,7 @@ impl WriteTransaction<'_> {
         let mut insert = self
             .connection
             .prepare_cached("INSERT INTO records (id, control, appended_at, key, value) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-        let appended_at = self.clock.now().as_micros();
+        let appended_at = appended_at.as_micros();
         insert.execute(params![record_id(partition_id, position), control, appended_at, key.0, value])?;
         appended.next += 1;
         appended.bytes += value.len() as u64;

@@ -111,6 +111,7 @@ macro_rules! suite {
 suite!(
     publishes_and_tails_in_order,
     a_tail_goes_on_where_its_owner_says,
+    history_shows_control_records_between_two_positions,
     a_waiting_tail_is_woken,
     refuses_what_cannot_be,
     a_step_may_make_more_of_a_record_than_the_door_takes,

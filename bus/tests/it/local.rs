@@ -7,9 +7,10 @@ use std::time::Duration;
 use bus::local::{LocalLog, LocalLogConfig};
 use bus::measure::{self, Load, Work};
 use bus::testing::scripted::{Action, Scripted, scripted};
-use bus::{Bus, BusError, Position, Positions, PublishError, Record, Retention, TopicSpec};
+use bus::{Bus, BusError, HistoryEntry, Position, Positions, PublishError, Record, Retention, TopicSpec};
 use bytes::Bytes;
 use service::clock::SimulatedClock;
+use tokio_util::sync::CancellationToken;
 
 use crate::suite::{self, Harness, Running, caught_up, eventually, key, publish, read_all, start};
 
@@ -82,6 +83,7 @@ macro_rules! suite {
 suite!(
     publishes_and_tails_in_order,
     a_tail_goes_on_where_its_owner_says,
+    history_shows_control_records_between_two_positions,
     a_waiting_tail_is_woken,
     refuses_what_cannot_be,
     a_step_may_make_more_of_a_record_than_the_door_takes,
@@ -198,6 +200,61 @@ async fn retention_waits_for_the_slowest_reader() {
     let end = bus.end_positions("in").await.unwrap().get(0).unwrap();
     let ahead = bus.tail("in", "ahead", [(0, end.next())].into_iter().collect()).await;
     assert!(matches!(ahead.err(), Some(BusError::PositionAhead { .. })));
+    let from: Positions = [(0, Position::START)].into_iter().collect();
+    let mut history = bus.history("in", from, bus.end_positions("in").await.unwrap()).await.unwrap();
+    assert!(matches!(history.next().await, Err(BusError::PositionGone { position: Position::START, .. })));
+    assert!(bus.oldest_positions("in").await.unwrap().get(0) > Some(Position::START));
+}
+
+/// What an audit does: a log that others write is read without a trace, and copied into one of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_copied_by_one_who_may_only_read_it() {
+    let local = Local::new();
+    let bus = local.bus();
+    suite::topics(&*bus, 2).await;
+    publish(&*bus, (0..20).map(|number| record(number, 5)).collect()).await;
+    bus.publish_control("in", "consent", "ada", Bytes::from_static(b"x")).await.unwrap();
+    publish(&*bus, (20..40).map(|number| record(number, 5)).collect()).await;
+
+    let path = local.path();
+    let files = || std::fs::read_dir(path.parent().unwrap().join("log.sqlite-owners")).unwrap().count();
+    let before = files();
+    let reading = LocalLog::open_to_read(&path, local.clock.shared(), LocalLogConfig::default()).unwrap();
+    assert_eq!(files(), before, "a reader leaves no mark");
+    let refused = reading.publish("in", vec![record(1, 1)]).await;
+    assert!(matches!(refused[0], Err(PublishError::Storage(_))), "{refused:?}");
+    let refused = reading.step(suite::spec(), Scripted::new("out"), CancellationToken::new()).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(
+        LocalLog::open_to_read(&path.with_extension("absent"), local.clock.shared(), LocalLogConfig::default())
+            .is_err()
+    );
+
+    let other = Local::new();
+    let copy = LocalLog::open(&other.path(), other.clock.shared(), LocalLogConfig::default()).unwrap();
+    suite::topics(&copy, 2).await;
+    other.clock.advance(Duration::from_secs(60));
+    let end = reading.end_positions("in").await.unwrap();
+    let mut history = reading.history("in", Positions::oldest(), end).await.unwrap();
+    loop {
+        let entries = history.next().await.unwrap();
+        if entries.is_empty() {
+            break;
+        }
+        copy.append_entries("in", entries).await.unwrap();
+    }
+    let (ours, theirs) = (read_all(&copy, "in").await, read_all(&*bus, "in").await);
+    assert_eq!(ours, theirs);
+    assert_eq!(copy.topic_status("in").await.unwrap().records, bus.topic_status("in").await.unwrap().records);
+    let nowhere = HistoryEntry {
+        partition: 2,
+        position: Position::START,
+        is_control: false,
+        appended_at: start(),
+        key: key(1),
+        value: Bytes::new(),
+    };
+    assert!(copy.append_entries("in", vec![nowhere]).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

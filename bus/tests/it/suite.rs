@@ -5,11 +5,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bus::control::Control;
 use bus::testing::ReferenceStep;
 use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{
-    Bus, BusError, CommittedRecord, DeadLetter, Input, Outcome, Positions, PublishError, Record, RecordKey, Retention,
-    StepContext, StepHandler, StepLag, StepSpec, TopicSpec, partition_for,
+    Bus, BusError, CommittedRecord, DeadLetter, HistoryEntry, Input, Outcome, Positions, PublishError, Record,
+    RecordKey, Retention, StepContext, StepHandler, StepLag, StepSpec, TopicSpec, partition_for,
 };
 use bytes::Bytes;
 use events::Timestamp;
@@ -202,6 +203,60 @@ pub(crate) async fn a_tail_goes_on_where_its_owner_says(harness: impl Harness) {
     }
     assert!(tail.next(3, Duration::ZERO).await.unwrap().is_empty());
     assert_eq!(tail.positions(), bus.end_positions("in").await.unwrap());
+}
+
+pub(crate) async fn history_shows_control_records_between_two_positions(harness: impl Harness) {
+    let bus = harness.bus();
+    topics(&*bus, 2).await;
+    assert_eq!(bus.oldest_positions("in").await, bus.end_positions("in").await);
+    let texts = |entries: Vec<HistoryEntry>| {
+        let mut by_partition = vec![Vec::new(); 2];
+        for entry in entries {
+            let text = match Control::decode(&entry.value).filter(|_| entry.is_control) {
+                Some(control) => format!("{}/{}", control.kind, control.subject),
+                None => String::from_utf8(entry.value.to_vec()).unwrap(),
+            };
+            by_partition[entry.partition as usize].push((text, entry.key, entry.appended_at));
+        }
+        by_partition
+    };
+    let record = |partition, text: &'static str| Record { key: key_in(partition, 2), value: Bytes::from(text) };
+    publish(&*bus, vec![record(0, "before"), record(1, "before")]).await;
+    let from = bus.end_positions("in").await.unwrap();
+    publish(&*bus, vec![record(0, "first")]).await;
+    bus.publish_control("in", "consent", "ada", Bytes::from_static(b"x")).await.unwrap();
+    publish(&*bus, vec![record(0, "second"), record(1, "second")]).await;
+    let other = harness.another();
+    let read = async |until: &Positions| {
+        let mut history = other.history("in", from.clone(), until.clone()).await.unwrap();
+        let mut entries = Vec::new();
+        loop {
+            let next = history.next().await.unwrap();
+            if next.is_empty() {
+                // Nothing is left.
+                assert_eq!(history.next().await, Ok(Vec::new()));
+                return entries;
+            }
+            entries.extend(next);
+        }
+    };
+    // What is published is not always read at once: a broker shows the end of a transaction a moment later.
+    let until = eventually("everything is to be read", || async {
+        let until = bus.end_positions("in").await.unwrap();
+        let entries = read(&until).await;
+        if entries.len() == 5 { Ok(until) } else { Err(entries) }
+    })
+    .await;
+    publish(&*bus, vec![record(0, "after"), record(1, "after")]).await;
+    let entries = read(&until).await;
+    let control = ("consent/ada".to_owned(), RecordKey([0; 16]), start());
+    let text = |partition, text: &str| (text.to_owned(), key_in(partition, 2), start());
+    let [first, second] = &texts(entries)[..] else { panic!("two partitions") };
+    assert_eq!(*first, [text(0, "first"), control.clone(), text(0, "second")]);
+    assert_eq!(*second, [control, text(1, "second")]);
+    // Nothing is asked for.
+    assert_eq!(bus.history("in", until.clone(), until).await.unwrap().next().await, Ok(Vec::new()));
+    assert_eq!(bus.history("in", from, Positions::oldest()).await.unwrap().next().await, Ok(Vec::new()));
 }
 
 pub(crate) async fn a_waiting_tail_is_woken(harness: impl Harness) {

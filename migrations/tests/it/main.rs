@@ -14,7 +14,10 @@ mod upgrades;
 
 use std::process::{Command, Stdio};
 
-use migrations::{MigrationsError, begin_write, check, commit, connect, is_conflict, migrate, retried, sqlite_url};
+use migrations::{
+    MigrationsError, begin_read, begin_write, check, commit, connect, connect_to_read, is_conflict, migrate, retried,
+    sqlite_url,
+};
 use sqlx::AnyPool;
 use test_databases::TestDatabase;
 
@@ -23,6 +26,7 @@ test_databases::on_both_databases! {
     the_common_types_go_round,
     read_modify_write_loses_nothing,
     compare_and_set_has_one_winner,
+    who_only_reads_can_change_nothing,
 }
 
 /// Tells a child of this test binary which database to migrate.
@@ -49,6 +53,39 @@ async fn a_fresh_database_is_pending_then_current() {
     assert_eq!(mode, "wal");
     let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&pool).await.unwrap();
     assert_eq!(synchronous, 2);
+}
+
+async fn who_only_reads_can_change_nothing() {
+    let database = TestDatabase::fresh().await;
+    let insert = "INSERT INTO settings (tenant, name, value, updated_at) VALUES ('t', 'n', 'v', 1)";
+    sqlx::query(insert).execute(&database.pool).await.unwrap();
+    let reading = connect_to_read(database.url(), 2).await.unwrap();
+    check(&reading).await.unwrap();
+    let mut transaction = begin_read(&reading).await.unwrap();
+    sqlx::query("UPDATE settings SET value = 'w'").execute(&database.pool).await.unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let value = sqlx::query_scalar("SELECT value FROM settings WHERE tenant = 't'");
+        seen.push(value.fetch_one(&mut *transaction).await.unwrap());
+        sqlx::query("UPDATE settings SET value = 'x'").execute(&database.pool).await.unwrap();
+    }
+    transaction.commit().await.unwrap();
+    let [first, second]: [String; 2] = seen.try_into().unwrap();
+    assert_eq!(first, second, "one state for the whole transaction");
+    for statement in ["DELETE FROM settings", "UPDATE settings SET value = 'y'", "DROP TABLE settings"] {
+        assert!(sqlx::query(statement).execute(&reading).await.is_err(), "{statement}");
+    }
+    let value: String =
+        sqlx::query_scalar("SELECT value FROM settings WHERE tenant = 't'").fetch_one(&reading).await.unwrap();
+    assert_eq!(value, "x");
+}
+
+#[tokio::test]
+async fn a_file_that_is_absent_is_not_made_to_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flywheel.sqlite");
+    assert!(connect_to_read(&sqlite_url(&path), 1).await.is_err());
+    assert!(!path.exists());
 }
 
 async fn many_tasks_may_start_at_once() {

@@ -3,6 +3,7 @@
 // Helpers of tests are tests: what cannot happen ends them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod consistency;
 mod fixture;
 mod http;
 mod lineage;
