@@ -8,6 +8,8 @@ mod kafka;
 mod log;
 mod measurement;
 #[cfg(feature = "production")]
+mod platform;
+#[cfg(feature = "production")]
 mod series;
 mod training;
 
@@ -22,7 +24,7 @@ use crate::measurement::Measurement;
 
 /// Measures one figure of the product beside its baseline, in the same run.
 #[derive(Debug, Parser)]
-#[cfg_attr(not(feature = "production"), expect(dead_code, reason = "some of it is for what needs `production`"))]
+#[cfg_attr(not(feature = "production"), allow(dead_code, reason = "some of it is for what needs `production`"))]
 #[command(name = "benchmarks/run")]
 struct Arguments {
     /// Which; `--list` names them.
@@ -48,9 +50,9 @@ struct Arguments {
     step: Option<String>,
 }
 
-/// How much `rates`, `stalls` and `restore` measure.
+/// How much is measured of what needs real servers.
 #[derive(Debug, Clone, Copy, clap::Args)]
-#[cfg_attr(not(feature = "production"), expect(dead_code, reason = "what it sizes needs `production`"))]
+#[cfg_attr(not(feature = "production"), allow(dead_code, reason = "what it sizes needs `production`"))]
 struct Sizes {
     /// Records of one round of `rates`, at least 24,000: fewer fire no timer of a load far apart.
     #[arg(long, default_value_t = 120_000)]
@@ -61,6 +63,18 @@ struct Sizes {
     /// Size of the changelog of `restore`, MiB.
     #[arg(long, default_value_t = 1024)]
     changelog_mib: u64,
+    /// Rate of `stages`.
+    #[arg(long, default_value_t = 1_000)]
+    events_per_second: u64,
+    /// How long `stages` keeps it up, at most 280: a session must not be quiet for 10 s.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=280))]
+    seconds: u64,
+    /// Suggestions of `sizing`.
+    #[arg(long, default_value_t = 2_000)]
+    suggestions: u64,
+    /// Write what `sizing` measures into docs/sizing.md.
+    #[arg(long)]
+    write_docs: bool,
 }
 
 /// Settings of learning that `convention` and `methods` try instead of the defaults. What is tried is in the figures'
@@ -104,7 +118,7 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 10] = [
+const NAMES: [(&str, &str); 12] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
@@ -113,6 +127,8 @@ const NAMES: [(&str, &str); 10] = [
     ("rates", "the bus on Apache Kafka beside raw clients on the same broker; the same loads on the embedded bus"),
     ("stalls", "the worst wait of a reader after SIGKILL of a step's owner, with and without a successor; both buses"),
     ("restore", "time until a step goes on with a state of 1 GiB, beside a raw client that reads its changelog"),
+    ("stages", "time of an event through ingest, anonymizer and labeler at 1,000 events/s, windows apart; both buses"),
+    ("sizing", "processor seconds and bytes for 1,000 suggestions, of services and servers in processes of their own"),
     ("convention", "a convention after one turn's steps on 120 corrections, and what was lost, beside the base model"),
     ("methods", "sft, dpo and actionrl on seeds and files other than the demo's; the winner is the default"),
     ("latency", "first-action latency of `up` under load: P50, P90, P99, beside the same model asked in process"),
@@ -161,6 +177,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "stalls" => kafka::stalls::measure(&arguments.sizes)?,
         #[cfg(feature = "production")]
         "restore" => kafka::restore::measure(&arguments.sizes)?,
+        #[cfg(feature = "production")]
+        "stages" => platform::stages::measure(&arguments.sizes)?,
+        #[cfg(feature = "production")]
+        "sizing" => platform::sizing::measure(&arguments.sizes)?,
         #[cfg(feature = "production")]
         kafka::stalls::OWNER => kafka::stalls::own(arguments.place.as_deref(), arguments.step.as_deref())?,
         listed if NAMES.iter().any(|(name, _)| *name == listed) => {

@@ -20,6 +20,12 @@ pub trait Bus: Send + Sync {
     /// them, and what they have not read counts as unread, even when none of them has ever run.
     async fn create_topics(&self, specs: &[TopicSpec]) -> Result<(), BusError>;
 
+    /// The same for somebody who only gives commands or looks: where others may be at work on other settings, nothing is
+    /// made and nothing changed.
+    async fn use_topics(&self, specs: &[TopicSpec]) -> Result<(), BusError> {
+        self.create_topics(specs).await
+    }
+
     /// Whether the log can be used now: it answers, and lets us in. What is there as long as this process is always can.
     async fn check(&self) -> Result<(), BusError> {
         Ok(())

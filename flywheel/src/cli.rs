@@ -79,7 +79,7 @@ pub(crate) enum Command {
     /// Run completion serving alone.
     Serving,
 
-    /// Make, list and revoke API keys.
+    /// Make, list and revoke API keys; make the master key.
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Say which repositories may be trained on, and who may be served the result; without a rule, none.
@@ -163,9 +163,10 @@ pub(crate) struct MigrateArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DoctorArgs {
-    /// Check nothing; print the rights that are needed in Apache Kafka, PostgreSQL and S3, as far as they are configured.
-    /// Only one part's are ready to be run: `--print-acls=postgresql | psql`.
+    /// Check nothing; print the rights that are needed in Apache Kafka, PostgreSQL and S3, as far as they are configured,
+    /// or those of one part: `kafka`, `postgresql` or `s3`.
     #[arg(long, value_name = "PART", num_args = 0..=1, require_equals = true, default_missing_value = "all")]
+    #[arg(hide_possible_values = true)]
     pub(crate) print_acls: Option<RightsPart>,
     /// With --print-acls: who gets the rights in Kafka. Default: the user of `bus.kafka.sasl`.
     #[arg(long, value_name = "TYPE:NAME", requires = "print_acls")]
@@ -186,13 +187,10 @@ pub(crate) struct DoctorArgs {
 /// Whose rights are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum RightsPart {
-    /// Of every part that is configured.
+    // No documentation: help texts would show it at length.
     All,
-    /// `kafka-acls.sh` lines.
     Kafka,
-    /// `GRANT` statements.
     Postgresql,
-    /// A policy.
     S3,
 }
 
@@ -222,6 +220,11 @@ pub(crate) enum KeysCommand {
     Revoke {
         /// Its id, as listed.
         id: String,
+    },
+    /// Make the file for `keys.master_key_file`: the key that wraps all others. One that is there stays.
+    Master {
+        /// Where. Only its owner may read it.
+        file: PathBuf,
     },
 }
 

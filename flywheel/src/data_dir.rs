@@ -59,7 +59,7 @@ impl DataDir {
         };
         make(root)?;
         let root = root.canonicalize().map_err(Failure::refuse)?;
-        for inside in ["artifacts", "keys", "serving", "runs", "doors"] {
+        for inside in ["artifacts", "keys", "serving", "runs", "doors", "scratch"] {
             make(&root.join(inside))?;
         }
         Ok(Self { root })
@@ -70,18 +70,42 @@ impl DataDir {
         root.canonicalize().ok().filter(|root| root.is_dir()).map(|root| Self { root })
     }
 
+    /// From now on temporary files of this process lie in the directory: models pass through them, and a container may
+    /// have no other place to write to.
+    pub(crate) fn take_temporary_files(&self) {
+        // Fails when it was called before: then they are here, or where the first caller wants them.
+        let _as_before = tempfile::env::override_temp_dir(&self.scratch());
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.root.join("scratch")
+    }
+
+    /// Removes temporary files that processes left behind when they were killed. Whoever calls it is alone here.
+    fn clear_scratch(&self) {
+        for left in std::fs::read_dir(self.scratch()).into_iter().flatten().flatten() {
+            let _other_kind = std::fs::remove_dir_all(left.path()).or_else(|_| std::fs::remove_file(left.path()));
+        }
+    }
+
     /// Claims the directory for one platform.
     pub(crate) fn claim(&self) -> Result<Claim, Failure> {
-        self.lock(Sharing::Alone)?.ok_or_else(|| {
+        let claim = self.lock(Sharing::Alone)?.ok_or_else(|| {
             Failure::refused(format!(
                 "data directory {} is in use by another flywheel; stop that one or choose another with --data-dir",
                 self.root.display()
             ))
-        })
+        })?;
+        self.clear_scratch();
+        Ok(claim)
     }
 
     /// Shares the directory with other services that run alone; refused while a whole platform has it.
     pub(crate) fn share(&self) -> Result<Claim, Failure> {
+        // The first of them cleans up.
+        if let Some(_alone) = self.try_lock(Sharing::Alone)? {
+            self.clear_scratch();
+        }
         self.lock(Sharing::Services)?.ok_or_else(|| {
             Failure::refused(format!(
                 "data directory {} is in use by `flywheel up` or a demo, which run every service themselves",
@@ -252,6 +276,26 @@ mod tests {
         assert!(sentence.contains("flywheel up"), "{sentence}");
         drop(claim);
         assert!(!data.is_in_use().unwrap());
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_cleared_by_the_first_and_by_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir::open(directory.path()).unwrap();
+        let leave = || {
+            std::fs::create_dir_all(data.scratch().join("left/behind")).unwrap();
+            std::fs::write(data.scratch().join("file"), "x").unwrap();
+        };
+        let count = || std::fs::read_dir(data.scratch()).unwrap().count();
+        leave();
+        let first = data.share().unwrap();
+        assert_eq!(count(), 0);
+        leave();
+        let second = data.share().unwrap();
+        assert_eq!(count(), 2, "the first may be using them");
+        drop((first, second));
+        let _claim = data.claim().unwrap();
+        assert_eq!(count(), 0);
     }
 
     #[test]

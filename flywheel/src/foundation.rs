@@ -1,6 +1,6 @@
 //! What every service of one process shares: bus, database, keys, artifacts, clock, admin port, drain.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ use crate::settings::Settings;
 use crate::{database, sinks};
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// How often the internal key can be revoked.
+const MOST_INTERNAL_KEYS: u32 = 1000;
 
 /// Opened once a process, handed to every service in it.
 pub(crate) struct Foundation {
@@ -38,6 +40,8 @@ pub(crate) struct Foundation {
     process: String,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) pool: AnyPool,
+    /// Where the key is that wraps all others.
+    pub(crate) key_file: PathBuf,
     pub(crate) keys: KeyStore,
     pub(crate) api_keys: ApiKeys,
     pub(crate) artifacts: Arc<dyn ArtifactStore>,
@@ -47,6 +51,13 @@ pub(crate) struct Foundation {
     pub(crate) metrics: MetricsHandle,
     pub(crate) readiness: Readiness,
     pub(crate) drain: Drain,
+}
+
+/// Who opens everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Service,
+    Command,
 }
 
 enum Ids {
@@ -94,27 +105,42 @@ pub(crate) fn topics_of(settings: &Settings) -> Vec<TopicSpec> {
 }
 
 impl Foundation {
-    /// Opens or makes everything under the data directory; `reach` says whether the artifacts are needed at once.
+    /// Opens or makes everything for a service; `reach` says whether the artifacts are needed at once.
     pub(crate) async fn open(settings: &Settings, data: &DataDir, reach: Reach) -> Result<Self, Failure> {
+        Self::open_as(settings, data, reach, Role::Service).await
+    }
+
+    /// Opens everything for a command, which may run beside services and with other settings.
+    pub(crate) async fn open_to_command(settings: &Settings, data: &DataDir) -> Result<Self, Failure> {
+        Self::open_as(settings, data, Reach::Later, Role::Command).await
+    }
+
+    async fn open_as(settings: &Settings, data: &DataDir, reach: Reach, role: Role) -> Result<Self, Failure> {
         let configured = settings.clock.build().map_err(Failure::refuse)?;
         let clock = configured.clock;
         let ids = match settings.seed {
             Some(seed) => Ids::Seeded(SeededIds::new(seed, clock.now())),
             None => Ids::System(Arc::new(SystemIds::new(Arc::clone(&clock)))),
         };
+        let key_file = master_key_file(settings, data)?;
         let pool = database::open(&settings.database, data).await?;
         let bus = open_log(settings, data, Arc::clone(&clock), Some(&pool)).await?;
-        bus.create_topics(&topics_of(settings)).await.map_err(Failure::refuse)?;
+        let topics = topics_of(settings);
+        let ready = match role {
+            Role::Service => bus.create_topics(&topics).await,
+            Role::Command => bus.use_topics(&topics).await,
+        };
+        ready.map_err(Failure::refuse)?;
         let options = KeyStoreOptions {
             clock: Arc::clone(&clock),
             ids: ids.child("keys"),
             seed: settings.seed,
             ..KeyStoreOptions::default()
         };
-        let keys = KeyStore::open_with(pool.clone(), &data.key_file(), options).await.map_err(Failure::refuse)?;
+        let keys = KeyStore::open_with(pool.clone(), &key_file, options).await.map_err(Failure::refuse)?;
         let secret = keys.tenant_secret(&settings.tenant).await?;
         let api_keys = ApiKeys::new(pool.clone(), Arc::clone(&clock), ids.child("api keys"));
-        let internal_key = internal_key(&api_keys, settings, &data.internal_key()).await?;
+        let internal_key = internal_key(&api_keys, settings, &secret, &data.internal_key()).await?;
         let artifacts = artifact_store::open(&settings.artifacts, data, reach).await?;
         Ok(Self {
             settings: settings.clone(),
@@ -125,6 +151,7 @@ impl Foundation {
             process: format!("{}/{}", std::process::id(), SystemIds::new(RealClock::shared()).next_uuid()),
             bus,
             pool,
+            key_file,
             keys,
             api_keys,
             artifacts,
@@ -221,15 +248,38 @@ pub(crate) async fn open_log(
     }
 }
 
-/// The key with which the platform's own services call the registry: made once, kept beside the key file.
-async fn internal_key(api_keys: &ApiKeys, settings: &Settings, path: &Path) -> Result<Secret, Failure> {
-    if let Ok(text) = std::fs::read_to_string(path) {
-        let key = text.trim();
-        if api_keys.verify(key, Scope::Registry).await.is_ok() {
-            return Ok(Secret::new(key.to_owned()));
+/// The key with which the platform's own services call the registry. It follows from the tenant's secret, so that all
+/// processes on any machine have the same one without handing it around; one that was revoked is followed by the next.
+/// The file is for serving, which must find it without the database, and for whoever administers this machine.
+async fn internal_key(
+    api_keys: &ApiKeys,
+    settings: &Settings,
+    secret: &TenantSecret,
+    path: &Path,
+) -> Result<Secret, Failure> {
+    for number in 0..MOST_INTERNAL_KEYS {
+        let bytes = secret.derive(&format!("internal key {number}"));
+        let scopes = [Scope::Admin, Scope::Registry];
+        if let Some(key) = api_keys.shared(&settings.tenant, "internal", &scopes, &bytes).await? {
+            let is_kept = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == key.expose_secret());
+            if !is_kept {
+                write_whole(path, key.expose_secret().as_bytes(), 0o600)?;
+            }
+            return Ok(key);
         }
     }
-    let (_, key) = api_keys.create(&settings.tenant, "internal", &[Scope::Admin, Scope::Registry]).await?;
-    write_whole(path, key.expose_secret().as_bytes(), 0o600)?;
-    Ok(key)
+    Err(Failure::refused(format!("{MOST_INTERNAL_KEYS} keys named `internal` were revoked; there are no more of them")))
+}
+
+/// The file with the key that wraps all others: the configured one, which is never made, or that of the data directory.
+pub(crate) fn master_key_file(settings: &Settings, data: &DataDir) -> Result<PathBuf, Failure> {
+    let Some(path) = &settings.keys.master_key_file else { return Ok(data.key_file()) };
+    if path.exists() {
+        return Ok(path.clone());
+    }
+    Err(Failure::refused(format!(
+        "`keys.master_key_file`: {path} does not exist; bring the one that the database was made with, or, for a new \
+         platform, make it once with `flywheel keys master {path}` and keep a copy apart from the data",
+        path = path.display()
+    )))
 }

@@ -10,6 +10,7 @@ mod doctor;
 mod embedded;
 mod failure;
 mod foundation;
+mod glance;
 mod greeting;
 mod operations;
 mod parts;

@@ -14,9 +14,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use service::api_keys::Scope;
 use service::consent::ConsentStore;
+use service::keys::KeyFile;
 use service::repositories::RepositoryStore;
 
-use crate::artifact_store::Reach;
 use crate::cli::{
     Common, ConsentCommand, DeadLettersCommand, DecisionArgs, KeysCommand, ListArgs, ModelsCommand,
     RepositoriesCommand, RolloutCommand,
@@ -36,16 +36,19 @@ const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// Opens the data of an existing platform, running or not.
 pub(crate) async fn open(common: &Common) -> Result<Foundation, Failure> {
     let settings = Settings::load(common, &[])?;
-    // A server's database is elsewhere; what wraps its keys is here.
-    let made_first = if settings.database.kind.is_server() { "keys/master.key" } else { "flywheel.sqlite" };
-    if !settings.data_dir.join(made_first).exists() {
+    // A server's database is elsewhere; what wraps its keys is here, or where the configuration says.
+    let is_server = settings.database.kind.is_server();
+    let made_first = settings.data_dir.join(if is_server { "keys/master.key" } else { "flywheel.sqlite" });
+    let is_elsewhere = is_server && settings.keys.master_key_file.is_some();
+    if !is_elsewhere && !made_first.exists() {
         return Err(Failure::refused(format!(
             "{} holds no platform; name its directory with --data-dir, or start one with `flywheel up`",
             settings.data_dir.display()
         )));
     }
     let data = DataDir::open(&settings.data_dir)?;
-    Foundation::open(&settings, &data, Reach::Later).await
+    data.take_temporary_files();
+    Foundation::open_to_command(&settings, &data).await
 }
 
 /// The registry of this data. Changes are compare-and-set in the database; a registry that runs follows within moments.
@@ -68,6 +71,13 @@ fn refused(error: RegistryError) -> Failure {
 }
 
 pub(crate) async fn keys(common: &Common, command: &KeysCommand) -> Result<ExitCode, Failure> {
+    if let KeysCommand::Master { file } = command {
+        let is_new = !file.exists();
+        KeyFile::open(file).map_err(Failure::refuse)?;
+        let made = if is_new { "made" } else { "is there already, and stays:" };
+        print(&format!("{made} {}; keep a copy apart from the data", file.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let foundation = open(common).await?;
     let tenant = &foundation.settings.tenant;
     match command {
@@ -104,6 +114,8 @@ pub(crate) async fn keys(common: &Common, command: &KeysCommand) -> Result<ExitC
             }
             print(&format!("revoked {id}"))?;
         }
+        // Needs no platform, and was done above.
+        KeysCommand::Master { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

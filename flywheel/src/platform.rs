@@ -28,6 +28,7 @@ use crate::data_dir::{DataDir, write_whole};
 use crate::demo::Progress;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
+use crate::glance;
 use crate::rules;
 use crate::services;
 use crate::settings::{ArtifactsSettings, DatabaseSettings, Settings};
@@ -168,6 +169,7 @@ impl Platform {
         let (serving_address, serving) = services::serving(&foundation, registry.clone()).await?;
         let doors = DoorAddresses { serving: serving_address, ingest, registry: registry_address, admin };
         let (client_key, is_first_start) = client_key(&foundation).await?;
+        glance::keep(&foundation)?;
         starting.release();
         let ready = tokio::time::timeout(Duration::from_secs(60), foundation.readiness.ready()).await;
         if ready.is_err() {

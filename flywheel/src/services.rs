@@ -13,7 +13,7 @@ use model_registry::version::NewVersion;
 use service::config::Secret;
 use service::consent::ConsentStore;
 use service::drain::{Drain, TaskError};
-use service::http::{self, HttpConfig};
+use service::http::{self, BindError};
 use service::lease::{self, LeaseStore};
 use service::metrics::MetricsHandle;
 use service::outbox::{OutboxKind, OutboxMessage, OutboxPublisher, OutboxRelay, PublishError};
@@ -30,7 +30,7 @@ use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::settings::{ADMIN, Settings};
 use crate::table::print;
-use crate::{embedded, failure, platform, serving_alone};
+use crate::{embedded, failure, glance, platform, serving_alone};
 
 /// How long a leader that vanished keeps a lease. Real time.
 const LEASE: Duration = Duration::from_secs(15);
@@ -99,22 +99,31 @@ pub(crate) async fn run(common: &Common, service: Service) -> Result<ExitCode, F
     }
     let data = DataDir::open(&settings.data_dir)?;
     let _share = data.share()?;
+    data.take_temporary_files();
     failure::about_disk(&data, run_on(&settings, &data, service).await)
 }
 
 async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result<ExitCode, Failure> {
+    // Whoever came first would make it in a directory that no other machine sees, and that may go with its container.
+    if settings.database.kind.is_server() && settings.keys.master_key_file.is_none() {
+        return Err(Failure::refused(
+            "services that run alone on a server's database need `keys.master_key_file`, the file with the key that \
+             wraps all others, the same on every machine; `flywheel keys master FILE` makes one"
+                .to_owned(),
+        ));
+    }
     if service == Service::Orchestrator {
         settings.orchestrator.check_device().map_err(Failure::refuse)?;
     }
     // Who reads and writes no artifacts, or can begin without, does not wait for the bucket.
     let reach = match service {
         Service::Ingest | Service::Anonymizer => Reach::Later,
-        Service::Serving if serving_alone::is_possible(data) => Reach::Later,
+        Service::Serving if serving_alone::is_possible(settings, data) => Reach::Later,
         _ => Reach::Now,
     };
     let foundation = match Foundation::open(settings, data, reach).await {
         // Completions outlive the wheel.
-        Err(down) if service == Service::Serving && serving_alone::is_possible(data) => {
+        Err(down) if service == Service::Serving && serving_alone::is_possible(settings, data) => {
             return serving_alone::run(settings, data, down).await;
         }
         foundation => foundation?,
@@ -145,6 +154,7 @@ async fn run_on(settings: &Settings, data: &DataDir, service: Service) -> Result
             let registry = registry_elsewhere(&foundation).await?;
             first_version(&foundation, registry.clone(), first);
             orchestrator(&foundation, registry, &base)?;
+            glance::keep(&foundation)?;
         }
         Service::Serving => {
             let registry = registry_elsewhere(&foundation).await?;
@@ -218,7 +228,7 @@ pub(crate) fn registry_client(settings: &Settings, key: &Secret, address: &str) 
 
 /// What an admin port tells of.
 pub(crate) struct AdminPort<'a> {
-    pub(crate) config: &'a HttpConfig,
+    pub(crate) settings: &'a Settings,
     pub(crate) readiness: &'a Readiness,
     pub(crate) metrics: &'a MetricsHandle,
     pub(crate) drain: &'a Drain,
@@ -227,13 +237,22 @@ pub(crate) struct AdminPort<'a> {
 /// `/healthz`, `/readyz`, `/metrics` of a process with a foundation.
 pub(crate) async fn admin(foundation: &Foundation) -> Result<SocketAddr, Failure> {
     let Foundation { settings, readiness, metrics, drain, .. } = foundation;
-    admin_port(AdminPort { config: &settings.admin, readiness, metrics, drain }).await
+    admin_port(AdminPort { settings, readiness, metrics, drain }).await
 }
 
 /// `/healthz`, `/readyz`, `/metrics`.
 pub(crate) async fn admin_port(port: AdminPort<'_>) -> Result<SocketAddr, Failure> {
-    let config = port.config.clone();
-    let listener = http::bind(ADMIN_DOOR, &config).await.map_err(Failure::refuse)?;
+    let config = port.settings.admin.clone();
+    let listener = if port.settings.admin_plain_text {
+        http::bind_plain_text(ADMIN_DOOR, &config).await.map_err(Failure::refuse)?
+    } else {
+        http::bind(ADMIN_DOOR, &config).await.map_err(|error| match error {
+            BindError::NeedsTls { .. } => Failure::refused(format!(
+                "{error}; or set admin_plain_text = true when nobody but your own machines reaches this port"
+            )),
+            error => Failure::refuse(error),
+        })?
+    };
     let address = listener.local_addr()?;
     let router = service::admin::router(port.readiness.clone(), port.metrics.clone());
     let (stop, metrics) = (port.drain.token(), port.metrics.clone());
@@ -358,7 +377,7 @@ pub(crate) async fn serving(
         clock: Arc::clone(&foundation.clock),
         ids: foundation.ids("serving"),
         database: Database::Open { pool: foundation.pool.clone(), keys: foundation.keys.clone() },
-        key_file: foundation.data.key_file(),
+        key_file: foundation.key_file.clone(),
         registry: vec![registry],
         artifacts: Arc::clone(&foundation.artifacts),
         data_dir: foundation.data.serving(),

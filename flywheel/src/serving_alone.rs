@@ -17,13 +17,14 @@ use crate::artifact_store::{self, Reach};
 use crate::data_dir::DataDir;
 use crate::database;
 use crate::failure::Failure;
-use crate::foundation::open_log;
+use crate::foundation::{master_key_file, open_log};
 use crate::services::{AdminPort, SERVING, admin_port, configured_registry, serve};
 use crate::settings::Settings;
 
 /// Whether there is something to serve from: a routing that was followed once, and the keys.
-pub(crate) fn is_possible(data: &DataDir) -> bool {
-    [data.serving().join("routing.json"), data.key_file(), data.internal_key()].iter().all(|path| path.is_file())
+pub(crate) fn is_possible(settings: &Settings, data: &DataDir) -> bool {
+    let needed = [data.serving().join("routing.json"), data.internal_key()];
+    needed.iter().all(|path| path.is_file()) && master_key_file(settings, data).is_ok_and(|path| path.is_file())
 }
 
 /// Serves until told to stop. `down` is why the rest does not stand.
@@ -35,7 +36,7 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
     let (readiness, drain) = (Readiness::new(), Drain::new(Duration::from_secs(settings.grace_seconds)));
     drain.begin_on_signal()?;
     let metrics = service::metrics::install()?;
-    let port = AdminPort { config: &settings.admin, readiness: &readiness, metrics: &metrics, drain: &drain };
+    let port = AdminPort { settings, readiness: &readiness, metrics: &metrics, drain: &drain };
     let admin = admin_port(port).await?;
 
     let mut config = settings.serving.clone();
@@ -53,6 +54,7 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
     });
     let key = std::fs::read_to_string(data.internal_key())?;
     let registry = configured_registry(settings, &Secret::new(key.trim().to_owned()))?;
+    let key_file = master_key_file(settings, data)?;
     let deps = ServingDeps {
         log: Log::Later(open),
         clock: Arc::clone(&clock),
@@ -60,10 +62,10 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
         database: Database::Later {
             url: database::url(&settings.database, data),
             max_connections: settings.database.max_connections,
-            key_file: data.key_file(),
+            key_file: key_file.clone(),
             options: KeyStoreOptions { clock, ids, ..KeyStoreOptions::default() },
         },
-        key_file: data.key_file(),
+        key_file,
         registry: vec![registry],
         artifacts: artifact_store::open(&settings.artifacts, data, Reach::Later).await?,
         data_dir: data.serving(),

@@ -48,6 +48,9 @@ pub(crate) struct Settings {
     pub(crate) seed: Option<u64>,
     /// How long a service may take to stop.
     pub(crate) grace_seconds: u64,
+    /// Says that the admin port may speak plain text on a network.
+    pub(crate) admin_plain_text: bool,
+    pub(crate) keys: KeysSettings,
     pub(crate) clock: ClockConfig,
     pub(crate) bus: BusSettings,
     pub(crate) database: DatabaseSettings,
@@ -60,6 +63,14 @@ pub(crate) struct Settings {
     pub(crate) labeler: LabelerConfig,
     pub(crate) orchestrator: OrchestratorConfig,
     pub(crate) serving: ServingConfig,
+}
+
+/// `[keys]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct KeysSettings {
+    /// The file with the key that wraps all others; none: that of the data directory.
+    pub(crate) master_key_file: Option<PathBuf>,
 }
 
 /// `[bus]`.
@@ -179,6 +190,8 @@ impl Default for Settings {
             model: default_model(),
             seed: None,
             grace_seconds: 20,
+            admin_plain_text: false,
+            keys: KeysSettings::default(),
             clock: ClockConfig::default(),
             bus: BusSettings::default(),
             database: DatabaseSettings::default(),

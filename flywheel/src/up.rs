@@ -18,6 +18,7 @@ pub(crate) async fn run(common: &Common, arguments: &UpArgs) -> Result<ExitCode,
     let settings = Settings::load(common, &[])?;
     let data = DataDir::open(&settings.data_dir)?;
     let _claim = data.claim()?;
+    data.take_temporary_files();
     failure::about_disk(&data, run_on(common, &settings, &data, arguments).await)
 }
 

@@ -206,7 +206,7 @@ impl Registry {
     async fn read_artifact(&self, digest: Sha256Digest) -> Result<DirectoryManifest, ArtifactError> {
         let store = self.deps.artifacts.as_ref();
         let manifest = get_manifest(store, &digest).await?;
-        let failed = |source| ArtifactError::Io { action: "create", path: std::env::temp_dir(), source };
+        let failed = |source| ArtifactError::Io { action: "create", path: tempfile::env::temp_dir(), source };
         let scratch = tempfile::tempdir().map_err(failed)?;
         let path = scratch.path().join("file");
         for file in manifest.files() {

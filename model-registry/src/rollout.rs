@@ -130,6 +130,10 @@ pub enum RolloutStep {
 }
 
 impl RolloutStep {
+    /// All steps.
+    pub const ALL: [Self; 7] =
+        [Self::Begin, Self::RequestApproval, Self::Promote, Self::Approve, Self::RollBack, Self::Hold, Self::Abort];
+
     /// As errors and the audit write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

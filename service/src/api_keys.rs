@@ -185,13 +185,43 @@ impl ApiKeys {
         name: &str,
         scopes: &[Scope],
     ) -> Result<(ApiKey, Secret), ApiKeyError> {
+        let secret = Secret::new(format!("{KEY_PREFIX}{}", hex::encode(rand::rng().random::<[u8; 32]>())));
+        let key = self.insert(tenant, name, scopes, &secret).await?;
+        Ok((key, secret))
+    }
+
+    /// The key that is made of `bytes`, which nobody else can know: everybody who asks with the same bytes gets the same
+    /// key, and there is one row of it. None when it was revoked: it stays so.
+    ///
+    /// # Errors
+    /// As [`ApiKeys::create`].
+    pub async fn shared(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        scopes: &[Scope],
+        bytes: &[u8; 32],
+    ) -> Result<Option<Secret>, ApiKeyError> {
+        let secret = Secret::new(format!("{KEY_PREFIX}{}", hex::encode(bytes)));
+        self.insert(tenant, name, scopes, &secret).await?;
+        let known = self.lookup(digest(secret.expose_secret())).await?;
+        Ok(known.is_some_and(|key| key.revoked_at.is_none()).then_some(secret))
+    }
+
+    /// Makes the row of a key unless there is one.
+    async fn insert(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        scopes: &[Scope],
+        secret: &Secret,
+    ) -> Result<ApiKey, ApiKeyError> {
         if name.is_empty() || name.chars().count() > LONGEST_NAME || name.chars().any(char::is_control) {
             return Err(ApiKeyError::BadName);
         }
         if scopes.is_empty() {
             return Err(ApiKeyError::NoScope);
         }
-        let secret = Secret::new(format!("{KEY_PREFIX}{}", hex::encode(rand::rng().random::<[u8; 32]>())));
         let key = ApiKey {
             id: self.ids.next_uuid().to_string(),
             tenant: tenant.clone(),
@@ -202,7 +232,8 @@ impl ApiKeys {
         };
         let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
         sqlx::query(
-            "INSERT INTO api_keys (id, tenant, name, scopes, key_sha256, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO api_keys (id, tenant, name, scopes, key_sha256, created_at) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (key_sha256) DO NOTHING",
         )
         .bind(&key.id)
         .bind(tenant.as_str())
@@ -212,7 +243,7 @@ impl ApiKeys {
         .bind(key.created_at.as_micros())
         .execute(&self.pool)
         .await?;
-        Ok((key, secret))
+        Ok(key)
     }
 
     /// Whose key `key` is, if it is valid and allows `scope`.

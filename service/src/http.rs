@@ -181,6 +181,19 @@ impl Listener {
 /// # Errors
 /// See [`BindError`].
 pub async fn bind(door: &str, config: &HttpConfig) -> Result<Listener, BindError> {
+    open(door, config, false).await
+}
+
+/// [`bind`] for a port that asks for no keys and tells nothing about persons or code: it may speak plain text on a
+/// network, once somebody has said so.
+///
+/// # Errors
+/// See [`BindError`].
+pub async fn bind_plain_text(door: &str, config: &HttpConfig) -> Result<Listener, BindError> {
+    open(door, config, true).await
+}
+
+async fn open(door: &str, config: &HttpConfig, is_plain_text_meant: bool) -> Result<Listener, BindError> {
     let door = door.to_owned();
     let address: SocketAddr = match config.listen.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}").parse(),
@@ -199,7 +212,8 @@ pub async fn bind(door: &str, config: &HttpConfig) -> Result<Listener, BindError
         }
         None => None,
     };
-    if !is_loopback(address.ip()) && !config.tls_terminated && tls.is_none() {
+    let is_safe = is_loopback(address.ip()) || config.tls_terminated || tls.is_some();
+    if !is_safe && !is_plain_text_meant {
         return Err(BindError::NeedsTls { door, address });
     }
     let bound = TcpListener::bind(address).await.map_err(|source| match source.kind() {

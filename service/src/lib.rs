@@ -17,6 +17,7 @@ pub mod lease;
 pub mod metrics;
 pub mod outbox;
 pub mod problem;
+mod process;
 pub mod readiness;
 pub mod reconciler;
 pub mod repositories;

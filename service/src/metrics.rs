@@ -8,6 +8,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::process;
+
 /// Upper bounds for histograms of seconds: from a cache hit to a training run.
 const SECONDS: [f64; 20] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
@@ -63,10 +65,12 @@ impl MetricsHandle {
         count.unwrap_or(0)
     }
 
-    /// Keeps memory bounded between scrapes until `stop`.
+    /// Keeps memory bounded between scrapes until `stop`, and records what the process costs.
     pub async fn upkeep(self, stop: CancellationToken) {
+        process::record();
         while stop.run_until_cancelled(tokio::time::sleep(UPKEEP_PERIOD)).await.is_some() {
             self.0.run_upkeep();
+            process::record();
         }
     }
 }

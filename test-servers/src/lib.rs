@@ -79,17 +79,16 @@ pub fn servers_wanted() -> bool {
     wanted
 }
 
-/// Whether this is a full run, with servers that few tests need. When it is not, says aloud which test is left out.
+/// Whether a test belongs to this run that takes long or needs a server that only `./test --full` fetches. When it does
+/// not, that is said aloud.
 #[must_use]
-pub fn full_run_wanted() -> bool {
-    if !servers_wanted() {
-        return false;
-    }
+pub fn full_wanted() -> bool {
     let wanted = std::env::var(FULL).is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
-    if !wanted {
-        skipped("it needs a full run");
+    let servers = servers_wanted();
+    if servers && !wanted {
+        skipped("it belongs to ./test --full");
     }
-    wanted
+    servers && wanted
 }
 
 /// Whether a test may start servers besides those that everybody uses. Where running ones are given and ours are not

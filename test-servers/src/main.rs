@@ -57,7 +57,7 @@ fn run(servers: fn() -> Result<Servers, String>, program: &str, arguments: &[&st
     if !names.is_empty() {
         eprintln!("test-servers: ready in {:.1} s: {}", begun.elapsed().as_secs_f64(), names.join(", "));
     }
-    let mut guard = Guard::start()?;
+    let guard = Guard::start()?;
     let mut command = Command::new(program);
     command.args(arguments).envs(servers.variables.iter().map(|(name, value)| (*name, value.as_str())));
     // The tests' connections would read what whoever works here has set for their own databases.
@@ -70,10 +70,12 @@ fn run(servers: fn() -> Result<Servers, String>, program: &str, arguments: &[&st
     if std::io::stdin().is_terminal() {
         command.stdin(Stdio::null());
     }
-    let child = command.process_group(0).spawn().map_err(|error| format!("{program} can not be run: {error}"))?;
-    guard.watch(child.id())?;
+    let group = guard.group();
+    let spawned = i32::try_from(group).map(|group| command.process_group(group).spawn());
+    let spawned = spawned.map_err(|error| error.to_string())?;
+    let child = spawned.map_err(|error| format!("{program} can not be run: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let status = runtime.map_err(|error| error.to_string())?.block_on(until_ended(child, parent));
+    let status = runtime.map_err(|error| error.to_string())?.block_on(until_ended(child, group, parent));
     guard.release();
     servers.stop()?;
     let status = status?;
@@ -82,7 +84,8 @@ fn run(servers: fn() -> Result<Servers, String>, program: &str, arguments: &[&st
     Ok(u8::try_from(code).unwrap_or(1))
 }
 
-/// Kills the command when this program ends without a word: nobody else is left to do it.
+/// Kills the command when this program ends without a word: nobody else is left to do it. The command joins the group of
+/// the guard, which is there first: so there is no moment in which nobody would end it.
 struct Guard {
     process: Child,
     /// Only this program holds it open.
@@ -90,7 +93,7 @@ struct Guard {
 }
 
 impl Guard {
-    const SCRIPT: &str = "read -r group && ! read -r ended && kill -s KILL -- \"-$group\"";
+    const SCRIPT: &str = "trap '' HUP INT TERM; read -r ended || kill -s KILL -- 0";
 
     fn start() -> Result<Self, String> {
         let mut guard = Command::new("sh");
@@ -101,8 +104,8 @@ impl Guard {
         Ok(Self { process, lifeline })
     }
 
-    fn watch(&mut self, group: u32) -> Result<(), String> {
-        writeln!(self.lifeline, "{group}").map_err(|error| format!("there is no pipe to sh: {error}"))
+    fn group(&self) -> u32 {
+        self.process.id()
     }
 
     /// The group has ended: its number may be another's from here on.
@@ -114,8 +117,8 @@ impl Guard {
 }
 
 /// Waits for the end of the command, and brings it about when this program is asked to end or its parent is gone.
-async fn until_ended(mut child: Child, parent: u32) -> Result<ExitStatus, String> {
-    let group = format!("-{}", child.id());
+async fn until_ended(mut child: Child, group: u32, parent: u32) -> Result<ExitStatus, String> {
+    let group = format!("-{group}");
     let end = |signal: &str| {
         // It may have ended by itself.
         let _none_left = Command::new("kill").args(["-s", signal, "--", &group]).stderr(Stdio::null()).status();

@@ -88,8 +88,8 @@ fn program() -> Result<PathBuf, String> {
         Ok(program)
     } else {
         Err(format!(
-            "a full run needs Apicurio, which is not at {}; run `TEST_SERVERS_FULL=1 test-servers/fetch` (it needs \
-             Maven and Java 17), or name its directory in {PROGRAM}",
+            "a full run needs Apicurio, which is not at {}; run `test-servers/fetch --full` (it needs Maven and \
+             Java 17), or name its directory in {PROGRAM}",
             program.display()
         ))
     }

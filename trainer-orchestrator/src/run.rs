@@ -4,7 +4,7 @@
 //! from, and failures are counted over all leaders (they are in the run's row). An attempt that ended because its
 //! orchestrator did is no failure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use service::clock::real_now;
 use tokio_util::sync::CancellationToken;
@@ -127,7 +127,10 @@ async fn attempt(
         }
         Err(error) => return Err(error),
     };
-    let ended = match process::run(&job, stop, || this.leads(epoch)).await {
+    let begun = Instant::now();
+    let ended = process::run(&job, stop, || this.leads(epoch)).await;
+    metrics::histogram!("flywheel_orchestrator_attempt_seconds").record(begun.elapsed().as_secs_f64());
+    let ended = match ended {
         Ok(ended) => ended,
         Err(OrchestratorError::Job(reason)) => return Ok(Attempted::Failed(reason)),
         Err(error) => return Err(error),

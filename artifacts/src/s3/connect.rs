@@ -77,8 +77,9 @@ impl S3Artifacts {
 
 /// The endpoint for S3 that the environment of Amazon's tools names, as their SDK reads it.
 async fn named_elsewhere() -> Option<String> {
-    // The region is not what is asked for: with one, nothing is looked for in the network.
-    let shared = aws_config::defaults(BehaviorVersion::latest()).region(Region::new(NO_REGION)).load().await;
+    // Neither region nor credentials are what is asked for: so nothing is looked for in the network.
+    let loader = aws_config::defaults(BehaviorVersion::latest()).region(Region::new(NO_REGION)).no_credentials();
+    let shared = loader.load().await;
     let for_s3 = |shared: &SdkConfig| {
         let key = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url");
         shared.service_config()?.load_config(key.build().ok()?)

@@ -185,7 +185,10 @@ impl ClientContext for Context {
                 tracing::error!("the Kafka brokers do not let us in: {refusal}");
             }
             heard.refused = Some(refusal);
-        } else if matches!(code, RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve) {
+        } else if matches!(
+            code,
+            RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve | RDKafkaErrorCode::Authentication
+        ) {
             heard.trouble = Some((Instant::now(), self.entering.trouble(reason)));
         }
     }
@@ -244,6 +247,16 @@ pub(super) fn consumer(
     Ok(made)
 }
 
+/// Takes what a client has to say to which nothing is assigned: errors, and lines of its log. While all brokers are away
+/// there is always one more error.
+pub(super) fn listen(client: &OurConsumer, wait: Duration) {
+    for _ in 0..16 {
+        if client.poll(wait).is_none() {
+            break;
+        }
+    }
+}
+
 /// Asks the brokers questions. All of this blocks.
 pub(super) struct Questions {
     committed: OurConsumer,
@@ -254,13 +267,25 @@ pub(super) struct Questions {
 
 impl Questions {
     pub(super) fn new(config: &KafkaConfig, context: &Context) -> Result<Self, BusError> {
-        let open = |isolation| consumer(config, context, QUESTIONS, isolation, |_| {});
+        // Some of why a broker can not be reached is only logged.
+        let open = |isolation| {
+            consumer(config, context, QUESTIONS, isolation, |client| {
+                client.set_log_level(RDKafkaLogLevel::Info);
+            })
+        };
         Ok(Self {
             committed: open(Isolation::Committed)?,
             uncommitted: open(Isolation::Uncommitted)?,
             context: context.clone(),
             timeout: Duration::from_millis(config.request_timeout_ms),
         })
+    }
+
+    /// Takes what the clients have to say, which else would wait for the next question that fails.
+    pub(super) fn hear(&self) {
+        for client in [&self.committed, &self.uncommitted] {
+            listen(client, Duration::ZERO);
+        }
     }
 
     /// Gives both clients the token of now.
@@ -278,11 +303,7 @@ impl Questions {
 
     /// An error, after what the client had to say besides was heard.
     fn failed(&self, client: &OurConsumer, doing: &str, error: &KafkaError) -> BusError {
-        for _ in 0..16 {
-            if client.poll(Duration::from_millis(5)).is_none() {
-                break;
-            }
-        }
+        listen(client, Duration::from_millis(5));
         self.context.error(doing, error)
     }
 

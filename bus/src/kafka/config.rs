@@ -236,8 +236,8 @@ impl KafkaConfig {
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", "30000");
-        // What is logged is told as far as the level of our own log says.
-        client.set_log_level(RDKafkaLogLevel::Info);
+        // What a client logs waits in its memory until it is polled, and not every client of ours is.
+        client.set_log_level(RDKafkaLogLevel::Error);
         client.set(
             "security.protocol",
             match (self.tls.enabled, self.sasl.mechanism.is_some()) {

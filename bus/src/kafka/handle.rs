@@ -278,9 +278,24 @@ impl Bus for KafkaBus {
         self.inner.create_topics(specs).await
     }
 
+    async fn use_topics(&self, specs: &[TopicSpec]) -> Result<(), BusError> {
+        for spec in specs {
+            // Keys may be made before the first service has made the topics.
+            let Some(actual) = self.inner.ask_partitions(&spec.name).await? else { continue };
+            if actual != spec.partitions {
+                let (topic, expected) = (spec.name.clone(), spec.partitions);
+                return Err(BusError::PartitionsDiffer { topic, expected, actual });
+            }
+            self.inner.register(spec);
+        }
+        Ok(())
+    }
+
     async fn check(&self) -> Result<(), BusError> {
-        if let Some(refused) = self.inner.context.refused() {
-            return Err(BusError::NotAdmitted(refused));
+        if self.inner.context.refused().is_some() {
+            // One connection was refused; whether that is still so, and for all, a new one tells.
+            let knocking = Arc::clone(&self.inner);
+            return Arc::clone(&self.inner).blocking(move || knocking.knock()).await;
         }
         self.inner.ask_partitions(events::topics::TELEMETRY_RAW).await.map(drop)
     }

@@ -21,6 +21,7 @@ pub(super) async fn keep(inner: Weak<Inner>) {
             // It was told aloud, and clients that are refused for it say so.
             Err(error) => tracing::debug!(%error, "there is no token for the Kafka brokers"),
         }
+        inner.questions.hear();
         if inner.context.refused().is_some() {
             let knocking = Arc::clone(&inner);
             if let Err(error) = inner.blocking(move || knocking.knock()).await {
@@ -41,7 +42,7 @@ impl Inner {
 
     /// Whether the brokers let us in again. Connections that are open say nothing of that, and clients whose
     /// connections were refused try for themselves; so it is a new client that asks. Blocks.
-    fn knock(&self) -> Result<(), BusError> {
+    pub(super) fn knock(&self) -> Result<(), BusError> {
         let questions = Questions::new(&self.config, &self.context.apart())?;
         questions.partitions(&self.config.stored_name(events::topics::TELEMETRY_RAW))?;
         self.context.admitted();

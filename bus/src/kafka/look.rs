@@ -36,7 +36,7 @@ const TRANSACTIONS: &str = "kafka.transactions";
 
 /// Names of one kind that a sentence lists; of more it says how many.
 const LISTED: usize = 4;
-const PRINT_RIGHTS: &str = "allow it; `flywheel doctor --print-acls=kafka` prints all that is needed";
+const PRINT_RIGHTS: &str = "allow it, as `flywheel doctor --print-acls=kafka` prints it";
 
 /// Looks at the brokers. Each question may take `patience`.
 pub async fn look(config: &KafkaConfig, usage: &KafkaUse, patience: Duration) -> Vec<Finding> {

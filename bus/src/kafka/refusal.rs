@@ -29,6 +29,10 @@ impl Entering {
     pub(super) fn refusal(&self, code: RDKafkaErrorCode, reason: &str) -> Option<String> {
         let Heard { address, said, .. } = Heard::read(reason);
         match code {
+            // A connection that is renewed too late, or too soon after it was renewed, is begun anew.
+            RDKafkaErrorCode::Authentication if said.contains("handshake failed") && mechanisms(said).is_empty() => {
+                None
+            }
             RDKafkaErrorCode::Authentication
             | RDKafkaErrorCode::SaslAuthenticationFailed
             | RDKafkaErrorCode::UnsupportedSASLMechanism => Some(self.no_entry(address, said)),
@@ -68,11 +72,9 @@ impl Entering {
         }
         let said = said.strip_prefix("SASL authentication error: ").unwrap_or(said);
         let mechanism = self.mechanism.map_or("", SaslMechanism::name);
-        if let Some((_, known)) = said.split_once("supported mechanisms: ") {
-            return format!(
-                "{address} does not know {mechanism}, as `bus.kafka.sasl.mechanism` says, but {}",
-                known.trim_end_matches(['.', ' '])
-            );
+        let known = mechanisms(said);
+        if !known.is_empty() {
+            return format!("{address} does not know {mechanism}, as `bus.kafka.sasl.mechanism` says, but {known}");
         }
         if self.mechanism == Some(SaslMechanism::OauthBearer) {
             return format!("{address} does not accept our token: {said}");
@@ -112,6 +114,12 @@ impl Entering {
             format!("{address} wants a certificate of ours, and `bus.kafka.tls.certificate_file` names none")
         }
     }
+}
+
+/// What a broker says that it knows when it does not know what it was asked for; empty: it did not say.
+fn mechanisms(said: &str) -> &str {
+    let known = said.split_once("supported mechanisms: ").map_or("", |(_, known)| known);
+    if known == "(n/a)" { "" } else { known.trim_end_matches(['.', ' ']) }
 }
 
 /// Brokers that want another certificate say so in an alert, after the handshake or within it.
@@ -173,6 +181,13 @@ mod tests {
         assert_eq!(entering.refusal(RDKafkaErrorCode::BrokerTransportFailure, gone), None);
         assert_eq!(entering.refusal(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down"), None);
         assert!(entering.trouble(gone).contains("may want a user"));
+        for known in ["", "(n/a)"] {
+            let late = format!(
+                "sasl_ssl://kafka:9093/1: SASL OAUTHBEARER mechanism handshake failed: Broker: Request not valid in \
+                 current SASL state: broker's supported mechanisms: {known} (after 9ms in state AUTH_HANDSHAKE)"
+            );
+            assert_eq!(entering.refusal(RDKafkaErrorCode::Authentication, &late), None);
+        }
         let late = "ssl://kafka:9093/1: Disconnected (after 90000ms in state UP)";
         assert_eq!(entering.trouble(late), "kafka:9093 says: Disconnected");
     }

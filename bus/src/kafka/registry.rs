@@ -229,6 +229,9 @@ impl Registry {
                 "does not know the schema of {subject}{said}: register it, or set \
                  `bus.kafka.schema_registry.register` = true"
             ),
+            StatusCode::NOT_FOUND => {
+                "takes no schemas there: check the path in `bus.kafka.schema_registry.url`".to_owned()
+            }
             StatusCode::CONFLICT => format!("holds another schema of {subject}, which ours does not agree with{said}"),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!(
                 "does not let us in{said}: check `bus.kafka.schema_registry.username` and \

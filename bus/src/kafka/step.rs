@@ -143,7 +143,7 @@ impl Run {
         loop {
             if claim_now {
                 // A server that vanished without a word never answers; meanwhile workers end, and so may we.
-                let claimed = tokio::time::timeout(self.inner.lease() / RENEWALS_PER_LEASE, self.claim());
+                let claimed = tokio::time::timeout(self.inner.lease() / 2, self.claim());
                 let why = tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
                     claimed = claimed => match claimed {

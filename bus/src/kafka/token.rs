@@ -51,7 +51,7 @@ impl Token {
 
 enum Source {
     File(PathBuf),
-    Endpoint { web: Web, url: String, client_id: String, client_secret: Secret, scope: Option<String> },
+    Endpoint { web: Box<Web>, url: String, client_id: String, client_secret: Secret, scope: Option<String> },
 }
 
 /// The token of now, and where the next one comes from.
@@ -86,6 +86,7 @@ impl Tokens {
             (None, url) => {
                 let timeout = Duration::from_millis(config.request_timeout_ms);
                 let web = Web::new(ca_file.as_deref(), timeout)
+                    .map(Box::new)
                     .map_err(|why| BusError::Invalid(format!("`bus.kafka.sasl.oauth.ca_file`: {why}")))?;
                 let (url, client_id) = (url.clone().unwrap_or_default(), client_id.clone());
                 let client_secret = client_secret.clone().unwrap_or_default();

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
 
-use super::client::{Context, Isolation, consumer};
+use super::client::{Context, Isolation, consumer, listen};
 use super::config::KafkaConfig;
 use crate::error::BusError;
 
@@ -75,7 +75,7 @@ fn ask(config: &KafkaConfig, context: &Context) -> Result<BTreeMap<i16, i16>, Bu
     let answered = client.fetch_metadata(Some(&config.stored_name(events::topics::TELEMETRY_RAW)), timeout);
     answered.map_err(|error| context.error("the Kafka brokers do not answer", &error))?;
     // What the client logs is handed over when it is polled, and it logged this before the answer came.
-    while client.poll(Duration::from_millis(10)).is_some() {}
+    listen(&client, Duration::from_millis(10));
     let known = known.lock().clone();
     Ok(known)
 }

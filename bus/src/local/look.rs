@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::LocalLogConfig;
-use super::schema::{check_format, open_reader, storage};
+use super::schema::{Access, check_format, open_reader, storage};
 use crate::error::BusError;
 
 /// What the file of a log says of itself.
@@ -21,7 +21,7 @@ pub struct LocalLogFacts {
 /// # Errors
 /// A file that can not be read, or that is no log of this release.
 pub fn look(path: &Path, config: &LocalLogConfig) -> Result<LocalLogFacts, BusError> {
-    let connection = open_reader(path)?;
+    let connection = open_reader(path, Access::Read)?;
     let format = check_format(&connection)?;
     let mut statement = connection.prepare("SELECT name, partitions FROM topics").map_err(storage)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(storage)?;

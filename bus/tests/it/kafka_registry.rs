@@ -17,7 +17,7 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use service::clock::SimulatedClock;
-use test_servers::{SchemaRegistry, full_run_wanted, kafka, schema_registry, unique_prefix};
+use test_servers::{SchemaRegistry, full_wanted, kafka, schema_registry, unique_prefix};
 
 use crate::kafka::{Kafka, Place, config};
 use crate::suite::{BOUND, Harness, Running, caught_up, eventually, key, read_all, start};
@@ -117,7 +117,7 @@ async fn names(bus: &dyn Bus) -> Vec<Bytes> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_readers_find_the_schema_of_every_value_and_ours_notice_nothing() {
-    if !full_run_wanted() {
+    if !full_wanted() {
         return;
     }
     let registry = schema_registry().await;
@@ -163,7 +163,7 @@ async fn other_readers_find_the_schema_of_every_value_and_ours_notice_nothing() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_is_away_stops_only_who_needs_it() {
-    if !full_run_wanted() {
+    if !full_wanted() {
         return;
     }
     let registry = schema_registry().await;
@@ -187,7 +187,7 @@ async fn a_registry_that_is_away_stops_only_who_needs_it() {
     let begun = Instant::now();
     let refused = kafka.place.open("refused", refused, &kafka.clock()).await.map(drop).unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    insta::assert_snapshot!(refused.to_string().replace(&registry.url, "URL"), @"");
+    insta::assert_snapshot!(refused.to_string().replace(&registry.url, "URL"), @"the schema registry URL can not be used: no answer within 2000 ms");
 
     // One that was not waits, whoever reads it.
     let mut tail = bus.tail(FLYWHEEL_EVENTS, "sink", Positions::oldest()).await.unwrap();
@@ -197,7 +197,8 @@ async fn a_registry_that_is_away_stops_only_who_needs_it() {
     let producer: FutureProducer =
         ClientConfig::new().set("bootstrap.servers", &kafka.server.bootstrap).create().unwrap();
     let topic = format!("{}{FLYWHEEL_EVENTS}", kafka.prefix);
-    let message = FutureRecord::to(&topic).key(&key(1).0).payload(&value);
+    let key_of_one = key(1);
+    let message = FutureRecord::to(&topic).key(&key_of_one.0).payload(&value);
     producer.send(message, BOUND).await.unwrap();
     assert!(bus.publish(FLYWHEEL_EVENTS, vec![record(event(3))]).await[0].is_ok());
     let mut read = Vec::new();
@@ -236,7 +237,7 @@ async fn a_registry_that_is_away_stops_only_who_needs_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_does_not_have_or_take_our_schemas_is_told() {
-    if !full_run_wanted() {
+    if !full_wanted() {
         return;
     }
     let registry = schema_registry().await;
@@ -246,11 +247,12 @@ async fn a_registry_that_does_not_have_or_take_our_schemas_is_told() {
         let mut config = with(&registry, &server.bootstrap, &prefix);
         change(&mut config);
         let refused = place.open("refused", config, &clock).await.map(drop).unwrap_err().to_string();
-        refused.replace(&prefix, "PREFIX.").replace(&registry.url, "URL")
+        let wrong = registry.url.replace("ccompat", "nowhere");
+        refused.replace(&prefix, "PREFIX.").replace(&registry.url, "URL").replace(&wrong, "WRONG")
     };
-    insta::assert_snapshot!(refusal(&|config| config.schema_registry.register = false).await, @"");
+    insta::assert_snapshot!(refusal(&|config| config.schema_registry.register = false).await, @"the schema registry URL does not know the schema of PREFIX.telemetry.raw.v1-value (No artifact with ID 'PREFIX.telemetry.raw.v1-value' in group 'null' was found.): register it, or set `bus.kafka.schema_registry.register` = true");
     insta::assert_snapshot!(refusal(&|config| {
         let url = config.schema_registry.url.as_ref().unwrap().replace("ccompat", "nowhere");
         config.schema_registry.url = Some(url);
-    }).await, @"");
+    }).await, @"the schema registry WRONG takes no schemas there: check the path in `bus.kafka.schema_registry.url`");
 }

@@ -34,7 +34,7 @@ use crate::suite::{Harness, Running, caught_up, eventually, key, publish, start,
 pub(crate) const AUDIENCE: &str = "kafka";
 const KEY: [u8; 32] = [7; 32];
 /// How long a token lasts.
-const LASTS: Duration = Duration::from_secs(6);
+const LASTS: Duration = Duration::from_secs(12);
 
 /// What the broker judges tokens by.
 pub(crate) fn key_set() -> String {
@@ -70,13 +70,13 @@ async fn works_over_several_tokens(kafka: &Kafka) {
     let running = Running::start(&bus, &Scripted::new("out"));
     let begun = Instant::now();
     let mut published = 0;
-    while begun.elapsed() < 3 * LASTS {
+    while begun.elapsed() < LASTS * 5 / 2 {
         publish(&*bus, vec![scripted(key(1), &[Action::Add(1)])]).await;
         published += 1;
         bus.end_positions("in").await.unwrap();
         bus.check().await.unwrap();
         bus.create_topics(&[TopicSpec::new(format!("t{published}"), 1, Retention::default())]).await.unwrap();
-        tokio::time::sleep(LASTS / 12).await;
+        tokio::time::sleep(LASTS / 24).await;
     }
     caught_up(&*bus).await;
     running.stop().await;
@@ -154,7 +154,7 @@ impl Endpoint {
                     } else if is_right {
                         given.fetch_add(1, Ordering::SeqCst);
                         let token = token(&KEY, LASTS);
-                        ("200 OK", format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":6}}"#))
+                        ("200 OK", format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":12}}"#))
                     } else {
                         ("401 Unauthorized", r#"{"error":"invalid_client"}"#.to_owned())
                     };
@@ -276,5 +276,13 @@ async fn tokens_that_open_nothing_are_told_in_one_sentence() {
         let sentence = sentence.into_iter().fold(refused.to_string(), |text, (from, to)| text.replace(from, to));
         told.push(format!("{case}: {sentence}"));
     }
-    insta::assert_snapshot!(told.join("\n"), @"");
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    signed by somebody else: HOST:PORT does not accept our token: {"status":"invalid_token"}
+    no token: `bus.kafka.sasl.oauth.token_file`: FOLDER/empty holds no token
+    ended: `bus.kafka.sasl.oauth.token_file`: FOLDER/ended holds a token that has ended
+    wrong secret: the token endpoint URL gives client `flywheel` no token: 401 (invalid_client)
+    nobody there: the token endpoint https://HOST:PORT/realm/token can not be used: Connection refused (os error 111)
+    unknown authority: the token endpoint URL can not be used: invalid peer certificate: BadSignature
+    no authority: `bus.kafka.sasl.oauth.ca_file`: FOLDER/here.key can not be used: it holds no certificate in PEM
+    "#);
 }

@@ -53,10 +53,10 @@ pub(super) async fn look(patient: Arc<Patient>) -> Vec<Finding> {
     };
     let checked = migrations::check(&pool).await;
     #[cfg(feature = "production")]
-    let is_there = checked.is_ok();
+    let are_tables_there = !matches!(checked, Err(MigrationsError::Pending { .. }));
     findings.push(schema(checked, is_server));
     #[cfg(feature = "production")]
-    if is_server && is_there {
+    if is_server && are_tables_there {
         findings.push(rights(&pool).await);
     }
     findings
@@ -95,12 +95,24 @@ fn schema(checked: Result<(), MigrationsError>, is_server: bool) -> Finding {
         Err(error @ MigrationsError::Changed { .. }) => {
             Finding::told(SCHEMA, &error.to_string(), "use the release that made the database")
         }
-        Err(error) => {
-            let advice =
-                "let the role read `_sqlx_migrations`; `flywheel doctor --print-acls` prints all that is needed";
-            Finding::told(SCHEMA, &error.to_string(), advice)
+        Err(error) if is_denied(&error) => {
+            let says = "the role may not see which migrations were applied";
+            Finding::failed(SCHEMA, says, "allow it, as `flywheel doctor --print-acls=postgresql` prints it")
         }
+        Err(error) => Finding::told(SCHEMA, &error.to_string(), "look whether the database is well"),
     }
+}
+
+/// Whether PostgreSQL says that a right is missing.
+fn is_denied(error: &MigrationsError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(sqlx::Error::Database(error)) = error.downcast_ref::<sqlx::Error>() {
+            return error.code().as_deref() == Some("42501");
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The oldest PostgreSQL that has what we use, and the one that is tested.

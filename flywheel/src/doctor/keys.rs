@@ -8,7 +8,6 @@ use service::finding::Finding;
 use service::keys::{KeyFileState, KeyStoreError, key_file_state};
 
 use super::{Patient, database};
-use crate::data_dir::DataDir;
 
 const MASTER: &str = "keys.master";
 const RESTORE: &str = "restore it from its backup: without it nothing that is sealed can be read again";
@@ -17,19 +16,19 @@ pub(super) async fn look(patient: Arc<Patient>) -> Vec<Finding> {
     let Some(data) = &patient.data else {
         return vec![Finding::ok(MASTER, "there are no keys yet; the first start makes them")];
     };
-    let mut findings = vec![master(&patient, data).await];
-    for path in [data.key_file(), data.internal_key(), data.client_key()] {
+    let key_file = patient.settings.keys.master_key_file.clone().unwrap_or_else(|| data.key_file());
+    let mut findings = vec![master(&patient, &key_file).await];
+    for path in [key_file, data.internal_key(), data.client_key()] {
         findings.extend(readable_by_others(&path));
     }
     findings
 }
 
-async fn master(patient: &Patient, data: &DataDir) -> Finding {
-    let path = data.key_file();
+async fn master(patient: &Patient, path: &Path) -> Finding {
     // A database that can not be asked is told with the database.
     let pool = database::connect(patient).await.ok().flatten();
     let state = match &pool {
-        Some(pool) => match key_file_state(pool, &path).await {
+        Some(pool) => match key_file_state(pool, path).await {
             Err(KeyStoreError::Database(_)) => None,
             state => Some(state),
         },

@@ -123,6 +123,7 @@ fn shown(file: &Path) -> Said {
     let mut showing = command(&["config", "show", "--config", file.to_str().unwrap(), "--set", "bus.partitions=8"]);
     showing.env("FLYWHEEL_SERVING__THRESHOLD", "0.6");
     showing.env("FLYWHEEL_ARTIFACTS__S3__SECRET_ACCESS_KEY", "hush-secret");
+    showing.env("FLYWHEEL_BUS__KAFKA__SASL__PASSWORD", "hush-word");
     finished(showing)
 }
 
@@ -132,7 +133,7 @@ fn the_configuration_in_force_is_shown_without_secrets() {
     let (file, key) = (directory.path().join("flywheel.toml"), directory.path().join("key"));
     std::fs::write(&key, "hush-id\n").unwrap();
     let text = format!(
-        "tenant = \"acme\"\n[artifacts.s3]\naccess_key_id_file = \"{}\"\n[bus.kafka.sasl]\npassword = \"hush\"\n",
+        "tenant = \"acme\"\n[artifacts.s3]\naccess_key_id_file = \"{}\"\n[bus.kafka.sasl]\nmechanism = \"SCRAM-SHA-512\"\nusername = \"flywheel\"\npassword = \"hush\"\n",
         key.display()
     );
     std::fs::write(&file, text).unwrap();
@@ -162,6 +163,7 @@ fn the_configuration_in_force_is_shown_without_secrets() {
 
     let mut json = command(&["config", "show", "--json", "--config", file.to_str().unwrap()]);
     json.env("FLYWHEEL_SERVING__THRESHOLD", "0.6");
+    json.env("FLYWHEEL_ARTIFACTS__S3__SECRET_ACCESS_KEY", "hush-secret");
     let json = finished(json).json();
     assert_eq!(json["settings"]["serving"]["threshold"], 0.6);
     assert_eq!(json["given"]["serving.threshold"], "variable FLYWHEEL_SERVING__THRESHOLD");

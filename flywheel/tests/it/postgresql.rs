@@ -26,7 +26,10 @@ async fn services_refuse_until_the_database_is_migrated() {
     let place = place_on(&url);
     let version = migrations::schema_version();
     let pending = format!("the database lacks {version} migration(s), first 1: run `flywheel migrate`");
-    for arguments in [&["up"][..], &["registry"], &["migrate", "--check"]] {
+    let key = place.path().join("master.key").display().to_string();
+    assert_eq!(place.say(&["keys", "master", &key]).code, Some(0));
+    let key = format!("keys.master_key_file={key}");
+    for arguments in [&["up"][..], &["registry", "--set", &key], &["migrate", "--check"]] {
         assert_eq!(place.say(arguments).sentence(), pending);
     }
     // Several jobs at once: one works, the others find it done.
@@ -85,4 +88,48 @@ async fn readiness_follows_the_server_and_nothing_has_to_be_started_anew() {
     })
     .await;
     assert_eq!(running.stop().await, Some(0));
+}
+
+/// Each machine has a data directory of its own; the database is all that they share.
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_share_the_master_key_and_with_it_the_internal_one() {
+    let Some((url, _wire)) = database().await else { return };
+    let machines = [place_on(&url), place_on(&url)];
+    let [one, other] = &machines;
+    assert_eq!(one.say(&["migrate"]).code, Some(0));
+    let refused = one.say(&["ingest"]);
+    assert!(refused.sentence().contains("need `keys.master_key_file`"), "{refused:?}");
+
+    let (file, wrong) = (one.path().join("master.key"), one.path().join("wrong.key"));
+    let (file, wrong) = (file.to_str().unwrap(), wrong.to_str().unwrap());
+    let with = |place: &Place, key: &str, arguments: &[&str]| {
+        place.say(&[arguments, &["--set", &format!("keys.master_key_file={key}")]].concat())
+    };
+    let absent = with(one, file, &["keys", "list"]);
+    assert!(absent.sentence().contains(&format!("make it once with `flywheel keys master {file}`")), "{absent:?}");
+    assert!(!std::path::Path::new(file).exists(), "no service makes it");
+    for key in [file, wrong] {
+        assert!(one.say(&["keys", "master", key]).stdout.starts_with("made "));
+    }
+    let bytes = std::fs::read(file).unwrap();
+    let again = one.say(&["keys", "master", file]);
+    assert!(again.stdout.contains("is there already") && std::fs::read(file).unwrap() == bytes, "{again:?}");
+
+    let names = |place: &Place| {
+        let listed = with(place, file, &["keys", "list", "--json"]).json();
+        listed.as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let internal = || machines.each_ref().map(|place| std::fs::read(place.data().join("keys/internal.key")).unwrap());
+    assert_eq!((names(one), names(other)), (vec!["internal".to_owned()], vec!["internal".to_owned()]));
+    let [first, same] = internal();
+    assert_eq!(first, same);
+    let refused = with(other, wrong, &["keys", "list"]);
+    assert!(refused.sentence().contains("is not the one that this database was made with"), "{refused:?}");
+
+    // One that was revoked is followed by the next, on every machine the same.
+    let id = with(one, file, &["keys", "list", "--json"]).json()[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(with(one, file, &["keys", "revoke", &id]).code, Some(0));
+    assert_eq!((names(one).len(), names(other).len()), (2, 2));
+    let [next, same] = internal();
+    assert!(next == same && next != first);
 }

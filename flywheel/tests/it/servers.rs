@@ -1,7 +1,6 @@
 //! Every service in processes of their own on Apache Kafka, PostgreSQL and an S3 server, two of those that share work:
 //! a suggestion becomes telemetry becomes a pair, also when one of two is killed in the middle.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bus::kafka::{KafkaBus, KafkaConfig};
@@ -22,11 +21,14 @@ pub(crate) async fn place(sections: &str) -> Option<(Place, AnyPool, KafkaConfig
     let place = Place::new("");
     let (url, broker) = (test_servers::postgresql_database().await, test_servers::kafka().await.bootstrap);
     let (prefix, bucket) = (test_servers::unique_prefix(), s3::section(&test_servers::s3_bucket().await, place.path()));
+    // What machines share beside servers.
+    let key = place.path().join("master.key").display().to_string();
     place.configure(&format!(
         "[bus]\nkind = \"kafka\"\nprefix = \"{prefix}\"\npartitions = 2\n\
          [bus.kafka]\nbootstrap_servers = \"{broker}\"\nreplication = 1\nsingle_broker = true\nlease_ms = 3000\n\
-         [database]\nkind = \"postgresql\"\nurl = \"{url}\"\n{bucket}{sections}"
+         [database]\nkind = \"postgresql\"\nurl = \"{url}\"\n[keys]\nmaster_key_file = \"{key}\"\n{bucket}{sections}"
     ));
+    assert_eq!(place.say(&["keys", "master", &key]).code, Some(0));
     assert_eq!(place.say(&["migrate"]).code, Some(0));
     let pool = migrations::connect(&url, 2).await.unwrap();
     let kafka = KafkaConfig {
@@ -41,14 +43,6 @@ pub(crate) async fn place(sections: &str) -> Option<(Place, AnyPool, KafkaConfig
 
 /// Starts a service of its own on a machine of its own, and waits until it is ready.
 pub(crate) async fn service(place: &Place, service: &str, machine: &str) -> Running {
-    // What machines share beside servers are the keys.
-    let (from, to) = (place.data().join("keys"), place.path().join(machine).join("keys"));
-    if from.is_dir() && from != to {
-        std::fs::create_dir_all(&to).unwrap();
-        for key in std::fs::read_dir(&from).unwrap().map(Result::unwrap) {
-            std::fs::copy(key.path(), to.join(key.file_name())).unwrap();
-        }
-    }
     let registry = format!("registry.address=http://127.0.0.1:{}", place.ports.registry);
     let settings = ["--set", "admin.listen=127.0.0.1:0", "--set", &registry];
     let mut running = place.start_on(&place.path().join(machine), &[&[service][..], &settings].concat());
@@ -73,10 +67,8 @@ async fn services_on_servers_turn_suggestions_into_pairs_and_outlive_a_kill() {
         started.as_micros()
     );
     let Some((place, pool, kafka)) = place(&clock).await else { return };
-    // Makes the keys that the others are given.
-    let registry = service(&place, "registry", "ada's data").await;
-    let mut running = vec![("registry", registry)];
-    for name in ["ingest", "orchestrator", "serving", "anonymizer", "labeler"] {
+    let mut running = Vec::new();
+    for name in ["registry", "ingest", "orchestrator", "serving", "anonymizer", "labeler"] {
         running.push((name, service(&place, name, name).await));
     }
     let mut second = Vec::new();

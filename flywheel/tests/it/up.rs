@@ -123,6 +123,16 @@ async fn a_killed_platform_starts_again_with_everything_it_had() {
         .map(|key| key["name"].clone())
         .collect();
     assert_eq!(names, ["internal", "editors", "second"]);
+    // What only a look at the whole wheel tells is among the metrics.
+    let metrics = until("the ledger among the metrics", || async {
+        let answer = client().get(format!("http://127.0.0.1:{}/metrics", place.ports.admin)).send().await.unwrap();
+        let text = answer.text().await.unwrap();
+        text.contains("flywheel_orchestrator_freshness_seconds ").then_some(text)
+    })
+    .await;
+    for metric in ["flywheel_labeler_ledger_unexplained_events 0", "flywheel_service_resident_bytes "] {
+        assert!(metrics.contains(metric), "{metric}: {metrics}");
+    }
     let text = place.say(&["status"]);
     assert!(text.stdout.starts_with("running: ") && text.stdout.contains("(balanced)"), "{text:?}");
     assert_eq!(running.stop().await, Some(0));

@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bus::local::{LocalLog, LocalLogConfig};
 use bus::{
-    Bus, BusError, Position, Positions, PublishError, Record, Retention, StepHandler, StepLag, StepSpec, Tail,
+    Bus, BusError, History, Position, Positions, PublishError, Record, Retention, StepHandler, StepLag, StepSpec, Tail,
     TopicSpec, TopicStatus,
 };
 use bytes::Bytes;
@@ -102,6 +102,12 @@ impl Bus for Switch {
     }
     async fn forget_reader(&self, topic: &str, reader: &str) -> Result<(), BusError> {
         self.log.forget_reader(topic, reader).await
+    }
+    async fn oldest_positions(&self, topic: &str) -> Result<Positions, BusError> {
+        self.log.oldest_positions(topic).await
+    }
+    async fn history(&self, topic: &str, from: Positions, to: Positions) -> Result<Box<dyn History>, BusError> {
+        self.log.history(topic, from, to).await
     }
     async fn end_positions(&self, topic: &str) -> Result<Positions, BusError> {
         self.log.end_positions(topic).await

@@ -166,12 +166,25 @@ fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.sync_all()
 }
 
+/// A group may read a file that another user has put there for us: so Kubernetes mounts a secret.
 #[cfg(unix)]
 fn warn_if_readable_by_others(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let is_open = |metadata: std::fs::Metadata| {
+        let mode = metadata.permissions().mode();
+        let is_lent = metadata.uid() != own_user();
+        mode & 0o007 != 0 || mode & 0o020 != 0 || (mode & 0o050 != 0 && !is_lent)
+    };
+    if std::fs::metadata(path).is_ok_and(is_open) {
         tracing::warn!(path = %path.display(), "the key file is readable by other users of this machine: chmod 600");
     }
+}
+
+/// Who runs this process; root where the system does not say.
+#[cfg(unix)]
+fn own_user() -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").map_or(0, |metadata| metadata.uid())
 }
 
 #[cfg(not(unix))]

@@ -16,6 +16,7 @@ test_databases::on_both_databases! {
     known_keys_work_while_the_database_is_away,
     useless_keys_are_not_made,
     keys_made_at_once_are_all_there,
+    a_shared_key_has_one_row_whoever_asks_first,
 }
 
 fn keys(database: &Database) -> ApiKeys {
@@ -47,6 +48,27 @@ async fn a_key_works_for_its_scopes_until_it_is_revoked() {
     assert!(!keys.revoke(&tenant, &made.id).await.unwrap());
     assert!(matches!(keys.verify(key, Scope::Suggest).await, Err(ApiKeyError::Unknown)));
     assert!(keys.list(&tenant).await.unwrap()[0].revoked_at.is_some());
+}
+
+async fn a_shared_key_has_one_row_whoever_asks_first() {
+    let database = database().await;
+    let tenant = TenantId::default();
+    let ask = async |bytes: [u8; 32]| {
+        // Each asks as a process of its own, with other ids and nothing remembered.
+        let keys =
+            ApiKeys::new(database.pool.clone(), RealClock::shared(), Arc::new(SystemIds::new(RealClock::shared())));
+        keys.shared(&tenant, "internal", &[Scope::Registry], &bytes).await.unwrap()
+    };
+    let (one, other) = tokio::join!(ask([7; 32]), ask([7; 32]));
+    let key = one.unwrap();
+    assert_eq!(other.unwrap(), key);
+    let keys = keys(&database);
+    keys.verify(key.expose_secret(), Scope::Registry).await.unwrap();
+    let listed = keys.list(&tenant).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert!(keys.revoke(&tenant, &listed[0].id).await.unwrap());
+    assert!(ask([7; 32]).await.is_none(), "what was revoked stays so");
+    assert_ne!(ask([8; 32]).await.unwrap(), key);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use service::drain::Drain;
-use service::http::{HttpConfig, bind, serve};
+use service::http::{HttpConfig, bind, bind_plain_text, serve};
 use service::readiness::Readiness;
 use service::{admin, metrics};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -154,6 +154,7 @@ async fn doors_that_cannot_open_say_so_in_one_sentence() {
     insta::assert_snapshot!(texts.join("\n"));
     bind("ingest", &HttpConfig::at("localhost:0")).await.unwrap();
     bind("ingest", &HttpConfig { tls_terminated: true, ..HttpConfig::at("0.0.0.0:0") }).await.unwrap();
+    bind_plain_text("admin", &HttpConfig::at("0.0.0.0:0")).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bus::{
-    Bus, BusError, Position, Positions, PublishError, Record, StepHandler, StepLag, StepSpec, Tail, TopicSpec,
+    Bus, BusError, History, Position, Positions, PublishError, Record, StepHandler, StepLag, StepSpec, Tail, TopicSpec,
     TopicStatus,
 };
 use bytes::Bytes;
@@ -61,6 +61,12 @@ impl Bus for Faulty {
     }
     async fn forget_reader(&self, topic: &str, reader: &str) -> Result<(), BusError> {
         self.log.forget_reader(topic, reader).await
+    }
+    async fn oldest_positions(&self, topic: &str) -> Result<Positions, BusError> {
+        self.log.oldest_positions(topic).await
+    }
+    async fn history(&self, topic: &str, from: Positions, to: Positions) -> Result<Box<dyn History>, BusError> {
+        self.log.history(topic, from, to).await
     }
     async fn end_positions(&self, topic: &str) -> Result<Positions, BusError> {
         self.log.end_positions(topic).await
