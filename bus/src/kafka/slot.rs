@@ -35,7 +35,7 @@ use rdkafka::{TopicPartitionList, consumer::Consumer};
 
 use super::Inner;
 use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
-use super::client::{Context, Isolation, OurConsumer, RESTORE, number, offset};
+use super::client::{Context, Isolation, OurConsumer, RESTORE, consumer, number, offset};
 use super::publish::commit;
 use super::reader::{Found, Gone, Reading};
 use super::record::headers;
@@ -193,9 +193,11 @@ impl SlotLog {
     /// The committed position and what is told beside it, when transactions that are not settled yet have been.
     fn committed(&self) -> Result<ToldAt, BusError> {
         let stored = self.inner.config.stored_name(&self.topics.input);
+        let group = step_group(&self.topics.step);
+        let settled = consumer(&self.inner.config, &self.inner.context, &group, Isolation::Committed, |_| {})?;
         let deadline = Instant::now() + self.inner.request_timeout();
         loop {
-            match self.inner.told(&self.group, &stored, &[self.partition]) {
+            match self.inner.told(&settled, &stored, &[self.partition]) {
                 Ok(told) => return Ok(told.into_iter().next().and_then(|(_, at)| at)),
                 Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK),
                 Err(error) => return Err(error),

@@ -39,18 +39,21 @@ const COUNTED: u64 = 2_000;
 pub(super) type ToldAt = Option<(u64, Told)>;
 
 impl Inner {
-    /// The client that asks for what a group has committed, and speaks for it in transactions: one for all who do.
+    /// The client that asks for what a group has committed, and speaks for it in transactions: one for all who do. It
+    /// is told the last committed position also while a transaction about it is open. To wait for that one's end would
+    /// be to wait for its time-out where its owner was killed: whoever comes next asks here before it takes over.
     pub(super) fn group(&self, group: &str) -> Result<Arc<OurConsumer>, BusError> {
         let mut groups = self.groups.lock();
         if let Some(client) = groups.get(group) {
             return Ok(Arc::clone(client));
         }
-        let client = Arc::new(consumer(&self.config, &self.context, group, Isolation::Committed, |_| {})?);
+        let client = Arc::new(consumer(&self.config, &self.context, group, Isolation::Uncommitted, |_| {})?);
         groups.insert(group.to_owned(), Arc::clone(&client));
         Ok(client)
     }
 
-    /// What a group has committed about partitions of a topic, when every transaction about them is settled. Blocks.
+    /// What a group has committed about partitions of a topic. A client of committed records waits until every
+    /// transaction about them is settled. Blocks.
     pub(super) fn told(
         &self,
         client: &OurConsumer,

@@ -14,7 +14,9 @@ use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{Bus, BusError, Input, Outcome, StepContext, StepHandler, StepLimits, StepSpec};
 use events::Timestamp;
 use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
 use service::clock::{Clock, SimulatedClock};
 use service::lease::LeaseStore;
 use test_servers::servers_wanted;
@@ -279,4 +281,43 @@ async fn time_waits_for_what_an_open_transaction_hides() {
     .await;
     assert!(found[1].starts_with("sum 2 ") && found[2].starts_with("timer close "), "{found:?}");
     running.stop().await;
+}
+
+/// An owner that is killed leaves its transaction open for as long as its time-out is. Its successor ends it, and asks
+/// for nothing before that that waits for its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_an_owner_left_open_holds_up_nobody() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = Kafka::new().await;
+    let (bus, another) = (kafka.bus(), kafka.another());
+    suite::topics(&*bus, 1).await;
+    publish(&*bus, vec![scripted(key(1), &[Action::Add(1)])]).await;
+    let running = Running::start(&bus, &Scripted::new("out"));
+    caught_up(&*bus).await;
+    running.stop().await;
+    // As an owner would have left it, but for longer than this test waits.
+    let group = format!("{}step.step", kafka.prefix);
+    let mut client = rdkafka::ClientConfig::new();
+    client.set("bootstrap.servers", &kafka.server.bootstrap);
+    let left: BaseProducer = client
+        .clone()
+        .set("transactional.id", format!("{group}.0"))
+        .set("transaction.timeout.ms", "600000")
+        .create()
+        .unwrap();
+    let asking: BaseConsumer = client.set("group.id", &group).create().unwrap();
+    let mut positions = TopicPartitionList::new();
+    positions.add_partition_offset(&format!("{}in", kafka.prefix), 0, Offset::Offset(0)).unwrap();
+    left.init_transactions(BOUND).unwrap();
+    left.begin_transaction().unwrap();
+    left.send_offsets_to_transaction(&positions, &asking.group_metadata().unwrap(), BOUND).unwrap();
+    assert_eq!(bus.step_lag("step").await.unwrap().records_behind(), 0, "what is committed can be had");
+    publish(&*bus, vec![scripted(key(1), &[Action::Add(1)])]).await;
+    let running = Running::start(&another, &Scripted::new("out"));
+    caught_up(&*another).await;
+    running.stop().await;
+    assert_eq!(texts(&*bus).await.len(), 2);
+    assert!(left.commit_transaction(BOUND).is_err(), "the owner of before can commit nothing");
 }
