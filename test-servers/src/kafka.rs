@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::server::{Plan, Running, directory, on_free_port};
-use crate::{KafkaServer, ports};
+use crate::{KafkaServer, cached, ports};
 
 pub(crate) const VARIABLE: &str = "TEST_SERVERS_KAFKA";
 const LIBRARIES: &str = "TEST_SERVERS_KAFKA_LIBRARIES";
@@ -15,6 +15,8 @@ const JAVA: &str = "TEST_SERVERS_KAFKA_JAVA";
 pub(crate) const JAVA_FOR_TESTS: &str = "-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
 /// Where `test-servers/fetch` puts the broker, below the cache. The version is pinned there.
 const CACHED: &str = "flywheel/tools/kafka-4.3.1/libs";
+/// In the directory of a broker.
+pub(crate) const SETTINGS: &str = "server.properties";
 /// Any will do: the data of a test is its own.
 const CLUSTER: &str = "Zmx5d2hlZWwtdGVzdC0wMQ";
 pub(crate) const USER: &str = "flywheel-test";
@@ -80,7 +82,7 @@ fn start_on(port: u16) -> Result<(Running, Door), String> {
     let libraries = libraries()?;
     let (guarded, controller) = (ports::hold()?, ports::hold()?);
     let directory = directory("Kafka")?;
-    let settings = directory.join("server.properties");
+    let settings = directory.join(SETTINGS);
     if let Err(error) = configure(&directory, &settings, [port, guarded, controller]) {
         let _gone = std::fs::remove_dir_all(&directory);
         return Err(format!("there is no place for the data of Kafka: {error}"));
@@ -92,16 +94,27 @@ fn start_on(port: u16) -> Result<(Running, Door), String> {
 
 /// Starts a broker whose settings are in that directory: makes its data, with a user in it, and lets it run.
 pub(crate) fn start_in(directory: PathBuf, libraries: &Path, java_settings: &[String]) -> Result<Running, String> {
-    let settings = directory.join("server.properties").display().to_string();
+    let settings = directory.join(SETTINGS).display().to_string();
     let mut prepare = java(libraries, JAVA_FOR_TESTS, &[]);
     let scram = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
     prepare.extend(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER, "--config"].map(str::to_owned));
-    prepare.extend([settings.clone(), "--add-scram".to_owned(), scram]);
-    let mut of_java = vec![format!("-Dlog4j2.configurationFile={}", directory.join("log4j2.properties").display())];
+    prepare.extend([settings, "--add-scram".to_owned(), scram]);
+    run_in(directory.clone(), &directory, libraries, prepare, java_settings)
+}
+
+/// Lets a broker run on the settings and the data of `home`, after `prepare`, if that is any; `directory` is this run's.
+pub(crate) fn run_in(
+    directory: PathBuf,
+    home: &Path,
+    libraries: &Path,
+    prepare: Vec<String>,
+    java_settings: &[String],
+) -> Result<Running, String> {
+    let mut of_java = vec![format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display())];
     of_java.extend(java_settings.iter().cloned());
     let given = std::env::var(JAVA).ok().filter(|given| !given.is_empty());
     let mut command = java(libraries, given.as_deref().unwrap_or(JAVA_FOR_TESTS), &of_java);
-    command.extend(["kafka.Kafka".to_owned(), settings]);
+    command.extend(["kafka.Kafka".to_owned(), home.join(SETTINGS).display().to_string()]);
     let log = directory.join("log");
     let plan = Plan { name: "Kafka", directory, prepare, command, environment: Vec::new(), signal: "KILL" };
     // It says so only once it has taken its ports, so no other broker is taken for it.
@@ -185,9 +198,7 @@ rootLogger.appenderRef.c.ref = c
 ";
 
 pub(crate) fn libraries() -> Result<PathBuf, String> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    let libraries = variable(LIBRARIES).or_else(|| Some(cache()?.join(CACHED))).unwrap_or_default();
+    let libraries = cached(LIBRARIES, CACHED);
     if !libraries.is_dir() {
         return Err(format!(
             "the tests need Apache Kafka, which is not at {}; run `test-servers/fetch` (it needs Maven and Java 17), \

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::kafka::{JAVA_FOR_TESTS, USER, java, libraries, properties, start_in, write_logging};
+use crate::kafka::{JAVA_FOR_TESTS, SETTINGS, USER, java, libraries, properties, start_in, write_logging};
 use crate::ports;
 use crate::server::{Running, directory, on_free_port};
 
@@ -78,7 +78,7 @@ fn start_on(port: u16, doors: &[KafkaDoor], java_settings: &[String]) -> Result<
             let _to_memory = writeln!(text, "listener.name.door{number}.{name}={value}");
         }
     }
-    let file = directory.join("server.properties");
+    let file = directory.join(SETTINGS);
     if let Err(error) = std::fs::write(&file, text).and_then(|()| write_logging(&directory)) {
         let _gone = std::fs::remove_dir_all(&directory);
         return Err(format!("there is no place for the data of Kafka: {error}"));

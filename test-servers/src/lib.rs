@@ -1,4 +1,5 @@
-//! Real servers for the tests: PostgreSQL, an S3 gateway and Apache Kafka, taken from the environment or started for one run.
+//! Real servers for the tests: PostgreSQL, an S3 gateway, Apache Kafka and toxiproxy, taken from the environment or started
+//! for one run.
 //!
 //! | variable | what it is |
 //! |---|---|
@@ -7,9 +8,13 @@
 //! | `TEST_SERVERS_POSTGRESQL` | the URL of a running server, of a user who may make databases; the variables of PostgreSQL's own tools count for nothing |
 //! | `TEST_SERVERS_S3` | a running gateway, `http://KEY:SECRET@HOST:PORT` |
 //! | `TEST_SERVERS_KAFKA` | a running broker, `HOST:PORT`, or `HOST:PORT;USER:PASSWORD@HOST:PORT` with a second door |
+//! | `TEST_SERVERS_TOXIPROXY` | where a running toxiproxy is told what to do, `HOST:PORT`; its proxies are on this machine |
+//! | `TEST_SERVERS_MINIO` | a running MinIO, `http://KEY:SECRET@HOST:PORT`, for a full run |
 //! | `TEST_SERVERS_POSTGRESQL_BIN` | the directory of `initdb` and `postgres` |
 //! | `TEST_SERVERS_VERSITYGW` | the program `versitygw` |
 //! | `TEST_SERVERS_KAFKA_LIBRARIES` | the directory with the jars of Apache Kafka |
+//! | `TEST_SERVERS_TOXIPROXY_SERVER` | the program of toxiproxy |
+//! | `TEST_SERVERS_MINIO_SERVER` | the program of MinIO |
 //! | `TEST_SERVERS_APICURIO` | the directory with the program of the schema registry Apicurio and its jars |
 //! | `TEST_SERVERS_KAFKA_JAVA` | options of Kafka's Java instead of those for tests: benchmarks want more of it |
 //!
@@ -20,25 +25,32 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that can not have its server fails, and says why")]
 
+mod brokers;
+mod http;
 mod kafka;
 mod kafka_acls;
 mod kafka_doors;
+mod minio;
 mod ports;
 mod postgresql;
 mod registry;
 mod s3;
+mod s3_door;
 mod server;
+mod toxiproxy;
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
+pub use brokers::KafkaBrokers;
 pub use kafka_acls::KafkaRight;
 pub use kafka_doors::{KafkaDoor, KafkaOfMine};
 pub use registry::SchemaRegistry;
 use server::Running;
 pub use server::{Started, started};
+pub use toxiproxy::{Proxy, Stream, Toxic, Toxiproxy};
 
 /// Says that there are no servers.
 const EMBEDDED: &str = "TEST_SERVERS_EMBEDDED";
@@ -178,6 +190,14 @@ pub async fn s3_bucket_without_listing() -> Option<S3Bucket> {
     if may_start(s3::VARIABLE, s3::is_installed()) { Some(blocking(s3::bucket_without_listing).await) } else { None }
 }
 
+/// A fresh, empty bucket of MinIO, when [`full_wanted`].
+///
+/// # Panics
+/// There is no MinIO and none can be started: the sentence says what to do.
+pub async fn minio_bucket() -> S3Bucket {
+    blocking(minio::bucket).await
+}
+
 /// A Kafka broker.
 ///
 /// # Panics
@@ -212,6 +232,25 @@ pub async fn kafka_allow(bootstrap: &str, rights: Vec<KafkaRight>) {
     blocking(move || kafka_acls::allow(&bootstrap, &rights)).await;
 }
 
+/// What puts bad connections before servers. None, which is said aloud, where running servers are given and it is neither
+/// given nor installed.
+///
+/// # Panics
+/// There is none and none can be started: the sentence says what to do.
+pub async fn toxiproxy() -> Option<Toxiproxy> {
+    if lacks_toxiproxy() {
+        skipped(&format!("it needs toxiproxy, which is not installed; {} names none", toxiproxy::VARIABLE));
+        return None;
+    }
+    Some(blocking(toxiproxy::server).await)
+}
+
+/// Whoever brings servers need not bring this one too.
+fn lacks_toxiproxy() -> bool {
+    let brings = [postgresql::VARIABLE, s3::VARIABLE, kafka::VARIABLE].into_iter().any(|variable| !is_absent(variable));
+    brings && is_absent(toxiproxy::VARIABLE) && !toxiproxy::is_installed()
+}
+
 /// What stands before every name that a test uses on a server that others use too.
 #[must_use]
 pub fn unique_prefix() -> String {
@@ -244,12 +283,14 @@ impl Servers {
     /// One of them can not be started: the sentence says what to do.
     pub fn start() -> Result<Self, String> {
         let mut servers = Self::given()?;
-        let (database, gateway, broker) = std::thread::scope(|scope| {
+        let (database, gateway, broker, proxy) = std::thread::scope(|scope| {
             let database = scope.spawn(|| is_absent(postgresql::VARIABLE).then(postgresql::start).transpose());
             let broker = scope.spawn(|| is_absent(kafka::VARIABLE).then(kafka::start).transpose());
             let gateway = is_absent(s3::VARIABLE).then(s3::start).transpose();
+            let has_proxy = !is_absent(toxiproxy::VARIABLE) || lacks_toxiproxy();
+            let proxy = (!has_proxy).then(toxiproxy::start).transpose();
             let joined = "starting a server does not panic";
-            (database.join().expect(joined), gateway, broker.join().expect(joined))
+            (database.join().expect(joined), gateway, broker.join().expect(joined), proxy)
         });
         if let Some((running, url)) = database? {
             servers.running.push(running);
@@ -262,6 +303,10 @@ impl Servers {
         if let Some((running, door)) = broker? {
             servers.running.push(running);
             servers.variables.push((kafka::VARIABLE, door.to_string()));
+        }
+        if let Some((running, api)) = proxy? {
+            servers.running.push(running);
+            servers.variables.push((toxiproxy::VARIABLE, api));
         }
         Ok(servers)
     }
@@ -293,6 +338,13 @@ impl Servers {
         }
         self.made.map_or(Ok(()), |(server, made)| postgresql::drop_databases(&server, made.path()))
     }
+}
+
+/// What a variable names, or else what `test-servers/fetch` has put below the cache.
+fn cached(variable: &str, place: &str) -> PathBuf {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = || named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")));
+    named(variable).or_else(|| Some(cache()?.join(place))).unwrap_or_default()
 }
 
 fn is_absent(variable: &str) -> bool {

@@ -15,9 +15,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "test-servers run [--start-none] -- COMMAND [ARGUMENT...]
 
-Starts PostgreSQL, an S3 gateway and Apache Kafka on free ports, with temporary data, unless TEST_SERVERS_POSTGRESQL,
-TEST_SERVERS_S3 and TEST_SERVERS_KAFKA name running ones; runs COMMAND with these variables set; ends them, and drops the
-databases that COMMAND made on a running one; exits as COMMAND did.
+Starts PostgreSQL, an S3 gateway, Apache Kafka and toxiproxy on free ports, with temporary data, unless
+TEST_SERVERS_POSTGRESQL, TEST_SERVERS_S3, TEST_SERVERS_KAFKA and TEST_SERVERS_TOXIPROXY name running ones; runs COMMAND with
+these variables set; ends them, and drops the databases that COMMAND made on a running one; exits as COMMAND did.
 
 --start-none   starts no server: COMMAND starts what it needs and the environment does not name";
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::cached;
 use crate::server::{Plan, Running, directory, on_free_port};
 
 /// The directory with the program and its jars.
@@ -81,9 +82,7 @@ fn answers(port: u16) -> bool {
 }
 
 fn program() -> Result<PathBuf, String> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    let program = variable(PROGRAM).or_else(|| Some(cache()?.join(CACHED))).unwrap_or_default();
+    let program = cached(PROGRAM, CACHED);
     if program.join(JAR).is_file() {
         Ok(program)
     } else {

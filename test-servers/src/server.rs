@@ -93,6 +93,7 @@ pub fn started(name: &str) -> Option<Started> {
 /// A server that runs as long as this value, and no longer than this process.
 #[derive(Debug)]
 pub(crate) struct Running {
+    directory: PathBuf,
     lifeline: Option<ChildStdin>,
     watcher: Child,
 }
@@ -122,7 +123,7 @@ impl Running {
                 return Err(format!("{name} can not be started: {error}"));
             }
         };
-        let running = Self { lifeline: watcher.stdin.take(), watcher };
+        let running = Self { directory: directory.clone(), lifeline: watcher.stdin.take(), watcher };
         let begun = Instant::now();
         while !is_ready() {
             let ended = directory.join("ended").exists();
@@ -140,6 +141,21 @@ impl Running {
             STARTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(started);
         }
         Ok(running)
+    }
+
+    /// Kills it without a word, and waits until it is gone. Its data stays until this value ends.
+    pub(crate) fn kill(&self) -> Result<(), String> {
+        let process = std::fs::read_to_string(self.directory.join("pid")).map_err(|_| "it does not run".to_owned())?;
+        let killed = Command::new("kill").args(["-KILL", process.trim()]).status();
+        killed.map_err(|error| format!("kill can not be run: {error}"))?;
+        let begun = Instant::now();
+        while !self.directory.join("ended").exists() {
+            if begun.elapsed() > READY_LIMIT {
+                return Err(format!("process {} does not end", process.trim()));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// Ends it, and waits until it is gone.

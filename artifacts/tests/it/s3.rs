@@ -10,7 +10,9 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use events::Sha256Digest;
-use test_servers::{S3Bucket, s3_bucket, s3_bucket_without_listing, s3_read_only_bucket, servers_wanted};
+use test_servers::{
+    S3Bucket, full_wanted, minio_bucket, s3_bucket, s3_bucket_without_listing, s3_read_only_bucket, servers_wanted,
+};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -41,7 +43,10 @@ pub(crate) fn config(bucket: &S3Bucket) -> S3Config {
 
 impl Bucket {
     pub(crate) async fn new() -> Self {
-        let bucket = s3_bucket().await;
+        Self::of(s3_bucket().await).await
+    }
+
+    async fn of(bucket: S3Bucket) -> Self {
         let store = S3Artifacts::connect(config(&bucket)).await.unwrap();
         Self { bucket, store }
     }
@@ -110,6 +115,19 @@ async fn a_bucket_behaves_as_every_store() {
         return;
     }
     let bucket = Bucket::new().await;
+    suite::all(&bucket).await;
+    assert_eq!(bucket.unfinished().await, 0);
+}
+
+/// What a gateway lets pass, another store may not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_of_minio_behaves_as_every_store() {
+    if !full_wanted() {
+        return;
+    }
+    let bucket = Bucket::of(minio_bucket().await).await;
+    bucket.store.check().await.unwrap();
+    bucket.store.answers().await.unwrap();
     suite::all(&bucket).await;
     assert_eq!(bucket.unfinished().await, 0);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use artifacts::{ArtifactError, ArtifactStore, S3Artifacts, S3Config};
 use bytes::Bytes;
 use events::Sha256Digest;
-use test_servers::servers_wanted;
+use test_servers::{Stream, Toxic, servers_wanted};
 
 use crate::s3::{Bucket, config};
 use crate::wire::{Fault, Wire};
@@ -198,4 +198,44 @@ async fn a_download_goes_on_where_it_broke() {
     let text = error.to_string();
     assert!(text.contains("it was asked for the bytes from 99") && text.contains("(bytes 98"), "{text}");
     assert!(faulty.wire.is_over());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_store_is_waited_for_and_one_that_resets_or_says_nothing_is_told() {
+    if !servers_wanted() {
+        return;
+    }
+    let Some(toxiproxy) = test_servers::toxiproxy().await else { return };
+    let bucket = Bucket::new().await;
+    let proxy = toxiproxy.before(bucket.address());
+    let endpoint = Some(format!("http://{}", proxy.address()));
+    let behind = S3Config { endpoint, read_timeout: Duration::from_secs(20), ..config(bucket.place()) };
+    let store = S3Artifacts::connect(behind.clone()).await.unwrap();
+    let bytes = large();
+
+    // As over a long way: some MiB a second.
+    for stream in [Stream::ToServer, Stream::ToClient] {
+        proxy.spoil(stream, Toxic::Latency(Duration::from_millis(100)));
+        proxy.spoil(stream, Toxic::Bandwidth(8 << 10));
+    }
+    let digest = store.put(bytes.clone()).await.unwrap().digest;
+    assert!(store.get(&digest).await.unwrap() == bytes);
+    proxy.heal();
+
+    let impatient = S3Config { read_timeout: Duration::from_secs(1), ..behind };
+    let impatient = S3Artifacts::connect(impatient).await.unwrap();
+    for (stream, toxic) in [(Stream::ToClient, Toxic::Reset(Duration::ZERO)), (Stream::ToServer, Toxic::BlackHole)] {
+        proxy.spoil(stream, toxic);
+        for error in [impatient.put("a".into()).await.unwrap_err(), impatient.get(&digest).await.unwrap_err()] {
+            assert!(matches!(error, ArtifactError::Unreachable { .. }), "{toxic:?}: {error}");
+        }
+        proxy.heal();
+        assert!(store.get(&digest).await.unwrap() == bytes, "{toxic:?} is over");
+    }
+    // Every connection breaks after some of the object, and each answer brings some more.
+    proxy.spoil(Stream::ToClient, Toxic::CutAfter(9 << 20));
+    let patient = S3Config { attempts: 4, ..config(bucket.place()) };
+    let endpoint = Some(format!("http://{}", proxy.address()));
+    let patient = S3Artifacts::connect(S3Config { endpoint, ..patient }).await.unwrap();
+    assert!(patient.get(&digest).await.unwrap() == bytes);
 }

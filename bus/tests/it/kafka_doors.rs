@@ -13,7 +13,7 @@ use service::clock::SimulatedClock;
 use service::config::Secret;
 use service::readiness::Readiness;
 use tempfile::TempDir;
-use test_servers::{KafkaDoor, KafkaOfMine, KafkaServer, servers_wanted, unique_prefix};
+use test_servers::{KafkaDoor, KafkaOfMine, KafkaServer, own_servers_wanted, unique_prefix};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -152,7 +152,7 @@ impl Guarded {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bus_works_by_passwords_within_tls() {
-    if servers_wanted() {
+    if own_servers_wanted() {
         let guarded = Guarded::shared().await;
         suite::publishes_and_tails_in_order(guarded.bus(Through::Passwords).await).await;
         suite::a_step_handles_each_record_once_over_restarts(guarded.bus(Through::Passwords).await).await;
@@ -162,7 +162,7 @@ async fn the_bus_works_by_passwords_within_tls() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bus_works_by_a_certificate_of_ours() {
-    if !servers_wanted() {
+    if !own_servers_wanted() {
         return;
     }
     let guarded = Guarded::shared().await;
@@ -178,7 +178,7 @@ async fn the_bus_works_by_a_certificate_of_ours() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_door_that_does_not_open_is_told_in_one_sentence_and_in_time() {
-    if !servers_wanted() {
+    if !own_servers_wanted() {
         return;
     }
     let guarded = Guarded::shared().await;
@@ -274,7 +274,7 @@ async fn a_door_that_does_not_open_is_told_in_one_sentence_and_in_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_that_becomes_wrong_is_told_and_the_bus_goes_on_when_it_is_right_again() {
-    if !servers_wanted() {
+    if !own_servers_wanted() {
         return;
     }
     let guarded = Guarded::shared().await;

@@ -17,7 +17,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use service::clock::SimulatedClock;
 use service::config::Secret;
 use service::readiness::Readiness;
-use test_servers::{KafkaServer, servers_wanted, unique_prefix};
+use test_servers::{KafkaServer, own_servers_wanted, unique_prefix};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -85,7 +85,7 @@ async fn works_over_several_tokens(kafka: &Kafka) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bus_works_by_tokens_of_a_file_that_is_kept_fresh() {
-    if !servers_wanted() {
+    if !own_servers_wanted() {
         return;
     }
     let guarded = Guarded::shared().await;
@@ -187,7 +187,7 @@ impl Endpoint {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bus_works_by_tokens_of_an_endpoint() {
-    if !servers_wanted() {
+    if !own_servers_wanted() {
         return;
     }
     let guarded = Guarded::shared().await;
@@ -199,7 +199,7 @@ async fn the_bus_works_by_tokens_of_an_endpoint() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_new_tokens_it_is_told_and_with_new_ones_it_goes_on() {
-    if !servers_wanted() {
+    if !own_servers_wanted() {
         return;
     }
     let guarded = Guarded::shared().await;
@@ -233,7 +233,7 @@ async fn without_new_tokens_it_is_told_and_with_new_ones_it_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_that_open_nothing_are_told_in_one_sentence() {
-    if !servers_wanted() {
+    if !own_servers_wanted() {
         return;
     }
     let guarded = Guarded::shared().await;

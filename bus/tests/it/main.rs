@@ -5,6 +5,8 @@
 #[cfg(feature = "production")]
 mod kafka;
 #[cfg(feature = "production")]
+mod kafka_brokers;
+#[cfg(feature = "production")]
 mod kafka_doors;
 #[cfg(feature = "production")]
 mod kafka_faults;

@@ -8,6 +8,7 @@
     reason = "a test may fail loudly"
 )]
 
+mod broken_connections;
 mod refusals;
 mod rights;
 mod upgrades;

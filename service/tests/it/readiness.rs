@@ -1,6 +1,8 @@
 //! Readiness follows the database, and comes back by itself.
 
 use service::readiness::Readiness;
+use test_databases::{Backend, TestDatabase};
+use test_servers::{Stream, Toxic};
 use tokio_util::sync::CancellationToken;
 
 use crate::database::{database, eventually};
@@ -30,6 +32,31 @@ async fn a_database_that_is_gone_takes_readiness_away() {
     database.pool.close().await;
     let watching = tokio::spawn(service::database::watch(database.pool.clone(), readiness.clone(), stop.clone()));
     eventually("the end of readiness", || async { !readiness.is_ready() }).await;
+    stop.cancel();
+    watching.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_cut_off_or_says_nothing_takes_readiness_away_until_it_answers() {
+    if !test_servers::servers_wanted() {
+        return;
+    }
+    let Some(toxiproxy) = test_servers::toxiproxy().await else { return };
+    let database = TestDatabase::of(Backend::Postgres).await;
+    let (proxy, url) = toxiproxy.before_url(database.url());
+    let (readiness, stop) = (Readiness::new(), CancellationToken::new());
+    let pool = test_databases::pool(&url).await;
+    let watching = tokio::spawn(service::database::watch(pool, readiness.clone(), stop.clone()));
+    let gone = || async { readiness.waiting_for() == [service::database::GATE] };
+    proxy.cut();
+    eventually("the end of readiness", gone).await;
+    proxy.mend();
+    eventually("readiness", || async { readiness.is_ready() }).await;
+    // Every connection stays open, and nothing comes.
+    proxy.spoil(Stream::ToServer, Toxic::BlackHole);
+    eventually("the end of readiness", gone).await;
+    proxy.heal();
+    eventually("readiness", || async { readiness.is_ready() }).await;
     stop.cancel();
     watching.await.unwrap();
 }

@@ -8,14 +8,15 @@
     reason = "a test may fail loudly"
 )]
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
 use test_servers::{
-    is_running, kafka, own_servers_wanted, postgresql_database, s3_bucket, servers_wanted, unique_prefix,
+    Stream, Toxic, is_running, kafka, own_servers_wanted, postgresql_database, s3_bucket, servers_wanted, toxiproxy,
+    unique_prefix,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -25,7 +26,7 @@ fn program(command: &[&str]) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_test-servers"));
     program.args(["run", "--"]).args(command);
     program.env_remove("TEST_SERVERS_POSTGRESQL").env_remove("TEST_SERVERS_S3");
-    program.env_remove("TEST_SERVERS_KAFKA");
+    program.env_remove("TEST_SERVERS_KAFKA").env_remove("TEST_SERVERS_TOXIPROXY");
     program
 }
 
@@ -68,12 +69,13 @@ fn a_command_ends_as_it_would_alone_and_its_servers_with_it() {
     if !own_servers_wanted() {
         return;
     }
-    let script = "echo \"$TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3 ${TEST_SERVERS_KAFKA%%;*}\"; exit 7";
+    let script = "echo \"$TEST_SERVERS_POSTGRESQL $TEST_SERVERS_S3 ${TEST_SERVERS_KAFKA%%;*} \
+                  $TEST_SERVERS_TOXIPROXY\"; exit 7";
     let ended = program(&["sh", "-c", script]).output().unwrap();
     assert_eq!(ended.status.code(), Some(7), "{}", String::from_utf8_lossy(&ended.stderr));
     let said = String::from_utf8(ended.stdout).unwrap();
     let urls: Vec<&str> = said.split_whitespace().collect();
-    assert_eq!(urls.len(), 3, "{said}");
+    assert_eq!(urls.len(), 4, "{said}");
     assert!(urls.iter().all(|url| !is_open(address(url))), "still there: {said}");
 }
 
@@ -153,4 +155,61 @@ async fn a_run_makes_a_database() {
     let url = postgresql_database().await;
     PgConnection::connect(&url).await.unwrap().close().await.unwrap();
     println!("made: {url}");
+}
+
+/// What the server at `address` says to a letter: it says it again.
+fn echo(address: &str) -> std::io::Result<u8> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+    stream.write_all(b"a")?;
+    let mut letter = [0];
+    stream.read_exact(&mut letter)?;
+    Ok(letter[0])
+}
+
+#[tokio::test]
+async fn a_proxy_cuts_slows_resets_and_swallows_until_it_is_told_to_stop() {
+    if !servers_wanted() {
+        return;
+    }
+    let Some(toxiproxy) = toxiproxy().await else { return };
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut letter = [0];
+                while stream.read_exact(&mut letter).is_ok() && stream.write_all(&letter).is_ok() {}
+            });
+        }
+    });
+    let (proxy, url) = toxiproxy.before_url(&format!("test://user:pass@word@{address}/path?query"));
+    assert_eq!(url, format!("test://user:pass@word@{}/path?query", proxy.address()));
+    let healthy = || assert_eq!(echo(proxy.address()).unwrap(), b'a');
+    let fails = |kind: std::io::ErrorKind| assert_eq!(echo(proxy.address()).unwrap_err().kind(), kind);
+    healthy();
+    proxy.cut();
+    fails(std::io::ErrorKind::ConnectionRefused);
+    proxy.mend();
+    healthy();
+    for stream in [Stream::ToServer, Stream::ToClient] {
+        proxy.spoil(stream, Toxic::BlackHole);
+        fails(std::io::ErrorKind::WouldBlock);
+        proxy.heal();
+        healthy();
+    }
+    proxy.spoil(Stream::ToClient, Toxic::Reset(Duration::ZERO));
+    assert!(echo(proxy.address()).is_err());
+    proxy.heal();
+    proxy.spoil(Stream::ToClient, Toxic::CutAfter(0));
+    fails(std::io::ErrorKind::UnexpectedEof);
+    proxy.heal();
+    proxy.spoil(Stream::ToServer, Toxic::Latency(Duration::from_millis(200)));
+    let begun = Instant::now();
+    healthy();
+    assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
+    let address = proxy.address().to_owned();
+    drop(proxy);
+    assert!(!is_open(&address));
 }
