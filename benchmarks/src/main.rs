@@ -3,6 +3,7 @@
 mod convention;
 mod demo;
 mod door;
+mod faults;
 #[cfg(feature = "production")]
 mod kafka;
 mod log;
@@ -38,6 +39,12 @@ struct Arguments {
     /// Seeds of `demo`, `convention` and `methods`.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
+    /// How often `faults` kills something.
+    #[arg(long, default_value_t = 100)]
+    faults: u64,
+    /// Other moments and victims of `faults`.
+    #[arg(long, default_value_t = 4)]
+    fault_seed: u64,
     #[command(flatten)]
     trial: Trial,
     #[command(flatten)]
@@ -118,7 +125,7 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 12] = [
+const NAMES: [(&str, &str); 13] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
@@ -128,6 +135,7 @@ const NAMES: [(&str, &str); 12] = [
     ("stalls", "the worst wait of a reader after SIGKILL of a step's owner, with and without a successor; both buses"),
     ("restore", "time until a step goes on with a state of 1 GiB, beside a raw client that reads its changelog"),
     ("stages", "time of an event through ingest, anonymizer and labeler at 1,000 events/s, windows apart; both buses"),
+    ("faults", "kills of services and servers under load: how long nothing is acknowledged, and what the audit finds"),
     ("sizing", "processor seconds and bytes for 1,000 suggestions, of services and servers in processes of their own"),
     ("convention", "a convention after one turn's steps on 120 corrections, and what was lost, beside the base model"),
     ("methods", "sft, dpo and actionrl on seeds and files other than the demo's; the winner is the default"),
@@ -169,6 +177,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "latency" => door::latency()?,
         "memory" => door::memory()?,
         "training" => training::measure()?,
+        "faults" => faults::measure(arguments.faults, arguments.fault_seed)?,
         // Not listed: the baseline of `memory`, which has to be a process of its own.
         door::ALONE => door::alone()?,
         #[cfg(feature = "production")]

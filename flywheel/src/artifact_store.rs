@@ -130,6 +130,18 @@ pub(crate) async fn open(
     }
 }
 
+/// Opens the configured store to read it.
+pub(crate) async fn open_to_read(
+    settings: &ArtifactsSettings,
+    data: &DataDir,
+) -> Result<Arc<dyn ArtifactStore>, Failure> {
+    match settings.kind {
+        ArtifactsKind::Local => Ok(Arc::new(LocalArtifacts::open_to_read(data.artifacts()).map_err(Failure::refuse)?)),
+        #[cfg(feature = "production")]
+        ArtifactsKind::S3 => open(settings, data, Reach::Now).await,
+    }
+}
+
 /// How the bucket is spoken to.
 #[cfg(feature = "production")]
 pub(crate) fn bucket(settings: &S3Settings) -> S3Config {

@@ -60,6 +60,9 @@ pub(crate) enum Command {
     Status(ListArgs),
     /// Check everything that the configured platform depends on, and say what to do. Changes nothing.
     Doctor(DoctorArgs),
+    /// Replay the retained log into empty state, and hold everything that was concluded against it.
+    #[command(after_help = AUDIT_HELP)]
+    Audit(AuditArgs),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -150,6 +153,22 @@ pub(crate) struct ListArgs {
     /// Print JSON instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What `audit` says beside its options.
+const AUDIT_HELP: &str = "Reads the platform, which may run, and never writes to it. Copies the raw and the clean \
+                          telemetry of the log into a temporary directory, sealed as they are, and removes it at the \
+                          end. Exit code: 0 everything is consistent, 1 something differs, 2 the audit could not be \
+                          made. docs/audit.md says what the checks mean.";
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AuditArgs {
+    /// Where the temporary directory is made; it needs about as much room as raw and clean telemetry take. Default:
+    /// where the system keeps temporary files.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) scratch: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -45,6 +45,15 @@ pub(crate) async fn open(settings: &DatabaseSettings, data: &DataDir) -> Result<
     Ok(pool)
 }
 
+/// Opens the database to read it: nothing of it can be changed.
+pub(crate) async fn open_to_read(settings: &DatabaseSettings, data: &DataDir) -> Result<AnyPool, Failure> {
+    let url = url(settings, data);
+    let connections = settings.max_connections.max(2);
+    let pool = migrations::connect_to_read(url.expose_secret(), connections).await.map_err(Failure::refuse)?;
+    migrations::check(&pool).await.map_err(Failure::refuse)?;
+    Ok(pool)
+}
+
 /// `flywheel migrate`.
 pub(crate) async fn migrate(common: &Common, arguments: &MigrateArgs) -> Result<ExitCode, Failure> {
     let settings = Settings::load(common, &[])?;

@@ -214,6 +214,25 @@ impl Foundation {
     }
 }
 
+/// Opens the log of a platform to read it: nothing is published, and no step can run.
+pub(crate) async fn open_log_to_read(
+    settings: &Settings,
+    data: &DataDir,
+    clock: SharedClock,
+) -> Result<Arc<dyn Bus>, Failure> {
+    match settings.bus.kind {
+        BusKind::Local => {
+            let local = LocalLogConfig { prefix: settings.bus.prefix.clone(), ..settings.bus.local.clone() };
+            let log = LocalLog::open_to_read(&data.bus(), clock, local).map_err(|error| {
+                Failure::refused(format!("the log {} can not be read: {error}", data.bus().display()))
+            })?;
+            Ok(Arc::new(log))
+        }
+        #[cfg(feature = "production")]
+        BusKind::Kafka => open_log(settings, data, clock, None).await,
+    }
+}
+
 /// Opens the log: that of a data directory, made when it is absent, or brokers. Without a database no step can run on
 /// brokers, since partitions are leased there.
 pub(crate) async fn open_log(

@@ -1,6 +1,7 @@
 //! The binary: a subcommand a service, `up`, `demo`, operations commands.
 
 mod artifact_store;
+mod audit;
 mod cli;
 mod config_show;
 mod data_dir;
@@ -71,6 +72,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Demo(arguments) => demo::run(common, arguments).await,
             Command::Up(arguments) => up::run(common, arguments).await,
             Command::Status(list) => status::run(common, list).await,
+            Command::Audit(arguments) => audit::run(common, arguments).await,
             Command::Doctor(arguments) => doctor::run(common, arguments).await,
             Command::Config(command) => config_show::run(common, command),
             Command::Migrate(arguments) => database::migrate(common, arguments).await,

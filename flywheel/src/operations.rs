@@ -36,6 +36,14 @@ const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// Opens the data of an existing platform, running or not.
 pub(crate) async fn open(common: &Common) -> Result<Foundation, Failure> {
     let settings = Settings::load(common, &[])?;
+    must_exist(&settings)?;
+    let data = DataDir::open(&settings.data_dir)?;
+    data.take_temporary_files();
+    Foundation::open_to_command(&settings, &data).await
+}
+
+/// Refuses a directory that holds no platform.
+pub(crate) fn must_exist(settings: &Settings) -> Result<(), Failure> {
     // A server's database is elsewhere; what wraps its keys is here, or where the configuration says.
     let is_server = settings.database.kind.is_server();
     let made_first = settings.data_dir.join(if is_server { "keys/master.key" } else { "flywheel.sqlite" });
@@ -46,9 +54,7 @@ pub(crate) async fn open(common: &Common) -> Result<Foundation, Failure> {
             settings.data_dir.display()
         )));
     }
-    let data = DataDir::open(&settings.data_dir)?;
-    data.take_temporary_files();
-    Foundation::open_to_command(&settings, &data).await
+    Ok(())
 }
 
 /// The registry of this data. Changes are compare-and-set in the database; a registry that runs follows within moments.

@@ -1,7 +1,7 @@
 //! Which repositories may be trained on: every change tells the database and the log in one transaction.
 
 use anonymizer::shape::Shape;
-use events::{Audience, topics};
+use events::{Audience, TenantId, TenantSecret, topics};
 use labeler::audience;
 use service::outbox::{self, OutboxMessage};
 use service::repositories::{RepositoryRuleError, RepositoryRules, RepositoryStore};
@@ -36,19 +36,30 @@ pub(crate) async fn deny(foundation: &Foundation, repository: &str) -> Result<()
     set(foundation, repository, &audience, false).await
 }
 
+/// What the log is told of a rule: its subject, and the value. The log knows repositories as models see them.
+pub(crate) fn told(
+    secret: &TenantSecret,
+    tenant: &TenantId,
+    repository: &str,
+    to: &Audience,
+    trainable: bool,
+) -> (String, String) {
+    let rendered = Shape::new(secret).repository(repository);
+    let value = if trainable { to.as_str() } else { DENIED };
+    (audience::subject(tenant, &rendered), value.to_owned())
+}
+
 async fn set(foundation: &Foundation, repository: &str, to: &Audience, trainable: bool) -> Result<(), Failure> {
     let tenant = &foundation.settings.tenant;
     let now = foundation.now();
-    // The log knows repositories as models see them.
-    let rendered = Shape::new(&foundation.secret).repository(repository);
-    let value = if trainable { to.as_str() } else { DENIED };
+    let (subject, value) = told(&foundation.secret, tenant, repository, to, trainable);
     let message = OutboxMessage::control(
         foundation.ids("repositories").as_ref(),
         now,
         topics::TELEMETRY_CLEAN,
         audience::CONTROL_KIND,
-        &audience::subject(tenant, &rendered),
-        value.as_bytes().to_vec(),
+        &subject,
+        value.into_bytes(),
     );
     let told = || async {
         let mut transaction = migrations::begin_write(&foundation.pool).await?;

@@ -92,7 +92,8 @@ pub(crate) async fn outcomes(pool: &AnyPool, tenant: &TenantId) -> Result<Vec<Op
     rows.iter().map(outcome).collect()
 }
 
-fn outcome(row: &AnyRow) -> Result<OpportunityOutcome, Failure> {
+/// A row of the table of outcomes.
+pub(crate) fn outcome(row: &AnyRow) -> Result<OpportunityOutcome, Failure> {
     let text = |name: &str| row.try_get::<String, _>(name);
     // SMALLINT arrives as a wider integer from SQLite.
     let truth = |name: &str| -> Result<bool, sqlx::Error> {

@@ -26,7 +26,7 @@ use events::{CleanEvent, EventHeader, EventKind, QuarantinedEvent, RawEvent, Ten
 use metrics::counter;
 use migrations::storable;
 use serde::{Deserialize, Serialize};
-use sqlx::{Any, AnyPool, Executor, Row, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Executor, Row, Transaction};
 
 use crate::config::SinkConfig;
 use crate::sink::{BatchLimits, Sink, SinkError, stored_positions};
@@ -455,12 +455,21 @@ pub struct Statement {
 /// A database that fails, or a stored position that cannot be read.
 pub async fn statement(pool: &AnyPool, tenant: &TenantId) -> Result<Statement, SinkError> {
     let mut transaction = migrations::begin_read(pool).await?;
+    let statement = statement_within(&mut transaction, tenant).await?;
+    transaction.commit().await?;
+    Ok(statement)
+}
+
+/// [`statement`], beside whatever else the transaction reads.
+///
+/// # Errors
+/// As [`statement`].
+pub async fn statement_within(connection: &mut AnyConnection, tenant: &TenantId) -> Result<Statement, SinkError> {
     let mut cut = BTreeMap::new();
     for topic in TOPICS {
-        cut.insert(topic.to_owned(), stored_positions(&mut *transaction, SINK, topic).await?);
+        cut.insert(topic.to_owned(), stored_positions(&mut *connection, SINK, topic).await?);
     }
-    let hours = by_hour(&mut *transaction, tenant, None).await?;
-    transaction.commit().await?;
+    let hours = by_hour(&mut *connection, tenant, None).await?;
     Ok(Statement { cut, totals: hours.into_values().fold(LedgerTotals::default(), merged) })
 }
 

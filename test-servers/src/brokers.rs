@@ -1,9 +1,10 @@
 //! Kafka brokers of a test's own, which it may cut off, kill and start again.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-use crate::kafka::{SETTINGS, libraries, properties, run_in, start_in, write_logging};
+use crate::kafka::{SETTINGS, libraries, properties, says_started, start_in, write_logging};
 use crate::server::{Running, directory};
 use crate::toxiproxy::{Proxy, Toxiproxy};
 use crate::{KafkaServer, blocking, ports};
@@ -17,10 +18,8 @@ pub struct KafkaBrokers {
 #[derive(Debug)]
 struct Broker {
     node: Node,
-    /// Settings and data.
-    home: PathBuf,
-    /// Its runs; the last may have been killed. The home is gone with the first.
-    runs: Vec<Running>,
+    /// Its runs; the last may have been killed. Settings and data are gone with the first.
+    runs: Vec<Arc<Running>>,
 }
 
 /// One broker of a cluster: its number, and its ports.
@@ -96,10 +95,10 @@ impl KafkaBrokers {
     /// # Panics
     /// It can not be started.
     pub async fn start_again(&mut self, broker: i32) {
-        let broker = &mut self.brokers[index(broker)];
-        let home = broker.home.clone();
-        let run = blocking(move || run_in(directory("Kafka")?, &home, &libraries()?, Vec::new(), &[])).await;
-        broker.runs.push(run);
+        let runs = &mut self.brokers[index(broker)].runs;
+        let first = Arc::clone(runs.first().expect("every broker was started"));
+        let run = blocking(move || first.again(&says_started)).await;
+        runs.push(Arc::new(run));
     }
 }
 
@@ -120,8 +119,8 @@ impl Node {
             let _gone = std::fs::remove_dir_all(&home);
             return Err(format!("there is no place for the data of Kafka: {error}"));
         }
-        let running = start_in(home.clone(), &libraries, &[])?;
-        Ok(Broker { node: self.clone(), home, runs: vec![running] })
+        let running = start_in(home, &libraries, &[])?;
+        Ok(Broker { node: self.clone(), runs: vec![Arc::new(running)] })
     }
 
     fn properties(&self, home: &Path, all: &[Self]) -> String {

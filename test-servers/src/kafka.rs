@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::own::Ready;
 use crate::server::{Plan, Running, directory, on_free_port};
 use crate::{KafkaServer, cached, ports};
 
@@ -98,29 +99,28 @@ pub(crate) fn start_in(directory: PathBuf, libraries: &Path, java_settings: &[St
     let mut prepare = java(libraries, JAVA_FOR_TESTS, &[]);
     let scram = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
     prepare.extend(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER, "--config"].map(str::to_owned));
-    prepare.extend([settings, "--add-scram".to_owned(), scram]);
-    run_in(directory.clone(), &directory, libraries, prepare, java_settings)
-}
-
-/// Lets a broker run on the settings and the data of `home`, after `prepare`, if that is any; `directory` is this run's.
-pub(crate) fn run_in(
-    directory: PathBuf,
-    home: &Path,
-    libraries: &Path,
-    prepare: Vec<String>,
-    java_settings: &[String],
-) -> Result<Running, String> {
-    let mut of_java = vec![format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display())];
+    prepare.extend([settings.clone(), "--add-scram".to_owned(), scram]);
+    let mut of_java = vec![format!("-Dlog4j2.configurationFile={}", directory.join("log4j2.properties").display())];
     of_java.extend(java_settings.iter().cloned());
     let given = std::env::var(JAVA).ok().filter(|given| !given.is_empty());
     let mut command = java(libraries, given.as_deref().unwrap_or(JAVA_FOR_TESTS), &of_java);
-    command.extend(["kafka.Kafka".to_owned(), home.join(SETTINGS).display().to_string()]);
-    let log = directory.join("log");
+    command.extend(["kafka.Kafka".to_owned(), settings]);
+    let own = directory.clone();
     let plan = Plan { name: "Kafka", directory, prepare, command, environment: Vec::new(), signal: "KILL" };
     // It says so only once it has taken its ports, so no other broker is taken for it.
-    Running::start(plan, || {
-        std::fs::read(&log).is_ok_and(|log| String::from_utf8_lossy(&log).contains("Kafka Server started"))
-    })
+    Running::start(plan, || says_started(&own))
+}
+
+/// Starts a broker that may be killed, and what tells whether it has come again.
+pub(crate) fn start_to_be_killed() -> Result<(Running, KafkaServer, Ready), String> {
+    let (running, door) = start()?;
+    Ok((running, door.server(), Box::new(says_started)))
+}
+
+/// Whether the broker whose log is in that directory serves.
+pub(crate) fn says_started(directory: &Path) -> bool {
+    let log = std::fs::read(directory.join("log"));
+    log.is_ok_and(|log| String::from_utf8_lossy(&log).contains("Kafka Server started"))
 }
 
 pub(crate) fn java(libraries: &Path, options: &str, more: &[String]) -> Vec<String> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
+use crate::own::Ready;
 use crate::server::{Plan, Running, directory, is_root, on_free_port, token};
 use crate::unique_name;
 
@@ -116,10 +117,21 @@ fn url() -> Result<String, String> {
 
 /// Starts a server of our own.
 pub(crate) fn start() -> Result<(Running, String), String> {
-    on_free_port(start_on)
+    on_free_port(|port| start_on(port, &[]))
 }
 
-fn start_on(port: u16) -> Result<(Running, String), String> {
+/// Starts a server whose commits outlive its being killed. Returns the URL of a fresh database, too, and what tells
+/// whether it has come again.
+pub(crate) fn start_to_be_killed() -> Result<(Running, String, Ready), String> {
+    let (running, server) = on_free_port(|port| start_on(port, &["synchronous_commit=on"]))?;
+    let name = unique_name('_');
+    execute(&server, format!("CREATE DATABASE {name} TEMPLATE template0"))?;
+    let (url, token) = (with_database(&server, &name), token(running.directory()));
+    Ok((running, url, Box::new(move |_| is_called(&server, &token))))
+}
+
+/// Starts a server with settings that go before ours.
+fn start_on(port: u16, more: &[&str]) -> Result<(Running, String), String> {
     let (initdb, postgres) = (binary("initdb")?, binary("postgres")?);
     let directory = directory("PostgreSQL")?;
     let data = directory.join("data");
@@ -135,7 +147,7 @@ fn start_on(port: u16) -> Result<(Running, String), String> {
     let mut command = as_server_user(&postgres);
     command.extend(["-D".to_owned(), data.display().to_string(), "-p".to_owned(), port.to_string()]);
     let name = token(&directory);
-    for setting in SETTINGS.into_iter().chain([format!("cluster_name={name}").as_str()]) {
+    for setting in SETTINGS.into_iter().chain([format!("cluster_name={name}").as_str()]).chain(more.iter().copied()) {
         command.extend(["-c".to_owned(), setting.to_owned()]);
     }
     // Its fastest way to end that takes all its children along.

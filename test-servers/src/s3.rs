@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use crate::own::Ready;
 use crate::s3_door::{Door, LIMIT, REGION, Request};
 use crate::server::{Plan, Running, directory, on_free_port, token};
 use crate::{S3Bucket, cached, unique_name};
@@ -17,6 +18,13 @@ const KEY: &str = "flywheel-test";
 /// A fresh bucket.
 pub(crate) fn bucket() -> Result<S3Bucket, String> {
     door()?.fresh_bucket()
+}
+
+/// Starts a gateway that may be killed, with a fresh bucket, and what tells whether it has come again.
+pub(crate) fn start_to_be_killed() -> Result<(Running, S3Bucket, Ready), String> {
+    let (running, door) = start()?;
+    let bucket = door.fresh_bucket()?;
+    Ok((running, bucket, Box::new(move |_| door.answers())))
 }
 
 /// A bucket of a gateway that takes no writes.

@@ -94,8 +94,18 @@ pub fn started(name: &str) -> Option<Started> {
 #[derive(Debug)]
 pub(crate) struct Running {
     directory: PathBuf,
+    again: Again,
     lifeline: Option<ChildStdin>,
     watcher: Child,
+}
+
+/// What is needed to start it once more.
+#[derive(Debug, Clone)]
+struct Again {
+    name: String,
+    command: Vec<String>,
+    environment: Vec<(String, String)>,
+    signal: String,
 }
 
 impl Running {
@@ -112,7 +122,7 @@ impl Running {
                 watcher.env_remove(name);
             }
         }
-        watcher.envs(environment);
+        watcher.envs(environment.iter().map(|(name, value)| (name, value)));
         // A server inherits the directory that it starts in, and may not be allowed to be in ours.
         watcher.current_dir("/").process_group(0);
         let spawned = watcher.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
@@ -123,7 +133,13 @@ impl Running {
                 return Err(format!("{name} can not be started: {error}"));
             }
         };
-        let running = Self { directory: directory.clone(), lifeline: watcher.stdin.take(), watcher };
+        let again = Again {
+            name: name.to_owned(),
+            command,
+            environment: environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            signal: signal.to_owned(),
+        };
+        let running = Self { directory: directory.clone(), again, lifeline: watcher.stdin.take(), watcher };
         let begun = Instant::now();
         while !is_ready() {
             let ended = directory.join("ended").exists();
@@ -143,6 +159,11 @@ impl Running {
         Ok(running)
     }
 
+    /// Where it keeps what is its own.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Kills it without a word, and waits until it is gone. Its data stays until this value ends.
     pub(crate) fn kill(&self) -> Result<(), String> {
         let process = std::fs::read_to_string(self.directory.join("pid")).map_err(|_| "it does not run".to_owned())?;
@@ -156,6 +177,17 @@ impl Running {
             std::thread::sleep(LOOK);
         }
         Ok(())
+    }
+
+    /// Starts it once more, after it was killed, on the data that it has; that lasts as long as this value. What it says
+    /// goes to the directory that `is_ready` is asked with.
+    pub(crate) fn again(&self, is_ready: &(dyn Fn(&Path) -> bool + Send + Sync)) -> Result<Self, String> {
+        let Again { name, command, environment, signal } = self.again.clone();
+        let directory = directory(&name)?;
+        let environment = environment.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let (prepare, signal) = (Vec::new(), signal.as_str());
+        let plan = Plan { name: &name, directory: directory.clone(), prepare, command, environment, signal };
+        Self::start(plan, || is_ready(&directory))
     }
 
     /// Ends it, and waits until it is gone.

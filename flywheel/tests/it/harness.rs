@@ -303,6 +303,12 @@ impl Running {
         std::fs::read_to_string(&self.stderr).unwrap()
     }
 
+    /// Whether and how it has ended.
+    #[cfg(feature = "production")]
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for words on standard output, from a process that lives.
     pub(crate) async fn said(&mut self, words: &str) {
         let begun = Instant::now();

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use artifacts::{LocalArtifacts, put_directory};
-use events::{ModelName, ModelVersion, OpportunityId, RolloutId, Sha256Digest, TenantId};
-use labeler::lake::LakeReader;
+use events::{ModelName, ModelVersion, RolloutId, Sha256Digest, TenantId};
 use model_registry::client::{ClientError, RegistryClient};
 use model_registry::version::Alias;
 use model_registry::{NewVersion, Registry, RegistryDeps, RolloutPolicy};
@@ -20,14 +19,13 @@ use rand_chacha::ChaCha8Rng;
 use service::clock::{RealClock, real_now};
 use service::config::Secret;
 use service::ids::SystemIds;
-use service::keys::KeyStore;
 use sqlx::{AnyPool, Row};
 use tokio_util::sync::CancellationToken;
 use trainer_orchestrator::store::{Run, RunState};
 
 use crate::harness::{Place, Ports, until};
 use crate::load::{self, Promised, person, work};
-use crate::{replay, training};
+use crate::{audit, replay, training};
 
 const SEED: u64 = 20;
 const KILLS: usize = 20;
@@ -313,91 +311,13 @@ async fn registry_is_consistent(place: &Place, pool: &AnyPool, registered: &Regi
     assert!(rollouts.iter().filter(|rollout| rollout.state.is_active()).count() <= 1);
 }
 
-/// What the table of outcomes holds.
-async fn closed_opportunities(pool: &AnyPool) -> BTreeSet<OpportunityId> {
-    let rows = sqlx::query("SELECT opportunity_id FROM opportunity_outcomes").fetch_all(pool).await.unwrap();
-    rows.iter().map(|row| row.get::<String, _>(0).parse().unwrap()).collect()
-}
-
 async fn nothing_is_missing_or_there_twice(place: &Place, pool: &AnyPool, promised: &Promised) {
-    let data = place.data();
-    let bus = replay::open(&data);
-    let accounts = replay::accounts(bus.as_ref()).await;
-    let entered: BTreeSet<_> =
-        accounts.admitted.iter().chain(&accounts.filtered_at_door).chain(&accounts.exposed).copied().collect();
-    assert_eq!(
-        entered.len(),
-        accounts.admitted.len() + accounts.filtered_at_door.len() + accounts.exposed.len(),
-        "an event entered in two ways"
-    );
-    let lost: Vec<_> = promised.events.difference(&accounts.admitted).collect();
-    assert!(lost.is_empty(), "acknowledged and not in the log: {lost:?}");
-    let undecided: Vec<_> = entered.iter().filter(|id| !accounts.decided.contains_key(id)).collect();
-    assert!(undecided.is_empty(), "without a disposition: {undecided:?}");
-    let twice: Vec<_> = accounts.decided.iter().filter(|(_, dispositions)| dispositions.len() != 1).collect();
-    assert!(twice.is_empty(), "not exactly one disposition: {twice:?}");
-    assert!(accounts.decided.keys().all(|id| entered.contains(id)), "decided and never entered");
-
-    // The ledger says the same.
-    let totals = labeler::ledger::totals(pool, &TenantId::default()).await.unwrap();
-    assert!(totals.holds(), "{totals:?}");
-    let count = |number: usize| i64::try_from(number).unwrap();
-    assert_eq!(
-        (totals.admitted, totals.exposed, totals.filtered_at_door, totals.pending, totals.anomalies),
-        (count(accounts.admitted.len()), count(accounts.exposed.len()), count(accounts.filtered_at_door.len()), 0, 0)
-    );
-
-    // Every decision that was delivered and reported is closed, once.
-    let outcomes = replay::outcomes(bus.as_ref()).await;
-    let closed: BTreeSet<OpportunityId> = outcomes.keys().copied().collect();
-    assert_eq!(closed_opportunities(pool).await, closed, "the table holds what the log holds");
-    let open: BTreeSet<OpportunityId> = promised.signalled.difference(&closed).copied().collect();
-    let stories = replay::stories(bus.as_ref(), &open).await;
-    assert!(open.is_empty(), "signals were acknowledged, and never closed: {stories:#?}");
-
-    // Pairs: once in the log, the same in the lake, and those of a replay without faults.
-    let pairs = replay::pairs(bus.as_ref()).await;
-    assert!(pairs.len() >= KILLS, "too few pairs to say anything: {}", pairs.len());
-    let artifacts: Arc<dyn artifacts::ArtifactStore> = Arc::new(LocalArtifacts::open(data.join("artifacts")).unwrap());
-    let lake = LakeReader::new(pool.clone(), artifacts);
-    let mut in_lake = Vec::new();
-    for part in lake.parts(&TenantId::default()).await.unwrap() {
-        in_lake.extend(lake.read(&part).await.unwrap().into_iter().map(|pair| pair.pair_id));
-    }
-    in_lake.sort_unstable();
-    assert_eq!(in_lake, pairs.keys().copied().collect::<Vec<_>>(), "the lake holds what the log holds, once");
-    let keys = KeyStore::open(pool.clone(), &data.join("keys/master.key")).await.unwrap();
-    let persons: Vec<String> = (0..DEVELOPERS).map(person).collect();
-    let replayed = replay::without_faults(
-        bus.as_ref(),
-        &keys,
-        &persons,
-        anonymizer::AnonymizerConfig::default(),
-        labeler::LabelerConfig::default(),
-    )
-    .await;
-    the_same("pairs", &pairs, &replayed.pairs);
-    the_same("outcomes", &outcomes, &replayed.outcomes);
-}
-
-/// Says what differs: two whole maps that differ somewhere say nothing.
-fn the_same<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
-    what: &str,
-    killed: &BTreeMap<K, V>,
-    replayed: &BTreeMap<K, V>,
-) {
-    let only = |one: &BTreeMap<K, V>, other: &BTreeMap<K, V>| {
-        one.keys().filter(|id| !other.contains_key(*id)).map(|id| format!("{id:?}")).collect::<Vec<_>>()
-    };
-    let (ours, theirs) = (only(killed, replayed), only(replayed, killed));
-    assert!(
-        ours.is_empty() && theirs.is_empty(),
-        "{what} only of the killed platform: {ours:?}; of the replay: {theirs:?}"
-    );
-    let other: Vec<_> = killed.iter().filter(|(id, value)| replayed.get(*id) != Some(*value)).collect();
-    assert!(
-        other.is_empty(),
-        "{what} that differ: {other:?}; the replay: {:?}",
-        other.iter().map(|(id, _)| &replayed[*id]).collect::<Vec<_>>()
-    );
+    replay::promises_are_kept(replay::open(&place.data()).as_ref(), pool, promised).await;
+    // Pairs, outcomes, ledger, lake and registry: what the product itself says of them, from empty state.
+    let report = audit::consistent(place);
+    let checks = audit::checks(&report);
+    assert!(checks.values().all(|check| check["not_covered"] == 0), "{report}");
+    let judged = |name: &str| checks[name]["checked"].as_u64().unwrap();
+    assert!(judged("preference pairs") >= u64::try_from(KILLS).unwrap(), "too few pairs to say anything: {report}");
+    assert_eq!(judged("preference pairs"), judged("lake: pairs against the log"), "{report}");
 }

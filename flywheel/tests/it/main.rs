@@ -2,11 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod alone;
+mod audit;
 mod commands;
 mod demo;
 mod doctor;
 #[cfg(feature = "production")]
 mod doctor_servers;
+#[cfg(feature = "production")]
+mod faults;
+#[cfg(feature = "production")]
+mod fleet;
 mod harness;
 mod kills;
 mod load;

@@ -1,4 +1,4 @@
-//! A log read back, and the same raw log sent once more through a fresh anonymizer and labeler that nobody disturbs.
+//! A log read back, for what a platform itself can not know: whether everything is in it that its doors promised.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,22 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::local::{LocalLog, LocalLogConfig};
-use bus::{Bus, CommittedRecord, DeadLetter, Positions, Record, Retention, TopicSpec};
-use bytes::Bytes;
+use bus::{Bus, CommittedRecord, DeadLetter, Positions};
 use events::avro::{self, AvroRecord};
 use events::{
-    CleanEvent, ConsentTier, EventId, EventKind, OpportunityId, OpportunityOutcome, PairId, PreferencePair,
-    QuarantinedEvent, RawEvent, Sha256Digest, TenantId, Timestamp, topics,
+    CleanEvent, EventId, EventKind, OpportunityId, OpportunityOutcome, PairId, PreferencePair, QuarantinedEvent,
+    RawEvent, Sha256Digest, TenantId, topics,
 };
-use service::clock::{RealClock, SimulatedClock};
-use service::consent;
-use service::keys::KeyStore;
-use service::readiness::Readiness;
-use tokio_util::sync::CancellationToken;
+use service::clock::RealClock;
+use sqlx::{AnyPool, Row};
 
-use crate::harness::until;
-
-const PARTITIONS: u32 = 4;
+use crate::load::Promised;
 
 /// Opens a log that no process has open.
 pub(crate) fn open(data: &Path) -> Arc<dyn Bus> {
@@ -125,93 +119,44 @@ pub(crate) async fn stories(bus: &dyn Bus, wanted: &BTreeSet<OpportunityId>) -> 
     stories
 }
 
-/// What the labeler makes of a log.
-pub(crate) struct Concluded {
-    pub(crate) pairs: BTreeMap<PairId, Sha256Digest>,
-    pub(crate) outcomes: BTreeMap<OpportunityId, OpportunityOutcome>,
+/// What the table of outcomes holds.
+async fn closed_opportunities(pool: &AnyPool) -> BTreeSet<OpportunityId> {
+    let rows = sqlx::query("SELECT opportunity_id FROM opportunity_outcomes").fetch_all(pool).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>(0).parse().unwrap()).collect()
 }
 
-/// Sends the raw records of `bus` through a fresh anonymizer and labeler; everybody in it agreed to `code` and every
-/// repository may be trained on, from the beginning.
-pub(crate) async fn without_faults(
-    bus: &dyn Bus,
-    keys: &KeyStore,
-    persons: &[String],
-    anonymizer: anonymizer::AnonymizerConfig,
-    labeler: labeler::LabelerConfig,
-) -> Concluded {
-    let tenant = TenantId::default();
-    let raw = records(bus, topics::TELEMETRY_RAW).await;
-    let times = raw.iter().map(|record| avro::decode::<RawEvent>(&record.value).unwrap().header.received_at);
-    let (first, last) = (times.clone().min().unwrap(), times.max().unwrap());
-    // Before the first record, so that time is told by records alone until all of them are read.
-    let clock = SimulatedClock::new(first);
-    let directory = tempfile::tempdir().unwrap();
-    let log = LocalLog::open(&directory.path().join("bus.sqlite"), clock.shared(), LocalLogConfig::default()).unwrap();
-    let replayed: Arc<dyn Bus> = Arc::new(log);
-    let names = [
-        topics::TELEMETRY_RAW,
-        topics::TELEMETRY_CLEAN,
-        topics::TELEMETRY_QUARANTINE,
-        topics::DEAD_LETTERS,
-        topics::PREFERENCE_PAIRS,
-        topics::SERVING_OUTCOMES,
-    ];
-    let year = Retention::age(Duration::from_secs(365 * 86_400));
-    let specs: Vec<TopicSpec> = names.iter().map(|name| TopicSpec::new(*name, PARTITIONS, year)).collect();
-    replayed.create_topics(&specs).await.unwrap();
-    let secret = keys.tenant_secret(&tenant).await.unwrap();
-    let person_subject = |person: &String| consent::control_subject(&tenant, &secret.person_pseudonym(person));
-    for subject in std::iter::once(consent::ceiling_subject(&tenant)).chain(persons.iter().map(person_subject)) {
-        let decision = consent::ConsentDecision { tier: ConsentTier::Code, decided_at: Timestamp::EPOCH };
-        let value = Bytes::from(serde_json::to_vec(&decision).unwrap());
-        replayed.publish_control(topics::TELEMETRY_RAW, consent::CONTROL_KIND, &subject, value).await.unwrap();
-    }
-    let everyone = "everyone".parse().unwrap();
-    labeler::audience::publish_rule(replayed.as_ref(), &tenant, "*", Some(&everyone)).await.unwrap();
-    let copies = raw.into_iter().map(|record| Record { key: record.key, value: record.value }).collect();
-    for published in replayed.publish(topics::TELEMETRY_RAW, copies).await {
-        published.unwrap();
-    }
-    let stop = CancellationToken::new();
-    let deps = anonymizer::AnonymizerDeps { bus: Arc::clone(&replayed), keys: keys.clone() };
-    let anonymizing =
-        tokio::spawn(anonymizer::run(anonymizer, deps, Readiness::new().gate("anonymizer"), stop.clone()));
-    let loaded = Arc::new(labeler::keys::LoadedKeys::new(keys.clone()));
-    let handler = labeler::step::handler(loaded, labeler.policy, labeler.limits);
-    let labeling = tokio::spawn({
-        let (bus, stop) = (Arc::clone(&replayed), stop.clone());
-        async move { bus.step(labeler::step::spec(), handler, stop).await }
-    });
-    // The records first, at the time of their own.
-    for step in [anonymizer::STEP, labeler::step::STEP] {
-        until("the records to be read again", || async {
-            let lag = replayed.step_lag(step).await.ok()?;
-            (lag.records_behind() == 0).then_some(())
-        })
-        .await;
-    }
-    clock.set(last);
-    // Then all the time that anything may wait, twice: the labeler waits from what the anonymizer let go last.
-    for _ in 0..3 {
-        clock.advance(Duration::from_secs(3 * 3600));
-        for step in [anonymizer::STEP, labeler::step::STEP] {
-            until("a step to conclude", || async {
-                let reached = service::clock::Clock::now(&clock) - bus::IDLE_AFTER;
-                let lag = replayed.step_lag(step).await.ok()?;
-                if lag.settled_at(reached) {
-                    return Some(());
-                }
-                if lag.records_behind() == 0 {
-                    clock.advance(bus::IDLE_AFTER);
-                }
-                None
-            })
-            .await;
-        }
-    }
-    stop.cancel();
-    anonymizing.await.unwrap().unwrap();
-    labeling.await.unwrap().unwrap();
-    Concluded { pairs: pairs(replayed.as_ref()).await, outcomes: outcomes(replayed.as_ref()).await }
+/// Everything that the doors promised is in the log of a platform that has concluded everything, once: each event with
+/// exactly one end, and each opportunity about which a signal was acknowledged closed.
+pub(crate) async fn promises_are_kept(bus: &dyn Bus, pool: &AnyPool, promised: &Promised) {
+    let accounts = accounts(bus).await;
+    let entered: BTreeSet<_> =
+        accounts.admitted.iter().chain(&accounts.filtered_at_door).chain(&accounts.exposed).copied().collect();
+    assert_eq!(
+        entered.len(),
+        accounts.admitted.len() + accounts.filtered_at_door.len() + accounts.exposed.len(),
+        "an event entered in two ways"
+    );
+    let lost: Vec<_> = promised.events.difference(&accounts.admitted).collect();
+    assert!(lost.is_empty(), "acknowledged and not in the log: {lost:?}");
+    let undecided: Vec<_> = entered.iter().filter(|id| !accounts.decided.contains_key(id)).collect();
+    assert!(undecided.is_empty(), "without a disposition: {undecided:?}");
+    let twice: Vec<_> = accounts.decided.iter().filter(|(_, dispositions)| dispositions.len() != 1).collect();
+    assert!(twice.is_empty(), "not exactly one disposition: {twice:?}");
+    assert!(accounts.decided.keys().all(|id| entered.contains(id)), "decided and never entered");
+
+    // The ledger says the same.
+    let totals = labeler::ledger::totals(pool, &TenantId::default()).await.unwrap();
+    assert!(totals.holds(), "{totals:?}");
+    let count = |number: usize| i64::try_from(number).unwrap();
+    assert_eq!(
+        (totals.admitted, totals.exposed, totals.filtered_at_door, totals.pending, totals.anomalies),
+        (count(accounts.admitted.len()), count(accounts.exposed.len()), count(accounts.filtered_at_door.len()), 0, 0)
+    );
+
+    // Every decision that was delivered and reported is closed, once.
+    let closed: BTreeSet<OpportunityId> = outcomes(bus).await.keys().copied().collect();
+    assert_eq!(closed_opportunities(pool).await, closed, "the table holds what the log holds");
+    let open: BTreeSet<OpportunityId> = promised.signalled.difference(&closed).copied().collect();
+    let stories = stories(bus, &open).await;
+    assert!(open.is_empty(), "signals were acknowledged, and never closed: {stories:#?}");
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Place, Running, client, until};
 use crate::load::{self, Promised, person, work};
-use crate::{replay, s3};
+use crate::{audit, replay, s3};
 
 /// A place on the three servers, with sections of its own; none when this run uses no servers.
 pub(crate) async fn place(sections: &str) -> Option<(Place, AnyPool, KafkaConfig)> {
@@ -120,7 +120,15 @@ async fn services_on_servers_turn_suggestions_into_pairs_and_outlive_a_kill() {
         let decided = accounts.decided.get(event).map_or(0, Vec::len);
         assert_eq!(decided, 1, "{event} was decided {decided} times");
     }
+    // The platform runs, and is audited; and once more when it stands still.
+    audit::consistent(&place);
     for (name, process) in running {
         assert_eq!(process.stop().await, Some(0), "{name}");
+    }
+    let report = audit::consistent(&place);
+    for (check, found) in audit::checks(&report) {
+        let is_of_a_rollout = ["registry: rollouts", "registry: evidence"].contains(&check.as_str());
+        let may_be_none = is_of_a_rollout || check == "quarantined events";
+        assert!(may_be_none || found["checked"].as_u64() > Some(0), "{check}: {report}");
     }
 }

@@ -271,19 +271,32 @@ impl LakeReader {
     /// # Errors
     /// An object that is missing, damaged, or not what its row says.
     pub async fn read(&self, part: &LakePart) -> Result<Vec<PreferencePair>, LakeError> {
+        Ok(self.read_placed(part).await?.into_iter().map(|(_, pair)| pair).collect())
+    }
+
+    /// [`LakeReader::read`], with the position of each pair in its topic.
+    ///
+    /// # Errors
+    /// As [`LakeReader::read`].
+    pub async fn read_placed(&self, part: &LakePart) -> Result<Vec<PlacedPair>, LakeError> {
         let bytes = self.artifacts.get(&part.digest).await?;
+        let size = bytes.len();
         let (metadata, pairs) = read_part(bytes)?;
+        let labeled = || pairs.iter().map(|(_, pair)| pair.labeled_at);
         let is_the_part = metadata.tenant == part.tenant.as_str()
             && metadata.topic == part.topic
             && metadata.partition == part.partition
             && metadata.first_position == part.first_position
             && metadata.last_position == part.last_position
+            && u64::try_from(size).is_ok_and(|size| size == part.bytes)
+            && labeled().min() == Some(part.min_labeled_at)
+            && labeled().max() == Some(part.max_labeled_at)
             && u64::try_from(pairs.len()).is_ok_and(|pairs| pairs == part.pairs)
             && pairs.iter().all(|(_, pair)| pair.tenant == part.tenant);
         if !is_the_part {
             return Err(LakeError::Mismatch { part_id: part.part_id.clone() });
         }
-        Ok(pairs.into_iter().map(|(_, pair)| pair).collect())
+        Ok(pairs)
     }
 
     /// How many pairs a tenant has, and when the newest was labeled.

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
 use test_servers::{
-    Stream, Toxic, is_running, kafka, own_servers_wanted, postgresql_database, s3_bucket, servers_wanted, toxiproxy,
-    unique_prefix,
+    OwnServer, Stream, Toxic, is_running, kafka, own_servers_wanted, postgresql_database, s3_bucket, servers_wanted,
+    toxiproxy, unique_prefix,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -62,6 +62,35 @@ async fn every_test_gets_a_database_a_bucket_and_names_of_its_own() {
     assert_ne!(one, other);
     let broker = kafka().await;
     assert!(is_open(&broker.bootstrap), "{}", broker.bootstrap);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_comes_again_with_what_it_had() {
+    if !own_servers_wanted() {
+        return;
+    }
+    let ((mut database, url), (mut gateway, bucket), (mut broker, entry)) =
+        tokio::join!(OwnServer::postgresql(), OwnServer::s3(), OwnServer::kafka());
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE kept (number BIGINT); INSERT INTO kept VALUES (7)")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let endpoint = bucket.endpoint.trim_start_matches("http://").to_owned();
+    let addresses = [address(&url).to_owned(), endpoint, entry.bootstrap];
+    for _ in 0..2 {
+        for server in [&database, &gateway, &broker] {
+            server.kill();
+        }
+        until("nobody listens any more", || !addresses.iter().any(|address| is_open(address)));
+        tokio::join!(database.start_again(), gateway.start_again(), broker.start_again());
+        assert!(addresses.iter().all(|address| is_open(address)), "{addresses:?}");
+    }
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let kept: i64 = sqlx::query_scalar("SELECT number FROM kept").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(kept, 7);
+    drop((database, gateway, broker));
+    until("they are gone with whoever started them", || !addresses.iter().any(|address| is_open(address)));
 }
 
 #[test]

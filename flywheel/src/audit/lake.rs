@@ -1,0 +1,127 @@
+//! Parts by rows: each object against its row and its digest, and each pair of the log in exactly one part.
+
+use bus::Positions;
+use events::Timestamp;
+use labeler::lake::{LakeError, LakePart, LakeReader};
+use rusqlite::params;
+
+use super::items::Items;
+use super::progress::Progress;
+use super::report::{Check, SHOWN};
+use super::scratch::{Named, Scratch, reason};
+
+/// Reads every part.
+pub(crate) async fn parts(
+    scratch: &Scratch,
+    reader: &LakeReader,
+    items: &Items,
+    progress: &Progress,
+) -> anyhow::Result<Check> {
+    let of = scratch.count("SELECT COUNT(*) FROM parts", [])?;
+    progress.begin("reading lake parts", Some(of));
+    let mut check = Check { name: "lake: parts by rows".to_owned(), ..Check::default() };
+    for number in 1..=i64::try_from(of).unwrap_or(i64::MAX) {
+        let part = part(scratch, number)?;
+        check.checked += 1;
+        progress.advance(1);
+        let what = match reader.read_placed(&part).await {
+            Ok(pairs) => {
+                let insert = "INSERT INTO pair_rows (partition, position, pair_id, digest, part) \
+                     VALUES (?1, ?2, ?3, ?4, ?5)";
+                for (position, pair) in pairs {
+                    scratch.connection.prepare_cached(insert)?.execute(params![
+                        part.partition,
+                        position,
+                        pair.pair_id.to_string(),
+                        items.stored(&pair)?,
+                        number
+                    ])?;
+                }
+                continue;
+            }
+            Err(LakeError::Mismatch { .. }) => "not_what_its_row_says",
+            Err(LakeError::Part(_)) => "unreadable",
+            Err(LakeError::Artifacts(artifacts::ArtifactError::NotFound { .. })) => "object_missing",
+            Err(LakeError::Artifacts(artifacts::ArtifactError::Corrupt { .. })) => "object_corrupt",
+            // That the store does not answer says nothing about the part.
+            Err(error) => return Err(error.into()),
+        };
+        check.differences += 1;
+        if i64::try_from(check.first.len()).unwrap_or(i64::MAX) < SHOWN {
+            check.first.push(Named { id: part.part_id, what: what.to_owned() });
+        }
+    }
+    Ok(check)
+}
+
+fn part(scratch: &Scratch, number: i64) -> anyhow::Result<LakePart> {
+    let mut query = scratch.connection.prepare_cached("SELECT * FROM parts WHERE number = ?1")?;
+    let (text, counts, digest, tenant) = query.query_row([number], |row| {
+        let text = (row.get::<_, String>(1)?, row.get::<_, String>(3)?, row.get(5)?, row.get(6)?);
+        let counts = (row.get(4)?, row.get::<_, i64>(8)?, row.get::<_, i64>(9)?, row.get(10)?, row.get(11)?);
+        Ok((text, counts, row.get::<_, String>(7)?, row.get::<_, String>(2)?))
+    })?;
+    let (part_id, topic, first_position, last_position) = text;
+    let (partition, pairs, bytes, min, max) = counts;
+    Ok(LakePart {
+        part_id,
+        tenant: tenant.parse()?,
+        topic,
+        partition,
+        first_position,
+        last_position,
+        digest: digest.parse()?,
+        pairs: u64::try_from(pairs).unwrap_or(0),
+        bytes: u64::try_from(bytes).unwrap_or(0),
+        min_labeled_at: Timestamp::from_micros(min),
+        max_labeled_at: Timestamp::from_micros(max),
+    })
+}
+
+/// Each pair of the log up to the lake's positions in exactly one part, as it stands in the log; and no other one there.
+pub(crate) fn pairs(scratch: &Scratch, from: &Positions, until: &Positions) -> anyhow::Result<Check> {
+    let connection = &scratch.connection;
+    connection.execute_batch(
+        "CREATE INDEX pair_rows_by_place ON pair_rows (partition, position); \
+         CREATE TABLE covered (partition INTEGER PRIMARY KEY, from_position TEXT, until_position TEXT);",
+    )?;
+    for (partition, until) in until.iter() {
+        let from = from.get(partition).unwrap_or(bus::Position::START);
+        connection.prepare_cached("INSERT INTO covered VALUES (?1, ?2, ?3)")?.execute(params![
+            partition,
+            from.to_string(),
+            until.to_string()
+        ])?;
+    }
+    let differing = "
+        SELECT pair_log.pair_id AS id, CASE
+            WHEN COUNT(pair_rows.part) = 0 THEN 'in_no_part' WHEN COUNT(pair_rows.part) > 1 THEN 'in_several_parts'
+            WHEN MAX(pair_rows.digest) <> pair_log.digest OR MAX(pair_rows.pair_id) <> pair_log.pair_id THEN 'differs'
+            END AS what
+        FROM pair_log JOIN covered ON covered.partition = pair_log.partition
+            AND pair_log.position < covered.until_position
+        LEFT JOIN pair_rows ON pair_rows.partition = pair_log.partition AND pair_rows.position = pair_log.position
+        GROUP BY pair_log.partition, pair_log.position
+        UNION ALL SELECT pair_rows.pair_id, 'not_in_the_log' FROM pair_rows
+        LEFT JOIN covered ON covered.partition = pair_rows.partition
+        LEFT JOIN pair_log ON pair_log.partition = pair_rows.partition AND pair_log.position = pair_rows.position
+        WHERE pair_log.pair_id IS NULL AND pair_rows.position >= COALESCE(covered.from_position, '')
+        UNION ALL SELECT pair_id, 'twice_in_the_lake' FROM pair_rows GROUP BY pair_id
+        HAVING COUNT(DISTINCT partition || ':' || position) > 1";
+    let differences = scratch.count(&format!("SELECT COUNT(*) FROM ({differing}) WHERE what IS NOT NULL"), [])?;
+    let first = scratch
+        .named(&format!("SELECT id, what FROM ({differing}) WHERE what IS NOT NULL ORDER BY id LIMIT {SHOWN}"), [])?;
+    let checked = scratch.count(
+        "SELECT COUNT(*) FROM pair_log JOIN covered ON covered.partition = pair_log.partition \
+         AND pair_log.position < covered.until_position",
+        [],
+    )?;
+    let before = scratch.count(
+        "SELECT COUNT(*) FROM pair_rows JOIN covered ON covered.partition = pair_rows.partition \
+         AND pair_rows.position < covered.from_position",
+        [],
+    )?;
+    let reasons = (before > 0).then(|| (reason::DELETED.to_owned(), before)).into_iter().collect();
+    let name = "lake: pairs against the log".to_owned();
+    Ok(Check { name, checked, differences, not_covered: before, reasons, first, ..Check::default() })
+}

@@ -1,0 +1,284 @@
+//! The wheel on its three real servers, under constant load, while services and servers are killed at random moments.
+//! Then the load ends, everything is concluded, and the audit must find nothing: whatever was acknowledged is there, once,
+//! and what was made of it is what a replay makes of it that nobody disturbs.
+//!
+//! `FAULTS_SECONDS` says for how long, or `FAULTS_COUNT` how many faults; `FAULTS_SEED` gives other moments.
+//! `FAULTS_REPORT` names a file for what each fault did (`benchmarks/run faults` prints it).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use service::clock::real_now;
+use sqlx::AnyPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::{Fleet, Servers};
+use crate::harness::{Place, until};
+use crate::load::{self, Promised, person, work};
+use crate::{audit, replay};
+
+const SEED: u64 = 4;
+const DEVELOPERS: usize = 3;
+/// How many times as fast as the machine's clock the platform's is.
+const FACTOR: u32 = 5;
+/// How far ahead the last start is: more than lateness, close and every margin together.
+const AHEAD: Duration = Duration::from_secs(4 * 3600);
+/// Most events that are acknowledged between two faults, and how long that may take.
+const LIFE: usize = 40;
+const LONGEST_LIFE: Duration = Duration::from_secs(6);
+/// How long a server stays down, in milliseconds.
+const DOWN_MS: std::ops::Range<u64> = 100..2_500;
+/// How long a service stays down.
+const RESTART_MS: std::ops::Range<u64> = 0..1_000;
+/// A door that stays closed for longer after a fault is a fault of ours.
+const LONGEST_STALL: Duration = Duration::from_secs(60);
+
+/// Something that is done to the wheel and undone again. Every fault of the schedule is one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// A process of a service, by its place in the fleet.
+    KillService(usize),
+    KillBroker,
+    KillDatabase,
+    KillGateway,
+}
+
+impl Fault {
+    /// The faults among which the schedule chooses, each with its weight: a service is hit as often as a server.
+    fn all(fleet: &Fleet<'_>) -> Vec<(Self, u32)> {
+        let services = (0..fleet.services().len()).map(|index| (Self::KillService(index), 1));
+        let servers = [(Self::KillBroker, 2), (Self::KillDatabase, 2), (Self::KillGateway, 1)];
+        services.chain(servers).collect()
+    }
+
+    /// As the report calls it.
+    fn name(self, fleet: &Fleet<'_>) -> String {
+        match self {
+            Self::KillService(index) => format!("kill {}", fleet.services()[index]),
+            Self::KillBroker => "kill the broker".to_owned(),
+            Self::KillDatabase => "kill PostgreSQL".to_owned(),
+            Self::KillGateway => "kill the S3 gateway".to_owned(),
+        }
+    }
+
+    /// Does it and undoes it; services are kept up meanwhile. False: there was nothing to be done.
+    async fn strike(self, fleet: &mut Fleet<'_>, servers: &mut Servers, random: &mut ChaCha8Rng) -> bool {
+        let down = Duration::from_millis(random.random_range(DOWN_MS));
+        match self {
+            Self::KillService(index) => {
+                return fleet.kill(index, Duration::from_millis(random.random_range(RESTART_MS)));
+            }
+            Self::KillBroker => servers.kafka.kill(),
+            Self::KillDatabase => servers.postgresql.kill(),
+            Self::KillGateway => servers.s3.kill(),
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < down {
+            fleet.keep_up();
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        match self {
+            Self::KillService(_) => {}
+            Self::KillBroker => servers.kafka.start_again().await,
+            Self::KillDatabase => servers.postgresql.start_again().await,
+            Self::KillGateway => servers.s3.start_again().await,
+        }
+        true
+    }
+}
+
+/// When a schedule is over.
+#[derive(Debug, Clone, Copy)]
+enum Extent {
+    Time(Duration),
+    Faults(usize),
+}
+
+impl Extent {
+    fn of_environment() -> Self {
+        let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
+        match number("FAULTS_COUNT") {
+            Some(faults) => Self::Faults(faults),
+            None => Self::Time(Duration::from_secs(number("FAULTS_SECONDS").unwrap_or(120) as u64)),
+        }
+    }
+
+    fn is_over(self, begun: Instant, faults: usize) -> bool {
+        match self {
+            Self::Time(time) => begun.elapsed() >= time,
+            Self::Faults(most) => faults >= most,
+        }
+    }
+}
+
+/// What one kind of fault did.
+#[derive(Debug, Default)]
+struct Effect {
+    /// Until ingest acknowledged the next event.
+    stalls: Vec<Duration>,
+}
+
+/// Waits until so many more events were acknowledged, or for so long; services are kept up meanwhile.
+async fn acknowledged(more: usize, longest: Duration, fleet: &mut Fleet<'_>, promised: &Mutex<Promised>) -> bool {
+    let (before, begun) = (promised.lock().events.len(), Instant::now());
+    loop {
+        fleet.keep_up();
+        if promised.lock().events.len() >= before + more {
+            return true;
+        }
+        if begun.elapsed() >= longest {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
+    if !test_servers::own_servers_wanted() {
+        return;
+    }
+    let seed = std::env::var("FAULTS_SEED").ok().map_or(SEED, |text| text.parse().expect("a number"));
+    let (extent, mut random) = (Extent::of_environment(), ChaCha8Rng::seed_from_u64(seed));
+    let mut servers = Servers::start().await;
+    let (place, started) = (Place::new(""), real_now());
+    let configure = |ahead: Duration, servers: &Servers| {
+        // A faster clock that starts earlier is that far ahead now.
+        let (factor, lead) = if ahead.is_zero() { (FACTOR, Duration::ZERO) } else { (60, ahead / 59) };
+        let elapsed = Duration::from_micros(u64::try_from(real_now().as_micros() - started.as_micros()).unwrap());
+        let start = match ahead.is_zero() {
+            true => started.as_micros(),
+            false => real_now().as_micros() - i64::try_from((lead + elapsed * FACTOR / 59).as_micros()).unwrap(),
+        };
+        place.configure(&format!(
+            "[clock]\nkind = \"scaled\"\nallow_test_time = true\nstart_micros = {start}\nfactor = {factor}\n\
+             [orchestrator]\nenabled = false\n[labeler.lake]\npart_age_ms = 200\n{}",
+            servers.sections(&place)
+        ));
+    };
+    configure(Duration::ZERO, &servers);
+    assert_eq!(place.say(&["migrate"]).code, Some(0));
+    let mut fleet = Fleet::start(&place).await;
+    let pool = migrations::connect(&servers.database, 2).await.unwrap();
+    place.agree_in(&pool, (0..DEVELOPERS).map(person)).await;
+
+    let key = place.say(&["keys", "create", "--json"]).json()["key"].as_str().unwrap().to_owned();
+    let (promised, enough) = (Arc::new(Mutex::new(Promised::default())), CancellationToken::new());
+    let plan = Arc::new(load::plan(DEVELOPERS));
+    let workers: Vec<_> = (0..DEVELOPERS)
+        .map(|developer| {
+            let doors = load::doors(place.ports.serving, place.ports.ingest, &key);
+            tokio::spawn(work(developer, doors, Arc::clone(&plan), started, promised.clone(), enough.clone()))
+        })
+        .collect();
+    assert!(acknowledged(LIFE, LONGEST_STALL, &mut fleet, &promised).await, "the load never began");
+
+    let (begun, mut faults) = (Instant::now(), 0);
+    let mut effects: BTreeMap<String, Effect> = BTreeMap::new();
+    let all = Fault::all(&fleet);
+    let weights: u32 = all.iter().map(|(_, weight)| weight).sum();
+    while !extent.is_over(begun, faults) {
+        // A fault may come before the one before it has healed.
+        acknowledged(random.random_range(0..=LIFE), LONGEST_LIFE, &mut fleet, &promised).await;
+        let mut left = random.random_range(0..weights);
+        let chosen = all.iter().find(|(_, weight)| {
+            let is_it = left < *weight;
+            left = left.saturating_sub(*weight);
+            is_it
+        });
+        let (fault, _) = *chosen.unwrap();
+        let (name, since) = (fault.name(&fleet), Instant::now());
+        if !fault.strike(&mut fleet, &mut servers, &mut random).await {
+            continue;
+        }
+        faults += 1;
+        let goes_on = acknowledged(1, LONGEST_STALL, &mut fleet, &promised).await;
+        assert!(goes_on, "{name} (fault {faults} of seed {seed}): nothing is acknowledged for {LONGEST_STALL:?}");
+        effects.entry(name).or_default().stalls.push(since.elapsed());
+    }
+    fleet.ready().await;
+    assert!(acknowledged(LIFE, LONGEST_STALL, &mut fleet, &promised).await, "the load does not go on");
+    enough.cancel();
+    for worker in workers {
+        until("the sessions to end", || async { worker.is_finished().then_some(()) }).await;
+        worker.await.unwrap();
+    }
+    let ended_alone = fleet.stop().await;
+
+    configure(AHEAD, &servers);
+    let fleet = Fleet::start(&place).await;
+    let status = concluded(&place).await;
+    let ended = fleet.stop().await;
+    assert!(ended.is_empty(), "without faults every service stays: {ended:?}");
+    assert_eq!(
+        (&status["ledger"]["balanced"], &status["ledger"]["dead_lettered"]),
+        (&true.into(), &0.into()),
+        "{status}"
+    );
+
+    let promised = std::mem::take(&mut *promised.lock());
+    let log = servers.log().await;
+    replay::promises_are_kept(&log, &pool, &promised).await;
+    let audited = Instant::now();
+    let report = audit::consistent(&place);
+    report_on(&report, &effects, &promised, &ended_alone, audited.elapsed());
+    most_is_covered(&report);
+}
+
+/// Waits until every stage has concluded everything.
+async fn concluded(place: &Place) -> Value {
+    until("every stage to conclude", || async {
+        let status = place.say(&["status", "--json"]).json();
+        let backlog = status["backlog"].as_array()?;
+        let is_done = |stage: &Value| stage["records_behind"] == 0;
+        let closed = backlog.iter().any(|stage| stage["stage"] == "labeler" && stage["pending_timers"] == 0);
+        (status["ledger"]["pending"] == 0 && backlog.iter().all(is_done) && closed).then_some(status)
+    })
+    .await
+}
+
+/// Only when records were under way for long the log does not say what must come of them: that is rare here.
+fn most_is_covered(report: &Value) {
+    for (name, check) in audit::checks(report) {
+        let count = |field: &str| check[field].as_u64().unwrap();
+        let reasons: Vec<&String> = check["reasons"].as_object().unwrap().keys().collect();
+        assert!(reasons.iter().all(|reason| *reason == "depends_on_time"), "{name}: {report}");
+        assert!(count("not_covered") * 20 <= count("checked"), "{name}: {report}");
+    }
+    let judged = |name: &str| audit::checks(report)[name]["checked"].as_u64().unwrap();
+    assert!(judged("preference pairs") >= 10, "too few pairs to say anything: {report}");
+}
+
+/// What the faults did, for `benchmarks/run faults`.
+fn report_on(
+    report: &Value,
+    effects: &BTreeMap<String, Effect>,
+    promised: &Promised,
+    ended_alone: &[(&'static str, String)],
+    audited: Duration,
+) {
+    let Ok(file) = std::env::var("FAULTS_REPORT") else { return };
+    let rows = effects.iter().map(|(name, effect)| {
+        let mut stalls = effect.stalls.clone();
+        stalls.sort_unstable();
+        let seconds = |at: usize| stalls[at].as_secs_f64();
+        json!({
+            "fault": name, "times": stalls.len(), "median_stall_seconds": seconds(stalls.len() / 2),
+            "longest_stall_seconds": seconds(stalls.len() - 1),
+        })
+    });
+    let text = json!({
+        "faults": rows.collect::<Vec<_>>(),
+        "acknowledged_events": promised.events.len(),
+        "repeated_requests": promised.repeated,
+        "ended_by_themselves": ended_alone.len(),
+        "audit_seconds": audited.as_secs_f64(),
+        "audit": report,
+    });
+    std::fs::write(file, serde_json::to_string_pretty(&text).unwrap()).unwrap();
+}
