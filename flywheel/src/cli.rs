@@ -181,6 +181,7 @@ pub(crate) struct MigrateArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+#[cfg_attr(not(feature = "production"), allow(dead_code, reason = "no part of this build needs rights"))]
 pub(crate) struct DoctorArgs {
     /// Check nothing; print the rights that are needed in Apache Kafka, PostgreSQL and S3, as far as they are configured,
     /// or those of one part: `kafka`, `postgresql` or `s3`.

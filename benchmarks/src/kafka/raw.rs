@@ -113,13 +113,29 @@ fn consumer(bootstrap: &str, group: &str, ends: bool) -> anyhow::Result<BaseCons
     Ok(client.create()?)
 }
 
+/// What a message is for: only records say when they were appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Record,
+    Change,
+}
+
 /// Hands a message to the client, waiting for room.
-fn send(producer: &OurProducer, topic: &str, partition: u32, key: &[u8], value: Option<&[u8]>) -> anyhow::Result<()> {
-    let at = real_now().as_micros().to_be_bytes();
-    let headers = || OwnedHeaders::new_with_capacity(1).insert(Header { key: "at", value: Some(&at) });
+fn send(
+    producer: &OurProducer,
+    kind: Kind,
+    (topic, partition): (&str, u32),
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> anyhow::Result<()> {
     let mut message = BaseRecord::to(topic).partition(i32::try_from(partition)?).key(key);
     if let Some(value) = value {
-        message = message.payload(value).headers(headers());
+        message = message.payload(value);
+    }
+    if kind == Kind::Record {
+        let at = real_now().as_micros().to_be_bytes();
+        let header = Header { key: "at", value: Some(&at) };
+        message = message.headers(OwnedHeaders::new_with_capacity(1).insert(header));
     }
     loop {
         match producer.send(message) {
@@ -150,7 +166,8 @@ pub(crate) fn publish(bootstrap: &str, topic: &str, load: &Load) -> anyhow::Resu
     let producer = producer(bootstrap, &deliveries, &[("linger.ms", "2")])?;
     let one = |number: u64| {
         let Record { key, value } = record(number, load);
-        send(&producer, topic, partition_for(&key, load.partitions), &key.0, Some(&value))
+        let place = (topic, partition_for(&key, load.partitions));
+        send(&producer, Kind::Record, place, &key.0, Some(&value))
     };
     // Connections and numbers of the producer, which ours has by now as well.
     one(0)?;
@@ -229,13 +246,14 @@ fn work(raw: &RawLoop<'_>, partitions: &[u32]) -> anyhow::Result<Worked> {
             let partition = u32::try_from(message.partition())?;
             let (key, value) = (message.key().unwrap_or_default(), message.payload().unwrap_or_default());
             let key = RecordKey(key.try_into().context("a key of the load")?);
-            send(&producer, raw.output, partition_for(&key, raw.load.partitions), &key.0, Some(value))?;
+            let place = (raw.output, partition_for(&key, raw.load.partitions));
+            send(&producer, Kind::Record, place, &key.0, Some(value))?;
             if raw.changelog.is_some() {
                 states.handle(partition, key, value)?;
             }
         }
         if let Some(changelog) = raw.changelog {
-            states.write(|partition, key, value| send(&producer, changelog, partition, key, value))?;
+            states.write(|partition, key, value| send(&producer, Kind::Change, (changelog, partition), key, value))?;
         }
         settle(&producer, &deliveries)?;
         commit(&producer, &consumer, raw.input, &batch)?;

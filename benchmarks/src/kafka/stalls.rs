@@ -24,7 +24,6 @@ use crate::series::Series;
 /// The hidden benchmark that owns partitions until it is killed.
 pub(crate) const OWNER: &str = "stalls-owner";
 const PARTITIONS: u32 = 6;
-const INPUT: &str = "stalls-input";
 /// A partition is never without a record for longer than a few of these.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the undisturbed reader is watched.
@@ -53,7 +52,6 @@ pub(crate) fn measure(sizes: &Sizes) -> anyhow::Result<Vec<Measurement>> {
 
 async fn on(place: &Place, sizes: &Sizes) -> anyhow::Result<Vec<Measurement>> {
     let bus = place.open("observer").await?;
-    bus.create_topics(&[TopicSpec::new(INPUT, PARTITIONS, Retention::default())]).await?;
     let mut measurements = Vec::new();
     for (successor, what) in [(true, "with a successor"), (false, "without a successor")] {
         let (mut stalls, mut calm) = (Series::default(), Series::default());
@@ -93,10 +91,12 @@ struct Watched {
 type Arrivals = Arc<Mutex<BTreeMap<u32, Vec<Instant>>>>;
 
 async fn kill_one(place: &Place, bus: &Arc<dyn Bus>, step: &str, successor: bool) -> anyhow::Result<Watched> {
+    // A topic of its own: what earlier rounds published would have to be caught up with first.
+    bus.create_topics(&[TopicSpec::new(input_of(step), PARTITIONS, Retention::default())]).await?;
     let (stop, arrivals) = (CancellationToken::new(), Arrivals::default());
     let _stop_at_the_end = stop.clone().drop_guard();
     let (publishing, watching) = (Arc::clone(bus), Arc::clone(bus));
-    tokio::spawn(publish(publishing, stop.clone()));
+    tokio::spawn(publish(publishing, input_of(step), stop.clone()));
     let mut first = Owner::start(place, step)?;
     first.handles().await?;
     let mut second = if successor { Some(Owner::start(place, step)?) } else { None };
@@ -152,19 +152,23 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()
 }
 
 /// Publishes a few records for every partition again and again.
-async fn publish(bus: Arc<dyn Bus>, stop: CancellationToken) -> anyhow::Result<()> {
+async fn publish(bus: Arc<dyn Bus>, input: String, stop: CancellationToken) -> anyhow::Result<()> {
     let load = load();
     let mut number = 0;
     while !stop.is_cancelled() {
         // Twenty keys in turn are in all partitions.
         let records = (number..number + load.alternating_keys).map(|number| record(number, &load)).collect();
         number += load.alternating_keys;
-        for result in bus.publish(INPUT, records).await {
+        for result in bus.publish(&input, records).await {
             result?;
         }
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())
+}
+
+fn input_of(step: &str) -> String {
+    format!("{step}-input")
 }
 
 fn load() -> Load {
@@ -244,7 +248,7 @@ pub(crate) fn own(place: Option<&str>, step: Option<&str>) -> anyhow::Result<Vec
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
     runtime.block_on(async {
         let bus = place.open(&format!("owner-{}", std::process::id())).await?;
-        let running = RunningStep::start(&bus, INPUT, step, Work::PassThrough, &load()).await?;
+        let running = RunningStep::start(&bus, &input_of(step), step, Work::PassThrough, &load()).await?;
         running.until_handled(1).await?;
         println!("{HANDLES}");
         running.until_handled(u64::MAX).await?;

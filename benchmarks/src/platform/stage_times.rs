@@ -169,10 +169,9 @@ mod tests {
         assert_eq!(ends, [(of(1), of(3)), (of(2), of(3)), (of(3), of(4))]);
 
         let at = |millis| begun + Duration::from_millis(millis);
-        let mut seen = Seen::default();
-        seen.raw = (1..=4).map(|sequence| (of(sequence), at(if sequence == 4 { 1_010 } else { 10 }))).collect();
-        seen.clean = HashMap::from([(of(1), at(30)), (of(2), at(5)), (of(3), at(1_050))]);
-        seen.outcomes = HashMap::from([(id(), at(1_080))]);
+        let raw = (1..=4).map(|sequence| (of(sequence), at(if sequence == 4 { 1_010 } else { 10 }))).collect();
+        let clean = HashMap::from([(of(1), at(30)), (of(2), at(5)), (of(3), at(1_050))]);
+        let seen = Seen { raw, clean, outcomes: HashMap::from([(id(), at(1_080))]) };
         let times = times(&[session], &seen).unwrap();
         let whole = |series: Series| series.into_values().into_iter().map(f64::round).collect::<Vec<_>>();
         assert_eq!((whole(times.anonymizer), times.by_timer), (vec![20.0, 40.0], 1));

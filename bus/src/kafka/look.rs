@@ -6,7 +6,10 @@
 //!
 //! What time it is at the brokers can not be asked for: Kafka's protocol does not tell.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod rights;
+mod topics;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
@@ -18,12 +21,14 @@ use service::finding::Finding;
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::client::{Context, Isolation, OurConsumer, QUESTIONS, consumer};
+use self::rights::Lacking;
+use self::topics::{Wanted, compare, shape, wanted};
+use super::client::{Context, Isolation, QUESTIONS, consumer};
 use super::config::KafkaConfig;
 use super::granted::{self, Granted};
 use super::publish::CONTROL_IDS;
-use super::rights::{KafkaUse, Operation, Resource, Right, rights};
-use super::topics::{self, changelog_of, options};
+use super::rights::{KafkaUse, Resource, Right, rights as needed_rights};
+use super::topics::options;
 use crate::error::BusError;
 
 const SETTINGS: &str = "kafka.settings";
@@ -67,7 +72,7 @@ pub async fn look(config: &KafkaConfig, usage: &KafkaUse, patience: Duration) ->
         spawn_blocking(move || transactions(&config, patience))
     };
     let wanted = wanted(config, usage);
-    let (topics, needed) = (looking.topics(&wanted).await, rights(config, usage));
+    let (topics, needed) = (looking.topics(&wanted).await, needed_rights(config, usage));
     findings.extend(topics);
     let looked = spawn_blocking(move || looking.rights(&needed, &wanted)).await;
     findings.push(looked.unwrap_or_else(|error| Finding::told(RIGHTS, &error.to_string(), "try again")));
@@ -119,34 +124,9 @@ fn list(names: &[impl AsRef<str>]) -> String {
     text.join(", ")
 }
 
-/// A topic as a platform makes it.
-struct Wanted {
-    stored: String,
-    partitions: u32,
-    settings: BTreeMap<&'static str, String>,
-    is_changelog: bool,
-}
-
-fn wanted(config: &KafkaConfig, usage: &KafkaUse) -> Vec<Wanted> {
-    let records = usage.topics.iter().map(|topic| Wanted {
-        stored: config.stored_name(&topic.name),
-        partitions: topic.partitions,
-        settings: topics::Wanted::records(config, topic).settings,
-        is_changelog: false,
-    });
-    let changelogs = usage.steps.iter().filter_map(|step| {
-        let input = usage.topics.iter().find(|topic| topic.name == step.input)?;
-        let (name, bytes) = (changelog_of(&step.name), step.limits.state_value_bytes);
-        let topics::Wanted { stored, settings, .. } = topics::Wanted::changelog(config, &name, input.partitions, bytes);
-        Some(Wanted { stored, partitions: input.partitions, settings, is_changelog: true })
-    });
-    records.chain(changelogs).collect()
-}
-
 /// The clients, and what the brokers said first.
 struct Looking {
     config: KafkaConfig,
-    client: OurConsumer,
     admin: AdminClient<Context>,
     metadata: Metadata,
 }
@@ -177,7 +157,7 @@ impl Looking {
             .client()?
             .create_with_context(context)
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
-        Ok(Self { config, client, admin, metadata })
+        Ok(Self { config, admin, metadata })
     }
 
     fn timeout(&self) -> Duration {
@@ -349,8 +329,6 @@ impl Looking {
                 return Finding::warning(RIGHTS, says, "look whether the brokers are well");
             }
         };
-        // Kept until here: what the client knows is asked for through the other one.
-        let _still_open = &self.client;
         let mut lacking = Lacking::default();
         for right in needed {
             let granted = match right.resource {
@@ -364,127 +342,6 @@ impl Looking {
         }
         lacking.finding(&self.user(), on_topics.len(), on_groups.len())
     }
-}
-
-/// Rights that are needed and not there.
-#[derive(Default)]
-struct Lacking {
-    needed: Vec<String>,
-    only_to_change: Vec<String>,
-    unknown: Vec<String>,
-}
-
-impl Lacking {
-    fn compare(&mut self, right: &Right, granted: &Result<BTreeSet<Operation>, RDKafkaErrorCode>) {
-        let kind = if right.resource == Resource::Topic { "topic" } else { "group" };
-        let granted = match granted {
-            Ok(granted) => granted,
-            Err(
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::UnknownTopicOrPartition,
-            ) => &BTreeSet::new(),
-            Err(code) => {
-                self.unknown.push(format!("{kind} {} ({code})", right.name));
-                return;
-            }
-        };
-        for operation in right.operations.difference(granted) {
-            let text = format!("{} on {kind} {}", operation.name(), right.name);
-            match operation {
-                // It is there.
-                Operation::Create => {}
-                Operation::AlterConfigs => self.only_to_change.push(text),
-                _ => self.needed.push(text),
-            }
-        }
-    }
-
-    fn finding(&self, user: &str, topics: usize, groups: usize) -> Finding {
-        if !self.needed.is_empty() {
-            return Finding::failed(RIGHTS, format!("{user} lacks {}", list(&self.needed)), PRINT_RIGHTS);
-        }
-        if !self.unknown.is_empty() {
-            let says = format!("what {user} may do is not known of {}", list(&self.unknown));
-            return Finding::warning(RIGHTS, says, "look whether the brokers are well");
-        }
-        if !self.only_to_change.is_empty() {
-            let says = format!("{user} lacks {}", list(&self.only_to_change));
-            let advice = "allow it, or change the settings of topics by hand when those of `[bus]` change";
-            return Finding::warning(RIGHTS, says, advice);
-        }
-        Finding::ok(RIGHTS, format!("{user} may do what is needed with {topics} topics and {groups} groups"))
-    }
-}
-
-/// Partitions, their copies and leaders.
-fn shape(config: &KafkaConfig, wanted: &Wanted, found: &rdkafka::metadata::MetadataTopic) -> Vec<Finding> {
-    let (stored, partitions) = (&wanted.stored, found.partitions());
-    let mut findings = Vec::new();
-    if partitions.len() != wanted.partitions as usize {
-        let says =
-            format!("topic {stored} has {} partitions, and {} are expected", partitions.len(), wanted.partitions);
-        let advice = if wanted.is_changelog {
-            "give the topic that its step reads the same number again, or begin anew with another `bus.prefix`"
-        } else {
-            "let `bus.partitions` be what the topics have: a topic whose number changes loses the order of its keys"
-        };
-        findings.push(Finding::failed(TOPICS, says, advice));
-    }
-    let leaderless = partitions.iter().filter(|partition| partition.leader() < 0).count();
-    if leaderless > 0 {
-        let says = format!("{leaderless} partitions of topic {stored} have no leader: nothing can be read or written");
-        findings.push(Finding::failed(TOPICS, says, "bring their brokers back"));
-    }
-    let fewest = partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
-    let copies = usize::from(config.replication);
-    if fewest < copies {
-        let says =
-            format!("topic {stored} has partitions with {fewest} copies, and `bus.kafka.replication` = {copies}");
-        let advice = "reassign its partitions to more brokers, or let `bus.kafka.replication` ask for fewer";
-        findings.push(Finding::failed(TOPICS, says, advice));
-    }
-    let behind = partitions.iter().filter(|partition| partition.isr().len() < partition.replicas().len()).count();
-    if behind > 0 && leaderless == 0 {
-        let says = format!("{behind} partitions of topic {stored} have copies that are behind");
-        findings.push(Finding::warning(TOPICS, says, "look which broker is away or slow"));
-    }
-    findings
-}
-
-/// The settings of a topic beside those that it should have.
-fn compare(wanted: &Wanted, found: &BTreeMap<&str, &str>) -> Vec<Finding> {
-    let stored = &wanted.stored;
-    let policy = found.get("cleanup.policy").copied().unwrap_or_default();
-    if !wanted.is_changelog && policy.contains("compact") {
-        let says = format!("topic {stored} is compacted, and loses every record of a key but the last");
-        return vec![Finding::failed(TOPICS, says, "set its cleanup.policy to delete")];
-    }
-    if wanted.is_changelog && policy != "compact" {
-        let says = format!("topic {stored} has cleanup.policy = {policy}, and loses state by its age");
-        let advice = "set it to compact; if records are lost already, begin anew with another `bus.prefix`";
-        return vec![Finding::failed(TOPICS, says, advice)];
-    }
-    let number = |text: &str| text.parse::<i64>().ok();
-    let mut differs = Vec::new();
-    for (name, ours) in &wanted.settings {
-        let Some(theirs) = found.get(name) else { continue };
-        let fits = match *name {
-            "max.message.bytes" | "delete.retention.ms" | "min.insync.replicas" => number(theirs) >= number(ours),
-            // How a log is cut into files is nobody's business but the disk's.
-            "segment.ms" => true,
-            _ => *theirs == ours.as_str(),
-        };
-        if !fits {
-            differs.push(format!("{name} = {theirs}, not {ours}"));
-        }
-    }
-    if differs.is_empty() {
-        return Vec::new();
-    }
-    let says = format!("topic {stored} has {}", differs.join(" and "));
-    let advice = "start a service: it changes this where our user may alter the topic; or change it by hand";
-    vec![Finding::warning(TOPICS, says, advice)]
 }
 
 /// Whether transactions can be begun, which needs brokers that are new enough, the right to it, and time-outs that they
@@ -529,67 +386,6 @@ fn not_begun(config: &KafkaConfig, context: &Context, error: &KafkaError, ids: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Retention, TopicSpec};
-    use crate::step::StepSpec;
-    use service::finding::Verdict;
-
-    fn wanted_two() -> Vec<Wanted> {
-        let usage = KafkaUse {
-            topics: vec![TopicSpec::new("in", 2, Retention::age(Duration::from_secs(60)))],
-            steps: vec![StepSpec::new("s", "in", ["out"], "dead")],
-            published: Vec::new(),
-        };
-        wanted(&KafkaConfig::default(), &usage)
-    }
-
-    /// What is said of settings that are as they should be but for one.
-    fn said(wanted: &Wanted, name: &'static str, value: &str) -> Option<(Verdict, String)> {
-        let mut found: BTreeMap<&str, &str> =
-            wanted.settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        found.insert(name, value);
-        let mut findings = compare(wanted, &found);
-        assert!(findings.len() < 2);
-        findings.pop().map(|finding| (finding.verdict, finding.says))
-    }
-
-    #[test]
-    fn settings_are_compared_with_those_that_a_start_would_give() {
-        let [records, changelog] = &wanted_two()[..] else { panic!("a topic and a changelog") };
-        assert_eq!(said(records, "segment.ms", "1"), None);
-        assert_eq!(said(records, "max.message.bytes", "99999999"), None);
-        let differs = "topic in has retention.ms = 1, not 60000".to_owned();
-        assert_eq!(said(records, "retention.ms", "1"), Some((Verdict::Warning, differs)));
-        let less = "topic in has min.insync.replicas = 1, not 2".to_owned();
-        assert_eq!(said(records, "min.insync.replicas", "1"), Some((Verdict::Warning, less)));
-        let (verdict, sentence) = said(records, "cleanup.policy", "compact,delete").unwrap();
-        assert!(verdict == Verdict::Failed && sentence.contains("is compacted"), "{sentence}");
-        let (verdict, sentence) = said(changelog, "cleanup.policy", "delete").unwrap();
-        assert!(verdict == Verdict::Failed && sentence.contains("s.changelog.v1 has cleanup.policy = delete"));
-        assert_eq!(said(changelog, "cleanup.policy", "compact"), None);
-    }
-
-    #[test]
-    fn rights_that_are_lacking_are_named_by_how_much_they_matter() {
-        let right = |operations: &[Operation]| Right {
-            resource: Resource::Topic,
-            name: "in".to_owned(),
-            is_prefix: false,
-            operations: operations.iter().copied().collect(),
-        };
-        let of = |granted: &[Operation]| {
-            let mut lacking = Lacking::default();
-            let all = [Operation::Read, Operation::Create, Operation::AlterConfigs];
-            lacking.compare(&right(&all), &Ok(granted.iter().copied().collect()));
-            let finding = lacking.finding("user `u`", 1, 0);
-            (finding.verdict, finding.says)
-        };
-        assert_eq!(of(&[]), (Verdict::Failed, "user `u` lacks Read on topic in".to_owned()));
-        assert_eq!(of(&[Operation::Read]), (Verdict::Warning, "user `u` lacks AlterConfigs on topic in".to_owned()));
-        assert_eq!(of(&[Operation::Read, Operation::AlterConfigs]).0, Verdict::Ok);
-        let mut hidden = Lacking::default();
-        hidden.compare(&right(&[Operation::Read]), &Err(RDKafkaErrorCode::TopicAuthorizationFailed));
-        assert_eq!(hidden.finding("u", 1, 0).verdict, Verdict::Failed);
-    }
 
     #[test]
     fn long_lists_end_with_how_many_more_there_are() {

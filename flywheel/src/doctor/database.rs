@@ -46,11 +46,10 @@ pub(super) async fn look(patient: Arc<Patient>) -> Vec<Finding> {
         Err(sentence) => return vec![Finding::told(REACH, &sentence, ASK_SOMEBODY)],
     };
     let is_server = patient.settings.database.kind.is_server();
-    let mut findings = match is_server {
-        #[cfg(feature = "production")]
-        true => server(&patient, &pool).await,
-        _ => vec![file(&pool).await],
-    };
+    #[cfg(feature = "production")]
+    let mut findings = if is_server { server(&patient, &pool).await } else { vec![file(&pool).await] };
+    #[cfg(not(feature = "production"))]
+    let mut findings = vec![file(&pool).await];
     let checked = migrations::check(&pool).await;
     #[cfg(feature = "production")]
     let are_tables_there = !matches!(checked, Err(MigrationsError::Pending { .. }));

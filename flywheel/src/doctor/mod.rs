@@ -21,6 +21,8 @@ mod local_artifacts;
 mod local_log;
 mod report;
 mod rights;
+#[cfg(feature = "production")]
+mod server_rights;
 
 use std::pin::Pin;
 use std::process::ExitCode;
