@@ -1,4 +1,5 @@
-//! A hundred kills of services and servers under load, and what the audit says after them.
+//! A hundred kills of services and servers, and troubles of the connections between them, under load, and what the audit
+//! says after them.
 //!
 //! It is the test of the product, with more faults: what is measured here is what is tested there.
 
@@ -11,15 +12,15 @@ use crate::measurement::{Better, Measurement};
 
 const TEST: &str = "faults::nothing_is_lost_or_there_twice_when_services_and_servers_are_killed";
 
-/// Strikes so often, at moments that `seed` gives.
-pub(crate) fn measure(faults: u64, seed: u64) -> anyhow::Result<Vec<Measurement>> {
+/// Kills so often, at moments that `seed` gives.
+pub(crate) fn measure(kills: u64, seed: u64) -> anyhow::Result<Vec<Measurement>> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("faults.json");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["test", "--release", "--quiet", "--package", "flywheel", "--features", "production", "--test", "it"]);
     command.args(["--", "--exact", TEST, "--nocapture"]);
-    command.env("FAULTS_COUNT", faults.to_string()).env("FAULTS_SEED", seed.to_string()).env("FAULTS_REPORT", &file);
+    command.env("FAULTS_KILLS", kills.to_string()).env("FAULTS_SEED", seed.to_string()).env("FAULTS_REPORT", &file);
     let status = command.status().context("the test of faults does not start")?;
     if !status.success() {
         bail!("something was lost, or there twice, or did not go on: the lines above say what");
@@ -54,8 +55,9 @@ fn measurements(report: &Value, seed: u64) -> anyhow::Result<Vec<Measurement>> {
         open += number(&check, "not_covered")?;
     }
     let note = format!(
-        "after {all} kills (seed {seed}) under load: {} events acknowledged, {} requests repeated, {} starts that ended by \
+        "after {} kills among {all} faults (seed {seed}) under load: {} events acknowledged, {} requests repeated, {} starts that ended by \
          themselves while a server was away; {checked} things checked in {:.0} s, {open} left to time",
+        number(report, "kills")?,
         number(report, "acknowledged_events")?,
         number(report, "repeated_requests")?,
         number(report, "ended_by_themselves")?,
@@ -80,12 +82,16 @@ mod tests {
                 { "fault": "kill ingest", "times": 3, "median_stall_seconds": 0.5, "longest_stall_seconds": 2.0 },
                 { "fault": "kill the broker", "times": 2, "median_stall_seconds": 6.0, "longest_stall_seconds": 9.0 },
             ],
-            "acknowledged_events": 900, "repeated_requests": 12, "ended_by_themselves": 1, "audit_seconds": 3.0,
+            "kills": 5, "acknowledged_events": 900, "repeated_requests": 12, "ended_by_themselves": 1, "audit_seconds": 3.0,
             "audit": { "checks": [check, check] },
         });
         let measured = measurements(&report, 4).unwrap();
         assert_eq!(measured.iter().map(|one| one.ours).collect::<Vec<_>>(), [2.0, 9.0, 0.0]);
-        assert!(measured[2].met == Some(true) && measured[2].note.contains("after 5 kills"), "{}", measured[2].note);
+        assert!(
+            measured[2].met == Some(true) && measured[2].note.contains("after 5 kills among 5 faults"),
+            "{}",
+            measured[2].note
+        );
         assert!(measurements(&json!({}), 4).is_err());
     }
 }

@@ -41,7 +41,7 @@ struct Arguments {
     seeds: u64,
     /// How often `faults` kills something.
     #[arg(long, default_value_t = 100)]
-    faults: u64,
+    kills: u64,
     /// Other moments and victims of `faults`.
     #[arg(long, default_value_t = 4)]
     fault_seed: u64,
@@ -177,7 +177,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "latency" => door::latency()?,
         "memory" => door::memory()?,
         "training" => training::measure()?,
-        "faults" => faults::measure(arguments.faults, arguments.fault_seed)?,
+        "faults" => faults::measure(arguments.kills, arguments.fault_seed)?,
         // Not listed: the baseline of `memory`, which has to be a process of its own.
         door::ALONE => door::alone()?,
         #[cfg(feature = "production")]

@@ -108,7 +108,26 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "With --on, the demo is played on a deployment that runs already: separate processes on Apache \
+                        Kafka, PostgreSQL and S3, or any other. Its time must run faster than the machine's, which \
+                        only a deployment for tests allows; docs/deployment-demo.md has a configuration to begin with."
+)]
 pub(crate) struct DemoArgs {
+    /// Play on the deployment of this configuration file (instead of --config), whose services run already.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["base", "steps", "keep", "placebo"])]
+    pub(crate) on: Option<PathBuf>,
+    /// With --on: where suggestions are asked for, when that is not where the file lets serving listen. May be repeated:
+    /// developers are spread over the addresses.
+    #[arg(long, value_name = "URL", requires = "on")]
+    pub(crate) serving: Vec<String>,
+    /// With --on: where telemetry is reported, as --serving.
+    #[arg(long, value_name = "URL", requires = "on")]
+    pub(crate) ingest: Vec<String>,
+    /// With --on: authorities (PEM) of the certificates at https addresses. Default: those of the registry
+    /// (registry.ca_file), else the system's.
+    #[arg(long, value_name = "FILE", requires = "on")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Real code: each top-level folder with enough Rust or Python files is a repository. Default: the corpus inside.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) corpus: Option<PathBuf>,

@@ -35,11 +35,15 @@ const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// Opens the data of an existing platform, running or not.
 pub(crate) async fn open(common: &Common) -> Result<Foundation, Failure> {
-    let settings = Settings::load(common, &[])?;
-    must_exist(&settings)?;
+    open_platform(&Settings::load(common, &[])?).await
+}
+
+/// The same, of a configuration that was read already.
+pub(crate) async fn open_platform(settings: &Settings) -> Result<Foundation, Failure> {
+    must_exist(settings)?;
     let data = DataDir::open(&settings.data_dir)?;
     data.take_temporary_files();
-    Foundation::open_to_command(&settings, &data).await
+    Foundation::open_to_command(settings, &data).await
 }
 
 /// Refuses a directory that holds no platform.

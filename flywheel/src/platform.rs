@@ -5,44 +5,28 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anonymizer::shape::Shape;
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use artifacts::{ArtifactStore, put_directory};
-use events::{ConsentTier, ModelName, ModelVersion, PersonPseudonym, Sha256Digest, TenantId, TenantSecret, Timestamp};
+use events::ModelName;
 use model_registry::client::{ClientError, RegistryClient};
-use model_registry::policy::RolloutPolicy;
 use model_registry::version::NewVersion;
 use service::api_keys::{ApiKeyError, Scope};
-use service::clock::SharedClock;
-use service::consent::ConsentStore;
 use service::drain::Drain;
 use service::reconciler::ReconcilerHandle;
 use service::telemetry::{LogTarget, TelemetryOptions};
 use service::tls::TlsConfig;
-use sqlx::AnyPool;
-use trainer_orchestrator::store::Run;
 
 use crate::artifact_store::Reach;
 use crate::cli::{Common, DemoArgs};
 use crate::data_dir::{DataDir, write_whole};
-use crate::demo::Progress;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::glance;
-use crate::rules;
 use crate::services;
 use crate::settings::{ArtifactsSettings, DatabaseSettings, Settings};
-use crate::sinks;
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// One step of simulated time at a barrier: longer than close and lateness together.
-const STEP: Duration = Duration::from_secs(1500);
-/// Steps within which every stage must have concluded.
-const STEPS: u32 = 12;
-/// A barrier ends on a multiple of this: more than all steps, so that the time at which the next work begins is no
-/// matter of how often a stage had to be looked at.
-const BARRIER: Duration = Duration::from_secs(6 * 3600);
 
 /// Where the doors are.
 #[derive(Debug, Clone, Copy)]
@@ -55,26 +39,18 @@ pub(crate) struct DoorAddresses {
 
 /// A running platform.
 pub(crate) struct Platform {
-    pub(crate) settings: Settings,
     pub(crate) doors: DoorAddresses,
-    pub(crate) bus: std::sync::Arc<dyn bus::Bus>,
-    pub(crate) pool: AnyPool,
-    pub(crate) clock: SharedClock,
-    pub(crate) secret: TenantSecret,
-    pub(crate) shape: Shape,
-    pub(crate) tenant: TenantId,
     pub(crate) model: ModelName,
-    pub(crate) rollout: RolloutPolicy,
     pub(crate) registry: RegistryClient,
     pub(crate) orchestrator: trainer_orchestrator::Handle,
     /// Made on the first start; opens the doors to editors.
     pub(crate) client_key: String,
     /// Whether this start made the key.
     pub(crate) is_first_start: bool,
-    foundation: Foundation,
-    serving: serving::ServingHandle,
-    rollouts: ReconcilerHandle,
-    outbox: ReconcilerHandle,
+    pub(crate) foundation: Foundation,
+    pub(crate) serving: serving::ServingHandle,
+    pub(crate) rollouts: ReconcilerHandle,
+    pub(crate) outbox: ReconcilerHandle,
 }
 
 /// Starts tracing first, so that whatever goes wrong later shows.
@@ -177,16 +153,8 @@ impl Platform {
             return Err(Failure::refused(format!("the services are not ready after 60 s; waiting for: {waiting}")));
         }
         Ok(Self {
-            settings: settings.clone(),
             doors,
-            bus: std::sync::Arc::clone(&foundation.bus),
-            pool: foundation.pool.clone(),
-            clock: std::sync::Arc::clone(&foundation.clock),
-            secret: foundation.secret.clone(),
-            shape: Shape::new(&foundation.secret),
-            tenant: settings.tenant.clone(),
             model: settings.model.clone(),
-            rollout: settings.registry.rollout.clone(),
             registry,
             orchestrator,
             client_key,
@@ -213,139 +181,6 @@ impl Platform {
     /// From now on a signal stops it.
     pub(crate) fn stop_on_signal(&self) -> Result<(), Failure> {
         Ok(self.foundation.drain.begin_on_signal()?)
-    }
-
-    /// Allows training on a repository; tells the database and the log in one transaction.
-    pub(crate) async fn allow_repository(&self, repository: &str) -> Result<(), Failure> {
-        rules::allow(&self.foundation, repository, &self.settings.orchestrator.audience).await?;
-        self.flush_outbox().await
-    }
-
-    /// Records that persons agreed to whole events.
-    pub(crate) async fn consent_to_code(&self, persons: impl Iterator<Item = &PersonPseudonym>) -> Result<(), Failure> {
-        let store = ConsentStore::new(self.pool.clone());
-        let ids = self.foundation.ids("consent");
-        store.set_ceiling(ids.as_ref(), &self.tenant, ConsentTier::Code, self.clock.now()).await?;
-        for person in persons {
-            store.decide(ids.as_ref(), &self.tenant, person, ConsentTier::Code, self.clock.now()).await?;
-        }
-        self.flush_outbox().await
-    }
-
-    async fn flush_outbox(&self) -> Result<(), Failure> {
-        self.outbox.request().await.context("the outbox can not be relayed")?;
-        Ok(())
-    }
-
-    /// Lets simulated time pass.
-    pub(crate) fn advance(&self, duration: Duration) {
-        if let Some(clock) = &self.foundation.simulated {
-            clock.advance(duration);
-        }
-    }
-
-    /// Lets simulated time pass until every stage has concluded all that it was given: `opportunities` are closed and
-    /// tallied, and no event is pending in the ledger; then until the next [`BARRIER`]. Returns how much passed.
-    pub(crate) async fn conclude(&self, opportunities: usize, limit: Duration) -> Result<Duration, Failure> {
-        let begun = self.clock.now();
-        for _ in 0..STEPS {
-            self.advance(STEP);
-            for step in [anonymizer::STEP, labeler::step::STEP] {
-                let reached = self.clock.now() - bus::IDLE_AFTER;
-                wait_for(limit, step, || async {
-                    let lag = self.bus.step_lag(step).await?;
-                    if lag.settled_at(reached) {
-                        return Ok(Some(()));
-                    }
-                    // A partition that was read to its end only after the jump is idle from now on: let it be so.
-                    if lag.records_behind() == 0 {
-                        self.advance(bus::IDLE_AFTER + LOOK);
-                    }
-                    Ok(None)
-                })
-                .await?;
-            }
-            wait_for(limit, "the sinks", || async {
-                let behind = sinks::behind(self.bus.as_ref(), &self.pool).await.map_err(Failure::into_error)?;
-                Ok((behind == 0).then_some(()))
-            })
-            .await?;
-            let closed = sinks::outcomes(&self.pool, &self.tenant).await?.len();
-            let pending = labeler::ledger::totals(&self.pool, &self.tenant).await?.pending;
-            if closed >= opportunities && pending == 0 {
-                let barrier = i64::try_from(BARRIER.as_micros()).unwrap_or(i64::MAX);
-                let now = self.clock.now().as_micros();
-                let rest = Duration::from_micros(u64::try_from(barrier - now.rem_euclid(barrier)).unwrap_or(0));
-                self.advance(rest);
-                return Ok(self.clock.now().since(begun));
-            }
-        }
-        let passed = self.clock.now().since(begun);
-        Err(anyhow::anyhow!("stages have not concluded after {} s of simulated time", passed.as_secs()).into())
-    }
-
-    /// Waits until serving has loaded the candidate.
-    pub(crate) async fn await_candidate(&self, version: ModelVersion, limit: Duration) -> Result<(), Failure> {
-        self.rollouts.request().await.context("the rollout can not begin")?;
-        wait_for(limit, "the candidate in the routing table", || async {
-            let table = self.registry.get_routing(&self.model).await?;
-            Ok(table.rollout.filter(|rollout| rollout.candidate.version == version).map(|_| ()))
-        })
-        .await?;
-        self.await_serving(limit).await
-    }
-
-    /// Waits until serving follows the newest routing.
-    pub(crate) async fn await_serving(&self, limit: Duration) -> Result<(), Failure> {
-        wait_for(limit, "serving to load the newest versions", || async {
-            Ok(self.serving.refresh().await.then_some(()))
-        })
-        .await
-    }
-
-    /// Waits until every exposure is on the bus.
-    pub(crate) async fn await_exposures(&self) {
-        self.serving.settled().await;
-    }
-
-    /// Lets the rollout reconciler look at the evidence now.
-    pub(crate) async fn decide_rollouts(&self) -> Result<(), Failure> {
-        self.rollouts.request().await.context("the rollout can not be decided")?;
-        Ok(())
-    }
-
-    /// Directory of a registered model.
-    pub(crate) async fn materialize(&self, digest: Sha256Digest) -> Result<PathBuf, Failure> {
-        let target = self.foundation.data.root().join("models").join(digest.to_string());
-        if !target.exists() {
-            std::fs::create_dir_all(self.foundation.data.root().join("models"))?;
-            artifacts::get_directory(self.foundation.artifacts.as_ref(), &digest, &target).await?;
-        }
-        Ok(target)
-    }
-
-    /// Age of the oldest usable label that is in no data set of a version that serves.
-    pub(crate) async fn freshness(&self) -> Result<Duration, Failure> {
-        let oldest = trainer_orchestrator::freshness::oldest_unserved(
-            &self.pool,
-            &self.orchestrator.lake,
-            &self.foundation.keys,
-            &self.tenant,
-            &self.model,
-        )
-        .await?;
-        Ok(oldest.map_or(Duration::ZERO, |oldest: Timestamp| self.clock.now().since(oldest)))
-    }
-
-    /// Shows how far a run is.
-    pub(crate) fn show_run(&self, run: &Run, progress: &Progress) {
-        let directory = self.foundation.data.runs().join(run.run_id.to_string());
-        if let Some(state) = trainer_orchestrator::progress_of(&directory) {
-            progress.training(state.step as u64, state.steps as u64, state.loss);
-            if state.to_evaluate > 0 {
-                progress.evaluation(state.evaluated as u64, state.to_evaluate as u64);
-            }
-        }
     }
 }
 

@@ -182,7 +182,7 @@ pub(crate) async fn serve(
 
 /// The registry of another process: where the configuration finds it, or, when that leaves the port to the system,
 /// where it says that it is. Nothing here needs the registry to answer yet.
-async fn registry_elsewhere(foundation: &Foundation) -> Result<RegistryClient, Failure> {
+pub(crate) async fn registry_elsewhere(foundation: &Foundation) -> Result<RegistryClient, Failure> {
     let Foundation { settings, internal_key, .. } = foundation;
     if settings.registry.address.is_some() || !settings.registry.http.listen.ends_with(":0") {
         return configured_registry(settings, internal_key);

@@ -1,9 +1,10 @@
 //! How far the sinks are behind, and what the tally holds.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bus::{Bus, Position, Positions, TopicSpec};
-use events::{Arm, Decision, OpportunityOutcome, Signal, TenantId, Timestamp, topics};
+use events::{Arm, Decision, OpportunityId, OpportunityOutcome, Signal, TenantId, Timestamp, topics};
 use sqlx::any::AnyRow;
 use sqlx::{AnyPool, Row};
 
@@ -83,13 +84,26 @@ pub(crate) async fn records_from(bus: &dyn Bus, topic: &str, from: Positions) ->
     Ok(u64::try_from(counted).unwrap_or(u64::MAX))
 }
 
-/// Every closed opportunity of a tenant, by its id.
-pub(crate) async fn outcomes(pool: &AnyPool, tenant: &TenantId) -> Result<Vec<OpportunityOutcome>, Failure> {
-    let rows = sqlx::query("SELECT * FROM opportunity_outcomes WHERE tenant = $1 ORDER BY opportunity_id")
-        .bind(tenant.as_str().to_owned())
-        .fetch_all(pool)
-        .await?;
+/// Closed opportunities of a tenant that serving decided at `since` or later, by their ids.
+pub(crate) async fn outcomes(
+    pool: &AnyPool,
+    tenant: &TenantId,
+    since: Timestamp,
+) -> Result<Vec<OpportunityOutcome>, Failure> {
+    let all = "SELECT * FROM opportunity_outcomes WHERE tenant = $1 AND exposed_at >= $2 ORDER BY opportunity_id";
+    let rows = sqlx::query(all).bind(tenant.as_str().to_owned()).bind(since.as_micros()).fetch_all(pool).await?;
     rows.iter().map(outcome).collect()
+}
+
+/// The ids of the same.
+pub(crate) async fn closed(
+    pool: &AnyPool,
+    tenant: &TenantId,
+    since: Timestamp,
+) -> Result<BTreeSet<OpportunityId>, Failure> {
+    let ids = "SELECT opportunity_id FROM opportunity_outcomes WHERE tenant = $1 AND exposed_at >= $2";
+    let rows = sqlx::query(ids).bind(tenant.as_str().to_owned()).bind(since.as_micros()).fetch_all(pool).await?;
+    rows.iter().map(|row| Ok(row.try_get::<String, _>(0)?.parse()?)).collect()
 }
 
 /// A row of the table of outcomes.

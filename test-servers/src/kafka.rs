@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::own::Ready;
 use crate::server::{Plan, Running, directory, on_free_port};
 use crate::{KafkaServer, cached, ports};
 
@@ -109,12 +108,6 @@ pub(crate) fn start_in(directory: PathBuf, libraries: &Path, java_settings: &[St
     let plan = Plan { name: "Kafka", directory, prepare, command, environment: Vec::new(), signal: "KILL" };
     // It says so only once it has taken its ports, so no other broker is taken for it.
     Running::start(plan, || says_started(&own))
-}
-
-/// Starts a broker that may be killed, and what tells whether it has come again.
-pub(crate) fn start_to_be_killed() -> Result<(Running, KafkaServer, Ready), String> {
-    let (running, door) = start()?;
-    Ok((running, door.server(), Box::new(says_started)))
 }
 
 /// Whether the broker whose log is in that directory serves.

@@ -1,4 +1,5 @@
-//! Servers of a test's own, which it may kill and start again on the same data and ports.
+//! A database and a gateway of a test's own, which it may kill and start again on the same data and ports (brokers:
+//! `brokers.rs`).
 
 use std::fmt;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::server::Running;
-use crate::{KafkaServer, S3Bucket, blocking, kafka, postgresql, s3};
+use crate::{S3Bucket, blocking, postgresql, s3};
 
 /// Whether a server answers whose log is in that directory.
 pub(crate) type Ready = Box<dyn Fn(&Path) -> bool + Send + Sync>;
@@ -30,15 +31,6 @@ impl fmt::Debug for OwnServer {
 impl OwnServer {
     fn of((running, is_ready): (Running, Ready)) -> Self {
         Self { runs: vec![Arc::new(running)], is_ready: Arc::new(is_ready) }
-    }
-
-    /// A Kafka broker.
-    ///
-    /// # Panics
-    /// It can not be started: the sentence says what to do.
-    pub async fn kafka() -> (Self, KafkaServer) {
-        let (running, server, is_ready) = blocking(kafka::start_to_be_killed).await;
-        (Self::of((running, is_ready)), server)
     }
 
     /// A PostgreSQL server, whose commits outlive it, and the URL of an empty database on it.

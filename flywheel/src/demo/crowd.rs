@@ -1,10 +1,11 @@
 //! The developers of a demo: who they are, and what a round of theirs does to the two doors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use events::wire::ClientEvent;
 use events::{Decision, OpportunityId, PersonPseudonym, TenantSecret, Timestamp};
 use model_registry::routing::RoutingTable;
 use parking_lot::Mutex;
@@ -18,8 +19,8 @@ use super::progress::Progress;
 const HOLDBACK_EVERY: usize = 5;
 /// Names that are tried until one falls on the wished side of the hold-back.
 const NAMES_TRIED: u64 = 10_000;
-/// What dates the ids of sessions: fixed, so that ids do not depend on how long a barrier took.
-const FIRST_SESSION: Timestamp = Timestamp::from_seconds(1_798_444_800);
+/// How far apart the ids of a developer's sessions are dated: fixed, so that ids do not depend on how long a barrier
+/// took.
 const SESSION_EVERY: std::time::Duration = std::time::Duration::from_secs(86_400);
 /// Developers who work at the same time.
 const AT_ONCE: usize = 6;
@@ -46,15 +47,19 @@ pub(crate) struct Diary {
     pub(crate) tasks: BTreeMap<OpportunityId, PlayedTask>,
     pub(crate) first_served: BTreeMap<i64, Instant>,
     pub(crate) first_action_milliseconds: Vec<f64>,
-    pub(crate) events: u64,
 }
 
 /// All developers.
 pub(crate) struct Crowd {
     plan: Arc<DemoPlan>,
-    doors: Arc<Doors>,
+    doors: Vec<Doors>,
     members: Vec<Member>,
     seed: u64,
+    /// What dates the ids of the first sessions: another telling on the same platform has others.
+    first_session: Timestamp,
+    /// Whether developers report what they did at once, and not at the end of the session: where time goes on
+    /// meanwhile, their silence would be taken for an answer.
+    reports_at_once: bool,
     pub(crate) diary: Mutex<Diary>,
 }
 
@@ -85,9 +90,21 @@ pub(crate) fn members(
 }
 
 impl Crowd {
-    pub(crate) fn new(plan: Arc<DemoPlan>, doors: Arc<Doors>, members: Vec<Member>) -> Self {
+    /// Developers who are spread over `doors`.
+    pub(crate) fn new(
+        plan: Arc<DemoPlan>,
+        doors: Vec<Doors>,
+        members: Vec<Member>,
+        first_session: Timestamp,
+        reports_at_once: bool,
+    ) -> Self {
         let seed = plan.seed();
-        Self { plan, doors, members, seed, diary: Mutex::default() }
+        Self { plan, doors, members, seed, first_session, reports_at_once, diary: Mutex::default() }
+    }
+
+    /// Every opportunity so far.
+    pub(crate) fn played(&self) -> BTreeSet<OpportunityId> {
+        self.diary.lock().tasks.keys().copied().collect()
     }
 
     /// Every developer meets `opportunities` tasks, from number `first` on, in one session of the editor.
@@ -122,24 +139,25 @@ impl Crowd {
         progress: &Progress,
     ) -> anyhow::Result<()> {
         let member = self.members.get(developer).context("no such developer")?;
-        let started = FIRST_SESSION + SESSION_EVERY * round;
+        let doors = self.doors.iter().cycle().nth(developer).context("no doors")?;
+        let started = self.first_session + SESSION_EVERY * round;
         let mut session =
             ClientSession::new(self.seed, developer as u64, member.name.clone(), u64::from(round), started);
         let behaviour = Developer::new(BehaviourRates::default());
         let mut events = Vec::new();
         for number in first..first + opportunities {
             let planned = self.plan.task(developer, number)?;
-            let played = session.play(&self.doors, &behaviour, &planned.task).await?;
+            let played = session.play(doors, &behaviour, &planned.task).await?;
             let task = PlayedTask { round, is_unseen: planned.is_unseen };
             self.note(&played, task);
             progress.opportunity(&planned.task, &played);
             events.extend_from_slice(played.episode.events());
+            if self.reports_at_once {
+                report(&session, doors, &mut events, progress).await?;
+            }
         }
         events.push(session.end());
-        session.send(&self.doors, &events).await?;
-        self.diary.lock().events += events.len() as u64;
-        progress.sent(events.len() as u64);
-        Ok(())
+        report(&session, doors, &mut events, progress).await
     }
 
     fn note(&self, played: &Played, task: PlayedTask) {
@@ -153,6 +171,19 @@ impl Crowd {
             diary.first_action_milliseconds.push(first_action.as_secs_f64() * 1000.0);
         }
     }
+}
+
+/// Reports what was not reported yet.
+async fn report(
+    session: &ClientSession,
+    doors: &Doors,
+    events: &mut Vec<ClientEvent>,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    session.send(doors, events).await?;
+    progress.sent(events.len() as u64);
+    events.clear();
+    Ok(())
 }
 
 /// What a developer did, in a word for the screen.

@@ -15,14 +15,17 @@ use super::statistics::{Cluster, Rate, difference, rate};
 pub(crate) struct Report {
     pub(crate) seed: u64,
     pub(crate) placebo: bool,
-    /// Utility and acceptance above version 1's at 95%, shown rate not lower by more than 10%.
+    /// Utility and acceptance above the hold-back's at 95%, shown rate not lower by more than 10%.
     pub(crate) claim_met: bool,
     pub(crate) wall_seconds: f64,
+    pub(crate) played_on: PlayedOn,
     /// The corpus was split by path hash because it held fewer than two repositories.
     pub(crate) corpus_split_by_hash: bool,
     pub(crate) developers: u32,
     pub(crate) versions: Vec<VersionMeasures>,
-    /// The version that is compared with version 1: the last promoted one (placebo: the last canaried one). None:
+    /// The version of the hold-back: 1, unless the platform had lived before.
+    pub(crate) reference_version: i64,
+    /// The version that is compared with it: the last promoted one (placebo: the last canaried one). None:
     /// there is no such version, the comparisons are empty and nothing is claimed.
     pub(crate) compared_version: Option<i64>,
     pub(crate) holdback_comparison: Vec<Comparison>,
@@ -42,6 +45,19 @@ pub(crate) struct Report {
     pub(crate) compute_budget: Vec<ComputeBudget>,
     pub(crate) margins: Vec<Margin>,
     pub(crate) corrections: Vec<Correction>,
+}
+
+/// The platform on which the demo was played.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct PlayedOn {
+    /// One that ran already, elsewhere; else one of the demo's own process.
+    pub(crate) deployment: bool,
+    /// As the configuration calls its parts.
+    pub(crate) bus: String,
+    pub(crate) database: String,
+    pub(crate) artifacts: String,
+    /// How many times as fast as the machine's clock its time ran; none: simulated time, which waited for the demo.
+    pub(crate) clock_factor: Option<u32>,
 }
 
 /// Percentiles; `null` without any value.
@@ -75,7 +91,7 @@ pub(crate) struct VersionMeasures {
     pub(crate) kept_chars_per_opportunity: Rate,
 }
 
-/// Last promoted version (placebo: last canaried) minus version 1, same task stream, same period.
+/// Last promoted version (placebo: last canaried) minus the hold-back's, same task stream, same period.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Comparison {
     pub(crate) metric: &'static str,
@@ -106,7 +122,7 @@ pub(crate) struct ProbeResult {
 pub(crate) struct Turn {
     /// The version that was trained; none when no model came of it.
     pub(crate) version: Option<i64>,
-    /// `promoted`, `held`, `rolled_back` or `not_eligible`.
+    /// `promoted`, `held`, `rolled_back`, `aborted`, `awaiting_approval`, `undecided` or `not_eligible`.
     pub(crate) outcome: String,
     /// Why, in a code and numbers.
     pub(crate) reason: String,
@@ -116,7 +132,8 @@ pub(crate) struct Turn {
     pub(crate) turn_seconds: Option<f64>,
     /// ... and to its promotion.
     pub(crate) promoted_seconds: Option<f64>,
-    /// Simulated waiting (blocks of the rollout, windows that must close), apart from the wall time.
+    /// Waiting (blocks of the rollout, windows that must close) in the platform's time. Simulated time passes in no
+    /// time at all; on a clock that only runs faster, this is a part of the wall time too.
     pub(crate) simulated_wait_seconds: f64,
     /// Wall seconds of each stage of this turn.
     pub(crate) stage_seconds: BTreeMap<String, f64>,
@@ -189,7 +206,8 @@ impl Ledger {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct ComputeBudget {
     pub(crate) purpose: &'static str,
-    pub(crate) planned_seconds: f64,
+    /// None for a deployment: the plan is for a platform that shares two processors with the demo.
+    pub(crate) planned_seconds: Option<f64>,
     pub(crate) actual_seconds: f64,
 }
 
@@ -207,8 +225,11 @@ pub(crate) fn margins(demo: &RolloutPolicy, production: &RolloutPolicy) -> Vec<M
     let share = |value: f64| format!("{:.0}%", value * 100.0);
     let settings = [
         ("margin", demo.margin.to_string(), production.margin.to_string()),
+        ("alpha", demo.alpha.to_string(), production.alpha.to_string()),
         ("canary_share", share(demo.canary_share), share(production.canary_share)),
         ("holdback_share", share(demo.holdback_share), share(production.holdback_share)),
+        ("block_seconds", demo.block_seconds.to_string(), production.block_seconds.to_string()),
+        ("settle_seconds", demo.settle_seconds.to_string(), production.settle_seconds.to_string()),
         ("max_blocks", demo.max_blocks.to_string(), production.max_blocks.to_string()),
         ("minimum_persons", demo.minimum_persons.to_string(), production.minimum_persons.to_string()),
         ("promotion", demo.promotion.to_string(), production.promotion.to_string()),
@@ -300,8 +321,9 @@ pub(crate) fn versions(outcomes: &[OpportunityOutcome]) -> Vec<VersionMeasures> 
         .collect()
 }
 
-/// The causal comparison: persons who had `version` against persons of the hold-back, in the same period.
-pub(crate) fn compare(outcomes: &[&OpportunityOutcome], version: i64) -> Vec<Comparison> {
+/// The causal comparison: persons who had `version` against persons of the hold-back, who kept `reference`, in the same
+/// period.
+pub(crate) fn compare(outcomes: &[&OpportunityOutcome], version: i64, reference: i64) -> Vec<Comparison> {
     let treated: Vec<&OpportunityOutcome> = outcomes
         .iter()
         .copied()
@@ -310,7 +332,7 @@ pub(crate) fn compare(outcomes: &[&OpportunityOutcome], version: i64) -> Vec<Com
     let control: Vec<&OpportunityOutcome> = outcomes
         .iter()
         .copied()
-        .filter(|outcome| !outcome.censored && outcome.arm == Arm::Holdback && outcome.model_version.0 == 1)
+        .filter(|outcome| !outcome.censored && outcome.arm == Arm::Holdback && outcome.model_version.0 == reference)
         .collect();
     let one = |_: &OpportunityOutcome| 1.0;
     let shown = |outcome: &OpportunityOutcome| indicator(outcome.shown);

@@ -87,13 +87,20 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
 
     match report.compared_version {
         Some(version) => {
-            text += &format!("\n\nVersion {version} minus version 1: hold-back, same task stream, same period\n");
+            let reference = report.reference_version;
+            text +=
+                &format!("\n\nVersion {version} minus version {reference}: hold-back, same task stream, same period\n");
             let mut rows = comparison_rows("all tasks", &report.holdback_comparison);
             rows.extend(comparison_rows("identifiers seen", &report.seen_identifiers));
             rows.extend(comparison_rows("identifiers never seen", &report.unseen_identifiers));
             text += &table(&["tasks", "measure", "difference", "95% interval", "", "opportunities"], rows);
         }
-        None => text += "\n\nNo version came to developers beside version 1: there is nothing to compare.",
+        None => {
+            text += &format!(
+                "\n\nNo version came to developers beside version {}: there is nothing to compare.",
+                report.reference_version
+            );
+        }
     }
     text += &format!(
         "\n\nClaim (utility and acceptance above zero at 95%, still speaking): {}\n",
@@ -124,7 +131,10 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
     text += &table(&["who", "utility", "convention", "plain", "no edit", "shown"], rows);
 
     if !report.corrections.is_empty() {
-        text += "\n\nThe first probe tasks that version 1 got wrong, and what became of them\n";
+        text += &format!(
+            "\n\nThe first probe tasks that version {} got wrong, and what became of them\n",
+            report.reference_version
+        );
         for correction in &report.corrections {
             text += &format!(
                 "  {}: `{}`\n    wanted {}\n    before {}, after {}\n",
@@ -150,7 +160,9 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
             ]
         })
         .collect();
-    let header = ["version", "outcome", "pairs", "signal to served", "to promoted", "simulated waiting", "why"];
+    let is_simulated = report.played_on.clock_factor.is_none();
+    let waiting = if is_simulated { "simulated waiting" } else { "waiting, its time" };
+    let header = ["version", "outcome", "pairs", "signal to served", "to promoted", waiting, "why"];
     text += &table(&header, rows);
 
     for (number, turn) in report.turns.iter().enumerate().filter(|(_, turn)| !turn.stage_seconds.is_empty()) {
@@ -173,14 +185,16 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
         ledger.pending,
         if ledger.balanced { "balanced" } else { "NOT BALANCED" }
     );
-    text += &format!("Freshness: {:.0} s (simulated)\n", report.freshness_seconds);
+    let time = if is_simulated { "simulated" } else { "the deployment's time" };
+    text += &format!("Freshness: {:.0} s ({time})\n", report.freshness_seconds);
 
     text += "\nCompute, seconds\n";
     let rows = report
         .compute_budget
         .iter()
         .map(|line| {
-            vec![line.purpose.to_owned(), format!("{:.0}", line.planned_seconds), format!("{:.1}", line.actual_seconds)]
+            let planned = line.planned_seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.0}"));
+            vec![line.purpose.to_owned(), planned, format!("{:.1}", line.actual_seconds)]
         })
         .collect();
     text += &table(&["purpose", "planned", "actual"], rows);
@@ -193,8 +207,7 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
         milliseconds(latency.p90),
         milliseconds(latency.p99)
     );
-    text += "\nWhere this rollout differs from production's defaults (a block is a simulated day of 6 opportunities a \
-             person)\n";
+    text += "\nWhere this rollout differs from production's defaults (in a block, a person meets 6 opportunities)\n";
     let rows = report
         .margins
         .iter()
@@ -204,6 +217,14 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
     text += "\n";
     if report.corpus_split_by_hash {
         text += "The corpus held fewer than two repositories; its files were split in two by path hash.\n";
+    }
+    if report.played_on.deployment {
+        let played_on = &report.played_on;
+        text += &format!(
+            "Played on a deployment: log {}, database {}, artifacts {}; what its machines were planned to do is not \
+             known here.\n",
+            played_on.bus, played_on.database, played_on.artifacts
+        );
     }
     text += &format!("\nDone in {:.0} s with seed {}.\n", report.wall_seconds, report.seed);
     let program = quoted(program());

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use events::topics;
 use labeler::ledger;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
-use crate::platform::Platform;
+use super::stage::Ground;
 
 /// How often the counts are read.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -20,16 +19,21 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn start(platform: &Platform, progress: Progress) -> Self {
+    pub(crate) fn start(ground: &Ground<'_>, progress: Progress) -> Self {
         let stop = CancellationToken::new();
-        let (pool, bus, tenant, token) =
-            (platform.pool.clone(), platform.bus.clone(), platform.tenant.clone(), stop.clone());
+        let foundation = ground.foundation;
+        let (pool, tenant) = (foundation.pool.clone(), foundation.settings.tenant.clone());
+        let (lake, token) = (ground.lake.clone(), stop.clone());
         let task = tokio::spawn(async move {
+            // What others did on the same platform before is none of the story's.
+            let mut before = None;
             while token.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
                 // A count that can not be read now is read at the next look.
-                let scrubbed = ledger::totals(&pool, &tenant).await.map_or(0, |totals| totals.clean);
-                let pairs = bus.topic_status(topics::PREFERENCE_PAIRS).await.map_or(0, |status| status.records);
-                progress.stages(u64::try_from(scrubbed).unwrap_or(0), pairs);
+                let Ok(totals) = ledger::totals(&pool, &tenant).await else { continue };
+                let Ok(extent) = lake.extent(&tenant).await else { continue };
+                let scrubbed = u64::try_from(totals.clean).unwrap_or(0);
+                let (earlier, paired) = *before.get_or_insert((scrubbed, extent.pairs));
+                progress.stages(scrubbed.saturating_sub(earlier), extent.pairs.saturating_sub(paired));
             }
         });
         Self { stop, task }

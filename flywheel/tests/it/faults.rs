@@ -1,8 +1,8 @@
-//! The wheel on its three real servers, under constant load, while services and servers are killed at random moments.
-//! Then the load ends, everything is concluded, and the audit must find nothing: whatever was acknowledged is there, once,
+//! The wheel on its three real servers, under constant load, while services and servers are killed at random moments,
+//! and the connections between them are cut, slowed, reset and left dead. Then the load ends, everything is concluded, and the audit must find nothing: whatever was acknowledged is there, once,
 //! and what was made of it is what a replay makes of it that nobody disturbs.
 //!
-//! `FAULTS_SECONDS` says for how long, or `FAULTS_COUNT` how many faults; `FAULTS_SEED` gives other moments.
+//! `FAULTS_SECONDS` says for how long, or `FAULTS_KILLS` until how many kills; `FAULTS_SEED` gives other moments.
 //! `FAULTS_REPORT` names a file for what each fault did (`benchmarks/run faults` prints it).
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use service::clock::real_now;
-use sqlx::AnyPool;
+use test_servers::{Proxy, Stream, Toxic};
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{Fleet, Servers};
@@ -31,8 +31,12 @@ const AHEAD: Duration = Duration::from_secs(4 * 3600);
 /// Most events that are acknowledged between two faults, and how long that may take.
 const LIFE: usize = 40;
 const LONGEST_LIFE: Duration = Duration::from_secs(6);
-/// How long a server stays down, in milliseconds.
+/// How long a server stays down, or a connection bad, in milliseconds.
 const DOWN_MS: std::ops::Range<u64> = 100..2_500;
+/// How late an answer comes over a slow connection, and how soon a bad one is reset.
+const LATE: Duration = Duration::from_millis(250);
+/// The number of the only broker.
+const BROKER: i32 = 1;
 /// How long a service stays down.
 const RESTART_MS: std::ops::Range<u64> = 0..1_000;
 /// A door that stays closed for longer after a fault is a fault of ours.
@@ -46,14 +50,76 @@ enum Fault {
     KillBroker,
     KillDatabase,
     KillGateway,
+    /// Every connection to one of the servers, or of the other services to the registry.
+    Connections(To, Trouble),
+}
+
+/// Whose connections are bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    Broker,
+    Database,
+    Gateway,
+    Registry,
+}
+
+impl To {
+    const ALL: [Self; 4] = [Self::Broker, Self::Database, Self::Gateway, Self::Registry];
+
+    fn proxy(self, servers: &Servers) -> &Proxy {
+        match self {
+            Self::Broker => &servers.to_kafka,
+            Self::Database => &servers.to_postgresql,
+            Self::Gateway => &servers.to_s3,
+            Self::Registry => &servers.to_registry,
+        }
+    }
+}
+
+/// What is wrong with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// They end, and no new ones are taken.
+    Cut,
+    /// Every answer comes late.
+    Slow,
+    /// They are reset shortly after they have begun.
+    Reset,
+    /// They stay, and nothing arrives.
+    BlackHole,
+}
+
+impl Trouble {
+    const ALL: [Self; 4] = [Self::Cut, Self::Slow, Self::Reset, Self::BlackHole];
+
+    fn begin(self, proxy: &Proxy) {
+        match self {
+            Self::Cut => proxy.cut(),
+            Self::Slow => proxy.spoil(Stream::ToClient, Toxic::Latency(LATE)),
+            Self::Reset => proxy.spoil(Stream::ToServer, Toxic::Reset(LATE)),
+            Self::BlackHole => proxy.spoil(Stream::ToClient, Toxic::BlackHole),
+        }
+    }
+
+    fn end(self, proxy: &Proxy) {
+        match self {
+            Self::Cut => proxy.mend(),
+            Self::Slow | Self::Reset | Self::BlackHole => proxy.heal(),
+        }
+    }
 }
 
 impl Fault {
     /// The faults among which the schedule chooses, each with its weight: a service is hit as often as a server.
     fn all(fleet: &Fleet<'_>) -> Vec<(Self, u32)> {
-        let services = (0..fleet.services().len()).map(|index| (Self::KillService(index), 1));
-        let servers = [(Self::KillBroker, 2), (Self::KillDatabase, 2), (Self::KillGateway, 1)];
-        services.chain(servers).collect()
+        let services = (0..fleet.services().len()).map(|index| (Self::KillService(index), 2));
+        let servers = [(Self::KillBroker, 4), (Self::KillDatabase, 4), (Self::KillGateway, 2)];
+        let troubles = |to| Trouble::ALL.map(|trouble| (Self::Connections(to, trouble), 1));
+        services.chain(servers).chain(To::ALL.into_iter().flat_map(troubles)).collect()
+    }
+
+    const fn is_kill(self) -> bool {
+        !matches!(self, Self::Connections(..))
     }
 
     /// As the report calls it.
@@ -63,6 +129,20 @@ impl Fault {
             Self::KillBroker => "kill the broker".to_owned(),
             Self::KillDatabase => "kill PostgreSQL".to_owned(),
             Self::KillGateway => "kill the S3 gateway".to_owned(),
+            Self::Connections(to, trouble) => {
+                let to = match to {
+                    To::Broker => "the broker",
+                    To::Database => "PostgreSQL",
+                    To::Gateway => "the S3 gateway",
+                    To::Registry => "the registry",
+                };
+                match trouble {
+                    Trouble::Cut => format!("cut connections to {to}"),
+                    Trouble::Slow => format!("slow connections to {to}"),
+                    Trouble::Reset => format!("reset connections to {to}"),
+                    Trouble::BlackHole => format!("black-hole connections to {to}"),
+                }
+            }
         }
     }
 
@@ -73,9 +153,10 @@ impl Fault {
             Self::KillService(index) => {
                 return fleet.kill(index, Duration::from_millis(random.random_range(RESTART_MS)));
             }
-            Self::KillBroker => servers.kafka.kill(),
+            Self::KillBroker => servers.kafka.kill(BROKER),
             Self::KillDatabase => servers.postgresql.kill(),
             Self::KillGateway => servers.s3.kill(),
+            Self::Connections(to, trouble) => trouble.begin(to.proxy(servers)),
         }
         let begun = Instant::now();
         while begun.elapsed() < down {
@@ -84,9 +165,10 @@ impl Fault {
         }
         match self {
             Self::KillService(_) => {}
-            Self::KillBroker => servers.kafka.start_again().await,
+            Self::KillBroker => servers.kafka.start_again(BROKER).await,
             Self::KillDatabase => servers.postgresql.start_again().await,
             Self::KillGateway => servers.s3.start_again().await,
+            Self::Connections(to, trouble) => trouble.end(to.proxy(servers)),
         }
         true
     }
@@ -96,22 +178,22 @@ impl Fault {
 #[derive(Debug, Clone, Copy)]
 enum Extent {
     Time(Duration),
-    Faults(usize),
+    Kills(usize),
 }
 
 impl Extent {
     fn of_environment() -> Self {
         let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
-        match number("FAULTS_COUNT") {
-            Some(faults) => Self::Faults(faults),
+        match number("FAULTS_KILLS") {
+            Some(kills) => Self::Kills(kills),
             None => Self::Time(Duration::from_secs(number("FAULTS_SECONDS").unwrap_or(120) as u64)),
         }
     }
 
-    fn is_over(self, begun: Instant, faults: usize) -> bool {
+    fn is_over(self, begun: Instant, kills: usize) -> bool {
         match self {
             Self::Time(time) => begun.elapsed() >= time,
-            Self::Faults(most) => faults >= most,
+            Self::Kills(most) => kills >= most,
         }
     }
 }
@@ -143,10 +225,11 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
     if !test_servers::own_servers_wanted() {
         return;
     }
+    let Some(toxiproxy) = test_servers::toxiproxy().await else { return };
     let seed = std::env::var("FAULTS_SEED").ok().map_or(SEED, |text| text.parse().expect("a number"));
     let (extent, mut random) = (Extent::of_environment(), ChaCha8Rng::seed_from_u64(seed));
-    let mut servers = Servers::start().await;
     let (place, started) = (Place::new(""), real_now());
+    let mut servers = Servers::start(&toxiproxy, &place).await;
     let configure = |ahead: Duration, servers: &Servers| {
         // A faster clock that starts earlier is that far ahead now.
         let (factor, lead) = if ahead.is_zero() { (FACTOR, Duration::ZERO) } else { (60, ahead / 59) };
@@ -163,7 +246,7 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
     };
     configure(Duration::ZERO, &servers);
     assert_eq!(place.say(&["migrate"]).code, Some(0));
-    let mut fleet = Fleet::start(&place).await;
+    let mut fleet = Fleet::start(&place, &servers).await;
     let pool = migrations::connect(&servers.database, 2).await.unwrap();
     place.agree_in(&pool, (0..DEVELOPERS).map(person)).await;
 
@@ -178,11 +261,11 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
         .collect();
     assert!(acknowledged(LIFE, LONGEST_STALL, &mut fleet, &promised).await, "the load never began");
 
-    let (begun, mut faults) = (Instant::now(), 0);
+    let (begun, mut faults, mut kills) = (Instant::now(), 0, 0);
     let mut effects: BTreeMap<String, Effect> = BTreeMap::new();
     let all = Fault::all(&fleet);
     let weights: u32 = all.iter().map(|(_, weight)| weight).sum();
-    while !extent.is_over(begun, faults) {
+    while !extent.is_over(begun, kills) {
         // A fault may come before the one before it has healed.
         acknowledged(random.random_range(0..=LIFE), LONGEST_LIFE, &mut fleet, &promised).await;
         let mut left = random.random_range(0..weights);
@@ -197,6 +280,7 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
             continue;
         }
         faults += 1;
+        kills += usize::from(fault.is_kill());
         let goes_on = acknowledged(1, LONGEST_STALL, &mut fleet, &promised).await;
         assert!(goes_on, "{name} (fault {faults} of seed {seed}): nothing is acknowledged for {LONGEST_STALL:?}");
         effects.entry(name).or_default().stalls.push(since.elapsed());
@@ -211,7 +295,7 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
     let ended_alone = fleet.stop().await;
 
     configure(AHEAD, &servers);
-    let fleet = Fleet::start(&place).await;
+    let fleet = Fleet::start(&place, &servers).await;
     let status = concluded(&place).await;
     let ended = fleet.stop().await;
     assert!(ended.is_empty(), "without faults every service stays: {ended:?}");
@@ -226,7 +310,7 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
     replay::promises_are_kept(&log, &pool, &promised).await;
     let audited = Instant::now();
     let report = audit::consistent(&place);
-    report_on(&report, &effects, &promised, &ended_alone, audited.elapsed());
+    report_on(&report, kills, &effects, &promised, &ended_alone, audited.elapsed());
     most_is_covered(&report);
 }
 
@@ -257,6 +341,7 @@ fn most_is_covered(report: &Value) {
 /// What the faults did, for `benchmarks/run faults`.
 fn report_on(
     report: &Value,
+    kills: usize,
     effects: &BTreeMap<String, Effect>,
     promised: &Promised,
     ended_alone: &[(&'static str, String)],
@@ -274,6 +359,7 @@ fn report_on(
     });
     let text = json!({
         "faults": rows.collect::<Vec<_>>(),
+        "kills": kills,
         "acknowledged_events": promised.events.len(),
         "repeated_requests": promised.repeated,
         "ended_by_themselves": ended_alone.len(),

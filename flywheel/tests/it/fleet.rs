@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bus::kafka::{KafkaBus, KafkaConfig};
 use service::clock::RealClock;
-use test_servers::{KafkaServer, OwnServer, S3Bucket};
+use test_servers::{KafkaBrokers, KafkaServer, OwnServer, Proxy, S3Bucket, Toxiproxy};
 
 use crate::harness::{Place, Running, client, until};
 use crate::s3;
@@ -19,26 +19,49 @@ const SERVICES: [(&str, usize); 5] =
 /// Pause before one is started again that ended by itself.
 const BACK_OFF: Duration = Duration::from_millis(500);
 
-/// The three real servers, of which this platform is the only user.
+/// The three real servers, of which this platform is the only user, each behind a proxy.
 pub(crate) struct Servers {
-    pub(crate) kafka: OwnServer,
+    pub(crate) kafka: KafkaBrokers,
     pub(crate) postgresql: OwnServer,
     pub(crate) s3: OwnServer,
+    pub(crate) to_kafka: Proxy,
+    pub(crate) to_postgresql: Proxy,
+    pub(crate) to_s3: Proxy,
+    /// Of the registry, which every other service asks.
+    pub(crate) to_registry: Proxy,
     broker: KafkaServer,
+    /// Past the proxy.
     pub(crate) database: String,
+    database_through: String,
     bucket: S3Bucket,
 }
 
 impl Servers {
-    pub(crate) async fn start() -> Self {
-        let ((kafka, broker), (postgresql, database), (s3, bucket)) =
-            tokio::join!(OwnServer::kafka(), OwnServer::postgresql(), OwnServer::s3());
-        Self { kafka, postgresql, s3, broker, database, bucket }
+    pub(crate) async fn start(toxiproxy: &Toxiproxy, place: &Place) -> Self {
+        let ((kafka, to_kafka), (postgresql, database), (s3, bucket)) =
+            tokio::join!(KafkaBrokers::behind(toxiproxy), OwnServer::postgresql(), OwnServer::s3());
+        let (to_postgresql, database_through) = toxiproxy.before_url(&database);
+        let (to_s3, endpoint) = toxiproxy.before_url(&bucket.endpoint);
+        let to_registry = toxiproxy.before(&format!("127.0.0.1:{}", place.ports.registry));
+        let (broker, bucket) = (kafka.server(), S3Bucket { endpoint, ..bucket });
+        Self {
+            kafka,
+            postgresql,
+            s3,
+            to_kafka,
+            to_postgresql,
+            to_s3,
+            to_registry,
+            broker,
+            database,
+            database_through,
+            bucket,
+        }
     }
 
     /// The sections of a configuration that put a platform on them.
     pub(crate) fn sections(&self, place: &Place) -> String {
-        let (broker, database) = (&self.broker.bootstrap, &self.database);
+        let (broker, database) = (&self.broker.bootstrap, &self.database_through);
         format!(
             "[bus]\nkind = \"kafka\"\n[bus.kafka]\nbootstrap_servers = \"{broker}\"\nreplication = 1\n\
              single_broker = true\nlease_ms = 2000\n[database]\nkind = \"postgresql\"\nurl = \"{database}\"\n{}",
@@ -72,17 +95,20 @@ struct Process {
 /// All processes.
 pub(crate) struct Fleet<'a> {
     place: &'a Place,
+    /// Host and port where others find the registry.
+    registry: String,
     processes: Vec<Process>,
 }
 
 impl<'a> Fleet<'a> {
     /// Starts every process, and waits until all are ready.
-    pub(crate) async fn start(place: &'a Place) -> Self {
+    pub(crate) async fn start(place: &'a Place, servers: &Servers) -> Self {
         let process = |service, machine| {
             let start_at = Instant::now();
             Process { service, machine, running: None, start_at, ended_alone: Vec::new() }
         };
-        let mut fleet = Self { place, processes: vec![process(FIRST, place.data())] };
+        let registry = servers.to_registry.address().to_owned();
+        let mut fleet = Self { place, registry, processes: vec![process(FIRST, place.data())] };
         fleet.ready().await;
         // What machines share beside servers are the keys.
         for (service, count) in SERVICES {
@@ -117,7 +143,7 @@ impl<'a> Fleet<'a> {
                 process.running = None;
             }
             if process.running.is_none() && Instant::now() >= process.start_at {
-                let registry = format!("registry.address=http://127.0.0.1:{}", self.place.ports.registry);
+                let registry = format!("registry.address=http://{}", self.registry);
                 let settings = ["--set", "admin.listen=127.0.0.1:0", "--set", &registry];
                 let arguments = [&[process.service][..], &settings].concat();
                 process.running = Some(self.place.start_on(&process.machine, &arguments));

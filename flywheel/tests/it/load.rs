@@ -65,7 +65,7 @@ fn passes(error: &DriverError) -> bool {
     match error {
         DriverError::Transport { .. } | DriverError::Malformed { .. } => true,
         DriverError::Refused { status, .. } => status.is_server_error() || status.is_success(),
-        DriverError::EventRefused { .. } => false,
+        DriverError::EventRefused { .. } | DriverError::Settings(_) => false,
     }
 }
 

@@ -5,6 +5,7 @@ mod alone;
 mod audit;
 mod commands;
 mod demo;
+mod deployment;
 mod doctor;
 #[cfg(feature = "production")]
 mod doctor_servers;

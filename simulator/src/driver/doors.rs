@@ -1,29 +1,34 @@
 //! HTTP clients of the two doors.
 
+use super::client::{HttpAnswer, HttpClient, HttpError};
 use super::sse::SseReader;
+use bytes::Bytes;
 use events::vocabulary::Decision;
 use events::wire::{
     ActionEvent, ClientEvent, EndEvent, EventStatus, SuggestionRequest, TelemetryAnswer, TelemetryBatch,
 };
-use futures::StreamExt;
-use reqwest::StatusCode;
+use hyper::StatusCode;
 use serde::Deserialize;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Where the doors are, and the limits of a client.
 #[derive(Clone)]
 pub struct DoorSettings {
-    /// Base address of serving, like `http://127.0.0.1:7070`.
+    /// Base address of serving, like `http://127.0.0.1:7070`; with `https` in a build with the cargo feature
+    /// `production`.
     pub serving: String,
     /// Base address of ingest.
     pub ingest: String,
+    /// PEM: authorities one of which has signed the certificates at `https` addresses; none: those of the system.
+    pub ca_file: Option<PathBuf>,
     /// API key that may ask for suggestions.
     pub suggestion_key: String,
     /// API key that may report.
     pub telemetry_key: String,
     /// Longest time for one request.
     pub timeout: Duration,
-    /// Tries of a request that a door could not serve just then.
+    /// Tries of a request that a door could not take or serve just then.
     pub attempts: u32,
     /// Most bytes of one answer.
     pub answer_bytes: usize,
@@ -35,8 +40,9 @@ impl DoorSettings {
     pub fn new(serving: impl Into<String>, ingest: impl Into<String>, key: impl Into<String>) -> Self {
         let key = key.into();
         Self {
-            serving: serving.into(),
-            ingest: ingest.into(),
+            serving: serving.into().trim_end_matches('/').to_owned(),
+            ingest: ingest.into().trim_end_matches('/').to_owned(),
+            ca_file: None,
             suggestion_key: key.clone(),
             telemetry_key: key,
             timeout: Duration::from_secs(20),
@@ -59,13 +65,16 @@ impl std::fmt::Debug for DoorSettings {
 /// A request that came to nothing. Never holds text of a document.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
+    /// Settings with which no door can be reached.
+    #[error(transparent)]
+    Settings(HttpError),
     /// No answer.
     #[error("{door} does not answer")]
     Transport {
         /// `serving` or `ingest`.
         door: &'static str,
         /// Why.
-        source: reqwest::Error,
+        source: HttpError,
     },
     /// An answer that refuses.
     #[error("{door} answered {status} ({code})")]
@@ -117,7 +126,7 @@ struct ProblemCode {
 /// A client of both doors; cheap to clone, connections are shared.
 #[derive(Debug, Clone)]
 pub struct Doors {
-    client: reqwest::Client,
+    client: HttpClient,
     settings: DoorSettings,
 }
 
@@ -128,11 +137,23 @@ impl Doors {
     /// A client with these settings.
     ///
     /// # Errors
-    /// When the HTTP client cannot be made.
+    /// An address that is none, or authorities that cannot be used.
     pub fn new(settings: DoorSettings) -> Result<Self, DriverError> {
-        let client = reqwest::Client::builder().timeout(settings.timeout).no_proxy().build();
-        let client = client.map_err(|source| DriverError::Transport { door: SERVING, source })?;
-        Ok(Self { client, settings })
+        let addresses = [settings.serving.as_str(), settings.ingest.as_str()];
+        let client = HttpClient::new(&addresses, settings.ca_file.as_deref(), settings.timeout);
+        Ok(Self { client: client.map_err(DriverError::Settings)?, settings })
+    }
+
+    /// Asks whether somebody is at both doors; what they answer does not matter.
+    ///
+    /// # Errors
+    /// The first door that does not answer.
+    pub async fn knock(&self) -> Result<(), DriverError> {
+        for (door, address) in [(SERVING, &self.settings.serving), (INGEST, &self.settings.ingest)] {
+            let answered = self.client.get(&format!("{address}/")).await;
+            answered.map_err(|source| DriverError::Transport { door, source })?;
+        }
+        Ok(())
     }
 
     /// Asks for a suggestion and reads the answer to its end.
@@ -142,11 +163,10 @@ impl Doors {
     pub async fn suggest(&self, request: &SuggestionRequest) -> Result<Answer, DriverError> {
         let url = format!("{}/v1/suggestions", self.settings.serving);
         let start = Instant::now();
-        let response = self.post(SERVING, &url, &self.settings.suggestion_key, request).await?;
-        let mut stream = response.bytes_stream();
+        let mut response = self.post(SERVING, &url, &self.settings.suggestion_key, request).await?;
         let (mut reader, mut actions, mut first_action, mut bytes) = (SseReader::default(), Vec::new(), None, 0);
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|source| DriverError::Transport { door: SERVING, source })?;
+        let lost = |source| DriverError::Transport { door: SERVING, source };
+        while let Some(chunk) = response.chunk().await.map_err(lost)? {
             bytes += chunk.len();
             if bytes > self.settings.answer_bytes {
                 return Err(malformed(SERVING, "longer than the limit"));
@@ -195,9 +215,12 @@ impl Doors {
                 events,
             };
             let url = format!("{}/v1/telemetry", self.settings.ingest);
-            let response = self.post(INGEST, &url, &self.settings.telemetry_key, &batch).await?;
+            let mut response = self.post(INGEST, &url, &self.settings.telemetry_key, &batch).await?;
+            let body = response.whole(self.settings.answer_bytes).await;
+            let body = body.map_err(|source| DriverError::Transport { door: INGEST, source })?;
+            let body = body.ok_or_else(|| malformed(INGEST, "longer than the limit"))?;
             let answer: TelemetryAnswer =
-                response.json().await.map_err(|error| malformed(INGEST, &error.to_string()))?;
+                serde_json::from_slice(&body).map_err(|error| malformed(INGEST, &error.to_string()))?;
             if answer.results.len() != batch.events.len() {
                 return Err(malformed(INGEST, "not one result per event"));
             }
@@ -226,27 +249,34 @@ impl Doors {
         }
     }
 
-    /// Sends one JSON body; a door that is busy is asked again, within bounds.
+    /// Sends one JSON body; a door that is busy, or takes no connection, is asked again, within bounds.
     async fn post(
         &self,
         door: &'static str,
         url: &str,
         key: &str,
         body: &(impl serde::Serialize + Sync),
-    ) -> Result<reqwest::Response, DriverError> {
+    ) -> Result<HttpAnswer, DriverError> {
+        let transport = |source| DriverError::Transport { door, source };
+        let body = serde_json::to_vec(body).map_err(|error| transport(HttpError::Written(error.to_string())))?;
+        let body = Bytes::from(body);
         let mut attempt = 0;
         loop {
             wait_before(attempt).await;
             attempt += 1;
-            let response = self.client.post(url).bearer_auth(key).json(body).send().await;
-            let response = response.map_err(|source| DriverError::Transport { door, source })?;
-            let status = response.status();
+            let is_last = attempt >= self.settings.attempts;
+            let mut response = match self.client.post(url, key, body.clone()).await {
+                Err(error) if error.is_unconnected() && !is_last => continue,
+                response => response.map_err(transport)?,
+            };
+            let status = response.status;
             if status.is_success() {
                 return Ok(response);
             }
             let is_busy = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
-            if !is_busy || attempt >= self.settings.attempts {
-                let code = response.json::<ProblemCode>().await.unwrap_or_default().code;
+            if !is_busy || is_last {
+                let said = response.whole(self.settings.answer_bytes).await.ok().flatten().unwrap_or_default();
+                let code = serde_json::from_slice::<ProblemCode>(&said).unwrap_or_default().code;
                 return Err(DriverError::Refused { door, status, code });
             }
         }

@@ -69,27 +69,26 @@ async fn a_killed_server_comes_again_with_what_it_had() {
     if !own_servers_wanted() {
         return;
     }
-    let ((mut database, url), (mut gateway, bucket), (mut broker, entry)) =
-        tokio::join!(OwnServer::postgresql(), OwnServer::s3(), OwnServer::kafka());
+    let ((mut database, url), (mut gateway, bucket)) = tokio::join!(OwnServer::postgresql(), OwnServer::s3());
     let mut connection = PgConnection::connect(&url).await.unwrap();
     sqlx::raw_sql("CREATE TABLE kept (number BIGINT); INSERT INTO kept VALUES (7)")
         .execute(&mut connection)
         .await
         .unwrap();
     let endpoint = bucket.endpoint.trim_start_matches("http://").to_owned();
-    let addresses = [address(&url).to_owned(), endpoint, entry.bootstrap];
+    let addresses = [address(&url).to_owned(), endpoint];
     for _ in 0..2 {
-        for server in [&database, &gateway, &broker] {
+        for server in [&database, &gateway] {
             server.kill();
         }
         until("nobody listens any more", || !addresses.iter().any(|address| is_open(address)));
-        tokio::join!(database.start_again(), gateway.start_again(), broker.start_again());
+        tokio::join!(database.start_again(), gateway.start_again());
         assert!(addresses.iter().all(|address| is_open(address)), "{addresses:?}");
     }
     let mut connection = PgConnection::connect(&url).await.unwrap();
     let kept: i64 = sqlx::query_scalar("SELECT number FROM kept").fetch_one(&mut connection).await.unwrap();
     assert_eq!(kept, 7);
-    drop((database, gateway, broker));
+    drop((database, gateway));
     until("they are gone with whoever started them", || !addresses.iter().any(|address| is_open(address)));
 }
 
