@@ -132,13 +132,14 @@ pub(crate) async fn keys(common: &Common, command: &KeysCommand) -> Result<ExitC
 
 pub(crate) async fn repositories(common: &Common, command: &RepositoriesCommand) -> Result<ExitCode, Failure> {
     let foundation = open(common).await?;
+    let ids = foundation.ids("repositories command");
     match command {
         RepositoriesCommand::Allow { repository, audience } => {
-            rules::allow(&foundation, repository, audience).await?;
+            rules::allow(&foundation, ids.as_ref(), repository, audience).await?;
             print(&format!("{repository} may be trained on; what is learned from it is served to {audience}"))?;
         }
         RepositoriesCommand::Deny { repository } => {
-            rules::deny(&foundation, repository).await?;
+            rules::deny(&foundation, ids.as_ref(), repository).await?;
             print(&format!("{repository} may not be trained on; a rule that names less of it still goes first"))?;
         }
         RepositoriesCommand::List(list) => {

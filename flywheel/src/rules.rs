@@ -1,7 +1,7 @@
 //! Which repositories may be trained on: every change tells the database and the log in one transaction.
 
 use anonymizer::shape::Shape;
-use events::{Audience, TenantId, TenantSecret, topics};
+use events::{Audience, IdSource, TenantId, TenantSecret, topics};
 use labeler::audience;
 use service::outbox::{self, OutboxMessage};
 use service::repositories::{RepositoryRuleError, RepositoryRules, RepositoryStore};
@@ -16,14 +16,19 @@ const DENIED: &str = "not trained on";
 const NOBODY: &str = "nobody";
 
 /// Allows training on a repository, or on all that a pattern covers.
-pub(crate) async fn allow(foundation: &Foundation, repository: &str, to: &str) -> Result<(), Failure> {
+pub(crate) async fn allow(
+    foundation: &Foundation,
+    ids: &dyn IdSource,
+    repository: &str,
+    to: &str,
+) -> Result<(), Failure> {
     let audience: Audience = to.parse().map_err(Failure::refuse)?;
-    set(foundation, repository, &audience, true).await
+    set(foundation, ids, repository, &audience, true).await
 }
 
 /// Denies training on a repository, or on all that a pattern covers, whatever wider rules say. Whose it is stays: that
 /// decides which versions answer there.
-pub(crate) async fn deny(foundation: &Foundation, repository: &str) -> Result<(), Failure> {
+pub(crate) async fn deny(foundation: &Foundation, ids: &dyn IdSource, repository: &str) -> Result<(), Failure> {
     let store = RepositoryStore::new(foundation.pool.clone());
     let rules = store.list(&foundation.settings.tenant).await?;
     let own = rules.iter().find(|rule| rule.repository == repository).map(|rule| rule.audience.clone());
@@ -33,7 +38,7 @@ pub(crate) async fn deny(foundation: &Foundation, repository: &str) -> Result<()
         Some(audience) => audience,
         None => NOBODY.parse::<Audience>().map_err(Failure::refuse)?,
     };
-    set(foundation, repository, &audience, false).await
+    set(foundation, ids, repository, &audience, false).await
 }
 
 /// What the log is told of a rule: its subject, and the value. The log knows repositories as models see them.
@@ -49,18 +54,18 @@ pub(crate) fn told(
     (audience::subject(tenant, &rendered), value.to_owned())
 }
 
-async fn set(foundation: &Foundation, repository: &str, to: &Audience, trainable: bool) -> Result<(), Failure> {
+async fn set(
+    foundation: &Foundation,
+    ids: &dyn IdSource,
+    repository: &str,
+    to: &Audience,
+    trainable: bool,
+) -> Result<(), Failure> {
     let tenant = &foundation.settings.tenant;
     let now = foundation.now();
     let (subject, value) = told(&foundation.secret, tenant, repository, to, trainable);
-    let message = OutboxMessage::control(
-        foundation.ids("repositories").as_ref(),
-        now,
-        topics::TELEMETRY_CLEAN,
-        audience::CONTROL_KIND,
-        &subject,
-        value.into_bytes(),
-    );
+    let message =
+        OutboxMessage::control(ids, now, topics::TELEMETRY_CLEAN, audience::CONTROL_KIND, &subject, value.into_bytes());
     let told = || async {
         let mut transaction = migrations::begin_write(&foundation.pool).await?;
         RepositoryStore::set(&mut transaction, tenant, repository, to, trainable, now).await?;

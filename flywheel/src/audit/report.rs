@@ -174,8 +174,8 @@ mod tests {
     fn people_read_what_differs_and_what_was_not_looked_at() {
         let report = Report::new(Timestamp::EPOCH, vec![check(10, 3, 4)], &Cut::default());
         insta::assert_snapshot!(report.text(), @r"
-        check  result      checked  differences  not covered
-        pairs  DIFFERENCE  10       3            4
+         check  result      checked  differences  not covered
+         pairs  DIFFERENCE  10       3            4
         pairs: id-0 there twice
         pairs: id-1 there twice
         pairs: and 1 more

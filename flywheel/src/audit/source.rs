@@ -34,7 +34,9 @@ impl Source {
         let clock = settings.clock.build().map_err(Failure::refuse)?.clock;
         let pool = database::open_to_read(&settings.database, &data).await?;
         let bus = foundation::open_log_to_read(&settings, &data, Arc::clone(&clock)).await?;
-        let keys = KeyStore::open(pool.clone(), &data.key_file()).await.map_err(Failure::refuse)?;
+        let keys = KeyStore::open(pool.clone(), &foundation::master_key_file(&settings, &data)?)
+            .await
+            .map_err(Failure::refuse)?;
         let artifacts = artifact_store::open_to_read(&settings.artifacts, &data).await?;
         Ok(Self { settings, clock, bus, pool, keys, artifacts })
     }

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anonymizer::shape::Shape;
 use async_trait::async_trait;
 use events::{
-    ConsentTier, ModelName, ModelVersion, OpportunityId, PersonPseudonym, RolloutId, RunId, Sha256Digest, Timestamp,
+    ConsentTier, IdSource, ModelName, ModelVersion, OpportunityId, PersonPseudonym, RolloutId, RunId, Sha256Digest,
+    Timestamp,
 };
 use labeler::lake::LakeReader;
 use labeler::ledger;
@@ -90,6 +92,8 @@ pub(super) struct Ground<'a> {
     pub(super) shape: Shape,
     /// When the story began, in the platform's time.
     pub(super) began: Timestamp,
+    /// One source for all that it writes down: a seeded one that is begun anew says the same ids again.
+    ids: Arc<dyn IdSource>,
     /// Where models are put that the story looks into.
     models: PathBuf,
 }
@@ -105,23 +109,24 @@ impl<'a> Ground<'a> {
             model: settings.model.clone(),
             shape: Shape::new(&foundation.secret),
             began: foundation.now(),
+            ids: foundation.ids("story"),
             models,
         }
     }
 
     /// Writes down that a repository may be trained on, for the database and the log.
     pub(super) async fn allow_repository(&self, repository: &str) -> Result<(), Failure> {
-        rules::allow(self.foundation, repository, &self.foundation.settings.orchestrator.audience).await
+        let audience = &self.foundation.settings.orchestrator.audience;
+        rules::allow(self.foundation, self.ids.as_ref(), repository, audience).await
     }
 
     /// Writes down that persons agreed to whole events, and that their tenant allows it.
     pub(super) async fn consent_to_code(&self, persons: impl Iterator<Item = &PersonPseudonym>) -> Result<(), Failure> {
         let (tenant, now) = (&self.foundation.settings.tenant, || self.foundation.now());
         let store = ConsentStore::new(self.foundation.pool.clone());
-        let ids = self.foundation.ids("consent");
-        store.set_ceiling(ids.as_ref(), tenant, ConsentTier::Code, now()).await?;
+        store.set_ceiling(self.ids.as_ref(), tenant, ConsentTier::Code, now()).await?;
         for person in persons {
-            store.decide(ids.as_ref(), tenant, person, ConsentTier::Code, now()).await?;
+            store.decide(self.ids.as_ref(), tenant, person, ConsentTier::Code, now()).await?;
         }
         Ok(())
     }

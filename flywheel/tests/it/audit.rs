@@ -212,8 +212,8 @@ async fn an_audit_finds_what_is_altered_and_nothing_else() {
         // An outcome says something else than it was.
         (
             format!(
-                "UPDATE records SET value = (SELECT value FROM records WHERE {0} ORDER BY id LIMIT 1) \
-                 WHERE id = (SELECT id FROM records WHERE {0} ORDER BY id DESC LIMIT 1)",
+                "UPDATE records SET value = (SELECT value FROM records WHERE {0} ORDER BY id DESC LIMIT 1) \
+                 WHERE id = (SELECT id FROM records WHERE {0} ORDER BY id LIMIT 1)",
                 in_topic("serving.outcomes.v1")
             ),
             vec![("outcomes", "missing"), ("tally: rows against the log", "not_in_the_log")],

@@ -36,18 +36,9 @@ impl Deployment {
         Self { place, processes: Vec::new(), is_spread }
     }
 
-    /// The data directory of a process. Machines of their own are given copies of the keys.
+    /// The data directory of a process.
     fn data(&self, name: &str) -> PathBuf {
-        if !self.is_spread || name == "registry" {
-            return self.place.data();
-        }
-        let data = self.place.path().join(format!("data of {name}"));
-        let keys = data.join("keys");
-        std::fs::create_dir_all(&keys).unwrap();
-        for key in ["master.key", "internal.key"] {
-            std::fs::copy(self.place.data().join("keys").join(key), keys.join(key)).unwrap();
-        }
-        data
+        if self.is_spread { self.place.path().join(format!("data of {name}")) } else { self.place.data() }
     }
 
     /// Starts a process and waits until it says where its admin port is.
@@ -70,7 +61,7 @@ impl Deployment {
         [format!("http://127.0.0.1:{}", self.place.ports.serving), second]
     }
 
-    /// One of each, and two of those that share their work by leases. The registry comes first and makes the keys.
+    /// One of each, and two of those that share their work by leases. The registry comes first: the others ask it.
     async fn start_all(&mut self) {
         for service in ["registry", "ingest", "serving", "anonymizer", "labeler", "orchestrator"] {
             self.start(service, &[service]).await;
@@ -196,14 +187,17 @@ mod on_servers {
         }
         let place = Place::new("");
         let (database, bucket, broker) = tokio::join!(postgresql_database(), s3_bucket(), kafka());
+        let key = place.path().join("master.key").display().to_string();
         let parts = format!(
             "[bus]\nkind = \"kafka\"\nprefix = \"{}\"\n[bus.kafka]\nbootstrap_servers = \"{}\"\nreplication = 1\n\
-             single_broker = true\n[database]\nkind = \"postgresql\"\nurl = \"{database}\"\nmax_connections = 4\n{}",
+             single_broker = true\n[database]\nkind = \"postgresql\"\nurl = \"{database}\"\nmax_connections = 4\n\
+             [keys]\nmaster_key_file = \"{key}\"\n{}",
             unique_prefix(),
             broker.bootstrap,
             s3::section(&bucket, place.path())
         );
         place.configure(&configuration(&parts, "minimum_new_pairs = 400\nmaximum_age_seconds = 7200"));
+        assert_eq!(place.say(&["keys", "master", &key]).code, Some(0));
         assert_eq!(place.say(&["migrate"]).code, Some(0));
         let mut deployment = Deployment::new(place, true);
         deployment.start_all().await;

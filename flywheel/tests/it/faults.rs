@@ -17,7 +17,7 @@ use service::clock::real_now;
 use test_servers::{Proxy, Stream, Toxic};
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Fleet, Servers};
+use crate::fleet::{Fleet, Servers, key_file};
 use crate::harness::{Place, until};
 use crate::load::{self, Promised, person, work};
 use crate::{audit, replay};
@@ -186,7 +186,7 @@ impl Extent {
         let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
         match number("FAULTS_KILLS") {
             Some(kills) => Self::Kills(kills),
-            None => Self::Time(Duration::from_secs(number("FAULTS_SECONDS").unwrap_or(120) as u64)),
+            None => Self::Time(Duration::from_secs(number("FAULTS_SECONDS").unwrap_or(240) as u64)),
         }
     }
 
@@ -245,6 +245,7 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
         ));
     };
     configure(Duration::ZERO, &servers);
+    assert_eq!(place.say(&["keys", "master", &key_file(&place)]).code, Some(0));
     assert_eq!(place.say(&["migrate"]).code, Some(0));
     let mut fleet = Fleet::start(&place, &servers).await;
     let pool = migrations::connect(&servers.database, 2).await.unwrap();

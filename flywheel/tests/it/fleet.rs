@@ -11,7 +11,7 @@ use test_servers::{KafkaBrokers, KafkaServer, OwnServer, Proxy, S3Bucket, Toxipr
 use crate::harness::{Place, Running, client, until};
 use crate::s3;
 
-/// The service that makes what all machines share.
+/// The service that all others ask.
 const FIRST: &str = "registry";
 /// Every other one, and how many of it.
 const SERVICES: [(&str, usize); 5] =
@@ -64,7 +64,9 @@ impl Servers {
         let (broker, database) = (&self.broker.bootstrap, &self.database_through);
         format!(
             "[bus]\nkind = \"kafka\"\n[bus.kafka]\nbootstrap_servers = \"{broker}\"\nreplication = 1\n\
-             single_broker = true\nlease_ms = 2000\n[database]\nkind = \"postgresql\"\nurl = \"{database}\"\n{}",
+             single_broker = true\nlease_ms = 2000\n[database]\nkind = \"postgresql\"\nurl = \"{database}\"\n\
+             [keys]\nmaster_key_file = \"{}\"\n{}",
+            key_file(place),
             s3::section(&self.bucket, place.path())
         )
     }
@@ -79,6 +81,11 @@ impl Servers {
         };
         KafkaBus::open(config, RealClock::shared(), None).await.unwrap()
     }
+}
+
+/// What machines share beside servers: the key that wraps all others.
+pub(crate) fn key_file(place: &Place) -> String {
+    place.path().join("master.key").display().to_string()
 }
 
 /// One process of a service.
@@ -110,14 +117,9 @@ impl<'a> Fleet<'a> {
         let registry = servers.to_registry.address().to_owned();
         let mut fleet = Self { place, registry, processes: vec![process(FIRST, place.data())] };
         fleet.ready().await;
-        // What machines share beside servers are the keys.
         for (service, count) in SERVICES {
             for number in 1..=count {
                 let machine = place.path().join(format!("{service}-{number}"));
-                std::fs::create_dir_all(machine.join("keys")).unwrap();
-                for key in std::fs::read_dir(place.data().join("keys")).unwrap().map(Result::unwrap) {
-                    std::fs::copy(key.path(), machine.join("keys").join(key.file_name())).unwrap();
-                }
                 fleet.processes.push(process(service, machine));
             }
         }
