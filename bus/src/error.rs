@@ -102,6 +102,17 @@ pub enum BusError {
         /// The partition.
         partition: u32,
     },
+    /// Somebody works on the partition, so nothing keeps it from going on, or its lease has not run out yet.
+    #[error(
+        "partition {partition} of step {step} is owned by a process that runs; stop every process that runs the step, \
+         wait until its lease has run out, and try again"
+    )]
+    Owned {
+        /// The step.
+        step: String,
+        /// The partition.
+        partition: u32,
+    },
     /// The brokers do not let us in: a password, token or certificate is wrong, here or there. Nothing was done, and it
     /// goes on by itself when that was mended.
     #[error("{0}")]

@@ -82,6 +82,52 @@ pub trait Bus: Send + Sync {
 
     /// How far a step is, by partition.
     async fn step_lag(&self, step: &str) -> Result<StepLag, BusError>;
+
+    /// Finds what keeps a partition of a step from going on ([`Loss`]), and lets it go on behind that if `book` agrees.
+    /// The partition is taken as a run of the step would take it, so nobody works on it meanwhile, and given back.
+    /// Where nothing is wrong `book` is not asked. State and timers stay as they are. Somebody else who owns the
+    /// partition is an error, and so is anything but a loss that would stop the step.
+    async fn skip_lost(&self, step: &str, partition: u32, book: &dyn LossBook) -> Result<Loss, BusError>;
+}
+
+/// What keeps a partition of a step from going on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// What the step reads.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The next position that the step would have read.
+    pub from: Position,
+    /// Where it can go on: the oldest position that is there. The same as `from` when nothing is lost.
+    pub to: Position,
+    /// Whether the position that brokers kept for the step is gone. What stands in its changelog is as good.
+    pub is_position_forgotten: bool,
+}
+
+impl Loss {
+    /// How many positions were deleted before they were read; on Kafka, markers of transactions among them.
+    #[must_use]
+    pub const fn positions(&self) -> u64 {
+        self.to.offset().saturating_sub(self.from.offset())
+    }
+
+    /// Whether the step can go on as it is.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.positions() == 0 && !self.is_position_forgotten
+    }
+}
+
+/// Who writes down what is lost.
+#[async_trait]
+pub trait LossBook: Send + Sync {
+    /// Asked while the partition is held and before its position moves; may be asked again about the same positions
+    /// when a command was interrupted. False: the position is to stay.
+    ///
+    /// # Errors
+    /// The position stays.
+    async fn book(&self, loss: &Loss) -> Result<bool, BusError>;
 }
 
 /// A reader of committed records.

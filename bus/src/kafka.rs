@@ -50,6 +50,8 @@ mod registry;
 #[cfg(feature = "production")]
 mod rights;
 #[cfg(feature = "production")]
+mod skip;
+#[cfg(feature = "production")]
 mod slot;
 #[cfg(feature = "production")]
 mod state;

@@ -44,7 +44,7 @@ mod worker;
 
 pub use dead_letter::{Affected, DeadLetter, DeadLetterKind};
 pub use error::{BusError, PublishError};
-pub use interface::{Bus, History, PartitionLag, StepLag, Tail, TopicStatus};
+pub use interface::{Bus, History, Loss, LossBook, PartitionLag, StepLag, Tail, TopicStatus};
 pub use partition::partition_for;
 pub use record::{CommittedRecord, HistoryEntry, Position, Positions, Record, RecordKey, Retention, TopicSpec};
 pub use step::{Failed, FailedInput, Input, Outcome, Prepared, Sealed, StepContext, StepHandler, StepLimits, StepSpec};

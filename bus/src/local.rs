@@ -30,6 +30,7 @@ mod reader;
 mod retention;
 mod runner;
 mod schema;
+mod skip;
 mod slot;
 mod status;
 mod tail;
@@ -61,7 +62,7 @@ use self::watch::Watch;
 use self::writer::{GroupLimits, Writer, WriterHandle};
 use crate::control::Control;
 use crate::error::{BusError, PublishError};
-use crate::interface::{Bus, History, StepLag, Tail, TopicStatus};
+use crate::interface::{Bus, History, Loss, LossBook, StepLag, Tail, TopicStatus};
 use crate::partition::partition_for;
 use crate::record::{HistoryEntry, Position, Positions, Record, RecordKey, TopicSpec};
 use crate::sizes::Sizes;
@@ -426,5 +427,9 @@ impl Bus for LocalLog {
 
     async fn step_lag(&self, step: &str) -> Result<StepLag, BusError> {
         self.inner.step_lag(step).await
+    }
+
+    async fn skip_lost(&self, step: &str, partition: u32, book: &dyn LossBook) -> Result<Loss, BusError> {
+        skip::skip_lost(&self.inner, step, partition, book).await
     }
 }

@@ -94,6 +94,9 @@ pub(crate) enum Command {
     /// Look at records that a step could not process, and send them through again.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// Let a step go on behind what was deleted before it was read.
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Look at registered models.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -318,6 +321,29 @@ pub(crate) enum DeadLettersCommand {
         /// PARTITION:POSITION, as listed; or `all`.
         id: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Show what keeps a step from going on in a partition, and, with --yes, let it go on at the oldest record that is
+    /// there. What was lost is booked.
+    Skip(SkipArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SkipArgs {
+    /// The step: `anonymizer` or `labeler`. No process may run it.
+    #[arg(long, value_name = "STEP")]
+    pub(crate) step: String,
+    /// The partition, as the step named it when it stopped.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) partition: u32,
+    /// Do it; without this nothing is changed.
+    #[arg(long, requires = "by")]
+    pub(crate) yes: bool,
+    /// Who decides; `flywheel status` keeps the name.
+    #[arg(long, value_name = "PERSON")]
+    pub(crate) by: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,6 +13,7 @@ mod failure;
 mod foundation;
 mod glance;
 mod greeting;
+mod log_skip;
 mod operations;
 mod parts;
 mod platform;
@@ -86,6 +87,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Repositories(command) => operations::repositories(common, command).await,
             Command::Consent(command) => operations::consent(common, command).await,
             Command::DeadLetters(command) => operations::dead_letters(common, command).await,
+            Command::Log(command) => log_skip::run(common, command).await,
             Command::Models(command) => operations::models(common, command).await,
             Command::Rollout(command) => operations::rollout(common, command).await,
             Command::Train(_) | Command::Pretrain(_) => Err(Failure::refused("handled above".to_owned())),

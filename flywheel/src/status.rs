@@ -9,6 +9,7 @@ use bus::Positions;
 use events::{ModelVersion, topics};
 use labeler::lake::LakeReader;
 use labeler::ledger;
+use labeler::losses::{self, LostRange};
 use model_registry::{RegistryError, RoutingTable, Version};
 use serde::Serialize;
 use trainer_orchestrator::store::{Run, Store};
@@ -50,6 +51,8 @@ struct Status {
     ledger: Ledger,
     /// Up to where the ledger has read each topic: the cut at which its equation is taken.
     ledger_cut: BTreeMap<String, Positions>,
+    /// What steps were let pass over.
+    lost_ranges: Vec<LostRange>,
     dead_letters: u64,
 }
 
@@ -155,6 +158,7 @@ pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Fa
         freshness_seconds: oldest.map_or(0.0, |oldest| foundation.now().since(oldest).as_secs_f64()),
         ledger: Ledger::new(&statement.totals),
         ledger_cut: statement.cut,
+        lost_ranges: losses::ranges(&foundation.pool).await?,
         dead_letters: sinks::records_from(foundation.bus.as_ref(), topics::DEAD_LETTERS, Positions::oldest()).await?,
     };
     if list.json {
@@ -201,7 +205,13 @@ fn text(status: &Status, settings: &Settings, data: &DataDir) -> String {
     });
     text += &format!("\nlast run: {run}\n");
     text += &format!("freshness: {:.0} s; dead letters: {}\n", status.freshness_seconds, status.dead_letters);
-    text + &ledger_text(&status.ledger)
+    text += &ledger_text(&status.ledger);
+    for LostRange { step, topic, partition, from, to, skipped_at, skipped_by } in &status.lost_ranges {
+        text += &format!(
+            "\n{step} passed over {topic}/{partition} from {from} to {to}, deleted unread ({skipped_by}, {skipped_at})"
+        );
+    }
+    text
 }
 
 /// The ledger's equation, and what else it found.

@@ -8,6 +8,8 @@
 //! dead-lettered. Nor is the same disposition of an id read from the clean topic again: the labeler gave the record up,
 //! somebody redrove it, and so the topic holds it twice. Such repeats are counted apart, too.
 //!
+//! Lost is what retention deleted before the anonymizer read it, once a person let that one pass over it (`losses`).
+//!
 //! The cut is the ledger's own positions. They move in the transaction of the rows, and what stood in the raw topic
 //! when a disposition was read is written before it, so the equation holds at every cut.
 //!
@@ -19,7 +21,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bus::{CommittedRecord, DeadLetter, Positions};
+use bus::{CommittedRecord, DeadLetter, Position, Positions};
 use events::avro::{self, AvroError, AvroRecord};
 use events::topics::{DEAD_LETTERS, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
 use events::{CleanEvent, EventHeader, EventKind, QuarantinedEvent, RawEvent, TenantId, Timestamp};
@@ -29,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Row, Transaction};
 
 use crate::config::SinkConfig;
+use crate::losses;
 use crate::sink::{BatchLimits, Sink, SinkError, stored_positions};
 
 /// Name of the ledger's positions.
@@ -70,10 +73,33 @@ struct Entry {
     received_hour: i64,
     entered: Option<&'static str>,
     copies: i64,
+    /// Where the copies stand, when all are in one partition.
+    place: Option<Place>,
     disposition: Option<String>,
     reason: Option<String>,
     dispositions: i64,
     repeats: i64,
+}
+
+/// Where the raw records of an event stand.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    partition: u32,
+    first: Position,
+    last: Position,
+}
+
+/// One more raw record.
+fn copied(entry: &mut Entry, record: &CommittedRecord) {
+    let (partition, position) = (record.partition, record.position);
+    entry.place = match entry.place {
+        None if entry.copies == 0 => Some(Place { partition, first: position, last: position }),
+        Some(place) if place.partition == partition => {
+            Some(Place { partition, first: place.first.min(position), last: place.last.max(position) })
+        }
+        _ => None,
+    };
+    entry.copies += 1;
 }
 
 type Entries = BTreeMap<(String, String), Entry>;
@@ -137,7 +163,7 @@ fn collect(records: &[CommittedRecord]) -> Result<(Entries, Vec<(String, Entry)>
         if record.topic.ends_with(TELEMETRY_RAW) {
             let Some(event) = decode::<RawEvent>(record)? else { continue };
             let entry = entry(&mut entries, &event.header);
-            entry.copies += 1;
+            copied(entry, record);
             if let Some(reason) = &event.filtered_at_door {
                 entry.entered.get_or_insert("filtered_at_door");
                 decided_weakly(entry, "filtered", Some(reason));
@@ -218,6 +244,7 @@ impl Sink for Ledger {
         for chunk in entries.chunks(ROWS) {
             upsert(transaction, chunk).await?;
         }
+        losses::book_late(transaction, records).await?;
         self.newest = self.newest.max(records.iter().map(|record| record.appended_at).max());
         Ok(())
     }
@@ -294,13 +321,14 @@ async fn upsert(
 ) -> Result<(), SinkError> {
     let mut statement = String::from(
         "INSERT INTO ledger_events \
-         (tenant, event_id, received_hour, entered, copies, disposition, reason, dispositions, repeats) VALUES ",
+         (tenant, event_id, received_hour, entered, copies, disposition, reason, dispositions, repeats, \
+         raw_partition, raw_first, raw_last) VALUES ",
     );
     for row in 0..chunk.len() {
-        let at = row * 9;
+        let at = row * 12;
         let separator = if row == 0 { "" } else { ", " };
         statement.push_str(&format!(
-            "{separator}(${}, ${}, ${}, ${}, ${}, ${}, ${}, ${}, ${})",
+            "{separator}(${}, ${}, ${}, ${}, ${}, ${}, ${}, ${}, ${}, ${}, ${}, ${})",
             at + 1,
             at + 2,
             at + 3,
@@ -309,25 +337,36 @@ async fn upsert(
             at + 6,
             at + 7,
             at + 8,
-            at + 9
+            at + 9,
+            at + 10,
+            at + 11,
+            at + 12
         ));
     }
     // Said again, a disposition of the clean topic is a repeat; what else is decided about an id that has its end is an
     // anomaly.
     const IS_REPEAT: &str = "ledger_events.dispositions > 0 AND excluded.dispositions > 0 \
          AND excluded.disposition = ledger_events.disposition AND excluded.disposition <> 'quarantined'";
+    // What was lost and comes again is as if it had come for the first time.
+    const IS_OPEN: &str = "ledger_events.disposition IS NULL \
+         OR (ledger_events.dispositions = 0 AND excluded.dispositions > 0) \
+         OR (ledger_events.disposition = 'lost' AND excluded.copies > 0)";
+    // Copies of an older release have no place, and so has what stands in two partitions.
+    const IS_TOGETHER: &str = "ledger_events.raw_partition = excluded.raw_partition";
     statement.push_str(&format!(
         " ON CONFLICT (tenant, event_id) DO UPDATE SET \
          entered = COALESCE(ledger_events.entered, excluded.entered), \
          copies = ledger_events.copies + excluded.copies, \
          received_hour = CASE WHEN excluded.received_hour < ledger_events.received_hour \
          THEN excluded.received_hour ELSE ledger_events.received_hour END, \
-         reason = CASE WHEN ledger_events.disposition IS NULL \
-         OR (ledger_events.dispositions = 0 AND excluded.dispositions > 0) \
-         THEN excluded.reason ELSE ledger_events.reason END, \
-         disposition = CASE WHEN ledger_events.disposition IS NULL \
-         OR (ledger_events.dispositions = 0 AND excluded.dispositions > 0) \
-         THEN excluded.disposition ELSE ledger_events.disposition END, \
+         reason = CASE WHEN {IS_OPEN} THEN excluded.reason ELSE ledger_events.reason END, \
+         disposition = CASE WHEN {IS_OPEN} THEN excluded.disposition ELSE ledger_events.disposition END, \
+         raw_partition = CASE WHEN ledger_events.copies = 0 THEN excluded.raw_partition \
+         WHEN excluded.copies = 0 OR {IS_TOGETHER} THEN ledger_events.raw_partition END, \
+         raw_first = CASE WHEN ledger_events.copies = 0 OR excluded.raw_first < ledger_events.raw_first \
+         THEN excluded.raw_first ELSE ledger_events.raw_first END, \
+         raw_last = CASE WHEN ledger_events.copies = 0 OR excluded.raw_last > ledger_events.raw_last \
+         THEN excluded.raw_last ELSE ledger_events.raw_last END, \
          dispositions = ledger_events.dispositions + excluded.dispositions \
          - CASE WHEN {IS_REPEAT} THEN 1 ELSE 0 END, \
          repeats = ledger_events.repeats + excluded.repeats + CASE WHEN {IS_REPEAT} THEN 1 ELSE 0 END"
@@ -343,7 +382,10 @@ async fn upsert(
             .bind(&entry.disposition)
             .bind(&entry.reason)
             .bind(entry.dispositions)
-            .bind(entry.repeats);
+            .bind(entry.repeats)
+            .bind(entry.place.map(|place| i64::from(place.partition)))
+            .bind(entry.place.map(|place| place.first.to_string()))
+            .bind(entry.place.map(|place| place.last.to_string()));
     }
     query.execute(&mut **transaction).await?;
     Ok(())
@@ -368,7 +410,7 @@ pub struct LedgerTotals {
     pub dead_lettered: i64,
     /// Removed with their person.
     pub erased: i64,
-    /// Lost by the log.
+    /// Deleted by retention before the anonymizer read them, and passed over by a named person's word.
     pub lost: i64,
     /// Without a disposition yet.
     pub pending: i64,

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod lake;
 pub mod ledger;
 pub mod lexing;
+pub mod losses;
 pub mod policy;
 pub mod policy_record;
 mod reading;

@@ -17,7 +17,7 @@ const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 /// Tables, and what services do with their rows, in PostgreSQL's words. What nobody changes afterwards (the audit log,
 /// data sets, the evidence of rollouts) no service may change.
-pub const TABLE_RIGHTS: [(&str, &[&str]); 26] = [
+pub const TABLE_RIGHTS: [(&str, &[&str]); 27] = [
     ("_sqlx_migrations", READ),
     ("api_keys", CHANGE),
     ("audience_rules", ALL),
@@ -28,6 +28,7 @@ pub const TABLE_RIGHTS: [(&str, &[&str]); 26] = [
     ("leases", CHANGE),
     ("ledger_events", ALL),
     ("ledger_hours", CHANGE),
+    ("lost_ranges", CHANGE),
     ("model_aliases", CHANGE),
     ("model_versions", CHANGE),
     ("models", CHANGE),

@@ -23,7 +23,7 @@ use super::topics::Wanted;
 use super::{existing, keeper, topics, versions};
 use crate::control::Control;
 use crate::error::{BusError, PublishError};
-use crate::interface::{Bus, History, StepLag, Tail, TopicStatus};
+use crate::interface::{Bus, History, Loss, LossBook, StepLag, Tail, TopicStatus};
 use crate::record::{Position, Positions, Record, Retention, TopicSpec};
 use crate::sizes::Sizes;
 use crate::step::{StepHandler, StepSpec};
@@ -402,5 +402,9 @@ impl Bus for KafkaBus {
 
     async fn step_lag(&self, step: &str) -> Result<StepLag, BusError> {
         self.inner.step_lag(step).await
+    }
+
+    async fn skip_lost(&self, step: &str, partition: u32, book: &dyn LossBook) -> Result<Loss, BusError> {
+        super::skip::skip_lost(&self.inner, step, partition, book).await
     }
 }

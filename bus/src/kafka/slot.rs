@@ -42,6 +42,7 @@ use super::record::headers;
 use super::state::{Copied, Counts, State};
 use super::status::{StepPlace, ToldAt, step_group};
 use crate::error::BusError;
+use crate::interface::Loss;
 use crate::partition::partition_for;
 use crate::record::{Position, Record, RecordKey};
 use crate::worker::log::{
@@ -511,6 +512,84 @@ impl SlotLog {
     }
 }
 
+/// What the brokers say of a partition, once nobody else can change it.
+struct Standing {
+    /// Of the group; none: it has none, or none any more.
+    committed: Option<u64>,
+    /// Of the input.
+    oldest: u64,
+}
+
+impl SlotLog {
+    /// Takes the partition over and builds its state.
+    fn standing(&mut self) -> Result<Standing, BusError> {
+        self.reading = None;
+        self.queue.clear();
+        self.begin()?;
+        let stored = self.inner.config.stored_name(&self.topics.input);
+        let committed = self.committed()?;
+        self.restore(committed.as_ref().map(|(_, told)| told.incarnation.as_str()))?;
+        let oldest = self.inner.questions.oldest(&stored, &[self.partition])?.into_iter().next().unwrap_or(0);
+        Ok(Standing { committed: committed.map(|(position, _)| position), oldest })
+    }
+
+    fn differ(&self, committed: Option<u64>, progress: Option<u64>) -> BusError {
+        let say = |position: Option<u64>| {
+            position.map_or_else(|| "none".to_owned(), |at| Position::from_offset(at).to_string())
+        };
+        BusError::Invalid(format!(
+            "step {}, partition {}: the group's position is {}, and that of the changelog {} is {}: one of the two was \
+             deleted or replaced, and going on would lose records or state",
+            self.topics.step,
+            self.partition,
+            say(committed),
+            self.topics.changelog,
+            say(progress),
+        ))
+    }
+
+    /// Takes the partition over and finds what keeps it from going on.
+    pub(super) fn loss(&mut self) -> Result<Loss, BusError> {
+        let Standing { committed, oldest } = self.standing()?;
+        let progress = self.copied.progress.as_ref().map(|progress| progress.position);
+        let from = match (committed, progress) {
+            // The group's position expired. The changelog has the one that was committed in the same transaction.
+            (None, Some(progress)) => progress,
+            (Some(position), Some(progress)) if position == progress => progress,
+            // It has never run, and begins with the oldest record.
+            (None, None) => oldest,
+            (position, progress) => return Err(self.differ(position, progress)),
+        };
+        let stored = self.inner.config.stored_name(&self.topics.input);
+        self.refuse_ahead(&stored, from)?;
+        Ok(Loss {
+            topic: self.topics.input.to_string(),
+            partition: self.partition,
+            from: Position::from_offset(from),
+            to: Position::from_offset(from.max(oldest)),
+            is_position_forgotten: committed.is_none() && progress.is_some(),
+        })
+    }
+
+    /// Commits where the step can go on, in the changelog and for the group. What [`SlotLog::loss`] has found must not
+    /// be nothing.
+    pub(super) fn go_on(&mut self, loss: &Loss) -> Result<(), BusError> {
+        let Some(progress) = self.copied.progress.clone() else { return Err(BusError::Closed) };
+        let mark = self.copied.mark.as_ref();
+        let marked = mark.filter(|mark| mark.position == progress.position && mark.epoch >= progress.epoch);
+        let time = progress.time.max(marked.and_then(|mark| mark.time)).map(Timestamp::from_micros);
+        // Attempts at records that are gone say nothing about those that come.
+        let suspicion = if loss.positions() > 0 {
+            Suspicion::default()
+        } else {
+            marked.map_or(progress.suspicion, |mark| mark.suspicion.clone()).into()
+        };
+        self.incarnation = progress.incarnation;
+        let (position, paused) = (loss.to.offset(), progress.paused);
+        self.write(&StepWrite { position, time, paused, suspicion, pending: Arc::default() })
+    }
+}
+
 /// What is left of the time until a deadline.
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
@@ -522,34 +601,16 @@ impl PartitionLog for SlotLog {
     }
 
     fn load(&mut self) -> Result<(Loaded, Suspicion), BusError> {
-        self.reading = None;
-        self.queue.clear();
-        self.begin()?;
+        let Standing { committed, oldest } = self.standing()?;
         let (inner, partition) = (Arc::clone(&self.inner), self.partition);
         let stored = inner.config.stored_name(&self.topics.input);
-        let committed = self.committed()?;
-        self.restore(committed.as_ref().map(|(_, told)| told.incarnation.as_str()))?;
-        let committed = committed.map(|(position, _)| position);
-        let oldest = inner.questions.oldest(&stored, &[partition])?.into_iter().next().unwrap_or(0);
         let progress = match (committed, self.copied.progress.clone()) {
             (Some(position), Some(progress)) if position == progress.position => progress,
             (None, None) => {
                 let incarnation = hex::encode(rand::random::<[u8; 8]>());
                 Progress { position: oldest, epoch: self.epoch, incarnation, ..Progress::default() }
             }
-            (position, progress) => {
-                let say = |position: Option<u64>| {
-                    position.map_or_else(|| "none".to_owned(), |at| Position::from_offset(at).to_string())
-                };
-                return Err(BusError::Invalid(format!(
-                    "step {}, partition {partition}: the group's position is {}, and that of the changelog {} is {}: \
-                     one of the two was deleted or replaced, and going on would lose records or state",
-                    self.topics.step,
-                    say(position),
-                    self.topics.changelog,
-                    say(progress.map(|progress| progress.position)),
-                )));
-            }
+            (position, progress) => return Err(self.differ(position, progress.map(|progress| progress.position))),
         };
         if progress.position < oldest {
             let (topic, position) = (self.topics.input.to_string(), Position::from_offset(progress.position));

@@ -118,6 +118,11 @@ impl Drop for Leave {
     }
 }
 
+/// The name of a lease: that of a partition, or of one who runs the step.
+pub(super) fn lease_name(changelog: &str, what: &str, number: u32) -> String {
+    format!("bus/{changelog}/{what}/{number}")
+}
+
 struct Run {
     inner: Arc<Inner>,
     leases: LeaseStore,
@@ -132,7 +137,7 @@ struct Run {
 
 impl Run {
     fn lease_name(&self, what: &str, number: u32) -> String {
-        format!("bus/{}/{what}/{number}", self.topics.changelog)
+        lease_name(&self.topics.changelog, what, number)
     }
 
     async fn until(&mut self, shutdown: &CancellationToken) -> Result<(), BusError> {

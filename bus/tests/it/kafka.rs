@@ -12,6 +12,7 @@ use service::lease::LeaseStore;
 use test_databases::TestDatabase;
 use test_servers::{KafkaServer, servers_wanted, unique_prefix};
 
+use crate::losses;
 use crate::suite::{self, BOUND, Harness, eventually, key, publish, read_all, start};
 
 const RECORD_BYTES: usize = 100_000;
@@ -257,6 +258,16 @@ impl Kafka {
         offsets.add_partition_offset(&format!("{}{topic}", self.prefix), 0, offset).unwrap();
         admin.delete_records(&offsets, &AdminOptions::new()).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_goes_on_behind_what_was_deleted_when_it_is_told() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = Kafka::new().await;
+    let delete = |position| kafka.delete_before("in", position);
+    losses::a_step_goes_on_behind_what_was_deleted_when_it_is_told(&kafka, delete).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

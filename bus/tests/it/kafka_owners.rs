@@ -23,6 +23,7 @@ use test_servers::servers_wanted;
 use tokio_util::sync::CancellationToken;
 
 use crate::kafka::{Kafka, config};
+use crate::losses::Book;
 use crate::suite::{self, BOUND, Harness, Running, caught_up, eventually, key, publish, read_all, spec, start, texts};
 
 /// Bootstrap, prefix, database and directory, one a line.
@@ -243,6 +244,18 @@ async fn positions_that_were_deleted_stop_the_step_with_the_reason() {
     let stopped = bus.step(spec(), Scripted::new("out"), CancellationToken::new()).await;
     let Err(BusError::Invalid(sentence)) = stopped else { panic!("{stopped:?}") };
     assert!(sentence.contains("the group's position is none") && sentence.contains("changelog"), "{sentence}");
+
+    // The changelog has them. Told so, the step takes them from there, and nothing is lost or done twice.
+    for partition in 0..2 {
+        let book = Book::new(true);
+        let loss = bus.skip_lost("step", partition, &book).await.unwrap();
+        assert!(loss.is_position_forgotten && loss.positions() == 0, "{loss:?}");
+    }
+    publish(&*bus, vec![scripted(key(11), &[Action::Add(1)])]).await;
+    let running = Running::start(&bus, &Scripted::new("out"));
+    caught_up(&*bus).await;
+    running.stop().await;
+    each_once(&*bus, RECORDS + 1).await;
 }
 
 /// Somebody's open transaction on the input hides what lies behind it, and time does not pass it.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use service::clock::SimulatedClock;
 use tokio_util::sync::CancellationToken;
 
+use crate::losses;
 use crate::suite::{self, Harness, Running, caught_up, eventually, key, publish, read_all, start};
 
 const RECORD_BYTES: usize = 100_000;
@@ -460,4 +461,29 @@ async fn a_closed_log_opens_with_everything_in_it() {
     }
     let missing = LocalLog::open(&folder.path().join("no/such/folder/log.sqlite"), clock.shared(), config());
     assert!(matches!(missing.err(), Some(BusError::Storage(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_goes_on_behind_what_was_deleted_when_it_is_told() {
+    let local = Local::new();
+    // Retention waits for steps, so somebody else has to do it.
+    let delete = |position: Position| {
+        let path = local.path();
+        async move {
+            let file = rusqlite::Connection::open(path).unwrap();
+            file.busy_timeout(suite::BOUND).unwrap();
+            let position: i64 = position.to_string().parse().unwrap();
+            let input = "SELECT partitions.id FROM partitions JOIN topics ON topics.id = partitions.topic \
+                         WHERE topics.name = 'in'";
+            let id: i64 = file.query_row(input, [], |row| row.get(0)).unwrap();
+            let first: i64 =
+                file.query_row("SELECT MIN(id) FROM records WHERE id >= ?1 << 40", [id], |row| row.get(0)).unwrap();
+            let oldest = "SELECT oldest FROM partitions WHERE id = ?1";
+            let oldest: i64 = file.query_row(oldest, [id], |row| row.get(0)).unwrap();
+            let kept = first + position - oldest;
+            file.execute("DELETE FROM records WHERE id >= ?1 AND id < ?2", [first, kept]).unwrap();
+            file.execute("UPDATE partitions SET oldest = ?2 WHERE id = ?1", [id, position]).unwrap();
+        }
+    };
+    losses::a_step_goes_on_behind_what_was_deleted_when_it_is_told(&local, delete).await;
 }

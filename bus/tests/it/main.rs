@@ -19,5 +19,6 @@ mod kafka_tokens;
 #[cfg(feature = "production")]
 mod kafka_topics;
 mod local;
+mod losses;
 mod processes;
 mod suite;

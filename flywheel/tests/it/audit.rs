@@ -241,7 +241,8 @@ async fn an_audit_finds_what_is_altered_and_nothing_else() {
             "ended_otherwise",
         ),
         (
-            "INSERT INTO ledger_events SELECT tenant, '00000000-0000-8000-8000-000000000000', received_hour, entered, \
+            "INSERT INTO ledger_events (tenant, event_id, received_hour, entered, copies, disposition, reason, \
+             dispositions, repeats) SELECT tenant, '00000000-0000-8000-8000-000000000000', received_hour, entered, \
              copies, disposition, reason, dispositions, repeats FROM ledger_events LIMIT 1",
             "ledger: rows against the log",
             "not_in_the_log",

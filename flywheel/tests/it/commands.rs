@@ -240,3 +240,39 @@ async fn a_reader_that_goes_away_is_no_error() {
         assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {output:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_is_let_go_on_only_where_something_is_lost() {
+    let place = Place::new("");
+    let running = place.up().await;
+    let skip = |step: &'static str| place.say(&["log", "skip", "--step", step, "--partition", "0"]);
+    until("the running step to be let be", || async {
+        skip("anonymizer").sentence().contains("owned by a process that runs").then_some(())
+    })
+    .await;
+    assert_eq!(running.stop().await, Some(0));
+    let nothing = skip("anonymizer");
+    assert!(nothing.sentence().contains("nothing keeps step anonymizer from going on"), "{nothing:?}");
+    assert!(skip("scrubber").sentence().contains("the steps are anonymizer and labeler"));
+    let nobody = place.say(&["log", "skip", "--step", "labeler", "--partition", "0", "--yes"]);
+    assert_eq!(nobody.code, Some(2), "{nobody:?}");
+
+    // Somebody put back a log whose beginning is missing.
+    let log = rusqlite::Connection::open(place.data().join("bus.sqlite")).unwrap();
+    let raw = "topic = (SELECT id FROM topics WHERE name = ?1) AND partition = 0";
+    let beyond = format!("UPDATE partitions SET oldest = next + 3, next = next + 3 WHERE {raw}");
+    assert_eq!(log.execute(&beyond, [topics::TELEMETRY_RAW]).unwrap(), 1);
+    drop(log);
+    let shown = skip("anonymizer");
+    assert_eq!(shown.code, Some(2), "{shown:?}");
+    assert!(shown.stdout.contains("first lost position") && shown.stderr.contains("nothing was changed"), "{shown:?}");
+    let told = ["log", "skip", "--step", "anonymizer", "--partition", "0", "--yes", "--by", "ada"];
+    let done = place.say(&told);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stdout.contains("the range is written down"), "{done:?}");
+    assert!(place.say(&told).sentence().contains("nothing keeps"));
+    let ranges = place.say(&["status", "--json"]).json()["lost_ranges"].clone();
+    let [range] = ranges.as_array().unwrap().as_slice() else { panic!("{ranges}") };
+    assert_eq!((&range["step"], &range["skipped_by"]), (&json!("anonymizer"), &json!("ada")));
+    assert!(place.say(&["status"]).stdout.contains("anonymizer passed over"));
+}

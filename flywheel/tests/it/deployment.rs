@@ -51,6 +51,7 @@ impl Deployment {
     }
 
     /// Starts another serving beside the first; returns where both are.
+    #[cfg(feature = "production")]
     async fn second_serving(&mut self) -> [String; 2] {
         self.start("serving 2", &["serving", "--set", "serving.http.listen=127.0.0.1:0"]).await;
         let (_, process) = self.processes.last_mut().unwrap();

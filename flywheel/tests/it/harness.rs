@@ -203,7 +203,6 @@ impl Place {
     }
 
     /// Starts one with a data directory of its own, as on another machine.
-    #[cfg(feature = "production")]
     pub(crate) fn start_on(&self, data: &Path, arguments: &[&str]) -> Running {
         self.spawn(data, arguments, &[])
     }

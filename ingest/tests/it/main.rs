@@ -18,8 +18,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bus::local::{LocalLog, LocalLogConfig};
 use bus::{
-    Bus, BusError, History, Position, Positions, PublishError, Record, Retention, StepHandler, StepLag, StepSpec, Tail,
-    TopicSpec, TopicStatus,
+    Bus, BusError, History, Loss, LossBook, Position, Positions, PublishError, Record, Retention, StepHandler, StepLag,
+    StepSpec, Tail, TopicSpec, TopicStatus,
 };
 use bytes::Bytes;
 use events::wire::TelemetryAnswer;
@@ -125,6 +125,9 @@ impl Bus for Switch {
     }
     async fn step_lag(&self, step: &str) -> Result<StepLag, BusError> {
         self.log.step_lag(step).await
+    }
+    async fn skip_lost(&self, step: &str, partition: u32, book: &dyn LossBook) -> Result<Loss, BusError> {
+        self.log.skip_lost(step, partition, book).await
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bus::{
-    Bus, BusError, History, Position, Positions, PublishError, Record, StepHandler, StepLag, StepSpec, Tail, TopicSpec,
-    TopicStatus,
+    Bus, BusError, History, Loss, LossBook, Position, Positions, PublishError, Record, StepHandler, StepLag, StepSpec,
+    Tail, TopicSpec, TopicStatus,
 };
 use bytes::Bytes;
 use events::{ConsentTier, ModelVersion};
@@ -84,6 +84,9 @@ impl Bus for Faulty {
     }
     async fn step_lag(&self, step: &str) -> Result<StepLag, BusError> {
         self.log.step_lag(step).await
+    }
+    async fn skip_lost(&self, step: &str, partition: u32, book: &dyn LossBook) -> Result<Loss, BusError> {
+        self.log.skip_lost(step, partition, book).await
     }
 }
 
