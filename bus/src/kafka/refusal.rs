@@ -33,6 +33,13 @@ impl Entering {
             RDKafkaErrorCode::Authentication if said.contains("handshake failed") && mechanisms(said).is_empty() => {
                 None
             }
+            // The client's echo of what it said before with the name of the broker. Who shows tokens may have none to
+            // show, and then there is no broker to name.
+            RDKafkaErrorCode::Authentication
+                if names_no_broker(address) && self.mechanism != Some(SaslMechanism::OauthBearer) =>
+            {
+                None
+            }
             RDKafkaErrorCode::Authentication
             | RDKafkaErrorCode::SaslAuthenticationFailed
             | RDKafkaErrorCode::UnsupportedSASLMechanism => Some(self.no_entry(address, said)),
@@ -66,8 +73,7 @@ impl Entering {
     }
 
     fn no_entry(&self, address: &str, said: &str) -> String {
-        if address.contains(' ') {
-            // The client names no broker when it has nothing to show to one.
+        if names_no_broker(address) {
             return format!("there is no token to enter with: {said}");
         }
         let said = said.strip_prefix("SASL authentication error: ").unwrap_or(said);
@@ -120,6 +126,11 @@ impl Entering {
 fn mechanisms(said: &str) -> &str {
     let known = said.split_once("supported mechanisms: ").map_or("", |(_, known)| known);
     if known == "(n/a)" { "" } else { known.trim_end_matches(['.', ' ']) }
+}
+
+/// Whether what stands before the colon is a sentence.
+fn names_no_broker(address: &str) -> bool {
+    address.contains(' ')
 }
 
 /// Brokers that want another certificate say so in an alert, after the handshake or within it.
@@ -188,6 +199,11 @@ mod tests {
             );
             assert_eq!(entering.refusal(RDKafkaErrorCode::Authentication, &late), None);
         }
+        let echo = "Failed to acquire transactional PID: Local: Authentication failure";
+        let by = |mechanism| Entering { mechanism: Some(mechanism), ..Entering::default() };
+        assert_eq!(by(SaslMechanism::ScramSha512).refusal(RDKafkaErrorCode::Authentication, echo), None);
+        let none = by(SaslMechanism::OauthBearer).refusal(RDKafkaErrorCode::Authentication, echo);
+        assert_eq!(none.as_deref(), Some("there is no token to enter with: Local: Authentication failure"));
         let late = "ssl://kafka:9093/1: Disconnected (after 90000ms in state UP)";
         assert_eq!(entering.trouble(late), "kafka:9093 says: Disconnected");
     }
