@@ -181,11 +181,14 @@ async fn a_stopped_owner_is_replaced_and_fenced() {
     process.signal("STOP");
     let running = Running::start(&bus, &Scripted::new("out"));
     caught_up(&*bus).await;
-    // It wakes up with a batch that it had in hand, and can commit nothing of it.
+    // It wakes up with a batch that it had in hand, and can commit nothing of it. That it is through with it shows when
+    // it takes the partitions again, now that nobody else does, and goes on where the other one stopped.
     process.signal("CONT");
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    each_once(&*bus, RECORDS).await;
     running.stop().await;
+    publish(&*bus, (0..10).map(|number| scripted(key(200 + number), &[Action::Add(1)])).collect()).await;
+    caught_up(&*bus).await;
+    each_once(&*bus, RECORDS + 10).await;
+    drop(process);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
