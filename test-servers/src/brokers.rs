@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::kafka::{SETTINGS, libraries, properties, says_started, start_in, write_logging};
-use crate::server::{Running, directory};
+use crate::own::OwnServer;
+use crate::server::directory;
 use crate::toxiproxy::{Proxy, Toxiproxy};
 use crate::{KafkaServer, blocking, ports};
 
@@ -18,8 +18,7 @@ pub struct KafkaBrokers {
 #[derive(Debug)]
 struct Broker {
     node: Node,
-    /// Its runs; the last may have been killed. Settings and data are gone with the first.
-    runs: Vec<Arc<Running>>,
+    server: OwnServer,
 }
 
 /// One broker of a cluster: its number, and its ports.
@@ -86,8 +85,7 @@ impl KafkaBrokers {
     /// # Panics
     /// There is no such broker, or it does not run.
     pub fn kill(&self, broker: i32) {
-        let run = self.brokers[index(broker)].runs.last().expect("every broker was started");
-        run.kill().unwrap_or_else(|sentence| panic!("broker {broker}: {sentence}"));
+        self.brokers[index(broker)].server.kill();
     }
 
     /// Starts one again that was killed, on the data that it has.
@@ -95,10 +93,7 @@ impl KafkaBrokers {
     /// # Panics
     /// It can not be started.
     pub async fn start_again(&mut self, broker: i32) {
-        let runs = &mut self.brokers[index(broker)].runs;
-        let first = Arc::clone(runs.first().expect("every broker was started"));
-        let run = blocking(move || first.again(&says_started)).await;
-        runs.push(Arc::new(run));
+        self.brokers[index(broker)].server.start_again().await;
     }
 }
 
@@ -120,7 +115,7 @@ impl Node {
             return Err(format!("there is no place for the data of Kafka: {error}"));
         }
         let running = start_in(home, &libraries, &[])?;
-        Ok(Broker { node: self.clone(), runs: vec![Arc::new(running)] })
+        Ok(Broker { node: self.clone(), server: OwnServer::of((running, Box::new(says_started))) })
     }
 
     fn properties(&self, home: &Path, all: &[Self]) -> String {

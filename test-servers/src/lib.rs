@@ -349,6 +349,21 @@ fn cached(variable: &str, place: &str) -> PathBuf {
     named(variable).or_else(|| Some(cache()?.join(place))).unwrap_or_default()
 }
 
+/// A program that `fetch` builds with Go into that place below the cache, or that `variable` names; `running`: the
+/// variable that names a running one.
+fn program(what: &str, (variable, place): (&str, &str), fetch: &str, running: &str) -> Result<PathBuf, String> {
+    let program = cached(variable, place);
+    if program.is_file() {
+        Ok(program)
+    } else {
+        Err(format!(
+            "the tests need {what}, which is not at {}; run `{fetch}` (it needs Go), name it in {variable} or a running \
+             one in {running}, or run `./test --embedded`",
+            program.display()
+        ))
+    }
+}
+
 fn is_absent(variable: &str) -> bool {
     std::env::var_os(variable).is_none_or(|value| value.is_empty())
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use crate::S3Bucket;
 use crate::s3_door::Door;
 use crate::server::{Plan, Running, directory, on_free_port, token};
-use crate::{S3Bucket, cached};
 
 pub(crate) const VARIABLE: &str = "TEST_SERVERS_MINIO";
 const PROGRAM: &str = "TEST_SERVERS_MINIO_SERVER";
@@ -41,14 +41,5 @@ fn start_on(port: u16) -> Result<(Running, Door), String> {
 }
 
 fn program() -> Result<PathBuf, String> {
-    let program = cached(PROGRAM, CACHED);
-    if program.is_file() {
-        Ok(program)
-    } else {
-        Err(format!(
-            "./test --full needs MinIO, which is not at {}; run `test-servers/fetch --full` (it needs Go), name it in \
-             {PROGRAM} or a running one in {VARIABLE}",
-            program.display()
-        ))
-    }
+    crate::program("MinIO", (PROGRAM, CACHED), "test-servers/fetch --full", VARIABLE)
 }

@@ -1,5 +1,5 @@
-//! A database and a gateway of a test's own, which it may kill and start again on the same data and ports (brokers:
-//! `brokers.rs`).
+//! Servers of a test's own, which it may kill and start again on the same data and ports: a database, a gateway, and
+//! each of the brokers of `brokers.rs`.
 
 use std::fmt;
 use std::path::Path;
@@ -29,7 +29,7 @@ impl fmt::Debug for OwnServer {
 }
 
 impl OwnServer {
-    fn of((running, is_ready): (Running, Ready)) -> Self {
+    pub(crate) fn of((running, is_ready): (Running, Ready)) -> Self {
         Self { runs: vec![Arc::new(running)], is_ready: Arc::new(is_ready) }
     }
 

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use crate::own::Ready;
 use crate::s3_door::{Door, LIMIT, REGION, Request};
 use crate::server::{Plan, Running, directory, on_free_port, token};
-use crate::{S3Bucket, cached, unique_name};
+use crate::{S3Bucket, unique_name};
 
 pub(crate) const VARIABLE: &str = "TEST_SERVERS_S3";
 const PROGRAM: &str = "TEST_SERVERS_VERSITYGW";
@@ -136,14 +136,5 @@ pub(crate) fn is_installed() -> bool {
 }
 
 fn program() -> Result<PathBuf, String> {
-    let program = cached(PROGRAM, CACHED);
-    if program.is_file() {
-        Ok(program)
-    } else {
-        Err(format!(
-            "the tests need the S3 gateway versitygw, which is not at {}; run `test-servers/fetch` (it needs Go), name \
-             it in {PROGRAM} or a running gateway in {VARIABLE}, or run `./test --embedded`",
-            program.display()
-        ))
-    }
+    crate::program("the S3 gateway versitygw", (PROGRAM, CACHED), "test-servers/fetch", VARIABLE)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::http::{self, Answer};
 use crate::server::{Plan, Running, directory, on_free_port};
-use crate::{cached, ports, unique_name};
+use crate::{ports, unique_name};
 
 pub(crate) const VARIABLE: &str = "TEST_SERVERS_TOXIPROXY";
 const PROGRAM: &str = "TEST_SERVERS_TOXIPROXY_SERVER";
@@ -190,16 +190,7 @@ fn start_on(port: u16) -> Result<(Running, String), String> {
 }
 
 fn program() -> Result<PathBuf, String> {
-    let program = cached(PROGRAM, CACHED);
-    if program.is_file() {
-        Ok(program)
-    } else {
-        Err(format!(
-            "the tests need toxiproxy, which is not at {}; run `test-servers/fetch` (it needs Go), name it in {PROGRAM} \
-             or a running one in {VARIABLE}, or run `./test --embedded`",
-            program.display()
-        ))
-    }
+    crate::program("toxiproxy", (PROGRAM, CACHED), "test-servers/fetch", VARIABLE)
 }
 
 /// Whether one of our own can be started.
