@@ -82,6 +82,17 @@ impl Fence {
     }
 }
 
+/// A lease that somebody holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLease {
+    /// Name of the lease.
+    pub name: String,
+    /// Who holds it.
+    pub holder: String,
+    /// When others may take it, unless renewed.
+    pub expires_at: Timestamp,
+}
+
 /// The lease rows of a database.
 #[derive(Debug, Clone)]
 pub struct LeaseStore {
@@ -137,13 +148,13 @@ impl LeaseStore {
         if changed == 1 { Ok(Fence { expires_at, ..fence.clone() }) } else { Err(fence.lost()) }
     }
 
-    /// The leases that are held now whose names begin with `prefix`, by name, with their holders.
+    /// The leases that are held now whose names begin with `prefix`, by name.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn held(&self, prefix: &str) -> Result<Vec<(String, String)>, LeaseError> {
+    pub async fn held(&self, prefix: &str) -> Result<Vec<HeldLease>, LeaseError> {
         let rows = sqlx::query(
-            "SELECT name, holder FROM leases \
+            "SELECT name, holder, expires_at FROM leases \
              WHERE substr(name, 1, CAST($1 AS INTEGER)) = $2 AND expires_at > $3 ORDER BY name",
         )
         .bind(i64::try_from(prefix.chars().count()).unwrap_or(i64::MAX))
@@ -151,7 +162,11 @@ impl LeaseStore {
         .bind(real_now().as_micros())
         .fetch_all(&self.pool)
         .await?;
-        rows.into_iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let held = rows.into_iter().map(|row| {
+            let expires_at = Timestamp::from_micros(row.try_get(2)?);
+            Ok(HeldLease { name: row.try_get(0)?, holder: row.try_get(1)?, expires_at })
+        });
+        held.collect()
     }
 
     /// Gives the lease back, so that the next holder need not wait. A lease that was taken over stays as it is.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus::Bus;
 use bus::kafka::{KafkaBus, KafkaConfig, KafkaSteps};
@@ -46,6 +47,14 @@ impl Place {
             Self::Local { .. } => "embedded",
             Self::Kafka { .. } => "kafka",
         }
+    }
+
+    /// How long an owner of a partition may be silent.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(match self {
+            Self::Local { .. } => LocalLogConfig::default().lease_ms,
+            Self::Kafka { .. } => KafkaConfig::default().lease_ms,
+        })
     }
 
     /// The name under which a broker knows a topic.

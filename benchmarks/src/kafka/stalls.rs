@@ -63,12 +63,13 @@ async fn on(place: &Place, sizes: &Sizes) -> anyhow::Result<Vec<Measurement>> {
         }
         let note = format!(
             "longest time without a record in any of {PARTITIONS} partitions around a SIGKILL of their owner, {}; \
-             lease 10 s, {} ms between records of a partition; baseline: the longest in the {} s before; {}",
+             lease {} s, {} ms between records of a partition; baseline: the longest in the {} s before; {}",
             if successor {
                 "while another process ran the step too"
             } else {
                 "after which another process was started"
             },
+            place.lease().as_secs(),
             PAUSE.as_millis(),
             CALM.as_secs(),
             stalls.spread()

@@ -186,7 +186,7 @@ impl Default for KafkaConfig {
             publish_wait_ms: 5_000,
             delivery_timeout_ms: 60_000,
             request_timeout_ms: 15_000,
-            lease_ms: 10_000,
+            lease_ms: 5_000,
             linger_ms: 2,
             compression: Compression::default(),
         }
@@ -302,6 +302,9 @@ impl KafkaConfig {
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "500")
             .set("fetch.error.backoff.ms", "100")
+            // A client that has read so far ahead pauses, by default for a second, in which a step handles all of it and
+            // then waits.
+            .set("fetch.queue.backoff.ms", "10")
             .set("queued.max.messages.kbytes", "8192");
         Ok(client)
     }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use service::clock::real_now;
 use service::lease::{Fence, LeaseError, LeaseStore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ use crate::worker::{PartitionWorker, StepShared, Turn};
 
 /// A lease is renewed that often within its time.
 const RENEWALS_PER_LEASE: u32 = 4;
+/// A lease that runs out is taken so long after that, when it surely has.
+const JUST_AFTER: Duration = Duration::from_millis(10);
 /// A waiting partition takes a turn at least that often, in real time.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The same when it waits for the step before it.
@@ -120,7 +123,12 @@ impl Drop for Leave {
 
 /// The name of a lease: that of a partition, or of one who runs the step.
 pub(super) fn lease_name(changelog: &str, what: &str, number: u32) -> String {
-    format!("bus/{changelog}/{what}/{number}")
+    format!("{}{what}/{number}", lease_prefix(changelog))
+}
+
+/// What the names of all leases of a step begin with.
+fn lease_prefix(changelog: &str) -> String {
+    format!("bus/{changelog}/")
 }
 
 struct Run {
@@ -140,19 +148,25 @@ impl Run {
         lease_name(&self.topics.changelog, what, number)
     }
 
+    fn lease_prefix(&self, what: &str) -> String {
+        format!("{}{what}/", lease_prefix(&self.topics.changelog))
+    }
+
     async fn until(&mut self, shutdown: &CancellationToken) -> Result<(), BusError> {
-        let mut claim_now = true;
-        let mut interval = tokio::time::interval(self.inner.lease() / RENEWALS_PER_LEASE);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        interval.tick().await;
+        let renewal = self.inner.lease() / RENEWALS_PER_LEASE;
+        let (mut claim_now, mut claim_at) = (true, tokio::time::Instant::now());
         loop {
             if claim_now {
+                claim_at = tokio::time::Instant::now() + renewal;
                 // A server that vanished without a word never answers; meanwhile workers end, and so may we.
                 let claimed = tokio::time::timeout(self.inner.lease() / 2, self.claim());
                 let why = tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
                     claimed = claimed => match claimed {
-                        Ok(Ok(())) => None,
+                        Ok(Ok(next)) => {
+                            claim_at = claim_at.min(tokio::time::Instant::now() + next.unwrap_or(renewal));
+                            None
+                        }
                         Ok(Err(error)) => Some(error.to_string()),
                         Err(_) => Some("the database does not answer".to_owned()),
                     }
@@ -164,16 +178,21 @@ impl Run {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                _ = interval.tick() => claim_now = true,
+                () = tokio::time::sleep_until(claim_at) => claim_now = true,
                 Some(ended) = self.workers.join_next() => claim_now = self.ended(ended).await?,
             }
         }
     }
 
-    /// Renews what is held and takes what is free, up to the fair share.
-    async fn claim(&mut self) -> Result<(), LeaseError> {
+    /// Renews what is held and takes what is free, up to the fair share. Answers when something that others hold runs
+    /// out, unless they renew it: whoever was killed is followed at that moment.
+    async fn claim(&mut self) -> Result<Option<Duration>, LeaseError> {
         self.join().await?;
-        let members = self.leases.held(&format!("bus/{}/member/", self.topics.changelog)).await?.len();
+        let of_step = self.leases.held(&lease_prefix(&self.topics.changelog)).await?;
+        let member = self.lease_prefix("member");
+        let members = of_step.iter().filter(|lease| lease.name.starts_with(&member)).count();
+        let others = of_step.iter().filter(|lease| lease.holder != self.holder);
+        let runs_out = others.map(|lease| lease.expires_at).min().map(|at| at.since(real_now()) + JUST_AFTER);
         let fair = (self.partitions as usize).div_ceil(members.max(1));
         let mut kept = Vec::new();
         for partition in 0..self.partitions {
@@ -221,12 +240,12 @@ impl Run {
                 owned += 1;
             }
         }
-        Ok(())
+        Ok(runs_out)
     }
 
     /// Counts itself among those who run the step.
     async fn join(&self) -> Result<(), LeaseError> {
-        let member = format!("bus/{}/member/", self.topics.changelog);
+        let member = self.lease_prefix("member");
         let mine = self.held.lock().iter().find(|(name, _)| name.starts_with(&member)).map(|(_, fence)| fence.clone());
         if let Some(fence) = mine {
             match self.leases.renew(&fence, self.inner.lease()).await {
