@@ -16,6 +16,7 @@
 //! | `TEST_SERVERS_TOXIPROXY_SERVER` | the program of toxiproxy |
 //! | `TEST_SERVERS_MINIO_SERVER` | the program of MinIO |
 //! | `TEST_SERVERS_APICURIO` | the directory with the program of the schema registry Apicurio and its jars |
+//! | `TEST_SERVERS_PREVIOUS_RELEASE` | the program of the release before this one, with the parts of a production platform, for a full run |
 //! | `TEST_SERVERS_KAFKA_JAVA` | options of Kafka's Java instead of those for tests: benchmarks want more of it |
 //!
 //! What is not given is started: once a process, or, by the program `test-servers`, once for a whole `cargo test`. What
@@ -34,6 +35,7 @@ mod minio;
 mod own;
 mod ports;
 mod postgresql;
+mod previous;
 mod registry;
 mod s3;
 mod s3_door;
@@ -222,6 +224,15 @@ pub async fn kafka_with_doors(doors: Vec<KafkaDoor>, java_settings: Vec<String>)
 /// None can be started: the sentence says what to do.
 pub async fn schema_registry() -> SchemaRegistry {
     blocking(registry::start).await
+}
+
+/// The program of the release before this one, when [`full_wanted`].
+///
+/// # Panics
+/// It is not there: the sentence says what to do.
+#[must_use]
+pub fn previous_release() -> PathBuf {
+    previous::program().unwrap_or_else(|sentence| panic!("{sentence}"))
 }
 
 /// Gives rights at a broker. Whoever enters without a name may do everything; who has a name may do everything with
