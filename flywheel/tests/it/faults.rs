@@ -6,28 +6,21 @@
 //! `FAULTS_REPORT` names a file for what each fault did (`benchmarks/run faults` prints it).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use service::clock::real_now;
 use test_servers::{Proxy, Stream, Toxic};
-use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Fleet, Servers, key_file};
-use crate::harness::{Place, until};
-use crate::load::{self, Promised, person, work};
+use crate::fleet::{AHEAD, Crowd, Fleet, Servers, concluded, key_file};
+use crate::harness::Place;
+use crate::load::{Promised, person};
 use crate::{audit, replay};
 
 const SEED: u64 = 4;
 const DEVELOPERS: usize = 3;
-/// How many times as fast as the machine's clock the platform's is.
-const FACTOR: u32 = 5;
-/// How far ahead the last start is: more than lateness, close and every margin together.
-const AHEAD: Duration = Duration::from_secs(4 * 3600);
 /// Most events that are acknowledged between two faults, and how long that may take.
 const LIFE: usize = 40;
 const LONGEST_LIFE: Duration = Duration::from_secs(6);
@@ -205,21 +198,6 @@ struct Effect {
     stalls: Vec<Duration>,
 }
 
-/// Waits until so many more events were acknowledged, or for so long; services are kept up meanwhile.
-async fn acknowledged(more: usize, longest: Duration, fleet: &mut Fleet<'_>, promised: &Mutex<Promised>) -> bool {
-    let (before, begun) = (promised.lock().events.len(), Instant::now());
-    loop {
-        fleet.keep_up();
-        if promised.lock().events.len() >= before + more {
-            return true;
-        }
-        if begun.elapsed() >= longest {
-            return false;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
     if !test_servers::own_servers_wanted() {
@@ -230,37 +208,15 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
     let (extent, mut random) = (Extent::of_environment(), ChaCha8Rng::seed_from_u64(seed));
     let (place, started) = (Place::new(""), real_now());
     let mut servers = Servers::start(&toxiproxy, &place).await;
-    let configure = |ahead: Duration, servers: &Servers| {
-        // A faster clock that starts earlier is that far ahead now.
-        let (factor, lead) = if ahead.is_zero() { (FACTOR, Duration::ZERO) } else { (60, ahead / 59) };
-        let elapsed = Duration::from_micros(u64::try_from(real_now().as_micros() - started.as_micros()).unwrap());
-        let start = match ahead.is_zero() {
-            true => started.as_micros(),
-            false => real_now().as_micros() - i64::try_from((lead + elapsed * FACTOR / 59).as_micros()).unwrap(),
-        };
-        place.configure(&format!(
-            "[clock]\nkind = \"scaled\"\nallow_test_time = true\nstart_micros = {start}\nfactor = {factor}\n\
-             [orchestrator]\nenabled = false\n[labeler.lake]\npart_age_ms = 200\n{}",
-            servers.sections(&place)
-        ));
-    };
-    configure(Duration::ZERO, &servers);
+    servers.configure(&place, started, Duration::ZERO);
     assert_eq!(place.say(&["keys", "master", &key_file(&place)]).code, Some(0));
     assert_eq!(place.say(&["migrate"]).code, Some(0));
     let mut fleet = Fleet::start(&place, &servers).await;
     let pool = migrations::connect(&servers.database, 2).await.unwrap();
     place.agree_in(&pool, (0..DEVELOPERS).map(person)).await;
 
-    let key = place.say(&["keys", "create", "--json"]).json()["key"].as_str().unwrap().to_owned();
-    let (promised, enough) = (Arc::new(Mutex::new(Promised::default())), CancellationToken::new());
-    let plan = Arc::new(load::plan(DEVELOPERS));
-    let workers: Vec<_> = (0..DEVELOPERS)
-        .map(|developer| {
-            let doors = load::doors(place.ports.serving, place.ports.ingest, &key);
-            tokio::spawn(work(developer, doors, Arc::clone(&plan), started, promised.clone(), enough.clone()))
-        })
-        .collect();
-    assert!(acknowledged(LIFE, LONGEST_STALL, &mut fleet, &promised).await, "the load never began");
+    let crowd = Crowd::begin(&place, DEVELOPERS, started);
+    assert!(fleet.acknowledged(LIFE, LONGEST_STALL, &crowd).await, "the load never began");
 
     let (begun, mut faults, mut kills) = (Instant::now(), 0, 0);
     let mut effects: BTreeMap<String, Effect> = BTreeMap::new();
@@ -268,7 +224,7 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
     let weights: u32 = all.iter().map(|(_, weight)| weight).sum();
     while !extent.is_over(begun, kills) {
         // A fault may come before the one before it has healed.
-        acknowledged(random.random_range(0..=LIFE), LONGEST_LIFE, &mut fleet, &promised).await;
+        fleet.acknowledged(random.random_range(0..=LIFE), LONGEST_LIFE, &crowd).await;
         let mut left = random.random_range(0..weights);
         let chosen = all.iter().find(|(_, weight)| {
             let is_it = left < *weight;
@@ -282,20 +238,16 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
         }
         faults += 1;
         kills += usize::from(fault.is_kill());
-        let goes_on = acknowledged(1, LONGEST_STALL, &mut fleet, &promised).await;
+        let goes_on = fleet.acknowledged(1, LONGEST_STALL, &crowd).await;
         assert!(goes_on, "{name} (fault {faults} of seed {seed}): nothing is acknowledged for {LONGEST_STALL:?}");
         effects.entry(name).or_default().stalls.push(since.elapsed());
     }
     fleet.ready().await;
-    assert!(acknowledged(LIFE, LONGEST_STALL, &mut fleet, &promised).await, "the load does not go on");
-    enough.cancel();
-    for worker in workers {
-        until("the sessions to end", || async { worker.is_finished().then_some(()) }).await;
-        worker.await.unwrap();
-    }
+    assert!(fleet.acknowledged(LIFE, LONGEST_STALL, &crowd).await, "the load does not go on");
+    let promised = crowd.end().await;
     let ended_alone = fleet.stop().await;
 
-    configure(AHEAD, &servers);
+    servers.configure(&place, started, AHEAD);
     let fleet = Fleet::start(&place, &servers).await;
     let status = concluded(&place).await;
     let ended = fleet.stop().await;
@@ -306,25 +258,12 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
         "{status}"
     );
 
-    let promised = std::mem::take(&mut *promised.lock());
     let log = servers.log().await;
     replay::promises_are_kept(&log, &pool, &promised).await;
     let audited = Instant::now();
     let report = audit::consistent(&place);
     report_on(&report, kills, &effects, &promised, &ended_alone, audited.elapsed());
     most_is_covered(&report);
-}
-
-/// Waits until every stage has concluded everything.
-async fn concluded(place: &Place) -> Value {
-    until("every stage to conclude", || async {
-        let status = place.say(&["status", "--json"]).json();
-        let backlog = status["backlog"].as_array()?;
-        let is_done = |stage: &Value| stage["records_behind"] == 0;
-        let closed = backlog.iter().any(|stage| stage["stage"] == "labeler" && stage["pending_timers"] == 0);
-        (status["ledger"]["pending"] == 0 && backlog.iter().all(is_done) && closed).then_some(status)
-    })
-    .await
 }
 
 /// Only when records were under way for long the log does not say what must come of them: that is rare here.

@@ -1,16 +1,28 @@
 //! A platform of separate processes on servers of its own, kept up as whoever runs it in production does: what ends is
-//! started again.
+//! started again. And the developers who work there.
 
-use std::path::PathBuf;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus::kafka::{KafkaBus, KafkaConfig};
-use service::clock::RealClock;
+use events::Timestamp;
+use parking_lot::Mutex;
+use serde_json::Value;
+use service::clock::{RealClock, real_now};
 use test_servers::{KafkaBrokers, KafkaServer, OwnServer, Proxy, S3Bucket, Toxiproxy};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Place, Running, client, until};
+use crate::harness::{Place, Running, client, own, until};
+use crate::load::{self, Promised, work};
 use crate::s3;
 
+/// How many times as fast as the machine's clock the platform's is.
+const FACTOR: u32 = 5;
+/// How far ahead a last start is: more than lateness, close and every margin together.
+pub(crate) const AHEAD: Duration = Duration::from_secs(4 * 3600);
 /// The service that all others ask.
 const FIRST: &str = "registry";
 /// Every other one, and how many of it.
@@ -59,8 +71,25 @@ impl Servers {
         }
     }
 
+    /// Writes the configuration of a platform on them. Its clock began at `started` and is so far ahead by now, besides
+    /// what it has gained by being faster.
+    pub(crate) fn configure(&self, place: &Place, started: Timestamp, ahead: Duration) {
+        // A faster clock that starts earlier is that far ahead now.
+        let (factor, lead) = if ahead.is_zero() { (FACTOR, Duration::ZERO) } else { (60, ahead / 59) };
+        let elapsed = Duration::from_micros(u64::try_from(real_now().as_micros() - started.as_micros()).unwrap());
+        let start = match ahead.is_zero() {
+            true => started.as_micros(),
+            false => real_now().as_micros() - i64::try_from((lead + elapsed * FACTOR / 59).as_micros()).unwrap(),
+        };
+        place.configure(&format!(
+            "[clock]\nkind = \"scaled\"\nallow_test_time = true\nstart_micros = {start}\nfactor = {factor}\n\
+             [orchestrator]\nenabled = false\n[labeler.lake]\npart_age_ms = 200\n{}",
+            self.sections(place)
+        ));
+    }
+
     /// The sections of a configuration that put a platform on them.
-    pub(crate) fn sections(&self, place: &Place) -> String {
+    fn sections(&self, place: &Place) -> String {
         let (broker, database) = (&self.broker.bootstrap, &self.database_through);
         format!(
             "[bus]\nkind = \"kafka\"\n[bus.kafka]\nbootstrap_servers = \"{broker}\"\nreplication = 1\n\
@@ -88,13 +117,69 @@ pub(crate) fn key_file(place: &Place) -> String {
     place.path().join("master.key").display().to_string()
 }
 
+/// Developers who work until they are told to stop.
+pub(crate) struct Crowd {
+    pub(crate) promised: Arc<Mutex<Promised>>,
+    enough: CancellationToken,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Crowd {
+    /// So many begin, with a key that opens the doors.
+    pub(crate) fn begin(place: &Place, developers: usize, started: Timestamp) -> Self {
+        let key = place.say(&["keys", "create", "--json"]).json()["key"].as_str().unwrap().to_owned();
+        let (promised, enough) = (Arc::new(Mutex::new(Promised::default())), CancellationToken::new());
+        let plan = Arc::new(load::plan(developers));
+        let workers = (0..developers)
+            .map(|developer| {
+                let doors = load::doors(place.ports.serving, place.ports.ingest, &key);
+                tokio::spawn(work(developer, doors, Arc::clone(&plan), started, promised.clone(), enough.clone()))
+            })
+            .collect();
+        Self { promised, enough, workers }
+    }
+
+    /// Everybody plays the last session to its end. Returns what the doors have promised.
+    pub(crate) async fn end(self) -> Promised {
+        self.enough.cancel();
+        for worker in self.workers {
+            until("the sessions to end", || async { worker.is_finished().then_some(()) }).await;
+            worker.await.unwrap();
+        }
+        std::mem::take(&mut *self.promised.lock())
+    }
+}
+
+/// Waits until every stage has concluded everything.
+pub(crate) async fn concluded(place: &Place) -> Value {
+    until("every stage to conclude", || async {
+        let status = place.say(&["status", "--json"]).json();
+        let backlog = status["backlog"].as_array()?;
+        let is_done = |stage: &Value| stage["records_behind"] == 0;
+        let closed = backlog.iter().any(|stage| stage["stage"] == "labeler" && stage["pending_timers"] == 0);
+        (status["ledger"]["pending"] == 0 && backlog.iter().all(is_done) && closed).then_some(status)
+    })
+    .await
+}
+
+/// What a counter has come to. `series`: its name, and as many of its labels as matter.
+fn count(metrics: &str, series: &str) -> u64 {
+    let lines = metrics.lines().filter(|line| line.starts_with(series));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
 /// One process of a service.
 struct Process {
     service: &'static str,
+    /// Among those of the service, counted from 1.
+    number: usize,
     /// A data directory of its own, as on a machine of its own.
     machine: PathBuf,
+    /// What is started there.
+    program: PathBuf,
     running: Option<Running>,
-    start_at: Instant,
+    /// None: it stays away.
+    start_at: Option<Instant>,
     /// What it said last whenever it ended by itself.
     ended_alone: Vec<String>,
 }
@@ -110,17 +195,31 @@ pub(crate) struct Fleet<'a> {
 impl<'a> Fleet<'a> {
     /// Starts every process, and waits until all are ready.
     pub(crate) async fn start(place: &'a Place, servers: &Servers) -> Self {
-        let process = |service, machine| {
-            let start_at = Instant::now();
-            Process { service, machine, running: None, start_at, ended_alone: Vec::new() }
+        Self::start_of(place, servers, |_, _| own().to_owned()).await
+    }
+
+    /// The same; `program` says what each process of a service is.
+    pub(crate) async fn start_of(
+        place: &'a Place,
+        servers: &Servers,
+        program: impl Fn(&str, usize) -> PathBuf,
+    ) -> Self {
+        let process = |service: &'static str, number: usize, machine: PathBuf| Process {
+            service,
+            number,
+            machine,
+            program: program(service, number),
+            running: None,
+            start_at: Some(Instant::now()),
+            ended_alone: Vec::new(),
         };
         let registry = servers.to_registry.address().to_owned();
-        let mut fleet = Self { place, registry, processes: vec![process(FIRST, place.data())] };
+        let mut fleet = Self { place, registry, processes: vec![process(FIRST, 1, place.data())] };
         fleet.ready().await;
         for (service, count) in SERVICES {
             for number in 1..=count {
                 let machine = place.path().join(format!("{service}-{number}"));
-                fleet.processes.push(process(service, machine));
+                fleet.processes.push(process(service, number, machine));
             }
         }
         fleet.ready().await;
@@ -129,6 +228,11 @@ impl<'a> Fleet<'a> {
 
     pub(crate) fn services(&self) -> Vec<&'static str> {
         self.processes.iter().map(|process| process.service).collect()
+    }
+
+    /// Service, number and program of every process.
+    pub(crate) fn programs(&self) -> Vec<(&'static str, usize, PathBuf)> {
+        self.processes.iter().map(|process| (process.service, process.number, process.program.clone())).collect()
     }
 
     /// Starts what has ended. One that ended by itself must have said why: a panic is no reason.
@@ -141,14 +245,14 @@ impl<'a> Fleet<'a> {
                 assert!(status.code().is_some(), "{} ended with {status}: {said}", process.service);
                 assert!(!said.contains("panicked at"), "{}: {said}", process.service);
                 process.ended_alone.push(said.lines().last().unwrap_or_default().to_owned());
-                process.start_at = Instant::now() + BACK_OFF;
+                process.start_at = Some(Instant::now() + BACK_OFF);
                 process.running = None;
             }
-            if process.running.is_none() && Instant::now() >= process.start_at {
+            if process.running.is_none() && process.start_at.is_some_and(|start_at| Instant::now() >= start_at) {
                 let registry = format!("registry.address=http://{}", self.registry);
                 let settings = ["--set", "admin.listen=127.0.0.1:0", "--set", &registry];
                 let arguments = [&[process.service][..], &settings].concat();
-                process.running = Some(self.place.start_on(&process.machine, &arguments));
+                process.running = Some(self.place.start_of(&process.program, &process.machine, &arguments));
             }
         }
     }
@@ -158,26 +262,89 @@ impl<'a> Fleet<'a> {
         let process = &mut self.processes[index];
         let Some(running) = process.running.take() else { return false };
         running.kill();
-        process.start_at = Instant::now() + pause;
+        process.start_at = Some(Instant::now() + pause);
         true
     }
 
-    /// Waits until every process says that it is ready.
+    /// SIGKILL for one process, which then stays away.
+    pub(crate) fn take_away(&mut self, index: usize) {
+        let process = &mut self.processes[index];
+        if let Some(running) = process.running.take() {
+            running.kill();
+        }
+        process.start_at = None;
+    }
+
+    /// Lets one that was taken away come again as this program, on the data that it had.
+    pub(crate) fn bring_back(&mut self, index: usize, program: &Path) {
+        let process = &mut self.processes[index];
+        process.program = program.to_owned();
+        process.start_at = Some(Instant::now());
+    }
+
+    /// Waits until every process says that it is ready; none may be away.
     pub(crate) async fn ready(&mut self) {
-        let client = client();
         for index in 0..self.processes.len() {
-            let what = format!("{} to be ready", self.processes[index].service);
-            let fleet = parking_lot::Mutex::new(&mut *self);
-            until(&what, || async {
-                let admin = {
-                    let mut fleet = fleet.lock();
-                    fleet.keep_up();
-                    fleet.admin(index)
-                }?;
-                let answer = client.get(format!("{admin}/readyz")).send().await.ok()?;
-                answer.status().is_success().then_some(())
-            })
-            .await;
+            self.until_says(index, "readyz", "be ready", |_| true).await;
+        }
+    }
+
+    /// Waits until a counter of a process grows from here on.
+    pub(crate) async fn until_counts(&mut self, index: usize, series: &str) {
+        // A process that was started again meanwhile counts from nothing.
+        let before = Cell::new(u64::MAX);
+        let grows = |metrics: &str| {
+            let now = count(metrics, series);
+            now > before.replace(now)
+        };
+        self.until_says(index, "metrics", &format!("count {series}"), grows).await;
+    }
+
+    /// Waits until what a process says at a path of its admin port is as it should be; all are kept up meanwhile.
+    async fn until_says(&mut self, index: usize, path: &str, what: &str, is_it: impl Fn(&str) -> bool) {
+        let (client, process) = (client(), &self.processes[index]);
+        let what = format!("{} {} to {what}", process.service, process.number);
+        let fleet = Mutex::new(self);
+        until(&what, || async {
+            let admin = {
+                let mut fleet = fleet.lock();
+                fleet.keep_up();
+                fleet.admin(index)
+            }?;
+            let answer = client.get(format!("{admin}/{path}")).send().await.ok()?;
+            let is_success = answer.status().is_success();
+            let said = answer.text().await.ok()?;
+            (is_success && is_it(&said)).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits for a condition; all are kept up meanwhile.
+    pub(crate) async fn until<F, Fut>(&mut self, what: &str, mut look: F)
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = bool>,
+    {
+        until(what, || {
+            self.keep_up();
+            let looking = look();
+            async move { looking.await.then_some(()) }
+        })
+        .await;
+    }
+
+    /// Waits until ingest has acknowledged so many more events, or for so long; all are kept up meanwhile.
+    pub(crate) async fn acknowledged(&mut self, more: usize, longest: Duration, crowd: &Crowd) -> bool {
+        let (before, begun) = (crowd.promised.lock().events.len(), Instant::now());
+        loop {
+            self.keep_up();
+            if crowd.promised.lock().events.len() >= before + more {
+                return true;
+            }
+            if begun.elapsed() >= longest {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -46,9 +46,19 @@ impl Said {
     }
 }
 
+/// The binary that these tests are about.
+pub(crate) fn own() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_flywheel"))
+}
+
 /// A command of the binary, with nothing of our environment that it would read.
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_flywheel"));
+    command_of(own(), arguments)
+}
+
+/// The same of another program.
+fn command_of(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FLYWHEEL_")) {
         command.env_remove(name);
     }
@@ -177,14 +187,15 @@ impl Place {
 
     /// A command on this place.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        self.command_on(&self.data(), arguments)
+        self.command_of(own(), &self.data(), arguments)
     }
 
-    fn command_on(&self, data: &Path, arguments: &[&str]) -> Command {
+    /// A command of any program on this place, with this data directory.
+    pub(crate) fn command_of(&self, program: &Path, data: &Path, arguments: &[&str]) -> Command {
         let mut all: Vec<&str> = arguments.to_vec();
         let configuration = self.configuration();
         all.extend(["--config", configuration.to_str().unwrap(), "--data-dir", data.to_str().unwrap()]);
-        command(&all)
+        command_of(program, &all)
     }
 
     /// Runs a command on this place to its end.
@@ -199,16 +210,22 @@ impl Place {
 
     /// Starts one with these variables in its environment.
     pub(crate) fn start_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
-        self.spawn(&self.data(), arguments, variables)
+        self.spawn(own(), &self.data(), arguments, variables)
     }
 
     /// Starts one with a data directory of its own, as on another machine.
     pub(crate) fn start_on(&self, data: &Path, arguments: &[&str]) -> Running {
-        self.spawn(data, arguments, &[])
+        self.spawn(own(), data, arguments, &[])
     }
 
-    fn spawn(&self, data: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
-        let mut command = self.command_on(data, arguments);
+    /// Starts one of any program so.
+    #[cfg(feature = "production")]
+    pub(crate) fn start_of(&self, program: &Path, data: &Path, arguments: &[&str]) -> Running {
+        self.spawn(program, data, arguments, &[])
+    }
+
+    fn spawn(&self, program: &Path, data: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
+        let mut command = self.command_of(program, data, arguments);
         command.envs(variables.iter().copied());
         let name = format!("{}-{}", arguments[0], real_now().as_micros());
         let (stdout, stderr) = (self.path().join(format!("{name}.out")), self.path().join(format!("{name}.err")));

@@ -19,6 +19,8 @@ mod load;
 #[cfg(feature = "production")]
 mod postgresql;
 mod refusals;
+#[cfg(feature = "production")]
+mod releases;
 mod replay;
 #[cfg(feature = "production")]
 mod s3;
