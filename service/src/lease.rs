@@ -4,17 +4,17 @@
 //! wins. A holder may be stopped (by a debugger, by the system) and wake up after its lease has gone to another, still
 //! believing in it; no time-out can prevent that. Therefore every transaction of a holder calls [`Fence::check`] first:
 //! it writes the lease row under the holder's epoch and so either conflicts with the take-over or comes before it.
-//! Leases use real time: they guard processes, not data.
+//! Leases use real time: they guard processes, not data. It is the database's time wherever holders may have clocks of
+//! their own, so that a machine whose clock is ahead finds no lease run out before the others do.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use events::Timestamp;
-use sqlx::{AnyConnection, AnyPool, Row};
+use migrations::Backend;
+use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Row};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-
-use crate::clock::real_now;
 
 /// A lease that cannot be had or kept.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,7 @@ impl Fence {
         self.epoch
     }
 
-    /// When others may take it, unless renewed.
+    /// When others may take it, unless renewed. By the clock of the database.
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
         self.expires_at
@@ -89,21 +89,32 @@ pub struct HeldLease {
     pub name: String,
     /// Who holds it.
     pub holder: String,
-    /// When others may take it, unless renewed.
-    pub expires_at: Timestamp,
+    /// How long, unless renewed.
+    pub left: Duration,
 }
+
+/// Microseconds since 1970, where clocks may differ: as the server has them when the statement runs.
+const POSTGRESQL_NOW: &str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+/// The same of a file, whose processes share this machine's clock.
+const SQLITE_NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
 
 /// The lease rows of a database.
 #[derive(Debug, Clone)]
 pub struct LeaseStore {
     pool: AnyPool,
+    /// An expression of the database.
+    now: &'static str,
 }
 
 impl LeaseStore {
     /// Leases in `pool`'s database.
     #[must_use]
     pub fn new(pool: AnyPool) -> Self {
-        Self { pool }
+        let now = match migrations::backend(&pool) {
+            Backend::Postgres => POSTGRESQL_NOW,
+            Backend::Sqlite => SQLITE_NOW,
+        };
+        Self { pool, now }
     }
 
     /// Takes the lease when it is free, expired or held under the same name; `None` when another holds it. `holder`
@@ -112,23 +123,24 @@ impl LeaseStore {
     /// # Errors
     /// The database failed.
     pub async fn acquire(&self, name: &str, holder: &str, duration: Duration) -> Result<Option<Fence>, LeaseError> {
-        let now = real_now();
-        let expires_at = now + duration;
-        let row = sqlx::query(
-            "INSERT INTO leases (name, holder, epoch, expires_at) VALUES ($1, $2, 1, $3) \
+        let now = self.now;
+        let row = sqlx::query(AssertSqlSafe(format!(
+            "INSERT INTO leases (name, holder, epoch, expires_at) VALUES ($1, $2, 1, {now} + $3) \
              ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = leases.epoch + 1, \
              expires_at = excluded.expires_at \
-             WHERE leases.expires_at <= $4 OR leases.holder = excluded.holder \
-             RETURNING epoch",
-        )
+             WHERE leases.expires_at <= {now} OR leases.holder = excluded.holder \
+             RETURNING epoch, expires_at"
+        )))
         .bind(name)
         .bind(holder)
-        .bind(expires_at.as_micros())
-        .bind(now.as_micros())
+        .bind(micros(duration))
         .fetch_optional(&self.pool)
         .await?;
-        row.map(|row| Ok(Fence { name: name.into(), holder: holder.into(), epoch: row.try_get(0)?, expires_at }))
-            .transpose()
+        row.map(|row| {
+            let expires_at = Timestamp::from_micros(row.try_get(1)?);
+            Ok(Fence { name: name.into(), holder: holder.into(), epoch: row.try_get(0)?, expires_at })
+        })
+        .transpose()
     }
 
     /// Extends the lease to `duration` from now.
@@ -136,16 +148,18 @@ impl LeaseStore {
     /// # Errors
     /// The lease was taken over, or the database failed.
     pub async fn renew(&self, fence: &Fence, duration: Duration) -> Result<Fence, LeaseError> {
-        let expires_at = real_now() + duration;
-        let changed = sqlx::query("UPDATE leases SET expires_at = $1 WHERE name = $2 AND holder = $3 AND epoch = $4")
-            .bind(expires_at.as_micros())
-            .bind(&*fence.name)
-            .bind(&*fence.holder)
-            .bind(fence.epoch)
-            .execute(&self.pool)
-            .await?
-            .rows_affected();
-        if changed == 1 { Ok(Fence { expires_at, ..fence.clone() }) } else { Err(fence.lost()) }
+        let renewed: Option<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "UPDATE leases SET expires_at = {} + $1 WHERE name = $2 AND holder = $3 AND epoch = $4 RETURNING expires_at",
+            self.now
+        )))
+        .bind(micros(duration))
+        .bind(&*fence.name)
+        .bind(&*fence.holder)
+        .bind(fence.epoch)
+        .fetch_optional(&self.pool)
+        .await?;
+        let expires_at = Timestamp::from_micros(renewed.ok_or_else(|| fence.lost())?);
+        Ok(Fence { expires_at, ..fence.clone() })
     }
 
     /// The leases that are held now whose names begin with `prefix`, by name.
@@ -153,18 +167,18 @@ impl LeaseStore {
     /// # Errors
     /// The database failed.
     pub async fn held(&self, prefix: &str) -> Result<Vec<HeldLease>, LeaseError> {
-        let rows = sqlx::query(
-            "SELECT name, holder, expires_at FROM leases \
-             WHERE substr(name, 1, CAST($1 AS INTEGER)) = $2 AND expires_at > $3 ORDER BY name",
-        )
+        let now = self.now;
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "SELECT name, holder, expires_at - {now} FROM leases \
+             WHERE substr(name, 1, CAST($1 AS INTEGER)) = $2 AND expires_at > {now} ORDER BY name"
+        )))
         .bind(i64::try_from(prefix.chars().count()).unwrap_or(i64::MAX))
         .bind(prefix)
-        .bind(real_now().as_micros())
         .fetch_all(&self.pool)
         .await?;
         let held = rows.into_iter().map(|row| {
-            let expires_at = Timestamp::from_micros(row.try_get(2)?);
-            Ok(HeldLease { name: row.try_get(0)?, holder: row.try_get(1)?, expires_at })
+            let left = Duration::from_micros(u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or(0));
+            Ok(HeldLease { name: row.try_get(0)?, holder: row.try_get(1)?, left })
         });
         held.collect()
     }
@@ -183,6 +197,10 @@ impl LeaseStore {
             .await?;
         Ok(())
     }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[derive(Debug, Clone)]

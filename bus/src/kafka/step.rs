@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use service::clock::real_now;
 use service::lease::{Fence, LeaseError, LeaseStore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -192,7 +191,7 @@ impl Run {
         let member = self.lease_prefix("member");
         let members = of_step.iter().filter(|lease| lease.name.starts_with(&member)).count();
         let others = of_step.iter().filter(|lease| lease.holder != self.holder);
-        let runs_out = others.map(|lease| lease.expires_at).min().map(|at| at.since(real_now()) + JUST_AFTER);
+        let runs_out = others.map(|lease| lease.left).min().map(|left| left + JUST_AFTER);
         let fair = (self.partitions as usize).div_ceil(members.max(1));
         let mut kept = Vec::new();
         for partition in 0..self.partitions {

@@ -72,7 +72,7 @@ async fn shared_by(processes: usize, step: &str, fleet: &mut Fleet<'_>, leases: 
         .until(&format!("all partitions of the {step} to be had by {processes}"), || async {
             let Ok(held) = leases.held(&partitions).await else { return false };
             let count = held.len();
-            let mut holders: Vec<String> = held.into_iter().map(|(_, holder)| holder).collect();
+            let mut holders: Vec<String> = held.into_iter().map(|lease| lease.holder).collect();
             holders.sort_unstable();
             holders.dedup();
             (count, holders.len()) == (PARTITIONS, processes)
