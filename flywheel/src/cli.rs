@@ -94,7 +94,7 @@ pub(crate) enum Command {
     /// Look at records that a step could not process, and send them through again.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
-    /// Let a step go on behind what was deleted before it was read.
+    /// Let a step or a sink go on behind what was deleted before it was read.
     #[command(subcommand)]
     Log(LogCommand),
     /// Look at registered models.
@@ -325,17 +325,19 @@ pub(crate) enum DeadLettersCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LogCommand {
-    /// Show what keeps a step from going on in a partition, and, with --yes, let it go on at the oldest record that is
-    /// there. What was lost is booked.
+    /// Show what keeps a step or a sink from going on in a partition, and, with --yes, let it go on at the oldest record
+    /// that is there. What was lost is booked.
     Skip(SkipArgs),
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SkipArgs {
-    /// The step: `anonymizer` or `labeler`. No process may run it.
-    #[arg(long, value_name = "STEP")]
-    pub(crate) step: String,
-    /// The partition, as the step named it when it stopped.
+    #[command(flatten)]
+    pub(crate) reader: ReaderArgs,
+    /// The topic that the sink reads; not needed where it reads one only.
+    #[arg(long, value_name = "TOPIC", conflicts_with = "step")]
+    pub(crate) topic: Option<String>,
+    /// The partition, as the step or sink named it when it stopped.
     #[arg(long, value_name = "NUMBER")]
     pub(crate) partition: u32,
     /// Do it; without this nothing is changed.
@@ -344,6 +346,17 @@ pub(crate) struct SkipArgs {
     /// Who decides; `flywheel status` keeps the name.
     #[arg(long, value_name = "PERSON")]
     pub(crate) by: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ReaderArgs {
+    /// The step: `anonymizer` or `labeler`. No process may run it.
+    #[arg(long, value_name = "STEP")]
+    pub(crate) step: Option<String>,
+    /// The sink: `lake`, `ledger` or `tally`. No process may run the labeler.
+    #[arg(long, value_name = "SINK")]
+    pub(crate) sink: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -35,6 +35,24 @@ pub(crate) fn read_by_sinks(spec: TopicSpec) -> TopicSpec {
     follow.fold(spec, |spec, (sink, _)| spec.read_by(*sink))
 }
 
+/// The topic of a sink that is meant; the only one that it reads need not be named.
+pub(crate) fn topic_of(sink: &str, topic: Option<&str>) -> Result<&'static str, Failure> {
+    let Some((_, topics)) = SINKS.into_iter().find(|(name, _)| *name == sink) else {
+        let names = SINKS.map(|(name, _)| name);
+        return Err(Failure::refused(format!("there is no sink {sink}; the sinks are {}", names.join(", "))));
+    };
+    match (topic, topics) {
+        (None, &[only]) => Ok(only),
+        (None, several) => {
+            let several = several.join(", ");
+            Err(Failure::refused(format!("sink {sink} reads several topics; name one with --topic: {several}")))
+        }
+        (Some(topic), topics) => topics.iter().copied().find(|known| *known == topic).ok_or_else(|| {
+            Failure::refused(format!("sink {sink} does not read {topic}; it reads {}", topics.join(", ")))
+        }),
+    }
+}
+
 /// Records that some sink has not written yet.
 pub(crate) async fn behind(bus: &dyn Bus, pool: &AnyPool) -> Result<u64, Failure> {
     Ok(behind_each(bus, pool).await?.into_iter().map(|(_, behind)| behind).sum())
@@ -156,6 +174,21 @@ mod tests {
         assert_eq!(spec(topics::PREFERENCE_PAIRS), [labeler::lake::SINK]);
         assert_eq!(spec(topics::SERVING_OUTCOMES), [labeler::tally::SINK]);
         assert!(spec(topics::FLYWHEEL_EVENTS).is_empty());
+    }
+
+    #[test]
+    fn the_topic_of_a_sink_is_named_where_there_are_several() {
+        let topic_of = |sink: &str, topic: Option<&str>| match topic_of(sink, topic) {
+            Ok(topic) => topic.to_owned(),
+            Err(failure) => failure.into_error().to_string(),
+        };
+        assert_eq!(topic_of("lake", None), topics::PREFERENCE_PAIRS);
+        assert_eq!(topic_of("tally", Some(topics::SERVING_OUTCOMES)), topics::SERVING_OUTCOMES);
+        assert_eq!(topic_of("ledger", Some(topics::DEAD_LETTERS)), topics::DEAD_LETTERS);
+        let several = topic_of("ledger", None);
+        assert!(several.contains("name one with --topic: telemetry.raw.v1, "), "{several}");
+        assert!(topic_of("lake", Some(topics::DEAD_LETTERS)).contains("does not read"));
+        assert!(topic_of("lakes", None).contains("the sinks are lake, ledger, tally"));
     }
 
     /// `flywheel status` may be interrupted anywhere.

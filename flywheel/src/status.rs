@@ -51,7 +51,7 @@ struct Status {
     ledger: Ledger,
     /// Up to where the ledger has read each topic: the cut at which its equation is taken.
     ledger_cut: BTreeMap<String, Positions>,
-    /// What steps were let pass over.
+    /// What steps and sinks were let pass over.
     lost_ranges: Vec<LostRange>,
     dead_letters: u64,
 }
@@ -206,9 +206,9 @@ fn text(status: &Status, settings: &Settings, data: &DataDir) -> String {
     text += &format!("\nlast run: {run}\n");
     text += &format!("freshness: {:.0} s; dead letters: {}\n", status.freshness_seconds, status.dead_letters);
     text += &ledger_text(&status.ledger);
-    for LostRange { step, topic, partition, from, to, skipped_at, skipped_by } in &status.lost_ranges {
+    for LostRange { reader, topic, partition, from, to, skipped_at, skipped_by } in &status.lost_ranges {
         text += &format!(
-            "\n{step} passed over {topic}/{partition} from {from} to {to}, deleted unread ({skipped_by}, {skipped_at})"
+            "\n{reader} passed over {topic}/{partition} from {from} to {to}, deleted unread ({skipped_by}, {skipped_at})"
         );
     }
     text
@@ -221,20 +221,7 @@ fn ledger_text(ledger: &Ledger) -> String {
         (false, 0) => "NOT BALANCED".to_owned(),
         (false, anomalies) => format!("NOT BALANCED; decided twice or never entered: {anomalies}"),
     };
-    format!(
-        "ledger: {} admitted + {} filtered at the door + {} exposed = {} clean + {} filtered + {} quarantined + \
-         {} dead-lettered + {} erased + {} lost + {} pending ({verdict})",
-        ledger.admitted,
-        ledger.filtered_at_door,
-        ledger.exposed,
-        ledger.clean,
-        ledger.filtered,
-        ledger.quarantined,
-        ledger.dead_lettered,
-        ledger.erased,
-        ledger.lost,
-        ledger.pending
-    )
+    format!("ledger: {} ({verdict})", ledger.equation())
 }
 
 #[cfg(test)]
@@ -250,6 +237,9 @@ mod tests {
         assert!(shown(&whole).ends_with("1 pending (balanced)"), "{}", shown(&whole));
         let missing = shown(&LedgerTotals { pending: 0, ..whole.clone() });
         assert!(missing.ends_with("0 pending (NOT BALANCED)"), "{missing}");
+        let unseen = shown(&LedgerTotals { unseen: 1, clean: 2, ..whole.clone() });
+        assert!(unseen.contains(" 0 exposed + 1 unseen = 2 clean ") && unseen.ends_with("(balanced)"), "{unseen}");
+        assert!(!shown(&whole).contains("unseen"));
         let impossible = shown(&LedgerTotals { anomalies: 1, ..whole });
         assert!(impossible.ends_with("(NOT BALANCED; decided twice or never entered: 1)"), "{impossible}");
     }

@@ -9,6 +9,9 @@
 //! somebody redrove it, and so the topic holds it twice. Such repeats are counted apart, too.
 //!
 //! Lost is what retention deleted before the anonymizer read it, once a person let that one pass over it (`losses`).
+//! Where the ledger itself was let pass over raw telemetry (`skip`), it does not know that an event entered whose end it
+//! reads: an event of an hour up to then that has an end and no raw record counts as `unseen` on the left side, and is no
+//! anomaly. Whose end it was let pass over stays pending: it may have been any.
 //!
 //! The cut is the ledger's own positions. They move in the transaction of the rows, and what stood in the raw topic
 //! when a disposition was read is written before it, so the equation holds at every cut.
@@ -31,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Row, Transaction};
 
 use crate::config::SinkConfig;
-use crate::losses;
+use crate::losses::{self, Reader};
 use crate::sink::{BatchLimits, Sink, SinkError, stored_positions};
 
 /// Name of the ledger's positions.
@@ -39,6 +42,9 @@ pub const SINK: &str = "ledger";
 
 /// What it reads. The raw topic comes first: what a disposition is about is written before it.
 const TOPICS: [&str; 4] = [TELEMETRY_RAW, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS];
+
+/// How an event entered whose raw record the ledger was let pass over.
+const UNSEEN: &str = "unseen";
 
 /// Rows in one statement; SQLite takes 32,766 parameters, PostgreSQL 65,535.
 const ROWS: usize = 500;
@@ -400,6 +406,9 @@ pub struct LedgerTotals {
     pub filtered_at_door: i64,
     /// Exposures that serving published.
     pub exposed: i64,
+    /// Decided, and entered where the ledger was let pass over raw telemetry by a named person's word.
+    #[serde(default)]
+    pub unseen: i64,
     /// Scrubbed and published.
     pub clean: i64,
     /// Left out on purpose after the door.
@@ -429,7 +438,7 @@ impl LedgerTotals {
     /// Left side of the equation.
     #[must_use]
     pub fn entered(&self) -> i64 {
-        self.admitted + self.filtered_at_door + self.exposed
+        self.admitted + self.filtered_at_door + self.exposed + self.unseen
     }
 
     /// Right side of the equation.
@@ -453,6 +462,7 @@ impl LedgerTotals {
             Some("admitted") => self.admitted += events,
             Some("filtered_at_door") => self.filtered_at_door += events,
             Some("exposed") => self.exposed += events,
+            Some(UNSEEN) => self.unseen += events,
             // A disposition of an event that never entered stands on neither side.
             _ => {
                 self.anomalies += events;
@@ -541,7 +551,9 @@ async fn by_hour<'c>(
     from: Option<Timestamp>,
 ) -> Result<BTreeMap<Timestamp, LedgerTotals>, sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT received_hour, entered, disposition, reason, CAST(COUNT(*) AS BIGINT) AS events, \
+        "SELECT received_hour, CASE WHEN entered IS NULL AND received_hour <= \
+         (SELECT MAX(skipped_at) FROM lost_ranges WHERE step = $3 AND topic = $4) THEN $5 ELSE entered END, \
+         disposition, reason, CAST(COUNT(*) AS BIGINT) AS events, \
          CAST(SUM(CASE WHEN copies > 1 THEN copies - 1 ELSE 0 END) AS BIGINT) AS copies_beyond, \
          CAST(SUM(CASE WHEN dispositions > 1 THEN dispositions - 1 ELSE 0 END) AS BIGINT) AS dispositions_beyond, \
          CAST(SUM(repeats) AS BIGINT) AS repeats_of_all \
@@ -553,6 +565,9 @@ async fn by_hour<'c>(
     )
     .bind(tenant.as_str())
     .bind(from.map_or(i64::MIN, |from| from.hour().as_micros()))
+    .bind(Reader::Sink(SINK.to_owned()).stored())
+    .bind(TELEMETRY_RAW)
+    .bind(UNSEEN)
     .fetch_all(database)
     .await?;
     let mut hours: BTreeMap<Timestamp, LedgerTotals> = BTreeMap::new();
@@ -579,6 +594,7 @@ fn merged(mut sum: LedgerTotals, hour: LedgerTotals) -> LedgerTotals {
     sum.admitted += hour.admitted;
     sum.filtered_at_door += hour.filtered_at_door;
     sum.exposed += hour.exposed;
+    sum.unseen += hour.unseen;
     sum.clean += hour.clean;
     sum.filtered += hour.filtered;
     sum.quarantined += hour.quarantined;

@@ -19,6 +19,7 @@ mod reading;
 pub mod replay;
 mod run;
 pub mod sink;
+pub mod skip;
 mod state;
 pub mod statistics;
 pub mod step;

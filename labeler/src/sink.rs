@@ -22,7 +22,12 @@ const LONGEST_WRITE: Duration = Duration::from_secs(120);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long a process that vanished keeps others from going on with its sinks. Real time.
-const LEASE: Duration = Duration::from_secs(6);
+pub(crate) const LEASE: Duration = Duration::from_secs(6);
+
+/// The lease under which one process runs a sink.
+pub(crate) fn lease_name(sink: &str) -> String {
+    format!("sink/{sink}")
+}
 
 /// Why a sink could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +154,7 @@ pub async fn run_sink_in_turn(
 ) -> Result<(), SinkError> {
     // Ends with this call, however it ends.
     let stop = shutdown.child_token();
-    let name = format!("sink/{}", sink.name());
+    let name = lease_name(sink.name());
     let (mut lease, keeping) = keep(LeaseStore::new(pool.clone()), &name, holder, LEASE, stop.clone());
     let following = async {
         while let Some(fence) = lease.wait().await {
@@ -404,7 +409,7 @@ pub async fn stored_positions<'c>(
 }
 
 /// Moves the positions from `from` to `to`, each only if nobody else moved it.
-async fn move_positions(
+pub(crate) async fn move_positions(
     transaction: &mut Transaction<'static, Any>,
     sink: &str,
     topic: &str,

@@ -271,6 +271,16 @@ async fn a_step_goes_on_behind_what_was_deleted_when_it_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_goes_on_at_the_oldest_position_behind_what_was_deleted() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = Kafka::new().await;
+    let delete = |position| kafka.delete_before("in", position);
+    losses::a_reader_goes_on_at_the_oldest_position_behind_what_was_deleted(&kafka, delete).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_is_told_as_such() {
     if !servers_wanted() {
         return;

@@ -50,6 +50,24 @@ impl Local {
     fn path(&self) -> PathBuf {
         self.folder.path().join("log.sqlite")
     }
+
+    /// Deletes all records of the only partition of `in` before a position. Retention waits for steps and readers, so
+    /// somebody else has to do it.
+    async fn delete_before(&self, position: Position) {
+        let file = rusqlite::Connection::open(self.path()).unwrap();
+        file.busy_timeout(suite::BOUND).unwrap();
+        let position: i64 = position.to_string().parse().unwrap();
+        let input = "SELECT partitions.id FROM partitions JOIN topics ON topics.id = partitions.topic \
+                     WHERE topics.name = 'in'";
+        let id: i64 = file.query_row(input, [], |row| row.get(0)).unwrap();
+        let first: i64 =
+            file.query_row("SELECT MIN(id) FROM records WHERE id >= ?1 << 40", [id], |row| row.get(0)).unwrap();
+        let oldest = "SELECT oldest FROM partitions WHERE id = ?1";
+        let oldest: i64 = file.query_row(oldest, [id], |row| row.get(0)).unwrap();
+        let kept = first + position - oldest;
+        file.execute("DELETE FROM records WHERE id >= ?1 AND id < ?2", [first, kept]).unwrap();
+        file.execute("UPDATE partitions SET oldest = ?2 WHERE id = ?1", [id, position]).unwrap();
+    }
 }
 
 impl Harness for Local {
@@ -466,24 +484,13 @@ async fn a_closed_log_opens_with_everything_in_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_goes_on_behind_what_was_deleted_when_it_is_told() {
     let local = Local::new();
-    // Retention waits for steps, so somebody else has to do it.
-    let delete = |position: Position| {
-        let path = local.path();
-        async move {
-            let file = rusqlite::Connection::open(path).unwrap();
-            file.busy_timeout(suite::BOUND).unwrap();
-            let position: i64 = position.to_string().parse().unwrap();
-            let input = "SELECT partitions.id FROM partitions JOIN topics ON topics.id = partitions.topic \
-                         WHERE topics.name = 'in'";
-            let id: i64 = file.query_row(input, [], |row| row.get(0)).unwrap();
-            let first: i64 =
-                file.query_row("SELECT MIN(id) FROM records WHERE id >= ?1 << 40", [id], |row| row.get(0)).unwrap();
-            let oldest = "SELECT oldest FROM partitions WHERE id = ?1";
-            let oldest: i64 = file.query_row(oldest, [id], |row| row.get(0)).unwrap();
-            let kept = first + position - oldest;
-            file.execute("DELETE FROM records WHERE id >= ?1 AND id < ?2", [first, kept]).unwrap();
-            file.execute("UPDATE partitions SET oldest = ?2 WHERE id = ?1", [id, position]).unwrap();
-        }
-    };
+    let delete = |position| local.delete_before(position);
     losses::a_step_goes_on_behind_what_was_deleted_when_it_is_told(&local, delete).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_goes_on_at_the_oldest_position_behind_what_was_deleted() {
+    let local = Local::new();
+    let delete = |position| local.delete_before(position);
+    losses::a_reader_goes_on_at_the_oldest_position_behind_what_was_deleted(&local, delete).await;
 }

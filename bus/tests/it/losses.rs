@@ -1,14 +1,15 @@
-//! What every implementation of the bus must do when records were deleted before a step read them.
+//! What every implementation of the bus must do when records were deleted before a step or a reader read them.
 
 use std::future::Future;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bus::testing::scripted::{Action, Scripted, scripted};
-use bus::{Bus, BusError, Loss, LossBook, Position};
+use bus::{Bus, BusError, Loss, LossBook, Position, Positions, Record};
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::suite::{Harness, Running, caught_up, key, publish, spec, texts, topics};
+use crate::suite::{BOUND, Harness, Running, caught_up, key, publish, spec, texts, topics};
 
 /// Keeps what it is asked about, and agrees or does not.
 pub(crate) struct Book {
@@ -85,6 +86,54 @@ pub(crate) async fn a_step_goes_on_behind_what_was_deleted_when_it_is_told<F: Fu
     let found = texts(&*bus).await;
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].starts_with("sum 1 ") && found[1].starts_with("sum 101 "), "{found:?}");
+}
+
+/// What a sink relies on that is let go on: its tail stops for the range that the oldest positions tell, and takes up
+/// at these everything that is left. Control records take up positions as records do.
+pub(crate) async fn a_reader_goes_on_at_the_oldest_position_behind_what_was_deleted<F: Future<Output = ()>>(
+    harness: &impl Harness,
+    delete: impl FnOnce(Position) -> F,
+) {
+    let bus = harness.bus();
+    topics(&*bus, 1).await;
+    let numbered = |numbers: std::ops::Range<u8>| -> Vec<Record> {
+        numbers.map(|number| Record { key: key(1), value: Bytes::from(vec![number]) }).collect()
+    };
+    publish(&*bus, numbered(0..3)).await;
+    let (values, stored) = read_on(&*bus, Positions::oldest()).await;
+    assert_eq!(values, [0, 1, 2]);
+
+    publish(&*bus, numbered(3..6)).await;
+    bus.publish_control("in", "consent", "ada", Bytes::from_static(b"none")).await.unwrap();
+    publish(&*bus, numbered(6..8)).await;
+    let kept = bus.end_positions("in").await.unwrap().get(0).unwrap();
+    bus.publish_control("in", "consent", "ada", Bytes::from_static(b"usage")).await.unwrap();
+    publish(&*bus, numbered(8..9)).await;
+    assert!(bus.oldest_positions("in").await.unwrap().get(0).unwrap() <= stored.get(0).unwrap(), "nothing is lost yet");
+    delete(kept).await;
+
+    let left = harness.another().oldest_positions("in").await.unwrap();
+    let (position, oldest) = (stored.get(0).unwrap(), left.get(0).unwrap());
+    let told = bus.tail("in", "sink", stored).await.map(drop);
+    assert_eq!(told, Err(BusError::PositionGone { topic: "in".to_owned(), partition: 0, position, oldest }));
+    let (values, stored) = read_on(&*bus, left).await;
+    assert_eq!(values, [8]);
+    assert!(stored.get(0).unwrap() <= bus.end_positions("in").await.unwrap().get(0).unwrap());
+}
+
+/// Reads as a sink does, up to the end; what came, and where it goes on.
+async fn read_on(bus: &dyn Bus, from: Positions) -> (Vec<u8>, Positions) {
+    let end = bus.end_positions("in").await.unwrap();
+    let mut tail = bus.tail("in", "sink", from.clone()).await.unwrap();
+    let (mut values, mut stored) = (Vec::new(), from);
+    while !tail.positions().reached(&end) {
+        for record in tail.next(100, BOUND).await.unwrap() {
+            values.push(record.value[0]);
+            stored.advance_past(&record);
+        }
+    }
+    tail.commit(&stored).await.unwrap();
+    (values, stored)
 }
 
 fn owned() -> BusError {

@@ -184,6 +184,7 @@ pub(crate) fn equation(statement: &Statement) -> Check {
     let totals: &LedgerTotals = &statement.totals;
     let off = totals.entered().abs_diff(totals.accounted());
     let anomalies = u64::try_from(totals.anomalies).unwrap_or(0);
+    let unseen = u64::try_from(totals.unseen).unwrap_or(0);
     let mut first = Vec::new();
     if off > 0 {
         let what = format!("{} entered, {} accounted for", totals.entered(), totals.accounted());
@@ -194,8 +195,10 @@ pub(crate) fn equation(statement: &Statement) -> Check {
     }
     Check {
         name: "ledger: its equation".to_owned(),
-        checked: u64::try_from(totals.entered()).unwrap_or(0),
+        checked: u64::try_from(totals.entered()).unwrap_or(0).saturating_sub(unseen),
         differences: off + anomalies,
+        not_covered: unseen,
+        reasons: (unseen > 0).then(|| (reason::PASSED_OVER.to_owned(), unseen)).into_iter().collect(),
         first,
         ..Check::default()
     }

@@ -88,6 +88,8 @@ pub(crate) mod reason {
     pub(crate) const DELETED: &str = "deleted_from_the_log";
     /// It depends on when the step read it, which the log does not tell.
     pub(crate) const TIMING: &str = "depends_on_time";
+    /// A sink was let pass over it, by a named person's word.
+    pub(crate) const PASSED_OVER: &str = "passed_over_unread";
     /// Read by nobody when the audit was taken.
     pub(crate) const PENDING: &str = "pending";
 }

@@ -162,13 +162,15 @@ impl Turn {
     }
 }
 
-/// The ledger's equation: admitted + filtered_at_door + exposed = everything else; and nothing was decided that never
-/// may be, which the ledger counts beside the equation.
+/// The ledger's equation: admitted + filtered_at_door + exposed + unseen = everything else; and nothing was decided that
+/// never may be, which the ledger counts beside the equation.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Ledger {
     pub(crate) admitted: u64,
     pub(crate) filtered_at_door: u64,
     pub(crate) exposed: u64,
+    /// Decided, and entered where the ledger was let pass over raw telemetry.
+    pub(crate) unseen: u64,
     pub(crate) clean: u64,
     pub(crate) filtered: u64,
     pub(crate) quarantined: u64,
@@ -189,6 +191,7 @@ impl Ledger {
             admitted: unsigned(totals.admitted),
             filtered_at_door: unsigned(totals.filtered_at_door),
             exposed: unsigned(totals.exposed),
+            unseen: unsigned(totals.unseen),
             clean: unsigned(totals.clean),
             filtered: unsigned(totals.filtered),
             quarantined: unsigned(totals.quarantined),
@@ -199,6 +202,25 @@ impl Ledger {
             anomalies: unsigned(totals.anomalies),
             balanced: totals.holds(),
         }
+    }
+
+    /// The equation in words. What is unseen is named where there is some: nearly no ledger was let pass over anything.
+    pub(crate) fn equation(&self) -> String {
+        let unseen = if self.unseen > 0 { format!(" + {} unseen", self.unseen) } else { String::new() };
+        format!(
+            "{} admitted + {} filtered at the door + {} exposed{unseen} = {} clean + {} filtered + {} quarantined + \
+             {} dead-lettered + {} erased + {} lost + {} pending",
+            self.admitted,
+            self.filtered_at_door,
+            self.exposed,
+            self.clean,
+            self.filtered,
+            self.quarantined,
+            self.dead_lettered,
+            self.erased,
+            self.lost,
+            self.pending
+        )
     }
 }
 

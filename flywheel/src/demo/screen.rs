@@ -170,21 +170,8 @@ pub(crate) fn print(report: &Report) -> Result<(), Failure> {
     }
 
     let ledger = &report.ledger;
-    text += &format!(
-        "\n\nLedger: {} admitted + {} filtered at the door + {} exposed = {} clean + {} filtered + {} quarantined + {} \
-         dead-lettered + {} erased + {} lost + {} pending ({})\n",
-        ledger.admitted,
-        ledger.filtered_at_door,
-        ledger.exposed,
-        ledger.clean,
-        ledger.filtered,
-        ledger.quarantined,
-        ledger.dead_lettered,
-        ledger.erased,
-        ledger.lost,
-        ledger.pending,
-        if ledger.balanced { "balanced" } else { "NOT BALANCED" }
-    );
+    let verdict = if ledger.balanced { "balanced" } else { "NOT BALANCED" };
+    text += &format!("\n\nLedger: {} ({verdict})\n", ledger.equation());
     let time = if is_simulated { "simulated" } else { "the deployment's time" };
     text += &format!("Freshness: {:.0} s ({time})\n", report.freshness_seconds);
 

@@ -1,12 +1,12 @@
 //! Commands that list, show and change: what they print is what is.
 
-use bus::{DeadLetter, DeadLetterKind, Record};
+use bus::{Affected, CommittedRecord, DeadLetter, DeadLetterKind, Position, Record};
 use events::avro;
-use events::{EventId, RawEvent, topics};
+use events::{EventId, RawEvent, Timestamp, topics};
 use serde_json::{Value, json};
 
 use crate::harness::{Place, SESSION, say, until};
-use crate::replay;
+use crate::{audit, replay};
 
 #[test]
 fn every_help_text_reads_well() {
@@ -154,6 +154,25 @@ async fn rules_about_repositories_are_those_that_training_honours() {
     assert!(name.starts_with(pattern.trim_end_matches('*')) && !name.contains("vault"), "{name}");
 }
 
+/// A letter that names no event and kept nothing.
+fn letter(raw: &CommittedRecord, failed_at: Timestamp) -> DeadLetter {
+    DeadLetter {
+        step: "anonymizer".to_owned(),
+        topic: topics::TELEMETRY_RAW.to_owned(),
+        partition: raw.partition,
+        position: raw.position,
+        key: raw.key,
+        kind: DeadLetterKind::Record,
+        timer_name: None,
+        due_at: None,
+        reason: "key_poisoned".to_owned(),
+        key_poisoned: false,
+        partition_time: failed_at,
+        payload: None,
+        affected: Vec::new(),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed_shown_and_sent_through_again() {
     let place = Place::new("");
@@ -173,21 +192,8 @@ async fn dead_letters_are_listed_shown_and_sent_through_again() {
     let session = "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3e".parse().unwrap();
     event.header.session_id = session;
     event.header.event_id = EventId::of_client_event(session, 1);
-    let letter = DeadLetter {
-        step: "anonymizer".to_owned(),
-        topic: topics::TELEMETRY_RAW.to_owned(),
-        partition: raw[0].partition,
-        position: raw[0].position,
-        key: raw[0].key,
-        kind: DeadLetterKind::Record,
-        timer_name: None,
-        due_at: None,
-        reason: "key_poisoned".to_owned(),
-        key_poisoned: false,
-        partition_time: event.header.received_at,
-        payload: Some(avro::encode(&event).unwrap().into()),
-        affected: Vec::new(),
-    };
+    let payload = Some(avro::encode(&event).unwrap().into());
+    let letter = DeadLetter { payload, ..letter(&raw[0], event.header.received_at) };
     let letter = Record { key: raw[0].key, value: letter.encode().unwrap() };
     for published in bus.publish(topics::DEAD_LETTERS, vec![letter]).await {
         published.unwrap();
@@ -275,4 +281,102 @@ async fn a_step_is_let_go_on_only_where_something_is_lost() {
     let [range] = ranges.as_array().unwrap().as_slice() else { panic!("{ranges}") };
     assert_eq!((&range["step"], &range["skipped_by"]), (&json!("anonymizer"), &json!("ada")));
     assert!(place.say(&["status"]).stdout.contains("anonymizer passed over"));
+}
+
+/// The ledger is put back to before the only raw record, which the log does not hold any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_is_let_go_on_only_where_something_is_lost() {
+    let place = Place::new("");
+    let running = place.up().await;
+    let end = json!({ "sequence": 1, "monotonic_ms": 1, "kind": "session_ended" });
+    let batch = json!({ "person": "ada", "session_id": SESSION, "events": [end] });
+    assert!(place.report(&place.key(), &batch).await.status().is_success());
+    until("the event to be read by the anonymizer and the ledger", || async {
+        let status = place.say(&["status", "--json"]).json();
+        let is_read = |stage: &Value| stage["stage"] == "anonymizer" && stage["records_behind"] == 0;
+        (status["ledger"]["admitted"] == 1 && status["backlog"].as_array()?.iter().any(is_read)).then_some(())
+    })
+    .await;
+    let pool = place.database().await;
+    let stored = "SELECT partition_index FROM sink_positions WHERE sink = 'ledger' AND topic = $1";
+    let partition: i64 = sqlx::query_scalar(stored).bind(topics::TELEMETRY_RAW).fetch_one(&pool).await.unwrap();
+    let number = partition.to_string();
+    let skip = |more: &[&str]| {
+        let mut arguments = vec!["log", "skip", "--sink", "ledger", "--partition", number.as_str()];
+        arguments.extend(more);
+        place.say(&arguments)
+    };
+    let raw = ["--topic", topics::TELEMETRY_RAW];
+    until("the running sink to be let be", || async {
+        skip(&raw).sentence().contains("stop every process that runs the labeler").then_some(())
+    })
+    .await;
+    assert_eq!(running.stop().await, Some(0));
+
+    let nothing = skip(&raw);
+    assert!(nothing.sentence().contains("nothing keeps sink ledger from going on"), "{nothing:?}");
+    assert!(skip(&[]).sentence().contains("name one with --topic"));
+    assert!(skip(&["--topic", topics::PREFERENCE_PAIRS]).sentence().contains("does not read"));
+    let unknown = place.say(&["log", "skip", "--sink", "lakes", "--partition", "0"]);
+    assert!(unknown.sentence().contains("the sinks are lake, ledger, tally"), "{unknown:?}");
+    let beyond = place.say(&["log", "skip", "--sink", "lake", "--partition", "1000"]);
+    assert!(beyond.sentence().contains("has partitions 0 to"), "{beyond:?}");
+    for impossible in
+        [&["--step", "labeler", "--topic", topics::TELEMETRY_RAW][..], &["--step", "labeler", "--sink", "lake"], &[]]
+    {
+        let both = [&["log", "skip", "--partition", "0"][..], impossible].concat();
+        assert_eq!(place.say(&both).code, Some(2), "{impossible:?}");
+    }
+
+    let bus = replay::open(&place.data());
+    let records = replay::records(bus.as_ref(), topics::TELEMETRY_RAW).await;
+    let received_at = avro::decode::<RawEvent>(&records[0].value).unwrap().header.received_at;
+    // What became of an event whose raw record stood there, too.
+    let event_id = EventId::of_client_event("0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3e".parse().unwrap(), 1).to_string();
+    let letter = DeadLetter { affected: vec![Affected { event_id, received_at }], ..letter(&records[0], received_at) };
+    let letter = Record { key: records[0].key, value: letter.encode().unwrap() };
+    for published in bus.publish(topics::DEAD_LETTERS, vec![letter]).await {
+        published.unwrap();
+    }
+    drop(bus);
+    sqlx::query("UPDATE sink_positions SET next_position = $1 WHERE sink = 'ledger' AND topic = $2")
+        .bind(Position::START.to_string())
+        .bind(topics::TELEMETRY_RAW)
+        .execute(&pool)
+        .await
+        .unwrap();
+    let log = rusqlite::Connection::open(place.data().join("bus.sqlite")).unwrap();
+    let of_raw = "topic = (SELECT id FROM topics WHERE name = ?1) AND partition = ?2";
+    let emptied = format!("UPDATE partitions SET oldest = next WHERE {of_raw}");
+    assert_eq!(log.execute(&emptied, rusqlite::params![topics::TELEMETRY_RAW, partition]).unwrap(), 1);
+    let delete = format!("DELETE FROM records WHERE id >> 40 = (SELECT id FROM partitions WHERE {of_raw})");
+    assert!(log.execute(&delete, rusqlite::params![topics::TELEMETRY_RAW, partition]).unwrap() > 0);
+    drop(log);
+
+    let shown = skip(&raw);
+    assert_eq!(shown.code, Some(2), "{shown:?}");
+    assert!(shown.stdout.contains("first lost position    0\n") && shown.stdout.contains("unseen"), "{shown:?}");
+    assert!(shown.stderr.contains("nothing was changed"), "{shown:?}");
+    let told = [&raw[..], &["--yes", "--by", "ada"]].concat();
+    let done = skip(&told);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stdout.contains("the range is written down, and the sink goes on at "), "{done:?}");
+    assert!(skip(&told).sentence().contains("nothing keeps"));
+    let ranges = place.say(&["status", "--json"]).json()["lost_ranges"].clone();
+    let [range] = ranges.as_array().unwrap().as_slice() else { panic!("{ranges}") };
+    assert_eq!((&range["sink"], &range["step"], &range["skipped_by"]), (&json!("ledger"), &Value::Null, &json!("ada")));
+
+    let running = place.up().await;
+    let status = until("the ledger to go on", || async {
+        let status = place.say(&["status", "--json"]).json();
+        (status["ledger"]["unseen"] == 1).then_some(status)
+    })
+    .await;
+    assert_eq!((&status["ledger"]["balanced"], &status["ledger"]["admitted"]), (&json!(true), &json!(1)), "{status}");
+    let text = place.say(&["status"]).stdout;
+    assert!(text.contains("sink ledger passed over telemetry.raw.v1/") && text.contains(" + 1 unseen = "), "{text}");
+    assert_eq!(running.stop().await, Some(0));
+    // What somebody let pass is no difference.
+    let report = audit::consistent(&place);
+    assert_eq!(audit::checks(&report)["ledger: its equation"]["reasons"]["passed_over_unread"], 1, "{report}");
 }

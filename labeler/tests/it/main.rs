@@ -11,6 +11,7 @@
 mod faults;
 mod kit;
 mod labels;
+mod losses;
 mod newer;
 mod orders;
 mod rig;

@@ -22,7 +22,6 @@ use labeler::LabelPolicy;
 use labeler::config::{LakeConfig, SinkConfig};
 use labeler::lake::{LakeReader, LakeWriter};
 use labeler::ledger::{self, Ledger, LedgerTotals};
-use labeler::losses::{self, LostRange};
 use labeler::policy_record::{CONTROL_KIND, SUBJECT, canonical, tell};
 use labeler::sink::{BatchLimits, Sink, SinkError, run_sink, run_sink_in_turn, stored_positions};
 use labeler::tally::{MeasureFilter, Tally, measures};
@@ -41,19 +40,18 @@ test_databases::on_both_databases! {
     the_tally_counts_once_and_measures_by_person,
     the_ledger_accounts_for_every_event,
     folded_hours_count_as_before,
-    what_a_step_was_let_pass_over_is_lost_until_it_comes_again,
     the_ledger_folds_old_hours_by_itself_and_knows_repetitions_of_what_it_folded,
     the_log_is_told_a_label_policy_once,
     what_no_database_stores_as_text_holds_up_no_sink,
 }
 
-struct Bench {
-    world: World,
-    log: Arc<dyn Bus>,
-    artifacts: Arc<dyn ArtifactStore>,
+pub(crate) struct Bench {
+    pub(crate) world: World,
+    pub(crate) log: Arc<dyn Bus>,
+    pub(crate) artifacts: Arc<dyn ArtifactStore>,
 }
 
-async fn bench() -> Bench {
+pub(crate) async fn bench() -> Bench {
     bench_at(RealClock::shared()).await
 }
 
@@ -67,7 +65,7 @@ async fn bench_at(clock: SharedClock) -> Bench {
 }
 
 impl Bench {
-    async fn publish(&self, topic: &str, records: Vec<(u8, Vec<u8>)>) {
+    pub(crate) async fn publish(&self, topic: &str, records: Vec<(u8, Vec<u8>)>) {
         let records = records
             .into_iter()
             .map(|(key, value)| Record { key: RecordKey([key; 16]), value: Bytes::from(value) })
@@ -76,7 +74,7 @@ impl Bench {
     }
 
     /// Runs a sink until it has stored the end of its topics, then stops it.
-    async fn follow(&self, sink: Box<dyn Sink>) {
+    pub(crate) async fn follow(&self, sink: Box<dyn Sink>) {
         let (name, topics) = (sink.name().to_owned(), sink.topics());
         let stop = CancellationToken::new();
         let running = tokio::spawn(run_sink(Arc::clone(&self.log), self.world.pool.clone(), sink, stop.clone()));
@@ -99,13 +97,13 @@ impl Bench {
         running.await.unwrap().unwrap();
     }
 
-    fn lake(&self) -> Box<dyn Sink> {
+    pub(crate) fn lake(&self) -> Box<dyn Sink> {
         Box::new(LakeWriter::new(Arc::clone(&self.artifacts), LakeConfig { part_age_ms: 20, ..LakeConfig::default() }))
     }
 }
 
 /// Pairs and outcomes of some persons that accept what they are shown.
-async fn labeled(world: &World, persons: u8) -> (Vec<PreferencePair>, Vec<OpportunityOutcome>) {
+pub(crate) async fn labeled(world: &World, persons: u8) -> (Vec<PreferencePair>, Vec<OpportunityOutcome>) {
     let (mut pairs, mut outcomes) = (Vec::new(), Vec::new());
     for seed in 1..=persons {
         let person = world.person(&format!("person {seed}")).await;
@@ -380,7 +378,7 @@ async fn the_tally_counts_once_and_measures_by_person() {
 }
 
 /// Twelve events as a door and an anonymizer would write them.
-async fn events_of(world: &World) -> Vec<CleanEvent> {
+pub(crate) async fn events_of(world: &World) -> Vec<CleanEvent> {
     let person = world.person("someone").await;
     let mut editor = Editor::new(&person, 1);
     let action = editor.action("get_name", 0, "fetch_name");
@@ -393,7 +391,7 @@ async fn events_of(world: &World) -> Vec<CleanEvent> {
     editor.events
 }
 
-fn raw(event: &CleanEvent, filtered_at_door: Option<&str>) -> Vec<u8> {
+pub(crate) fn raw(event: &CleanEvent, filtered_at_door: Option<&str>) -> Vec<u8> {
     let filtered_at_door = filtered_at_door.map(str::to_owned);
     avro::encode(&RawEvent { header: event.header.clone(), filtered_at_door, sealed: None }).unwrap()
 }
@@ -407,7 +405,7 @@ fn dead_letter(event: &CleanEvent, topic: &str) -> Vec<u8> {
     kit::dead_letter(&event.header, topic).encode().unwrap().to_vec()
 }
 
-async fn totals(pool: &AnyPool) -> LedgerTotals {
+pub(crate) async fn totals(pool: &AnyPool) -> LedgerTotals {
     ledger::totals(pool, &TenantId::default()).await.unwrap()
 }
 
@@ -468,52 +466,6 @@ async fn folded_hours_count_as_before() {
     assert_eq!(totals(&bench.world.pool).await, before);
     let hours = ledger::hours(&bench.world.pool, &TenantId::default(), Some(START)).await.unwrap();
     assert_eq!(hours.keys().copied().collect::<Vec<_>>(), [events[1].header.received_at.hour()]);
-}
-
-async fn what_a_step_was_let_pass_over_is_lost_until_it_comes_again() {
-    let bench = bench().await;
-    let pool = &bench.world.pool;
-    let events = events_of(&bench.world).await;
-    let end = || async {
-        let ends = bench.log.end_positions(TELEMETRY_RAW).await.unwrap();
-        ends.iter().max_by_key(|(_, end)| *end).unwrap()
-    };
-    let copies =
-        |range: std::ops::Range<usize>| events[range].iter().map(|event| (1, raw(event, None))).collect::<Vec<_>>();
-    bench.publish(TELEMETRY_RAW, copies(0..2)).await;
-    let (partition, from) = end().await;
-    bench.publish(TELEMETRY_RAW, copies(1..6)).await;
-    let to = end().await.1;
-    bench.publish(TELEMETRY_RAW, copies(5..8)).await;
-    let follow = || bench.follow(Box::new(Ledger::new(SinkConfig { batch_records: 3, ..SinkConfig::default() })));
-    follow().await;
-    let (step, topic, by) = ("anonymizer".to_owned(), TELEMETRY_RAW.to_owned(), "ada".to_owned());
-    let range = LostRange { step, topic, partition, from, to, skipped_at: START, skipped_by: by };
-    // Events 1 and 5 have a copy outside of the range.
-    assert_eq!(losses::write_down(pool, &range).await.unwrap(), 3);
-    assert_eq!(losses::write_down(pool, &range).await.unwrap(), 0, "written down again it changes nothing");
-    assert_eq!(losses::ranges(pool).await.unwrap(), std::slice::from_ref(&range));
-    let found = totals(pool).await;
-    assert_eq!((found.lost, found.pending, found.reasons["lost"]["deleted_unread"]), (3, 5, 3));
-    assert!(found.holds(), "{found:?}");
-
-    // The editor sends one again, and somebody had read another one after all.
-    bench.publish(TELEMETRY_RAW, copies(2..3)).await;
-    bench.publish(TELEMETRY_CLEAN, vec![(1, avro::encode(&events[3]).unwrap())]).await;
-    follow().await;
-    let found = totals(pool).await;
-    assert_eq!((found.lost, found.pending, found.clean), (1, 6, 1));
-    assert!(found.holds(), "{found:?}");
-
-    // What the ledger writes only when the range is written down already.
-    let from = end().await.1;
-    bench.publish(TELEMETRY_RAW, copies(8..10)).await;
-    let to = end().await.1;
-    assert_eq!(losses::write_down(pool, &LostRange { from, to, ..range }).await.unwrap(), 0);
-    follow().await;
-    let found = totals(pool).await;
-    assert_eq!((found.lost, found.pending, found.clean), (3, 6, 1));
-    assert!(found.holds(), "{found:?}");
 }
 
 async fn ledger_rows(pool: &AnyPool) -> i64 {
