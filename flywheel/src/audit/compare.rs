@@ -250,7 +250,9 @@ pub(crate) fn check(scratch: &Scratch, kind: Kind) -> anyhow::Result<Check> {
     })
 }
 
-/// Partitions and when their first entries left were appended, of those that begin later than they began.
-pub(crate) fn latest(first: &BTreeMap<u32, Timestamp>, truncated: &BTreeSet<u32>) -> Option<Timestamp> {
-    first.iter().filter(|(partition, _)| truncated.contains(partition)).map(|(_, at)| *at).max()
+/// When the first entries left were appended, of partitions that begin later than they began: the latest of them. Where
+/// nothing is left of any of these, whatever came until `now` may have been deleted.
+pub(crate) fn latest(first: &BTreeMap<u32, Timestamp>, truncated: &BTreeSet<u32>, now: Timestamp) -> Option<Timestamp> {
+    let left = first.iter().filter(|(partition, _)| truncated.contains(partition)).map(|(_, at)| *at).max();
+    left.or_else(|| (!truncated.is_empty()).then_some(now))
 }

@@ -159,7 +159,7 @@ async fn audit(common: &Common, arguments: &AuditArgs, progress: &Progress) -> R
         checks.push(compare::check(&scratch, kind)?);
     }
     let latest = |topic: &'static str| {
-        let of_topic = first.get(topic).map(|first| compare::latest(first, &cut.truncated(topic)));
+        let of_topic = first.get(topic).map(|first| compare::latest(first, &cut.truncated(topic), cut.time));
         of_topic.flatten().map(Timestamp::as_micros)
     };
     let ends = [TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, DEAD_LETTERS];
@@ -268,7 +268,7 @@ impl Auditor<'_> {
         let at = |partition: &u32| of_input.get(partition).copied().unwrap_or(self.cut.time);
         let outputs = stage.kinds().map(|kind| {
             let topic = kind.topic();
-            (kind, compare::latest(&first(topic), &self.cut.truncated(topic)))
+            (kind, compare::latest(&first(topic), &self.cut.truncated(topic), self.cut.time))
         });
         Retained {
             input: input.iter().map(|partition| (*partition, at(partition))).collect(),
