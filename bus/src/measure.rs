@@ -33,6 +33,8 @@ pub struct Load {
     pub alternating_keys: u64,
     /// Bytes of the large value of keyed state; each record reads and writes it.
     pub large_state_bytes: usize,
+    /// Only the first record of a key writes the large value, as an episode's context is written.
+    pub large_state_once: bool,
     /// Bytes of the small value of keyed state; each record reads and writes it.
     pub small_state_bytes: usize,
 }
@@ -49,6 +51,7 @@ impl Default for Load {
             records_per_key: 6,
             alternating_keys: 200,
             large_state_bytes: 8 << 10,
+            large_state_once: false,
             small_state_bytes: 200,
         }
     }
@@ -342,11 +345,14 @@ struct Measured {
 impl Measured {
     fn keep(&self, record: &CommittedRecord, context: &mut dyn StepContext) {
         let known = ["document", "summary"].map(|name| context.get(name).map(|value| value.to_vec()));
-        let [document, summary] = match known {
-            [Some(document), Some(summary)] => [document, summary],
-            _ => first_state(&record.key, &self.load),
+        let (is_first, [document, summary]) = match known {
+            [Some(document), Some(summary)] => (false, [document, summary]),
+            _ => (true, first_state(&record.key, &self.load)),
         };
         for (name, mut value) in [("document", document), ("summary", summary)] {
+            if name == "document" && self.load.large_state_once && !is_first {
+                continue;
+            }
             if let Some(first) = value.first_mut() {
                 *first = first.wrapping_add(1);
             }

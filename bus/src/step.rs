@@ -63,6 +63,8 @@ pub struct StepLimits {
     pub batch_records: usize,
     /// At most that many bytes of values in a batch, unless its first record alone is larger.
     pub batch_bytes: usize,
+    /// What a transaction writes is computed in about that time: batches whose inputs take longer become smaller.
+    pub batch_time: Duration,
     /// At most that many timers fire in one transaction.
     pub batch_timers: usize,
     /// Bytes of keyed state that each partition keeps in memory.
@@ -82,6 +84,7 @@ impl Default for StepLimits {
         Self {
             batch_records: 512,
             batch_bytes: 4 << 20,
+            batch_time: Duration::from_millis(500),
             batch_timers: 512,
             state_cache_bytes: 16 << 20,
             state_value_bytes: 4 << 20,

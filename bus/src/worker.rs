@@ -18,6 +18,7 @@
 mod cache;
 mod handling;
 pub(crate) mod log;
+mod pace;
 pub(crate) mod pending;
 pub(crate) mod tables;
 pub(crate) mod timers;
@@ -32,6 +33,7 @@ use service::clock::SharedClock;
 
 use self::cache::StateCache;
 use self::log::{AttemptMark, Concluded, Held, Loaded, PartitionLog, ReadRange, StepWrite, StoredRecord, Suspicion};
+use self::pace::Pace;
 use self::pending::Pending;
 use self::timers::NextTimer;
 use crate::control::Control;
@@ -114,6 +116,15 @@ enum Work {
     },
 }
 
+impl Work {
+    fn records(&self) -> usize {
+        match self {
+            Self::Batch { records } => records.len(),
+            Self::Alone { .. } => 0,
+        }
+    }
+}
+
 enum Entry {
     Data { record: CommittedRecord, prepared: Prepared },
     Control { position: u64, control: Option<Control> },
@@ -123,6 +134,9 @@ enum Entry {
 pub(crate) struct PartitionWorker<L> {
     log: L,
     shared: Arc<StepShared>,
+    pace: Pace,
+    /// How long the records of the last batch took to be prepared.
+    prepared_in: Duration,
     cache: StateCache,
     loaded: Option<Loaded>,
     suspicion: Option<Suspicion>,
@@ -154,10 +168,14 @@ enum Begin {
 
 impl<L: PartitionLog> PartitionWorker<L> {
     pub(crate) fn new(log: L, shared: Arc<StepShared>) -> Self {
-        let cache = StateCache::new(shared.spec.limits.state_cache_bytes);
+        let limits = &shared.spec.limits;
+        let cache = StateCache::new(limits.state_cache_bytes);
+        let pace = Pace::new(limits.batch_records, limits.batch_time);
         Self {
             log,
             shared,
+            pace,
+            prepared_in: Duration::ZERO,
             cache,
             loaded: None,
             suspicion: None,
@@ -222,7 +240,12 @@ impl<L: PartitionLog> PartitionWorker<L> {
     pub(crate) fn begin(&mut self) -> Result<Option<Computed>, BusError> {
         self.load()?;
         match self.gather()? {
-            Begin::Work(work) => self.compute(work).map(Some),
+            Begin::Work(work) => {
+                let (records, begun) = (work.records(), Instant::now());
+                let computed = self.compute(work)?;
+                self.pace.handled(records, std::mem::take(&mut self.prepared_in) + begun.elapsed());
+                Ok(Some(computed))
+            }
             Begin::Done(Turn::Progress) => Ok(Some(self.nothing_but_time())),
             Begin::Done(_) => Ok(None),
         }
@@ -282,7 +305,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
         let alone = self.is_suspect();
         let range = ReadRange {
             from: position,
-            records: if alone { 1 } else { limits.batch_records.max(1) },
+            records: if alone { 1 } else { self.pace.records() },
             bytes: limits.batch_bytes,
         };
         // Timers that are due already come first, and need no records.
@@ -299,7 +322,9 @@ impl<L: PartitionLog> PartitionWorker<L> {
             self.marked = true;
         }
         let mut records: Vec<Entry> = stored.into_iter().map(|stored| self.entry(stored)).collect();
+        let begun = Instant::now();
         self.prepare(&mut records);
+        self.prepared_in = begun.elapsed();
         Ok(Begin::Work(Work::Batch { records }))
     }
 

@@ -21,7 +21,7 @@
 //!
 //! Attempts are marked in the changelog outside of the transaction, because they must stand when it does not.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -364,13 +364,13 @@ impl SlotLog {
         producer.begin_transaction()?;
         let at = self.inner.clock.now();
         let mut last: Option<DeliveryFuture> = None;
-        for (topic, partition, record) in &messages.records {
-            let message = FutureRecord::to(topic)
-                .partition(number(*partition))
-                .key(&record.key.0)
-                .payload(record.value.as_ref())
-                .headers(headers(at, false));
-            send(producer, message, deadline)?;
+        let mut reached = BTreeSet::new();
+        let (first, later): (Vec<_>, Vec<_>) =
+            messages.records.iter().partition(|(topic, partition, _)| reached.insert((topic, *partition)));
+        // The brokers must be told of every partition before it is written to, and whom the client has not met by the
+        // time it tells them costs another round. So whatever opens a partition goes first.
+        for (topic, partition, record) in &first {
+            send(producer, message_of(topic, *partition, record, at), deadline)?;
         }
         for (key, value) in &messages.changes {
             let mut message: FutureRecord<'_, [u8], [u8]> =
@@ -379,6 +379,9 @@ impl SlotLog {
                 message = message.payload(value.as_slice());
             }
             last = Some(send(producer, message, deadline)?);
+        }
+        for (topic, partition, record) in &later {
+            send(producer, message_of(topic, *partition, record, at), deadline)?;
         }
         while producer.in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
@@ -467,6 +470,19 @@ struct Messages {
     records: Vec<(String, u32, Record)>,
     /// Of the changelog, the progress last.
     changes: Vec<Change>,
+}
+
+fn message_of<'a>(
+    topic: &'a str,
+    partition: u32,
+    record: &'a Record,
+    at: Timestamp,
+) -> FutureRecord<'a, [u8; 16], [u8]> {
+    FutureRecord::to(topic)
+        .partition(number(partition))
+        .key(&record.key.0)
+        .payload(record.value.as_ref())
+        .headers(headers(at, false))
 }
 
 /// Hands a message to the client, waiting for room: the client sends what it has meanwhile.

@@ -1,0 +1,79 @@
+//! How many records a batch takes, so that no transaction waits long for what it is to write.
+
+use std::time::Duration;
+
+/// The size of the next batch of a partition.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    records: usize,
+    most: usize,
+    longest: Duration,
+}
+
+impl Pace {
+    /// At most `most` records, and as few as it takes to handle a batch within `longest`.
+    pub(crate) fn new(most: usize, longest: Duration) -> Self {
+        let most = most.max(1);
+        Self { records: most, most, longest }
+    }
+
+    /// Records that the next batch may have.
+    pub(crate) const fn records(&self) -> usize {
+        self.records
+    }
+
+    /// So many records were handled in this time.
+    pub(crate) fn handled(&mut self, records: usize, took: Duration) {
+        if records == 0 {
+            return;
+        }
+        if took > self.longest {
+            let share = self.longest.as_secs_f64() / took.as_secs_f64();
+            self.records = ((records as f64 * share) as usize).clamp(1, self.most);
+        } else if records >= self.records && took < self.longest / 2 {
+            // Twice as many still fit.
+            self.records = self.records.saturating_mul(2).min(self.most);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_millis(500);
+
+    proptest! {
+        #[test]
+        fn batches_come_to_fit_and_stay_large(micros in 1_u64..2_000_000, most in 1_usize..1_000) {
+            let each = Duration::from_micros(micros);
+            let mut pace = Pace::new(most, LONGEST);
+            for round in 0..20 {
+                let records = pace.records();
+                prop_assert!((1..=most).contains(&records));
+                let took = each * u32::try_from(records).unwrap();
+                prop_assert!(round == 0 || records == 1 || took <= LONGEST, "{records} took {took:?}");
+                pace.handled(records, took);
+            }
+            // More than half of what fits.
+            let fits = (LONGEST.as_micros() / each.as_micros()).clamp(1, most as u128);
+            prop_assert!(pace.records() as u128 * 2 >= fits, "{} of {fits}", pace.records());
+        }
+    }
+
+    #[test]
+    fn a_slow_spell_passes() {
+        let mut pace = Pace::new(512, LONGEST);
+        pace.handled(512, Duration::from_secs(50));
+        assert_eq!(pace.records(), 5);
+        // A batch that was not full says nothing of larger ones.
+        pace.handled(1, Duration::from_micros(1));
+        assert_eq!(pace.records(), 5);
+        for _ in 0..7 {
+            pace.handled(pace.records(), Duration::from_millis(1));
+        }
+        assert_eq!(pace.records(), 512);
+    }
+}
