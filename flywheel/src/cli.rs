@@ -198,6 +198,10 @@ pub(crate) struct MigrateArgs {
     /// Change nothing; only say whether this release may work on the database.
     #[arg(long)]
     pub(crate) check: bool,
+    /// Then give this role of a PostgreSQL server the rights that services need, as `doctor --print-acls=postgresql`
+    /// prints them: where services log in as another role than the one that migrates.
+    #[arg(long, value_name = "ROLE", conflicts_with = "check")]
+    pub(crate) grant_to: Option<String>,
     #[command(flatten)]
     pub(crate) list: ListArgs,
 }

@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+use migrations::MigrationsError;
 use serde_json::json;
 use service::config::Secret;
 use sqlx::AnyPool;
@@ -57,6 +58,9 @@ pub(crate) async fn open_to_read(settings: &DatabaseSettings, data: &DataDir) ->
 /// `flywheel migrate`.
 pub(crate) async fn migrate(common: &Common, arguments: &MigrateArgs) -> Result<ExitCode, Failure> {
     let settings = Settings::load(common, &[])?;
+    if arguments.grant_to.is_some() && !settings.database.kind.is_server() {
+        return Err(Failure::refuse(MigrationsError::NoRoles));
+    }
     let url = match settings.database.url {
         // The job needs nothing else of the platform, its directory least of all.
         Some(url) if settings.database.kind.is_server() => url,
@@ -72,6 +76,8 @@ pub(crate) async fn migrate(common: &Common, arguments: &MigrateArgs) -> Result<
     let applied = if arguments.check {
         migrations::check(&pool).await.map_err(Failure::refuse)?;
         Vec::new()
+    } else if let Some(role) = &arguments.grant_to {
+        migrations::migrate_and_grant(&pool, role).await.map_err(Failure::refuse)?
     } else {
         migrations::migrate(&pool).await.map_err(Failure::refuse)?
     };
@@ -80,12 +86,15 @@ pub(crate) async fn migrate(common: &Common, arguments: &MigrateArgs) -> Result<
     if arguments.list.json {
         let applied: Vec<_> =
             applied.iter().map(|step| json!({ "version": step.version, "description": step.description })).collect();
-        print_json(&json!({ "applied": applied, "schema_version": version }))?;
+        print_json(&json!({ "applied": applied, "schema_version": version, "granted_to": arguments.grant_to }))?;
     } else {
         for step in &applied {
             print(&format!("applied {}: {}", step.version, step.description))?;
         }
         print(&format!("the database is at schema version {version}"))?;
+        if let Some(role) = &arguments.grant_to {
+            print(&format!("the role {role} may do what services do"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

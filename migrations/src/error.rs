@@ -125,6 +125,46 @@ pub enum MigrationsError {
         /// Its version.
         version: i64,
     },
+    /// Whoever looks may not see which migrations were applied.
+    #[error(
+        "the role of `database.url` may not see which migrations were applied ({source}): give it the rights of the \
+         services with `flywheel migrate --grant-to`, as the role that owns the tables"
+    )]
+    Unseen {
+        /// What the server says.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// Rights for a role were asked for where there are none.
+    #[error("`flywheel migrate --grant-to` is for a PostgreSQL server; a SQLite file knows no roles")]
+    NoRoles,
+    /// The server does not know the role that is to be given rights.
+    #[error("the server has no role {role}: create it, then run `flywheel migrate --grant-to` again")]
+    UnknownRole {
+        /// Its name.
+        role: String,
+    },
+    /// A grant failed.
+    #[error(
+        "the database is at the schema of this release, but what the services need can not be given to the role {role} \
+         ({source}): run `flywheel migrate --grant-to` as the role that owns the tables"
+    )]
+    GrantRefused {
+        /// Who was to be given it.
+        role: String,
+        /// What the server says.
+        source: sqlx::Error,
+    },
+    /// What whoever migrates may not give.
+    #[error(
+        "the database is at the schema of this release, but the role {role} lacks {lacks}: let the owner of the \
+         database run what `flywheel doctor --print-acls=postgresql` prints"
+    )]
+    NotGranted {
+        /// Who lacks it.
+        role: String,
+        /// Rights, each with what it is a right to.
+        lacks: String,
+    },
     /// A statement failed.
     #[error("database error: {0}")]
     Database(#[from] sqlx::Error),

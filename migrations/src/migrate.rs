@@ -6,7 +6,7 @@ use include_dir::{Dir, include_dir};
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor as _, SqlSafeStr as _};
 
-use crate::{Backend, MigrationsError, backend};
+use crate::{Backend, MigrationsError, backend, rights};
 
 /// `NUMBER_description.sql`. Read here and not by sqlx's macro, whose crate builds a second SQLite for the compiler.
 static SQL: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sql");
@@ -72,11 +72,28 @@ fn newest(migrator: &Migrator) -> i64 {
 /// A statement of a migration that fails (nothing of it stays), an applied migration that was changed afterwards, or a
 /// database that a newer release closed to this one.
 pub async fn migrate(pool: &AnyPool) -> Result<Vec<Step>, MigrationsError> {
+    bring(pool, None).await
+}
+
+/// The same on a PostgreSQL server, and the role that services log in as gets what [`crate::grants`] says, in the same
+/// run: what a migration has just made is nobody's but its owner's. May be done again; rights that the role has stay.
+///
+/// # Errors
+/// As [`migrate`]; a SQLite file; a role that the server does not know, before anything is changed; rights that whoever
+/// migrates may not give, after everything else was done.
+pub async fn migrate_and_grant(pool: &AnyPool, services: &str) -> Result<Vec<Step>, MigrationsError> {
+    if backend(pool) == Backend::Sqlite {
+        return Err(MigrationsError::NoRoles);
+    }
+    bring(pool, Some(services)).await
+}
+
+async fn bring(pool: &AnyPool, services: Option<&str>) -> Result<Vec<Step>, MigrationsError> {
     let mut connection = pool.acquire().await?;
     match backend(pool) {
         Backend::Sqlite => {
             let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-            let result = match run(&mut transaction).await {
+            let result = match run(&mut transaction, services).await {
                 Ok(steps) => transaction.commit().await.map(|()| steps).map_err(MigrationsError::from),
                 Err(error) => {
                     // On a full disk SQLite has rolled back by itself; what is told is why.
@@ -93,7 +110,7 @@ pub async fn migrate(pool: &AnyPool) -> Result<Vec<Step>, MigrationsError> {
             // Not the pool's any more: the advisory lock is the session's, and goes with it however this ends.
             let mut connection = connection.detach();
             let result = match connection.execute(sqlx::raw_sql(BOUNDED_WAITS)).await {
-                Ok(_) => run(&mut connection).await,
+                Ok(_) => run(&mut connection, services).await,
                 Err(error) => Err(error.into()),
             };
             let closed = connection.close().await;
@@ -106,7 +123,10 @@ pub async fn migrate(pool: &AnyPool) -> Result<Vec<Step>, MigrationsError> {
 
 /// Migrates under the advisory lock of PostgreSQL, each migration in a transaction of its own; on SQLite, which has no
 /// such lock, in the caller's transaction.
-async fn run(connection: &mut AnyConnection) -> Result<Vec<Step>, MigrationsError> {
+async fn run(connection: &mut AnyConnection, services: Option<&str>) -> Result<Vec<Step>, MigrationsError> {
+    if let Some(services) = services {
+        rights::must_exist(services, connection).await?;
+    }
     let migrator = migrator();
     // The migrator takes the lock a second time. Advisory locks count, so what is read here is still so when it begins.
     connection.lock().await?;
@@ -119,6 +139,10 @@ async fn run(connection: &mut AnyConnection) -> Result<Vec<Step>, MigrationsErro
     }
     migrator.run_direct(None, connection, false).await?;
     raise_bar(connection).await?;
+    // Under the lock, too.
+    if let Some(services) = services {
+        rights::give(services, connection).await?;
+    }
     connection.unlock().await?;
     let steps = migrator.iter().filter(|migration| !before.contains_key(&migration.version));
     Ok(steps
@@ -171,7 +195,10 @@ async fn refuse_newer(
 pub async fn check(pool: &AnyPool) -> Result<(), MigrationsError> {
     let migrator = migrator();
     let mut connection = pool.acquire().await?;
-    let applied = applied(&mut connection).await?;
+    let applied = applied(&mut connection).await.map_err(|error| match error {
+        MigrationsError::Migrate(source) if is_denied(&source) => MigrationsError::Unseen { source },
+        error => error,
+    })?;
     refuse_newer(&mut connection, &migrator, &applied).await?;
     let mut pending = Vec::new();
     for migration in migrator.iter() {
@@ -187,6 +214,13 @@ pub async fn check(pool: &AnyPool) -> Result<(), MigrationsError> {
         None => Ok(()),
         Some(&first) => Err(MigrationsError::Pending { first, count: pending.len() }),
     }
+}
+
+fn is_denied(error: &sqlx::migrate::MigrateError) -> bool {
+    let sqlx::migrate::MigrateError::Execute(sqlx::Error::Database(error)) = error else {
+        return false;
+    };
+    error.code().as_deref() == Some("42501")
 }
 
 fn table_is_missing(error: &sqlx::migrate::MigrateError) -> bool {

@@ -96,7 +96,8 @@ fn schema(checked: Result<(), MigrationsError>, is_server: bool) -> Finding {
         }
         Err(error) if is_denied(&error) => {
             let says = "the role may not see which migrations were applied";
-            Finding::failed(SCHEMA, says, "allow it, as `flywheel doctor --print-acls=postgresql` prints it")
+            let advice = "run `flywheel migrate --grant-to` with that role, as the role that owns the tables";
+            Finding::failed(SCHEMA, says, advice)
         }
         Err(error) => Finding::told(SCHEMA, &error.to_string(), "look whether the database is well"),
     }
@@ -198,7 +199,8 @@ async fn rights(pool: &AnyPool) -> Finding {
         Ok(missing) => {
             let list: Vec<String> =
                 missing.iter().map(|(table, rights)| format!("{} on {table}", rights.join(", "))).collect();
-            let advice = "run what `flywheel doctor --print-acls=postgresql` prints, as the owner of the database";
+            let advice = "run `flywheel migrate --grant-to` with that role, as the role that owns the tables, or what \
+                          `flywheel doctor --print-acls=postgresql` prints, as the owner of the database";
             Finding::failed(RIGHTS, format!("the role lacks {}", list.join("; ")), advice)
         }
         Err(error) => Finding::told(RIGHTS, &error.to_string(), ASK_SOMEBODY),

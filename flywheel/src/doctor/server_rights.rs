@@ -97,8 +97,10 @@ pub(super) fn postgresql(url: &Secret, arguments: &DoctorArgs) -> Result<Rights,
     let text = format!(
         "-- PostgreSQL: what the services ({services}) and `flywheel migrate` ({}) must be allowed. To be run by the\n\
          -- owner of the database: the first three lines before `flywheel migrate`, all of them after it, and again\n\
-         -- after a release that made tables (`flywheel doctor` says so).\n{statements}",
-        roles.migrating
+         -- after a release that made tables (`flywheel doctor` says so). What comes after the first three lines is\n\
+         -- what `flywheel migrate --grant-to {}` does each time.\n{statements}",
+        roles.migrating,
+        quoted(services)
     );
     let json = json!({
         "database": database, "role": services, "migrating_role": roles.migrating,

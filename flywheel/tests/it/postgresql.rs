@@ -1,6 +1,9 @@
 //! The platform on a PostgreSQL server: migrated by a job of its own, refused until then, and still there when the
 //! server has been away.
 
+use sqlx::Executor as _;
+
+use crate::doctor::{told, verdicts};
 use crate::harness::{Place, client, edits, finished, until};
 use crate::wire::Wire;
 
@@ -88,6 +91,63 @@ async fn readiness_follows_the_server_and_nothing_has_to_be_started_anew() {
     })
     .await;
     assert_eq!(running.stop().await, Some(0));
+}
+
+/// As the chart does it: one role migrates, and another one, which may do nothing else, serves from the first moment on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_lives_on_what_the_run_that_migrates_gives_its_role() {
+    let Some((url, _wire)) = database().await else { return };
+    let place = place_on(&url);
+    let role = format!("serves_{}", url.rsplit_once('/').unwrap().1);
+    let grant = ["migrate", "--grant-to", &role];
+    let unknown = place.say(&grant);
+    assert_eq!(
+        unknown.sentence(),
+        format!("the server has no role {role}: create it, then run `flywheel migrate --grant-to` again")
+    );
+    let pool = migrations::connect(&url, 1).await.unwrap();
+    let run = async |statements: String| {
+        pool.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(statements))).await.unwrap();
+    };
+    run(format!("CREATE ROLE \"{role}\" LOGIN")).await;
+    let serving = place_on(&url.replacen("://postgres@", &format!("://{role}@"), 1));
+    assert_eq!(place.say(&["migrate"]).code, Some(0));
+    let refused = serving.say(&["up"]);
+    assert!(refused.sentence().contains("may not see which migrations were applied"), "{refused:?}");
+    let said = serving.say(&["doctor", "--json"]);
+    assert!(told(&said, "database.schema").1.contains("`flywheel migrate --grant-to`"), "{said:?}");
+
+    let version = migrations::schema_version();
+    let granted = place.say(&grant);
+    let expected = format!("the database is at schema version {version}\nthe role {role} may do what services do\n");
+    assert_eq!((granted.code, granted.stdout), (Some(0), expected));
+    let again = place.say(&[&grant[..], &["--json"]].concat()).json();
+    assert_eq!((&again["granted_to"], &again["applied"]), (&role.clone().into(), &serde_json::json!([])));
+    let said = serving.say(&["doctor", "--json"]);
+    let of_database = verdicts(&said).into_iter().filter(|(check, _)| check.starts_with("database."));
+    assert!(of_database.map(|(_, verdict)| verdict).all(|verdict| verdict == "ok"), "{said:?}");
+
+    let running = serving.up().await;
+    let key = serving.key();
+    assert_eq!(serving.report(&key, &edits([1])).await.status().as_u16(), 200);
+    serving.ask(&key, "fn total(&self) {}\n").await;
+    serving.agree_in(&pool, ["ada".to_owned()]).await;
+    until("the ledger", || async {
+        let status = serving.say(&["status", "--json"]).json();
+        (status["ledger"]["admitted"] == 1).then_some(())
+    })
+    .await;
+    assert!(!running.stderr().contains("permission denied"), "{}", running.stderr());
+    assert_eq!(running.stop().await, Some(0));
+    run(format!("DROP OWNED BY \"{role}\"; DROP ROLE \"{role}\"")).await;
+    pool.close().await;
+
+    let file = Place::new("");
+    let sentence = "`flywheel migrate --grant-to` is for a PostgreSQL server; a SQLite file knows no roles";
+    assert_eq!(file.say(&grant).sentence(), sentence);
+    assert!(!file.data().exists(), "what is refused makes nothing");
+    let both = place.say(&[&grant[..], &["--check"]].concat());
+    assert!(both.code == Some(2) && both.stderr.contains("cannot be used with"), "{both:?}");
 }
 
 /// Each machine has a data directory of its own; the database is all that they share.

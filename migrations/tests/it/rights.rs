@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use migrations::{Roles, TABLE_RIGHTS, grants, look, migrate, missing_rights};
-use sqlx::Executor as _;
+use migrations::{
+    MigrationsError, Roles, TABLE_RIGHTS, check, grants, look, migrate, migrate_and_grant, missing_rights,
+};
+use sqlx::{AnyPool, Executor as _};
 use test_databases::{Backend, TestDatabase};
 
 /// Rooms whose code runs in no service.
@@ -119,4 +121,100 @@ async fn grants_mend() {
     assert!(refused.is_err(), "the tables are not its own");
     pool.close().await;
     run(format!("DROP OWNED BY \"{role}\"; DROP ROLE \"{role}\"")).await;
+}
+
+async fn run(pool: &AnyPool, statements: String) {
+    pool.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(statements))).await.unwrap();
+}
+
+async fn pool_of(database: &TestDatabase, role: &str) -> AnyPool {
+    let url = database.url().replacen("://postgres@", &format!("://{role}@"), 1);
+    migrations::connect(&url, 2).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_migrates_gives_the_services_their_rights() {
+    test_databases::on(Backend::Postgres, rights_are_given()).await;
+}
+
+/// Two roles that own nothing and may do nothing else, on a database that not everybody may enter.
+async fn rights_are_given() {
+    let database = TestDatabase::fresh_and_empty().await;
+    let owner = &database.pool;
+    let name = look(owner).await.unwrap().database;
+    let (migrates, serves) = (format!("migrates_{name}"), format!("serves_{name}"));
+    run(
+        owner,
+        format!(
+            "REVOKE CONNECT ON DATABASE \"{name}\" FROM PUBLIC; CREATE ROLE \"{migrates}\" LOGIN; \
+             GRANT CONNECT ON DATABASE \"{name}\" TO \"{migrates}\"; \
+             GRANT USAGE, CREATE ON SCHEMA public TO \"{migrates}\""
+        ),
+    )
+    .await;
+    let migrating = pool_of(&database, &migrates).await;
+    let unknown = migrate_and_grant(&migrating, &serves).await.unwrap_err();
+    assert!(matches!(unknown, MigrationsError::UnknownRole { .. }), "{unknown}");
+    assert!(matches!(check(&migrating).await, Err(MigrationsError::Pending { first: 1, .. })), "nothing was changed");
+
+    // What is not its own it may not give, and says so; the rest is done.
+    run(owner, format!("CREATE ROLE \"{serves}\" LOGIN")).await;
+    let lacks = migrate_and_grant(&migrating, &serves).await.unwrap_err();
+    assert!(matches!(lacks, MigrationsError::NotGranted { .. }), "{lacks}");
+    assert!(lacks.to_string().contains(&format!("the role {serves} lacks CONNECT on the database: let")), "{lacks}");
+    check(&migrating).await.unwrap();
+    run(owner, format!("GRANT CONNECT ON DATABASE \"{name}\" TO \"{serves}\"")).await;
+    assert!(migrate_and_grant(&migrating, &serves).await.unwrap().is_empty());
+    let serving = pool_of(&database, &serves).await;
+    works(&serving, 1).await;
+
+    // The newest migration comes once more, and makes its table anew.
+    run(
+        &migrating,
+        "DROP TABLE lost_ranges; ALTER TABLE ledger_events DROP COLUMN raw_partition, DROP COLUMN raw_first, \
+         DROP COLUMN raw_last; DELETE FROM _sqlx_migrations WHERE version = 6"
+            .to_owned(),
+    )
+    .await;
+    assert!(matches!(check(&serving).await, Err(MigrationsError::Pending { first: 6, .. })));
+    assert_eq!(migrate(&migrating).await.unwrap().len(), 1);
+    let missing = missing_rights(&serving).await.unwrap();
+    assert_eq!(missing, [("lost_ranges", vec!["SELECT", "INSERT", "UPDATE"])], "a migration alone gives nothing");
+    // Any number of runs at once.
+    let runs = (0..4).map(|_| migrate_and_grant(&migrating, &serves));
+    for granted in futures::future::join_all(runs).await {
+        assert!(granted.unwrap().is_empty());
+    }
+    works(&serving, 2).await;
+
+    // A role that may not even look is told what to do.
+    run(owner, format!("REVOKE SELECT ON _sqlx_migrations FROM \"{serves}\"")).await;
+    let unseen = check(&serving).await.unwrap_err();
+    assert!(unseen.to_string().contains("permission denied for table _sqlx_migrations"), "{unseen}");
+    assert!(unseen.to_string().contains("`flywheel migrate --grant-to`"), "{unseen}");
+    migrating.close().await;
+    serving.close().await;
+    for role in [serves, migrates] {
+        run(owner, format!("DROP OWNED BY \"{role}\"; DROP ROLE \"{role}\"")).await;
+    }
+}
+
+/// What services do first, and what they may never do.
+async fn works(serving: &AnyPool, number: i64) {
+    check(serving).await.unwrap();
+    assert_eq!(missing_rights(serving).await.unwrap(), []);
+    let insert = "INSERT INTO lost_ranges (step, topic, partition_index, first_position, next_position, skipped_at, \
+                  skipped_by) VALUES ('s', 't', $1, 'a', 'b', 1, 'ada')";
+    sqlx::query(insert).bind(number).execute(serving).await.unwrap();
+    sqlx::query("UPDATE lost_ranges SET skipped_by = 'eve'").execute(serving).await.unwrap();
+    for forbidden in ["DELETE FROM lost_ranges", "DELETE FROM audit_log", "DROP TABLE lost_ranges"] {
+        let refused = sqlx::query(forbidden).execute(serving).await.unwrap_err().to_string();
+        assert!(refused.contains("permission denied") || refused.contains("must be owner"), "{forbidden}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_knows_no_roles() {
+    let database = TestDatabase::of(Backend::Sqlite).await;
+    assert!(matches!(migrate_and_grant(&database.pool, "serves").await, Err(MigrationsError::NoRoles)));
 }
