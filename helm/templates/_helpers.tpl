@@ -54,6 +54,8 @@ capabilities: { drop: [ALL] }
 - { name: FLYWHEEL_BUS__KIND, value: kafka }
 - name: FLYWHEEL_BUS__KAFKA__BOOTSTRAP_SERVERS
   value: {{ required "kafka.bootstrapServers: say where Kafka is, such as kafka-0:9093,kafka-1:9093" .Values.kafka.bootstrapServers | quote }}
+- name: FLYWHEEL_BUS__PARTITIONS
+  value: {{ required "kafka.partitions: say how many partitions topics have, for good" .Values.kafka.partitions | quote }}
 - { name: FLYWHEEL_BUS__KAFKA__TLS__ENABLED, value: {{ .Values.kafka.tls | quote }} }
 {{- with .Values.kafka.sasl }}
 {{- if .mechanism }}
