@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::Bus;
+use bus::{Bus, BusError};
 use events::{ModelName, ModelVersion, TenantId, topics};
 use labeler::lake::LakeReader;
 use labeler::ledger;
@@ -40,6 +40,8 @@ const TOPICS: [&str; 6] = [
     topics::PREFERENCE_PAIRS,
     topics::SERVING_OUTCOMES,
 ];
+
+const STEPS: [&str; 2] = [anonymizer::STEP, labeler::step::STEP];
 
 struct Glance {
     bus: Arc<dyn Bus>,
@@ -94,9 +96,12 @@ impl Glance {
 
     async fn look(&mut self) -> Result<(), Failure> {
         self.log().await?;
+        // To count what lies before a step may take longer than brokers are waited for: the rest is told all the same.
+        let counted = self.steps().await;
         self.ledger().await?;
         self.versions().await?;
-        self.freshness().await
+        self.freshness().await?;
+        counted
     }
 
     #[expect(clippy::cast_precision_loss, reason = "gauges")]
@@ -108,6 +113,22 @@ impl Glance {
             metrics::gauge!("flywheel_bus_topic_oldest_unread_seconds", "topic" => topic).set(unread.as_secs_f64());
             if let Some(age) = status.retention.age {
                 metrics::gauge!("flywheel_bus_topic_retention_seconds", "topic" => topic).set(age.as_secs_f64());
+            }
+        }
+        Ok(())
+    }
+
+    /// How far the steps are, whoever runs them, and whether anybody does. One that has never run is not shown.
+    #[expect(clippy::cast_precision_loss, reason = "gauges")]
+    async fn steps(&self) -> Result<(), Failure> {
+        for step in STEPS {
+            let lag = match self.bus.step_lag(step).await {
+                Err(BusError::UnknownStep(_)) => continue,
+                lag => lag?,
+            };
+            for partition in lag.partitions {
+                let labels = [("step", step.to_owned()), ("partition", partition.partition.to_string())];
+                metrics::gauge!("flywheel_bus_step_lag_records", &labels).set(partition.records_behind as f64);
             }
         }
         Ok(())

@@ -191,14 +191,12 @@ async fn work(
     let limits = &shared.spec.limits;
     let (partition, partition_id) = (worker.log().partition(), worker.log().partition_id());
     let labels = [("step", shared.spec.name.clone()), ("partition", partition.to_string())];
-    let lag = metrics::gauge!("flywheel_bus_step_lag_records", &labels);
     let paused = metrics::gauge!("flywheel_bus_step_paused", &labels);
     let mut pause = limits.first_pause;
     while !token.is_cancelled() {
         changes.borrow_and_update();
         let result;
         (worker, result) = turn(worker).await?;
-        lag.set(inner.ends.end(partition_id).saturating_sub(worker.position()) as f64);
         paused.set(if matches!(result, Ok(Turn::Paused(_))) { 1.0 } else { 0.0 });
         match result {
             Ok(Turn::Progress) => pause = limits.first_pause,
