@@ -1,20 +1,13 @@
-//! What the door takes in at once, and whether the log behind it is read fast enough.
+//! What the door takes in at once.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bus::{Bus, TopicStatus};
-use events::{Timestamp, topics};
-use parking_lot::Mutex;
 use service::problem::Problem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config::IngestConfig;
-
 /// When clients should try again while too much is in flight.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
-/// When clients should try again while the log is not read fast enough.
-const BACKLOG_RETRY: Duration = Duration::from_secs(30);
 
 /// Bounds on what is in flight.
 pub(crate) struct Admission {
@@ -49,72 +42,9 @@ impl Admission {
     }
 }
 
-/// New is refused before acknowledged is dropped.
-pub(crate) struct Backlog {
-    bus: Arc<dyn Bus>,
-    share: f64,
-    staleness: Duration,
-    seen: Mutex<Option<(TopicStatus, Instant)>>,
-}
-
-impl Backlog {
-    pub(crate) fn new(bus: Arc<dyn Bus>, config: &IngestConfig) -> Self {
-        Self { bus, share: config.backlog_share, staleness: config.backlog_staleness(), seen: Mutex::new(None) }
-    }
-
-    /// Refuses while the oldest unread raw record is older than the share of the topic's retention.
-    pub(crate) async fn check(&self, now: Timestamp) -> Result<(), Problem> {
-        let seen = self.seen.lock().clone();
-        let status = match seen {
-            Some((status, at)) if at.elapsed() < self.staleness && !is_behind(&status, now, self.share) => status,
-            // Looked at again also when it was behind, so that the door opens as soon as the readers have caught up.
-            _ => match self.bus.topic_status(topics::TELEMETRY_RAW).await {
-                Ok(status) => {
-                    *self.seen.lock() = Some((status.clone(), Instant::now()));
-                    status
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the backlog can not be looked at");
-                    return Err(Problem::unavailable("log_unavailable", "the log does not answer", BUSY_RETRY));
-                }
-            },
-        };
-        if is_behind(&status, now, self.share) {
-            metrics::counter!("flywheel_ingest_backlog_refusals_total").increment(1);
-            let detail = "what was acknowledged before has not been read yet; new events would put it at risk";
-            return Err(Problem::unavailable("backlog", detail, BACKLOG_RETRY));
-        }
-        Ok(())
-    }
-}
-
-fn is_behind(status: &TopicStatus, now: Timestamp, share: f64) -> bool {
-    match (status.oldest_unread, status.retention.age) {
-        (Some(oldest), Some(retention)) => now.since(oldest) > retention.mul_f64(share.clamp(0.0, 1.0)),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use bus::Retention;
-
     use super::*;
-
-    #[test]
-    fn three_quarters_of_the_retention_are_the_limit() {
-        let mut status = TopicStatus {
-            partitions: 4,
-            records: 1,
-            bytes: 1,
-            oldest_unread: Some(Timestamp::from_seconds(0)),
-            retention: Retention::age(Duration::from_secs(100)),
-        };
-        assert!(!is_behind(&status, Timestamp::from_seconds(75), 0.75));
-        assert!(is_behind(&status, Timestamp::from_seconds(76), 0.75));
-        status.oldest_unread = None;
-        assert!(!is_behind(&status, Timestamp::from_seconds(1000), 0.75));
-    }
 
     #[test]
     fn places_are_given_back() {

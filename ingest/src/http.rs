@@ -49,10 +49,11 @@ async fn telemetry(State(door): State<Arc<Door>>, request: Request) -> Response 
 async fn answer(door: &Door, headers: &HeaderMap, body: &mut UnreadBody) -> Result<TelemetryAnswer, Problem> {
     let key = door.api_keys.verify_headers(headers, Scope::Telemetry).await?;
     require_json(headers)?;
-    door.backlog.check(door.clock.now()).await?;
     let limit = door.config.limits.body_bytes;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let _place = door.admission.enter(announced.map_or(limit, |announced: usize| announced.min(limit)))?;
+    // Inside, so that a log that does not answer lets no more wait than may be in flight.
+    door.backlog.check(door.clock.now()).await?;
     let body = body.read().await?;
     metrics::histogram!("flywheel_ingest_body_bytes").record(body.len() as f64);
     let batch = batch::parse(&body, &door.config.limits).map_err(batch_problem)?;

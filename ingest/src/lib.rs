@@ -5,6 +5,7 @@
 //! sends it again under the same sequence number, hence the same id. See `docs/wire.md`.
 
 mod admission;
+mod backlog;
 mod batch;
 mod config;
 mod consent;
@@ -27,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{IngestConfig, IngestLimits};
 
-use admission::{Admission, Backlog};
+use admission::Admission;
+use backlog::Backlog;
 use consent::ConsentCache;
 
 /// What the service needs.

@@ -8,11 +8,13 @@
     reason = "a test may fail loudly"
 )]
 
+mod backlog;
 mod bad_input;
 mod door;
 mod leaks;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,6 +36,7 @@ use service::ids::SystemIds;
 use service::keys::KeyStore;
 use service::readiness::Readiness;
 use test_databases::TestDatabase;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const SESSION: &str = "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d";
@@ -61,6 +64,18 @@ pub(crate) struct Switch {
     log: Arc<LocalLog>,
     pub(crate) failing: Mutex<Option<PublishError>>,
     pub(crate) hanging: Mutex<bool>,
+    /// What is asked about the backlog.
+    pub(crate) questions: Questions,
+}
+
+/// Questions that wait for an answer, which a test holds back.
+#[derive(Default)]
+pub(crate) struct Questions {
+    pub(crate) held_back: watch::Sender<bool>,
+    pub(crate) open: AtomicUsize,
+    /// At once, and in all.
+    pub(crate) most: AtomicUsize,
+    pub(crate) all: AtomicUsize,
 }
 
 #[async_trait]
@@ -113,6 +128,11 @@ impl Bus for Switch {
         self.log.end_positions(topic).await
     }
     async fn topic_status(&self, topic: &str) -> Result<TopicStatus, BusError> {
+        let Questions { held_back, open, most, all } = &self.questions;
+        all.fetch_add(1, Ordering::SeqCst);
+        most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        held_back.subscribe().wait_for(|held_back| !held_back).await.unwrap();
+        open.fetch_sub(1, Ordering::SeqCst);
         self.log.topic_status(topic).await
     }
     async fn step(
@@ -157,7 +177,12 @@ impl Running {
         adjust(&mut config);
         let listener = service::http::bind("ingest", &config.http).await.unwrap();
         let url = format!("http://{}/v1/telemetry", listener.local_addr().unwrap());
-        let switch = Arc::new(Switch { log: log.clone(), failing: Mutex::new(None), hanging: Mutex::new(false) });
+        let switch = Arc::new(Switch {
+            log: log.clone(),
+            failing: Mutex::new(None),
+            hanging: Mutex::new(false),
+            questions: Questions::default(),
+        });
         let deps = IngestDeps {
             bus: switch.clone(),
             clock: clock.shared(),
