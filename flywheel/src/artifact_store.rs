@@ -130,7 +130,8 @@ pub(crate) async fn open(
     }
 }
 
-/// Opens the configured store to read it.
+/// Opens the configured store to read it. A bucket that is missing, or can not be read, is told now; that it takes nothing
+/// is no fault.
 pub(crate) async fn open_to_read(
     settings: &ArtifactsSettings,
     data: &DataDir,
@@ -138,7 +139,11 @@ pub(crate) async fn open_to_read(
     match settings.kind {
         ArtifactsKind::Local => Ok(Arc::new(LocalArtifacts::open_to_read(data.artifacts()).map_err(Failure::refuse)?)),
         #[cfg(feature = "production")]
-        ArtifactsKind::S3 => open(settings, data, Reach::Now).await,
+        ArtifactsKind::S3 => {
+            let store = S3Artifacts::connect(bucket(&settings.s3)).await.map_err(Failure::refuse)?;
+            store.check_to_read().await.map_err(Failure::refuse)?;
+            Ok(Arc::new(store))
+        }
     }
 }
 

@@ -194,6 +194,14 @@ pub async fn s3_bucket_without_listing() -> Option<S3Bucket> {
     if may_start(s3::VARIABLE, s3::is_installed()) { Some(blocking(s3::bucket_without_listing).await) } else { None }
 }
 
+/// An empty bucket as its owner has it, and as a user has it who may only read, as [`s3_read_only_bucket`].
+///
+/// # Panics
+/// The gateway can not be started: the sentence says what to do.
+pub async fn s3_bucket_with_reader() -> Option<[S3Bucket; 2]> {
+    if may_start(s3::VARIABLE, s3::is_installed()) { Some(blocking(s3::bucket_with_reader).await) } else { None }
+}
+
 /// A fresh, empty bucket of MinIO, when [`full_wanted`].
 ///
 /// # Panics

@@ -36,12 +36,23 @@ pub(crate) fn read_only_bucket() -> Result<S3Bucket, String> {
 
 /// A bucket whose user may put, get and remove, and not ask which objects there are.
 pub(crate) fn bucket_without_listing() -> Result<S3Bucket, String> {
-    const USER: &str = "no-lister";
+    let actions = r#""s3:GetObject","s3:PutObject","s3:DeleteObject","s3:AbortMultipartUpload""#;
+    bucket_of_user("no-lister", &[(actions, "/*")]).map(|[_, bucket]| bucket)
+}
+
+/// A bucket as its owner has it, and as a user has it who may only read and list.
+pub(crate) fn bucket_with_reader() -> Result<[S3Bucket; 2], String> {
+    bucket_of_user("reader", &[(r#""s3:GetObject""#, "/*"), (r#""s3:ListBucket""#, "")])
+}
+
+/// A bucket as its owner has it, and as a new user has it who may take these actions: on its objects (`/*`), or on the
+/// bucket itself.
+fn bucket_of_user(role: &str, allowed: &[(&str, &str)]) -> Result<[S3Bucket; 2], String> {
     static SERVER: OnceLock<Result<(Running, Door), String>> = OnceLock::new();
     let server = SERVER.get_or_init(|| on_free_port(|port| start_on(port, Access::Users)));
     let (_, door) = server.as_ref().map_err(Clone::clone)?;
     let name = unique_name('-');
-    let (user, secret) = (format!("{USER}-{name}"), format!("{}-{USER}", door.secret));
+    let (user, secret) = (format!("{role}-{name}"), format!("{}-{role}", door.secret));
     let mut making = Command::new(program()?);
     making.args(["admin", "--access", &door.key, "--secret", &door.secret, "--region", REGION, "--endpoint-url"]);
     making.arg(format!("http://{}", door.address)).args(["create-user", "--access", &user, "--secret", &secret]);
@@ -50,10 +61,13 @@ pub(crate) fn bucket_without_listing() -> Result<S3Bucket, String> {
     if !made.status.success() {
         return Err(format!("no user can be made at {}: {}", door.address, String::from_utf8_lossy(&made.stderr)));
     }
-    let actions = r#"["s3:GetObject","s3:PutObject","s3:DeleteObject","s3:AbortMultipartUpload"]"#;
-    let policy = format!(
-        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":["{user}"]}},"Action":{actions},"Resource":"arn:aws:s3:::{name}/*"}}]}}"#
-    );
+    let statement = |(actions, of): &(&str, &str)| {
+        format!(
+            r#"{{"Effect":"Allow","Principal":{{"AWS":["{user}"]}},"Action":[{actions}],"Resource":"arn:aws:s3:::{name}{of}"}}"#
+        )
+    };
+    let statements: Vec<String> = allowed.iter().map(statement).collect();
+    let policy = format!(r#"{{"Version":"2012-10-17","Statement":[{}]}}"#, statements.join(","));
     for (query, body) in [("", ""), ("policy=", &policy)] {
         let answer = door.ask(Request { method: "PUT", path: &format!("/{name}"), query, body }, LIMIT);
         let answer = answer.map_err(|error| format!("the S3 gateway at {} does not answer: {error}", door.address))?;
@@ -61,7 +75,8 @@ pub(crate) fn bucket_without_listing() -> Result<S3Bucket, String> {
             return Err(format!("no bucket can be made at {}: {}", door.address, answer.line()));
         }
     }
-    Ok(S3Bucket { access_key_id: user, secret_access_key: secret, ..door.place(name) })
+    let owner = door.place(name);
+    Ok([owner.clone(), S3Bucket { access_key_id: user, secret_access_key: secret, ..owner }])
 }
 
 /// The gateway of this process: the one of the environment, or one of its own.

@@ -41,7 +41,20 @@ impl S3Artifacts {
     /// # Errors
     /// What a person has to mend, told in one sentence.
     pub async fn check(&self) -> Result<(), ArtifactError> {
-        match tokio::time::timeout(CHECK, self.check_all()).await {
+        self.in_time(self.check_all()).await
+    }
+
+    /// Whether the bucket is there and these credentials may read it: asks for an object that is absent. Changes nothing,
+    /// and needs no right to.
+    ///
+    /// # Errors
+    /// What a person has to mend, told in one sentence.
+    pub async fn check_to_read(&self) -> Result<(), ArtifactError> {
+        self.in_time(self.check_reading()).await
+    }
+
+    async fn in_time(&self, checking: impl Future<Output = Result<(), ArtifactError>>) -> Result<(), ArtifactError> {
+        match tokio::time::timeout(CHECK, checking).await {
             Ok(checked) => checked,
             Err(_) => {
                 let Place { bucket, endpoint } = self.place().clone();
@@ -73,7 +86,28 @@ impl S3Artifacts {
         if let Err(error) = client.delete_object().bucket(self.bucket()).key(&key).send().await {
             return Err(self.place().failed("remove objects", &error));
         }
-        match self.look_with(client, &Sha256Digest::of(NEVER_PUT)).await {
+        self.check_listing().await
+    }
+
+    async fn check_reading(&self) -> Result<(), ArtifactError> {
+        let absent = self.key(&Sha256Digest::of(NEVER_PUT));
+        match self.inner.hasty.get_object().bucket(self.bucket()).key(absent).send().await {
+            Ok(_) => {}
+            Err(error) if is_absent(&error) => {}
+            Err(error) => {
+                let failed = self.place().failed("read objects", &error);
+                // To whoever may not list, Amazon forbids what is absent.
+                let is_denied = matches!(failed, ArtifactError::Denied { .. });
+                if !is_denied || self.look_at_bucket().await.is_ok() {
+                    return Err(failed);
+                }
+            }
+        }
+        self.check_listing().await
+    }
+
+    async fn check_listing(&self) -> Result<(), ArtifactError> {
+        match self.look_with(&self.inner.hasty, &Sha256Digest::of(NEVER_PUT)).await {
             Err(ArtifactError::Denied { bucket, endpoint, .. }) => {
                 // Without it Amazon hides what is absent behind what is forbidden.
                 let action = "list objects (s3:ListBucket, which tells absent objects from forbidden ones)";

@@ -180,6 +180,7 @@ async fn a_missing_bucket_is_told_at_the_start_and_later() {
         store.get(&digest).await.unwrap_err(),
         store.exists(&digest).await.unwrap_err(),
         store.remove(&digest).await.unwrap_err(),
+        store.check_to_read().await.unwrap_err(),
     ] {
         assert!(matches!(error, ArtifactError::BucketMissing { .. }), "{error}");
     }
@@ -236,6 +237,7 @@ async fn a_read_only_bucket_is_told() {
         @"bucket BUCKET at ENDPOINT can be read and not written with these credentials; allow them to put and remove objects, or use others"
     );
     let store = S3Artifacts::connect(config(&bucket)).await.unwrap();
+    store.check_to_read().await.unwrap();
     for error in [store.put("a".into()).await.unwrap_err(), store.put(vec![1; 17 << 20].into()).await.unwrap_err()] {
         assert!(matches!(error, ArtifactError::Denied { .. }), "{error}");
     }
@@ -268,6 +270,9 @@ async fn a_right_that_is_missing_is_named_at_the_start() {
         text,
         @"these credentials may not list objects (s3:ListBucket, which tells absent objects from forbidden ones) in bucket BUCKET at ENDPOINT; allow it, or use others"
     );
+    // Whoever only reads is told the same.
+    let error = S3Artifacts::connect(config(&bucket)).await.unwrap().check_to_read().await.unwrap_err();
+    assert!(error.to_string().starts_with("these credentials may not list objects"), "{error}");
 }
 
 #[tokio::test]

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use test_servers::{S3Bucket, s3_bucket, servers_wanted};
+use test_servers::{S3Bucket, s3_bucket, s3_bucket_with_reader, servers_wanted};
 
+use crate::audit;
 use crate::harness::{Place, client, finished, until};
 use crate::wire::Wire;
 
@@ -103,6 +104,23 @@ async fn readiness_follows_the_bucket_and_nothing_has_to_be_started_anew() {
     })
     .await;
     assert_eq!(running.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_audits_needs_no_right_to_write_to_the_bucket() {
+    if !servers_wanted() {
+        return;
+    }
+    let Some([owner, reader]) = s3_bucket_with_reader().await else { return };
+    let place = Place::new("");
+    place.configure(&section(&owner, place.path()));
+    let running = place.up().await;
+    assert_eq!(running.stop().await, Some(0));
+    place.configure(&section(&reader, place.path()));
+    let said = place.say(&["up"]);
+    assert!(said.sentence().contains("can be read and not written"), "{said:?}");
+    let report = audit::consistent(&place);
+    assert!(audit::checks(&report)["registry: artifacts"]["checked"].as_u64() > Some(0), "{report}");
 }
 
 #[test]
