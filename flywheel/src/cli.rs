@@ -186,7 +186,7 @@ const AUDIT_HELP: &str = "Reads the platform, which may run, and never writes to
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AuditArgs {
     /// Where the temporary directory is made; it needs about as much room as raw and clean telemetry take. Default:
-    /// where the system keeps temporary files.
+    /// with the platform's temporary files, in the data directory.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) scratch: Option<PathBuf>,
     #[command(flatten)]

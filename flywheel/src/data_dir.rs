@@ -77,12 +77,25 @@ impl DataDir {
         let _as_before = tempfile::env::override_temp_dir(&self.scratch());
     }
 
+    /// For a command that is long at work beside whoever has the directory: until the answer is dropped, who starts takes
+    /// no temporary files for left behind. None: this file system knows no locks.
+    pub(crate) fn keep_temporary_files(&self) -> Option<File> {
+        let kept = File::open(self.scratch()).ok()?;
+        kept.lock_shared().ok()?;
+        Some(kept)
+    }
+
     fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
     }
 
-    /// Removes temporary files that processes left behind when they were killed. Whoever calls it is alone here.
+    /// Removes temporary files that processes left behind when they were killed, unless a command is at work there.
+    /// Whoever calls it is alone here but for commands.
     fn clear_scratch(&self) {
+        let scratch = File::open(self.scratch());
+        if scratch.as_ref().is_ok_and(|scratch| matches!(scratch.try_lock(), Err(TryLockError::WouldBlock))) {
+            return;
+        }
         for left in std::fs::read_dir(self.scratch()).into_iter().flatten().flatten() {
             let _other_kind = std::fs::remove_dir_all(left.path()).or_else(|_| std::fs::remove_file(left.path()));
         }
@@ -294,6 +307,10 @@ mod tests {
         let second = data.share().unwrap();
         assert_eq!(count(), 2, "the first may be using them");
         drop((first, second));
+        let kept = data.keep_temporary_files();
+        drop(data.claim().unwrap());
+        assert_eq!(count(), 2, "a command is using them");
+        drop(kept);
         let _claim = data.claim().unwrap();
         assert_eq!(count(), 0);
     }

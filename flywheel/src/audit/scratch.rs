@@ -122,6 +122,10 @@ impl Scratch {
             connection.pragma_update(None, name, value)?;
         }
         connection.pragma_update(None, "cache_size", -CACHE_KIBIBYTES)?;
+        // What connections of this process sort beyond their memory goes there too: a container may have no other place.
+        if let Some(directory) = directory.path().to_str() {
+            connection.pragma_update(None, "temp_store_directory", directory)?;
+        }
         connection.execute_batch("BEGIN")?;
         connection.execute_batch(TABLES)?;
         Ok(Self { connection, directory })

@@ -1,5 +1,6 @@
 //! A platform, opened to be read: the database, the log and the artifact store each refuse or are never asked to write.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use artifacts::ArtifactStore;
@@ -24,6 +25,8 @@ pub(crate) struct Source {
     pub(crate) pool: AnyPool,
     pub(crate) keys: KeyStore,
     pub(crate) artifacts: Arc<dyn ArtifactStore>,
+    /// What is copied is in the data directory, on which a platform may start meanwhile.
+    _kept: Option<File>,
 }
 
 impl Source {
@@ -31,6 +34,8 @@ impl Source {
         let settings = Settings::load(common, &[])?;
         operations::must_exist(&settings)?;
         let data = DataDir::open(&settings.data_dir)?;
+        data.take_temporary_files();
+        let kept = data.keep_temporary_files();
         let clock = settings.clock.build().map_err(Failure::refuse)?.clock;
         let pool = database::open_to_read(&settings.database, &data).await?;
         let bus = foundation::open_log_to_read(&settings, &data, Arc::clone(&clock)).await?;
@@ -38,7 +43,7 @@ impl Source {
             .await
             .map_err(Failure::refuse)?;
         let artifacts = artifact_store::open_to_read(&settings.artifacts, &data).await?;
-        Ok(Self { settings, clock, bus, pool, keys, artifacts })
+        Ok(Self { settings, clock, bus, pool, keys, artifacts, _kept: kept })
     }
 
     /// The registry, to be read.

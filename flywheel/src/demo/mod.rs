@@ -88,6 +88,7 @@ async fn in_this_process(
         )));
     }
     let claim = data.claim()?;
+    data.take_temporary_files();
     progress.say(&format!("data in {}", data.root().display()));
     let plan = plan(arguments, &data, arguments.placebo)?;
     let base = match &arguments.base {
@@ -134,6 +135,11 @@ async fn on_a_deployment(
     let common = Common { config: Some(file.to_path_buf()), ..common.clone() };
     let settings = Settings::load(&common, &[])?;
     elsewhere::check(&settings, file)?;
+    operations::must_exist(&settings)?;
+    let data = DataDir::open(&settings.data_dir)?;
+    data.take_temporary_files();
+    // A service may start on the same directory meanwhile.
+    let _kept = data.keep_temporary_files();
     // The corpus, the models that are looked into and our own log; nothing of the deployment.
     let scratch = scratch("")?;
     let place = DataDir::open(scratch.path())?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use service::clock::real_now;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Place, Said, until};
+use crate::harness::{Place, Said, finished, until};
 use crate::load::{self, Promised, person, work};
 
 const DEVELOPERS: usize = 2;
@@ -155,6 +155,11 @@ async fn an_audit_finds_what_is_altered_and_nothing_else() {
     let report = consistent(&place);
     assert_eq!(files(&place.data()).keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
     assert!(files(&place.data()) == before, "an audit changes nothing");
+    // A container may have no place for temporary files but the data directory.
+    let mut homeless = place.command(&["audit", "--json"]);
+    homeless.env("TMPDIR", place.path().join("absent"));
+    assert_eq!(finished(homeless).json()["consistent"], true);
+    assert!(files(&place.data()) == before, "an audit leaves nothing behind");
     let judged = judged(&report);
     for name in [
         "clean events",
