@@ -1,5 +1,5 @@
-//! The demo's story on a deployment: every service a process of its own, some of them twice, and nothing that the story
-//! could do but knock at doors, read the database and wait.
+//! The demo's story on a deployment: every service a process of its own, and twice, and nothing that the story could do
+//! but knock at doors, read the database and wait.
 
 use std::path::PathBuf;
 
@@ -17,6 +17,8 @@ struct Deployment {
     processes: Vec<(String, Running)>,
     /// Whether each process has a data directory of its own, as on machines of their own.
     is_spread: bool,
+    /// Where processes that start from now on find a registry; none: where the configuration says.
+    registry: Option<String>,
 }
 
 /// The configuration of a deployment for tests, with what it stands on. `begins` is when a training run does.
@@ -33,7 +35,7 @@ fn configuration(parts: &str, begins: &str) -> String {
 
 impl Deployment {
     fn new(place: Place, is_spread: bool) -> Self {
-        Self { place, processes: Vec::new(), is_spread }
+        Self { place, processes: Vec::new(), is_spread, registry: None }
     }
 
     /// The data directory of a process.
@@ -45,31 +47,41 @@ impl Deployment {
     async fn start(&mut self, name: &str, arguments: &[&str]) {
         let mut all = arguments.to_vec();
         all.extend(["--set", "admin.listen=127.0.0.1:0"]);
+        let registry = self.registry.as_ref().map(|url| format!("registry.address={url}"));
+        all.extend(registry.iter().flat_map(|setting| ["--set", setting.as_str()]));
         let mut process = self.place.start_on(&self.data(name), &all);
         process.said("admin-").await;
         self.processes.push((name.to_owned(), process));
     }
 
+    /// Starts another process beside the first of a service that has a door; returns where that door is.
+    async fn second(&mut self, service: &str) -> String {
+        let door = format!("{service}.http.listen=127.0.0.1:0");
+        self.start(&format!("{service} 2"), &[service, "--set", &door]).await;
+        let (_, process) = self.processes.last_mut().unwrap();
+        // The admin port comes first.
+        process.said(&format!("\n{service}: http://")).await;
+        let (said, before) = (process.stdout(), format!("{service}: "));
+        said.lines().find_map(|line| line.strip_prefix(&before)).unwrap().to_owned()
+    }
+
     /// Starts another serving beside the first; returns where both are.
     #[cfg(feature = "production")]
     async fn second_serving(&mut self) -> [String; 2] {
-        self.start("serving 2", &["serving", "--set", "serving.http.listen=127.0.0.1:0"]).await;
-        let (_, process) = self.processes.last_mut().unwrap();
-        // The admin port comes first.
-        process.said("\nserving: http://").await;
-        let said = process.stdout();
-        let second = said.lines().find_map(|line| line.strip_prefix("serving: ")).unwrap().to_owned();
-        [format!("http://127.0.0.1:{}", self.place.ports.serving), second]
+        [format!("http://127.0.0.1:{}", self.place.ports.serving), self.second("serving").await]
     }
 
-    /// One of each, and two of those that share their work by leases. The registry comes first: the others ask it.
-    async fn start_all(&mut self) {
+    /// Two of each but of serving. The registry comes first: the others ask it, half of them the one and half the
+    /// other. Returns where both ingests are.
+    async fn start_all(&mut self) -> [String; 2] {
         for service in ["registry", "ingest", "serving", "anonymizer", "labeler", "orchestrator"] {
             self.start(service, &[service]).await;
         }
+        self.registry = Some(self.second("registry").await);
         for service in ["anonymizer", "labeler", "orchestrator"] {
             self.start(&format!("{service} 2"), &[service]).await;
         }
+        [format!("http://127.0.0.1:{}", self.place.ports.ingest), self.second("ingest").await]
     }
 
     /// Plays the story to its end.
@@ -126,8 +138,10 @@ async fn a_story_from_outside_on_one_machine_says_when_there_is_nothing_to_learn
     // More pairs than a dozen developers make, and a time that passes without a judgement being possible.
     let place = Place::new(&configuration("", "minimum_new_pairs = 100000\nmaximum_age_seconds = 60"));
     let mut deployment = Deployment::new(place, false);
-    deployment.start_all().await;
-    let (said, report) = deployment.play(&["--developers", "10", "--blocks", "1", "--turns", "1"]).await;
+    let [ingest, second] = deployment.start_all().await;
+    let doors = ["--ingest", &ingest, "--ingest", &second];
+    let story = ["--developers", "10", "--blocks", "1", "--turns", "1"];
+    let (said, report) = deployment.play(&[&story[..], &doors].concat()).await;
     the_deployment_is_in_order(&deployment, &report);
     assert_eq!(at(&report, "/turns/0/outcome"), "not_eligible", "{}", at(&report, "/turns"));
     let reason = at(&report, "/turns/0/reason");
@@ -203,24 +217,12 @@ mod on_servers {
         assert_eq!(place.say(&["keys", "master", &key]).code, Some(0));
         assert_eq!(place.say(&["migrate"]).code, Some(0));
         let mut deployment = Deployment::new(place, true);
-        deployment.start_all().await;
-        let [one, other] = deployment.second_serving().await;
-        let (_, report) = deployment
-            .play(&[
-                "--developers",
-                "40",
-                "--blocks",
-                "6",
-                "--turns",
-                "1",
-                "--seed",
-                "2",
-                "--serving",
-                &one,
-                "--serving",
-                &other,
-            ])
-            .await;
+        let ingest = deployment.start_all().await;
+        let serving = deployment.second_serving().await;
+        let doors =
+            ["--ingest", &ingest[0], "--ingest", &ingest[1], "--serving", &serving[0], "--serving", &serving[1]];
+        let story = ["--developers", "40", "--blocks", "6", "--turns", "1", "--seed", "2"];
+        let (_, report) = deployment.play(&[&story[..], &doors].concat()).await;
         the_deployment_is_in_order(&deployment, &report);
         let parts = ["bus", "database", "artifacts"].map(|part| at(&report, &format!("/played_on/{part}")));
         assert_eq!(parts, ["kafka", "postgresql", "s3"]);

@@ -1,5 +1,6 @@
-//! The wheel on its three real servers, under constant load, while services and servers are killed at random moments,
-//! and the connections between them are cut, slowed, reset and left dead. Then the load ends, everything is concluded, and the audit must find nothing: whatever was acknowledged is there, once,
+//! The wheel on its three real servers, several processes of each service, under constant load, while services and
+//! servers are killed at random moments, and the connections between them are cut, slowed, reset and left dead. Then
+//! the load ends, everything is concluded, and the audit must find nothing: whatever was acknowledged is there, once,
 //! and what was made of it is what a replay makes of it that nobody disturbs.
 //!
 //! `FAULTS_SECONDS` says for how long, or `FAULTS_KILLS` until how many kills; `FAULTS_SEED` gives other moments.
@@ -43,7 +44,7 @@ enum Fault {
     KillBroker,
     KillDatabase,
     KillGateway,
-    /// Every connection to one of the servers, or of the other services to the registry.
+    /// Every connection to one of the servers, or of the other services to the registries.
     Connections(To, Trouble),
 }
 
@@ -59,13 +60,14 @@ enum To {
 impl To {
     const ALL: [Self; 4] = [Self::Broker, Self::Database, Self::Gateway, Self::Registry];
 
-    fn proxy(self, servers: &Servers) -> &Proxy {
-        match self {
+    fn proxies(self, servers: &Servers) -> &[Proxy] {
+        let one = match self {
             Self::Broker => &servers.to_kafka,
             Self::Database => &servers.to_postgresql,
             Self::Gateway => &servers.to_s3,
-            Self::Registry => &servers.to_registry,
-        }
+            Self::Registry => return &servers.to_registries,
+        };
+        std::slice::from_ref(one)
     }
 }
 
@@ -127,7 +129,7 @@ impl Fault {
                     To::Broker => "the broker",
                     To::Database => "PostgreSQL",
                     To::Gateway => "the S3 gateway",
-                    To::Registry => "the registry",
+                    To::Registry => "the registries",
                 };
                 match trouble {
                     Trouble::Cut => format!("cut connections to {to}"),
@@ -149,7 +151,7 @@ impl Fault {
             Self::KillBroker => servers.kafka.kill(BROKER),
             Self::KillDatabase => servers.postgresql.kill(),
             Self::KillGateway => servers.s3.kill(),
-            Self::Connections(to, trouble) => trouble.begin(to.proxy(servers)),
+            Self::Connections(to, trouble) => to.proxies(servers).iter().for_each(|proxy| trouble.begin(proxy)),
         }
         let begun = Instant::now();
         while begun.elapsed() < down {
@@ -161,7 +163,7 @@ impl Fault {
             Self::KillBroker => servers.kafka.start_again(BROKER).await,
             Self::KillDatabase => servers.postgresql.start_again().await,
             Self::KillGateway => servers.s3.start_again().await,
-            Self::Connections(to, trouble) => trouble.end(to.proxy(servers)),
+            Self::Connections(to, trouble) => to.proxies(servers).iter().for_each(|proxy| trouble.end(proxy)),
         }
         true
     }
@@ -215,13 +217,15 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
     let pool = migrations::connect(&servers.database, 2).await.unwrap();
     place.agree_in(&pool, (0..DEVELOPERS).map(person)).await;
 
-    let crowd = Crowd::begin(&place, DEVELOPERS, started);
+    let crowd = Crowd::begin(&place, &servers, DEVELOPERS, started);
     assert!(fleet.acknowledged(LIFE, LONGEST_STALL, &crowd).await, "the load never began");
 
     let (begun, mut faults, mut kills) = (Instant::now(), 0, 0);
     let mut effects: BTreeMap<String, Effect> = BTreeMap::new();
     let all = Fault::all(&fleet);
     let weights: u32 = all.iter().map(|(_, weight)| weight).sum();
+    // Every process once, and from then on what chance says.
+    let mut certain = (0..fleet.services().len()).map(Fault::KillService);
     while !extent.is_over(begun, kills) {
         // A fault may come before the one before it has healed.
         fleet.acknowledged(random.random_range(0..=LIFE), LONGEST_LIFE, &crowd).await;
@@ -231,7 +235,8 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
             left = left.saturating_sub(*weight);
             is_it
         });
-        let (fault, _) = *chosen.unwrap();
+        let (by_chance, _) = *chosen.unwrap();
+        let fault = certain.next().unwrap_or(by_chance);
         let (name, since) = (fault.name(&fleet), Instant::now());
         if !fault.strike(&mut fleet, &mut servers, &mut random).await {
             continue;

@@ -1,5 +1,6 @@
 //! A platform of separate processes on servers of its own, kept up as whoever runs it in production does: what ends is
-//! started again. And the developers who work there.
+//! started again. There are several of every service but the orchestrator, which has nothing to do here. And the
+//! developers who work there.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -15,19 +16,17 @@ use test_servers::{KafkaBrokers, KafkaServer, OwnServer, Proxy, S3Bucket, Toxipr
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Place, Running, client, own, until};
-use crate::load::{self, Promised, work};
+use crate::harness::{Place, Ports, Running, client, own, until};
+use crate::load::{self, Promised, work_at};
 use crate::s3;
 
 /// How many times as fast as the machine's clock the platform's is.
 const FACTOR: u32 = 5;
 /// How far ahead a last start is: more than lateness, close and every margin together.
 pub(crate) const AHEAD: Duration = Duration::from_secs(4 * 3600);
-/// The service that all others ask.
-const FIRST: &str = "registry";
-/// Every other one, and how many of it.
-const SERVICES: [(&str, usize); 5] =
-    [("ingest", 1), ("anonymizer", 2), ("labeler", 2), ("orchestrator", 1), ("serving", 1)];
+/// Every service, and how many of it. The first process comes first, since others ask it.
+const SERVICES: [(&str, usize); 6] =
+    [("registry", 2), ("ingest", 2), ("anonymizer", 2), ("labeler", 2), ("orchestrator", 1), ("serving", 2)];
 /// Pause before one is started again that ended by itself.
 const BACK_OFF: Duration = Duration::from_millis(500);
 
@@ -39,8 +38,10 @@ pub(crate) struct Servers {
     pub(crate) to_kafka: Proxy,
     pub(crate) to_postgresql: Proxy,
     pub(crate) to_s3: Proxy,
-    /// Of the registry, which every other service asks.
-    pub(crate) to_registry: Proxy,
+    /// Of each registry.
+    pub(crate) to_registries: [Proxy; 2],
+    /// Doors of the second of each service.
+    second: Ports,
     broker: KafkaServer,
     /// Past the proxy.
     pub(crate) database: String,
@@ -54,7 +55,9 @@ impl Servers {
             tokio::join!(KafkaBrokers::behind(toxiproxy), OwnServer::postgresql(), OwnServer::s3());
         let (to_postgresql, database_through) = toxiproxy.before_url(&database);
         let (to_s3, endpoint) = toxiproxy.before_url(&bucket.endpoint);
-        let to_registry = toxiproxy.before(&format!("127.0.0.1:{}", place.ports.registry));
+        let second = Ports::free();
+        let to_registries =
+            [place.ports, second].map(|ports| toxiproxy.before(&format!("127.0.0.1:{}", ports.registry)));
         let (broker, bucket) = (kafka.server(), S3Bucket { endpoint, ..bucket });
         Self {
             kafka,
@@ -63,7 +66,8 @@ impl Servers {
             to_kafka,
             to_postgresql,
             to_s3,
-            to_registry,
+            to_registries,
+            second,
             broker,
             database,
             database_through,
@@ -125,15 +129,16 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// So many begin, with a key that opens the doors.
-    pub(crate) fn begin(place: &Place, developers: usize, started: Timestamp) -> Self {
+    /// So many begin, with a key that opens the doors, and are spread over all of them.
+    pub(crate) fn begin(place: &Place, servers: &Servers, developers: usize, started: Timestamp) -> Self {
         let key = place.say(&["keys", "create", "--json"]).json()["key"].as_str().unwrap().to_owned();
         let (promised, enough) = (Arc::new(Mutex::new(Promised::default())), CancellationToken::new());
         let plan = Arc::new(load::plan(developers));
         let workers = (0..developers)
             .map(|developer| {
-                let doors = load::doors(place.ports.serving, place.ports.ingest, &key);
-                tokio::spawn(work(developer, doors, Arc::clone(&plan), started, promised.clone(), enough.clone()))
+                let doors = [place.ports, servers.second].map(|ports| load::doors(ports.serving, ports.ingest, &key));
+                let (plan, promised, enough) = (Arc::clone(&plan), Arc::clone(&promised), enough.clone());
+                tokio::spawn(work_at(developer, doors.to_vec(), plan, started, promised, enough))
             })
             .collect();
         Self { promised, enough, workers }
@@ -163,7 +168,7 @@ pub(crate) async fn concluded(place: &Place) -> Value {
 }
 
 /// What a counter has come to. `series`: its name, and as many of its labels as matter.
-fn count(metrics: &str, series: &str) -> u64 {
+pub(crate) fn count(metrics: &str, series: &str) -> u64 {
     let lines = metrics.lines().filter(|line| line.starts_with(series));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
@@ -175,6 +180,8 @@ struct Process {
     number: usize,
     /// A data directory of its own, as on a machine of its own.
     machine: PathBuf,
+    /// What is said to it beside the configuration that all have.
+    settings: Vec<String>,
     /// What is started there.
     program: PathBuf,
     running: Option<Running>,
@@ -184,11 +191,22 @@ struct Process {
     ended_alone: Vec<String>,
 }
 
+/// What is said to a process beside the configuration that all have: half of those who ask a registry ask the one, half
+/// the other, and only the first of a service has the doors of the configuration.
+fn settings(service: &str, number: usize, servers: &Servers) -> Vec<String> {
+    let registry = servers.to_registries[(number - 1) % 2].address();
+    let mut settings = vec!["admin.listen=127.0.0.1:0".to_owned(), format!("registry.address=http://{registry}")];
+    let Ports { serving, ingest, registry, .. } = servers.second;
+    let doors = [("serving", serving), ("ingest", ingest), ("registry", registry)];
+    if let Some((_, port)) = doors.into_iter().find(|(door, _)| number > 1 && *door == service) {
+        settings.push(format!("{service}.http.listen=127.0.0.1:{port}"));
+    }
+    settings
+}
+
 /// All processes.
 pub(crate) struct Fleet<'a> {
     place: &'a Place,
-    /// Host and port where others find the registry.
-    registry: String,
     processes: Vec<Process>,
 }
 
@@ -204,22 +222,23 @@ impl<'a> Fleet<'a> {
         servers: &Servers,
         program: impl Fn(&str, usize) -> PathBuf,
     ) -> Self {
-        let process = |service: &'static str, number: usize, machine: PathBuf| Process {
-            service,
-            number,
-            machine,
-            program: program(service, number),
-            running: None,
-            start_at: Some(Instant::now()),
-            ended_alone: Vec::new(),
-        };
-        let registry = servers.to_registry.address().to_owned();
-        let mut fleet = Self { place, registry, processes: vec![process(FIRST, 1, place.data())] };
-        fleet.ready().await;
+        let mut fleet = Self { place, processes: Vec::new() };
         for (service, count) in SERVICES {
             for number in 1..=count {
-                let machine = place.path().join(format!("{service}-{number}"));
-                fleet.processes.push(process(service, number, machine));
+                let is_first = fleet.processes.is_empty();
+                fleet.processes.push(Process {
+                    service,
+                    number,
+                    machine: if is_first { place.data() } else { place.path().join(format!("{service}-{number}")) },
+                    settings: settings(service, number, servers),
+                    program: program(service, number),
+                    running: None,
+                    start_at: Some(Instant::now()),
+                    ended_alone: Vec::new(),
+                });
+                if is_first {
+                    fleet.ready().await;
+                }
             }
         }
         fleet.ready().await;
@@ -249,9 +268,8 @@ impl<'a> Fleet<'a> {
                 process.running = None;
             }
             if process.running.is_none() && process.start_at.is_some_and(|start_at| Instant::now() >= start_at) {
-                let registry = format!("registry.address=http://{}", self.registry);
-                let settings = ["--set", "admin.listen=127.0.0.1:0", "--set", &registry];
-                let arguments = [&[process.service][..], &settings].concat();
+                let mut arguments = vec![process.service];
+                arguments.extend(process.settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
                 process.running = Some(self.place.start_of(&process.program, &process.machine, &arguments));
             }
         }

@@ -135,6 +135,13 @@ pub(crate) struct Ports {
     pub(crate) admin: u16,
 }
 
+impl Ports {
+    /// Ports that nobody else has.
+    pub(crate) fn free() -> Self {
+        Self { serving: free_port(), ingest: free_port(), registry: free_port(), admin: free_port() }
+    }
+}
+
 /// A directory with a configuration file and the data of a platform.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -155,8 +162,7 @@ impl Place {
     /// without a section come first.
     pub(crate) fn new(configuration: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ports = Ports { serving: free_port(), ingest: free_port(), registry: free_port(), admin: free_port() };
-        let place = Self { directory, ports };
+        let place = Self { directory, ports: Ports::free() };
         place.configure(configuration);
         place
     }

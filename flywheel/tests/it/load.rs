@@ -1,4 +1,5 @@
-//! Simulated developers who do not give up: a door that is down is asked again until it answers, as an editor does.
+//! Simulated developers who do not give up: a door that is down is asked again until it answers, as an editor does; and
+//! where there are others of it, they are asked next.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -69,19 +70,32 @@ fn passes(error: &DriverError) -> bool {
     }
 }
 
-/// Waits before asking again, as long as that makes sense.
-async fn again(error: &DriverError, begun: Instant, promised: &Mutex<Promised>) {
-    assert!(passes(error), "{error}");
-    assert!(begun.elapsed() < LIMIT, "the doors stay closed: {error}");
-    promised.lock().repeated += 1;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+/// The doors that a developer knows, and at which of them he knocks.
+struct Knocking {
+    doors: Vec<Doors>,
+    at: usize,
 }
 
-async fn send(session: &ClientSession, doors: &Doors, events: &[ClientEvent], promised: &Mutex<Promised>) {
+impl Knocking {
+    fn here(&self) -> &Doors {
+        &self.doors[self.at % self.doors.len()]
+    }
+
+    /// Waits before asking again, at the next doors, as long as that makes sense.
+    async fn again(&mut self, error: &DriverError, begun: Instant, promised: &Mutex<Promised>) {
+        assert!(passes(error), "{error}");
+        assert!(begun.elapsed() < LIMIT, "the doors stay closed: {error}");
+        promised.lock().repeated += 1;
+        self.at += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn send(session: &ClientSession, knocking: &mut Knocking, events: &[ClientEvent], promised: &Mutex<Promised>) {
     for batch in events.chunks(BATCH) {
         let begun = Instant::now();
-        while let Err(error) = session.send(doors, batch).await {
-            again(&error, begun, promised).await;
+        while let Err(error) = session.send(knocking.here(), batch).await {
+            knocking.again(&error, begun, promised).await;
         }
         let ids = batch.iter().map(|event| EventId::of_client_event(session.session_id(), event.sequence));
         promised.lock().events.extend(ids);
@@ -109,6 +123,19 @@ pub(crate) async fn work(
     promised: Arc<Mutex<Promised>>,
     enough: CancellationToken,
 ) {
+    work_at(developer, vec![doors], plan, started, promised, enough).await;
+}
+
+/// The same at several doors, over which developers are spread.
+pub(crate) async fn work_at(
+    developer: usize,
+    doors: Vec<Doors>,
+    plan: Arc<DemoPlan>,
+    started: Timestamp,
+    promised: Arc<Mutex<Promised>>,
+    enough: CancellationToken,
+) {
+    let mut knocking = Knocking { doors, at: developer };
     let habits = Developer::default();
     for number in 0_u64.. {
         let mut session = ClientSession::new(plan.seed(), developer as u64, person(developer), number, started);
@@ -117,21 +144,21 @@ pub(crate) async fn work(
             let planned = plan.task(developer, task).unwrap();
             let begun = Instant::now();
             let played = loop {
-                match session.play(&doors, &habits, &planned.task).await {
+                match session.play(knocking.here(), &habits, &planned.task).await {
                     Ok(played) => break played,
-                    Err(error) => again(&error, begun, &promised).await,
+                    Err(error) => knocking.again(&error, begun, &promised).await,
                 }
             };
             let opportunity = played.episode.opportunity_id;
             promised.lock().opportunities.insert(opportunity);
-            send(&session, &doors, played.episode.events(), &promised).await;
+            send(&session, &mut knocking, played.episode.events(), &promised).await;
             if played.episode.events().iter().any(is_signal) {
                 promised.lock().signalled.insert(opportunity);
             }
         }
         let end = session.end();
         assert_eq!(end.body, ClientEventBody::SessionEnded {});
-        send(&session, &doors, &[end], &promised).await;
+        send(&session, &mut knocking, &[end], &promised).await;
         if enough.is_cancelled() {
             return;
         }

@@ -23,7 +23,7 @@ const PARTITIONS: usize = 4;
 const SHARED: [&str; 2] = [anonymizer::STEP, labeler::step::STEP];
 /// What a step has handled.
 const HANDLED: &str = "flywheel_bus_step_inputs_total";
-/// What the registry has told serving, which asks for it all the time, and the orchestrator, when it starts.
+/// What a registry has told a serving, which asks for it all the time, and the orchestrator, when it starts.
 const ASKED: &str = "flywheel_registry_requests_total{method=\"list_models\",code=\"ok\"}";
 
 /// How far the platform is upgraded.
@@ -33,25 +33,36 @@ struct Phase {
     ours: &'static [(&'static str, usize)],
 }
 
-/// Each step has a process that stays from one phase to the next, and takes over from the one that does not; and in one
-/// of the two halves, serving and the orchestrator are of this release and the registry is not, in the other it is.
+/// Each step has a process that stays from one phase to the next, and takes over from the one that does not. In both
+/// halves there are registries, ingests and servings of either release, and each serving asks the registry of the other
+/// one; the orchestrator of this release asks that of the one before in the first, and the other way round in the
+/// second.
 const PHASES: [Phase; 5] = [
     Phase { name: "the release before", ours: &[] },
-    Phase { name: "half upgraded", ours: &[("anonymizer", 2), ("labeler", 2), ("orchestrator", 1), ("serving", 1)] },
+    Phase {
+        name: "half upgraded",
+        ours: &[("registry", 2), ("ingest", 2), ("anonymizer", 2), ("labeler", 2), ("orchestrator", 1), ("serving", 1)],
+    },
     Phase {
         name: "upgraded",
         ours: &[
             ("registry", 1),
+            ("registry", 2),
             ("ingest", 1),
+            ("ingest", 2),
             ("anonymizer", 1),
             ("anonymizer", 2),
             ("labeler", 1),
             ("labeler", 2),
             ("orchestrator", 1),
             ("serving", 1),
+            ("serving", 2),
         ],
     },
-    Phase { name: "half taken back", ours: &[("registry", 1), ("ingest", 1), ("anonymizer", 2), ("labeler", 2)] },
+    Phase {
+        name: "half taken back",
+        ours: &[("registry", 1), ("ingest", 1), ("anonymizer", 2), ("labeler", 2), ("serving", 2)],
+    },
     Phase { name: "taken back", ours: &[] },
 ];
 /// The phase in which everything is concluded.
@@ -149,7 +160,7 @@ async fn a_release_and_the_one_before_work_together_and_take_over_from_each_othe
     let pool = migrations::connect(&servers.database, 2).await.unwrap();
     let leases = LeaseStore::new(pool.clone());
     place.agree_in(&pool, (0..DEVELOPERS).map(person)).await;
-    let crowd = Crowd::begin(&place, DEVELOPERS, started);
+    let crowd = Crowd::begin(&place, &servers, DEVELOPERS, started);
     goes_on(&PHASES[0], &mut fleet, &leases, &crowd).await;
     for phase in &PHASES[1..] {
         enter(phase, &mut fleet, &leases, &before).await;

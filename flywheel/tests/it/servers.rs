@@ -1,17 +1,41 @@
-//! Every service in processes of their own on Apache Kafka, PostgreSQL and an S3 server, two of those that share work:
-//! a suggestion becomes telemetry becomes a pair, also when one of two is killed in the middle.
+//! Every service in processes of their own on Apache Kafka, PostgreSQL and an S3 server, two of those that share work,
+//! a door or a lead: a suggestion becomes telemetry becomes a pair, also when one of each two is killed in the middle.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bus::kafka::{KafkaBus, KafkaConfig};
+use model_registry::reconciler::RolloutReconciler;
 use parking_lot::Mutex;
 use service::clock::{RealClock, real_now};
+use service::lease::LeaseStore;
 use sqlx::AnyPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Place, Running, client, until};
-use crate::load::{self, Promised, person, work};
+use crate::fleet::count;
+use crate::harness::{Place, Ports, Running, client, until};
+use crate::load::{self, Promised, person, work_at};
 use crate::{audit, replay, s3};
+
+/// Every process. A registry comes first, since others ask it.
+const PROCESSES: [(&str, usize); 10] = [
+    ("registry", 1),
+    ("registry", 2),
+    ("ingest", 1),
+    ("ingest", 2),
+    ("anonymizer", 1),
+    ("anonymizer", 2),
+    ("labeler", 1),
+    ("labeler", 2),
+    ("orchestrator", 1),
+    ("serving", 2),
+];
+
+/// A process of a service, and where it tells how it is.
+struct Process {
+    running: Running,
+    admin: String,
+}
 
 /// A place on the three servers, with sections of its own; none when this run uses no servers.
 pub(crate) async fn place(sections: &str) -> Option<(Place, AnyPool, KafkaConfig)> {
@@ -41,11 +65,20 @@ pub(crate) async fn place(sections: &str) -> Option<(Place, AnyPool, KafkaConfig
     Some((place, pool, kafka))
 }
 
-/// Starts a service of its own on a machine of its own, and waits until it is ready.
-pub(crate) async fn service(place: &Place, service: &str, machine: &str) -> Running {
-    let registry = format!("registry.address=http://127.0.0.1:{}", place.ports.registry);
-    let settings = ["--set", "admin.listen=127.0.0.1:0", "--set", &registry];
-    let mut running = place.start_on(&place.path().join(machine), &[&[service][..], &settings].concat());
+/// Starts a service on a machine of its own, where its door and the registry that it asks are at these ports, and waits
+/// until it is ready.
+async fn service(place: &Place, service: &str, machine: &str, ports: Ports) -> Process {
+    let Ports { registry, ingest, serving, .. } = ports;
+    let settings = [
+        "admin.listen=127.0.0.1:0".to_owned(),
+        format!("registry.address=http://127.0.0.1:{registry}"),
+        format!("registry.http.listen=127.0.0.1:{registry}"),
+        format!("ingest.http.listen=127.0.0.1:{ingest}"),
+        format!("serving.http.listen=127.0.0.1:{serving}"),
+    ];
+    let mut arguments = vec![service];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
+    let mut running = place.start_on(&place.path().join(machine), &arguments);
     running.said(&format!("admin-{service}: http://")).await;
     let text = running.stdout();
     let admin = text.lines().find_map(|line| line.strip_prefix(&format!("admin-{service}: "))).unwrap().to_owned();
@@ -55,7 +88,33 @@ pub(crate) async fn service(place: &Place, service: &str, machine: &str) -> Runn
         answer.status().is_success().then_some(())
     })
     .await;
-    running
+    Process { running, admin }
+}
+
+/// On which machine the registry is that leads; none: it is gone.
+async fn leader(leases: &LeaseStore, processes: &BTreeMap<String, Process>) -> Option<String> {
+    let held = leases.held(RolloutReconciler::LEASE).await.ok()?;
+    // `registry/PROCESS/...`
+    let lead: u32 = held.first()?.holder.split('/').nth(1)?.parse().ok()?;
+    processes.iter().find(|(_, process)| process.running.id() == lead).map(|(machine, _)| machine.clone())
+}
+
+/// How often a registry has looked after rollouts.
+async fn looks(registry: &Process) -> u64 {
+    let answer = client().get(format!("{}/metrics", registry.admin)).send().await.unwrap();
+    count(&answer.text().await.unwrap(), "flywheel_service_activations_total{reconciler=\"rollouts\"")
+}
+
+/// One of two registries looks after rollouts, and the other one does not. Returns on which machine the one is.
+async fn one_leads(leases: &LeaseStore, processes: &BTreeMap<String, Process>) -> String {
+    let machine = until("a registry to lead", || leader(leases, processes)).await;
+    let leads = &processes[&machine];
+    let idle = &processes[if machine == "registry-1" { "registry-2" } else { "registry-1" }];
+    let before = (looks(leads).await, looks(idle).await);
+    until("the one that leads to look", || async { (looks(leads).await >= before.0 + 2).then_some(()) }).await;
+    let after = (leader(leases, processes).await, looks(idle).await);
+    assert_eq!((after.0.as_ref(), after.1), (Some(&machine), before.1), "another one looks too");
+    machine
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,22 +126,24 @@ async fn services_on_servers_turn_suggestions_into_pairs_and_outlive_a_kill() {
         started.as_micros()
     );
     let Some((place, pool, kafka)) = place(&clock).await else { return };
-    let mut running = Vec::new();
-    for name in ["registry", "ingest", "orchestrator", "serving", "anonymizer", "labeler"] {
-        running.push((name, service(&place, name, name).await));
+    let (second, leases) = (Ports::free(), LeaseStore::new(pool.clone()));
+    let ports = |number: usize| if number == 1 { place.ports } else { second };
+    let mut processes = BTreeMap::new();
+    for (name, number) in PROCESSES {
+        let machine = format!("{name}-{number}");
+        let process = service(&place, name, &machine, ports(number)).await;
+        processes.insert(machine, process);
     }
-    let mut second = Vec::new();
-    for name in ["anonymizer", "labeler"] {
-        second.push(service(&place, name, &format!("second-{name}")).await);
-    }
+    let leading = one_leads(&leases, &processes).await;
     place.agree_in(&pool, (0..3).map(person)).await;
     let key = place.say(&["keys", "create", "--json"]).json()["key"].as_str().unwrap().to_owned();
     let (promised, enough) = (Arc::new(Mutex::new(Promised::default())), CancellationToken::new());
     let plan = Arc::new(load::plan(3));
     let working: Vec<_> = (0..3)
         .map(|number| {
-            let doors = load::doors(place.ports.serving, place.ports.ingest, &key);
-            tokio::spawn(work(number, doors, Arc::clone(&plan), started, promised.clone(), enough.clone()))
+            let doors = [place.ports.ingest, second.ingest].map(|ingest| load::doors(second.serving, ingest, &key));
+            let (plan, promised, enough) = (Arc::clone(&plan), Arc::clone(&promised), enough.clone());
+            tokio::spawn(work_at(number, doors.to_vec(), plan, started, promised, enough))
         })
         .collect();
     let more_than = async |what: &str, least: i64| {
@@ -94,9 +155,17 @@ async fn services_on_servers_turn_suggestions_into_pairs_and_outlive_a_kill() {
         .await
     };
     let before = more_than("a pair in the lake", 0).await;
-    // The machines that share the work with others are gone, without a word.
-    drop(second);
+    // One machine of each two is gone, without a word.
+    for machine in [leading.as_str(), "ingest-2", "anonymizer-2", "labeler-2"] {
+        processes.remove(machine).unwrap().running.kill();
+    }
     more_than("pairs after a kill", before).await;
+    let successor = until("the other registry to lead", || leader(&leases, &processes)).await;
+    // The one that comes again follows.
+    let number = if leading == "registry-1" { 1 } else { 2 };
+    let again = service(&place, "registry", &leading, ports(number)).await;
+    processes.insert(leading, again);
+    assert_eq!(one_leads(&leases, &processes).await, successor);
     enough.cancel();
     for working in working {
         working.await.unwrap();
@@ -122,8 +191,8 @@ async fn services_on_servers_turn_suggestions_into_pairs_and_outlive_a_kill() {
     }
     // The platform runs, and is audited; and once more when it stands still.
     audit::consistent(&place);
-    for (name, process) in running {
-        assert_eq!(process.stop().await, Some(0), "{name}");
+    for (machine, process) in processes {
+        assert_eq!(process.running.stop().await, Some(0), "{machine}");
     }
     let report = audit::consistent(&place);
     for (check, found) in audit::checks(&report) {
