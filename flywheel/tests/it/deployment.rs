@@ -98,12 +98,13 @@ impl Deployment {
         (said, serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap())
     }
 
-    /// Asks every process to end, and sees that each does so in order.
-    async fn stop(self) {
+    /// Asks every process to end, and sees that each does so in order. What they leave stays as long as the answer.
+    async fn stop(self) -> Place {
         for (name, process) in self.processes {
             let said = process.stderr();
             assert_eq!(process.stop().await, Some(0), "{name} ends in order: {said}");
         }
+        self.place
     }
 }
 
@@ -193,7 +194,7 @@ mod on_servers {
     use test_servers::{kafka, postgresql_database, s3_bucket, servers_wanted, unique_prefix};
 
     use super::*;
-    use crate::s3;
+    use crate::{audit, s3};
 
     /// The great test of the parts together: signals become pairs, pairs a version, the version passes the gate, is
     /// rolled out in blocks and judged by evidence; and every process ends in order.
@@ -274,6 +275,11 @@ mod on_servers {
         let artifacts = std::fs::read_dir(place.data().join("artifacts")).unwrap().count();
         assert!(artifacts == 0 && !place.data().join("bus.sqlite").exists(), "the parts were not used");
         assert!(!place.data().join("flywheel.sqlite").exists());
-        deployment.stop().await;
+        // What all of it came to is what a replay makes of it, and what the rollout was decided by is what people did.
+        let place = deployment.stop().await;
+        let audited = audit::consistent(&place);
+        for name in ["registry: rollouts", "registry: evidence"] {
+            assert!(audit::checks(&audited)[name]["checked"].as_u64() > Some(0), "{name}: {audited}");
+        }
     }
 }

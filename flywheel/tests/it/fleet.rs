@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use artifacts::{S3Artifacts, S3Config, S3Credentials};
 use bus::kafka::{KafkaBus, KafkaConfig};
 use events::Timestamp;
 use parking_lot::Mutex;
@@ -102,6 +103,19 @@ impl Servers {
             key_file(place),
             s3::section(&self.bucket, place.path())
         )
+    }
+
+    /// Where artifacts are, as another process sees it.
+    pub(crate) async fn artifacts(&self) -> S3Artifacts {
+        let S3Bucket { endpoint, region, bucket, access_key_id, secret_access_key } = self.bucket.clone();
+        let config = S3Config {
+            endpoint: Some(endpoint),
+            region: Some(region),
+            prefix: s3::PREFIX.to_owned(),
+            credentials: Some(S3Credentials::new(access_key_id, secret_access_key)),
+            ..S3Config::new(bucket)
+        };
+        S3Artifacts::connect(config).await.unwrap()
     }
 
     /// The log, as another process sees it.
@@ -243,6 +257,11 @@ impl<'a> Fleet<'a> {
         }
         fleet.ready().await;
         fleet
+    }
+
+    /// The data directory of the first process of a service.
+    pub(crate) fn machine(&self, service: &str) -> &Path {
+        &self.processes.iter().find(|process| process.service == service).unwrap().machine
     }
 
     pub(crate) fn services(&self) -> Vec<&'static str> {

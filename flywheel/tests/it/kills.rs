@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use artifacts::{LocalArtifacts, put_directory};
+use artifacts::LocalArtifacts;
 use events::{ModelName, ModelVersion, RolloutId, Sha256Digest, TenantId};
 use model_registry::client::{ClientError, RegistryClient};
 use model_registry::version::Alias;
-use model_registry::{NewVersion, Registry, RegistryDeps, RolloutPolicy};
+use model_registry::{Registry, RegistryDeps, RolloutPolicy};
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +25,7 @@ use trainer_orchestrator::store::{Run, RunState};
 
 use crate::harness::{Place, Ports, until};
 use crate::load::{self, Promised, person, work};
+use crate::versions::like_the_base;
 use crate::{audit, replay, training};
 
 const SEED: u64 = 20;
@@ -106,26 +107,9 @@ async fn operate(
     let base = place_data.join("base");
     let mut current = ModelVersion(1);
     for number in 0_u32.. {
-        let copy = tempfile::tempdir().unwrap();
-        for name in ["config.json", "model.safetensors", "tokenizer.json", "manifest.json"] {
-            std::fs::copy(base.join(name), copy.path().join(name)).unwrap();
-        }
-        std::fs::write(copy.path().join("notes.txt"), format!("candidate {number}")).unwrap();
-        let artifact_digest = put_directory(&artifacts, copy.path()).await.unwrap().digest();
-        let new = NewVersion {
-            model: model.clone(),
-            artifact_digest,
-            parent: Some(ModelVersion(1)),
-            anchor: Some(ModelVersion(1)),
-            snapshot_digest: None,
-            run_id: None,
-            code_version: "test".to_owned(),
-            method: "sft".to_owned(),
-            audience: None,
-            evaluation: serde_json::json!({}),
-        };
+        let new = like_the_base(&base, &artifacts, &format!("candidate {number}")).await;
         let Some(version) = answered(|| registry.register_version(&new), &enough).await else { break };
-        registered.lock().versions.insert(version.version, artifact_digest);
+        registered.lock().versions.insert(version.version, new.artifact_digest);
         let begun = answered(|| registry.start_rollout(&model, version.version, None), &enough).await;
         if let Some(rollout) = begun {
             registered.lock().rollouts.insert(rollout.rollout_id);

@@ -29,6 +29,9 @@ mod servers;
 #[cfg(feature = "production")]
 mod tls;
 mod training;
+#[cfg(feature = "production")]
+mod trial;
 mod up;
+mod versions;
 #[cfg(feature = "production")]
 mod wire;

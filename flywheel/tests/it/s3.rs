@@ -8,6 +8,9 @@ use crate::audit;
 use crate::harness::{Place, client, finished, until};
 use crate::wire::Wire;
 
+/// Stands before the keys of a platform's objects.
+pub(crate) const PREFIX: &str = "platform";
+
 /// The section that names a bucket, with its access key in files.
 pub(crate) fn section(bucket: &S3Bucket, directory: &Path) -> String {
     let file = |name: &str, text: &str| {
@@ -19,7 +22,7 @@ pub(crate) fn section(bucket: &S3Bucket, directory: &Path) -> String {
     let S3Bucket { endpoint, region, bucket, .. } = bucket;
     format!(
         "[artifacts]\nkind = \"s3\"\n[artifacts.s3]\nbucket = \"{bucket}\"\nendpoint = \"{endpoint}\"\n\
-         region = \"{region}\"\nprefix = \"platform\"\naccess_key_id_file = \"{id}\"\n\
+         region = \"{region}\"\nprefix = \"{PREFIX}\"\naccess_key_id_file = \"{id}\"\n\
          secret_access_key_file = \"{secret}\"\nattempts = 2\n"
     )
 }
