@@ -17,10 +17,8 @@ pub(super) async fn look(patient: Arc<Patient>) -> Vec<Finding> {
         Some(data) => data.root(),
         None => nearest(&patient.settings.data_dir),
     };
-    vec![
-        room("disk.data", data, "the data directory", ENOUGH_BYTES),
-        room("disk.temporary", &std::env::temp_dir(), "temporary files", ENOUGH_BYTES),
-    ]
+    // Temporary files lie there as well.
+    vec![room("disk.data", data, "the data directory", ENOUGH_BYTES)]
 }
 
 /// How much room there is beside `path`, of which `enough` bytes are enough.
