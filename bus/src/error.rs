@@ -113,8 +113,8 @@ pub enum BusError {
         /// The partition.
         partition: u32,
     },
-    /// The brokers do not let us in: a password, token or certificate is wrong, here or there. Nothing was done, and it
-    /// goes on by itself when that was mended.
+    /// The brokers do not let us in, or do not let us do this: a password, token or certificate is wrong, here or there,
+    /// or a right is lacking. Nothing was done, and it goes on by itself when that was mended.
     #[error("{0}")]
     NotAdmitted(String),
     /// The schema of a value can not be had from the registry now. The reader waits where it is.

@@ -28,6 +28,8 @@ mod config;
 #[cfg(feature = "production")]
 mod existing;
 #[cfg(feature = "production")]
+mod forbidden;
+#[cfg(feature = "production")]
 mod granted;
 #[cfg(feature = "production")]
 mod handle;

@@ -1,12 +1,13 @@
-//! Rights at a broker: one request of Kafka's protocol, which no library at hand can make.
+//! Rights at a broker: two requests of Kafka's protocol, which no library at hand can make.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(20);
-/// CreateAcls, in the last version that has no compact texts.
+/// CreateAcls and DeleteAcls, in the last versions that have no compact texts.
 const CREATE_ACLS: (i16, i16) = (30, 1);
+const DELETE_ACLS: (i16, i16) = (31, 1);
 const ALLOW: i8 = 3;
 
 /// What is allowed to whom.
@@ -59,10 +60,9 @@ fn write_text(text: &str, to: &mut Vec<u8>) {
     to.extend(text.as_bytes());
 }
 
-/// Gives rights at a broker, as whoever may enter there without a name.
-pub(crate) fn allow(bootstrap: &str, rights: &[KafkaRight]) -> Result<(), String> {
+/// A request about rights, which both kinds write alike.
+fn request((key, version): (i16, i16), rights: &[KafkaRight]) -> Result<Vec<u8>, String> {
     let mut request = Vec::new();
-    let (key, version) = CREATE_ACLS;
     request.extend(key.to_be_bytes());
     request.extend(version.to_be_bytes());
     request.extend(1_i32.to_be_bytes());
@@ -71,19 +71,46 @@ pub(crate) fn allow(bootstrap: &str, rights: &[KafkaRight]) -> Result<(), String
     for right in rights {
         right.write(&mut request)?;
     }
-    let answer = ask(bootstrap, &request).map_err(|error| format!("the broker at {bootstrap}: {error}"))?;
+    Ok(request)
+}
+
+/// A code, the message beside it, and what follows.
+fn result(rest: &[u8]) -> Option<(i16, String, &[u8])> {
+    let (code, rest) = rest.split_first_chunk::<2>()?;
+    let (length, rest) = rest.split_first_chunk::<2>()?;
+    let (message, rest) = rest.split_at_checked(usize::try_from(i16::from_be_bytes(*length)).unwrap_or(0))?;
+    Some((i16::from_be_bytes(*code), String::from_utf8_lossy(message).into_owned(), rest))
+}
+
+/// Gives rights at a broker, as whoever may enter there without a name.
+pub(crate) fn allow(bootstrap: &str, rights: &[KafkaRight]) -> Result<(), String> {
+    let answer = ask(bootstrap, &request(CREATE_ACLS, rights)?);
+    let answer = answer.map_err(|error| format!("the broker at {bootstrap}: {error}"))?;
     // Number of the request, time to wait, and how many results follow.
     let mut rest = answer.get(12..).unwrap_or_default();
     for right in rights {
-        let Some((code, after)) = rest.split_first_chunk::<2>() else {
+        let Some((code, message, after)) = result(rest) else {
             return Err(format!("the broker at {bootstrap} does not say what became of {right:?}"));
         };
-        let Some((length, after)) = after.split_first_chunk::<2>() else { return Err("no message".to_owned()) };
-        let length = usize::try_from(i16::from_be_bytes(*length)).unwrap_or(0);
-        let message = String::from_utf8_lossy(after.get(..length).unwrap_or_default());
-        match i16::from_be_bytes(*code) {
-            0 => rest = after.get(length..).unwrap_or_default(),
-            code => return Err(format!("the broker at {bootstrap} does not take {right:?}: error {code}, {message}")),
+        if code != 0 {
+            return Err(format!("the broker at {bootstrap} does not take {right:?}: error {code}, {message}"));
+        }
+        rest = after;
+    }
+    Ok(())
+}
+
+/// Takes rights at a broker that were given there.
+pub(crate) fn forbid(bootstrap: &str, rights: &[KafkaRight]) -> Result<(), String> {
+    for right in rights {
+        let answer = ask(bootstrap, &request(DELETE_ACLS, std::slice::from_ref(right))?);
+        let answer = answer.map_err(|error| format!("the broker at {bootstrap}: {error}"))?;
+        let Some((code, message, rest)) = result(answer.get(12..).unwrap_or_default()) else {
+            return Err(format!("the broker at {bootstrap} does not say what became of {right:?}"));
+        };
+        let taken = rest.split_first_chunk::<4>().map_or(0, |(count, _)| i32::from_be_bytes(*count));
+        if code != 0 || taken != 1 {
+            return Err(format!("the broker at {bootstrap} took {taken} of {right:?}: error {code}, {message}"));
         }
     }
     Ok(())

@@ -253,6 +253,15 @@ pub async fn kafka_allow(bootstrap: &str, rights: Vec<KafkaRight>) {
     blocking(move || kafka_acls::allow(&bootstrap, &rights)).await;
 }
 
+/// Takes rights at a broker that were given there.
+///
+/// # Panics
+/// The broker does not take them back, or they were not given: the sentence says why.
+pub async fn kafka_forbid(bootstrap: &str, rights: Vec<KafkaRight>) {
+    let bootstrap = bootstrap.to_owned();
+    blocking(move || kafka_acls::forbid(&bootstrap, &rights)).await;
+}
+
 /// What puts bad connections before servers. None, which is said aloud, where running servers are given and it is neither
 /// given nor installed.
 ///

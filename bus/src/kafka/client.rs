@@ -16,7 +16,9 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::config::KafkaConfig;
+use super::forbidden::{self, Forbidden, Need};
 use super::refusal::Entering;
+use super::rights::Operation;
 use super::token::{Token, Tokens};
 use super::versions::{self, Known};
 use crate::error::BusError;
@@ -39,6 +41,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct Context {
     entering: Arc<Entering>,
     heard: Arc<Mutex<Heard>>,
+    /// What our user may not do.
+    pub(super) forbidden: Arc<Forbidden>,
     quiet: bool,
     /// What we enter with, when that is a token.
     tokens: Option<Arc<Tokens>>,
@@ -91,6 +95,11 @@ impl Context {
         Self { known: Some(Arc::clone(known)), ..self.clone() }
     }
 
+    /// Who we are, as sentences name us.
+    pub(super) fn who(&self) -> String {
+        self.entering.who()
+    }
+
     /// Why the brokers do not let us in, if they do not.
     pub(super) fn refused(&self) -> Option<String> {
         self.heard.lock().refused.clone()
@@ -107,9 +116,18 @@ impl Context {
 
     /// An error of a client, with the reason why brokers can not be reached, if that is known.
     pub(super) fn error(&self, doing: &str, error: &KafkaError) -> BusError {
+        self.error_of(doing, error, &[])
+    }
+
+    /// The error of a request that needs these rights.
+    pub(super) fn error_of(&self, doing: &str, error: &KafkaError, needs: &[Need]) -> BusError {
         let heard = self.heard.lock();
         if let Some(refused) = &heard.refused {
             return BusError::NotAdmitted(refused.clone());
+        }
+        let refusal = |code| self.forbidden.refusal(&self.who(), doing, code, needs);
+        if let Some(refusal) = error.rdkafka_error_code().and_then(refusal) {
+            return refusal;
         }
         let recent = heard.trouble.as_ref().filter(|(said_at, _)| said_at.elapsed() < TROUBLE_LASTS);
         match (error.rdkafka_error_code(), recent) {
@@ -257,6 +275,22 @@ pub(super) fn listen(client: &OurConsumer, wait: Duration) {
     }
 }
 
+/// The error itself; or, where that says only that there was no answer in time, the right that is lacking: the client
+/// looks for the coordinator of a group that our user may not use until the time is over.
+pub(super) fn refusal_of(client: &OurConsumer, error: KafkaError) -> KafkaError {
+    let says_nothing = |code| is_unreached(code) || code == RDKafkaErrorCode::WaitingForCoordinator;
+    if error.rdkafka_error_code().is_some_and(says_nothing) {
+        for _ in 0..16 {
+            match client.poll(Duration::from_millis(5)) {
+                Some(Err(told)) if told.rdkafka_error_code().is_some_and(forbidden::is_refusal) => return told,
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+    error
+}
+
 /// Asks the brokers questions. All of this blocks.
 pub(super) struct Questions {
     committed: OurConsumer,
@@ -302,9 +336,9 @@ impl Questions {
     }
 
     /// An error, after what the client had to say besides was heard.
-    fn failed(&self, client: &OurConsumer, doing: &str, error: &KafkaError) -> BusError {
+    fn failed(&self, client: &OurConsumer, doing: &str, error: &KafkaError, needs: &[Need]) -> BusError {
         listen(client, Duration::from_millis(5));
-        self.context.error(doing, error)
+        self.context.error_of(doing, error, needs)
     }
 
     /// What the brokers say about a topic, or about all. Whoever is not let in hears that before the time is over.
@@ -315,7 +349,7 @@ impl Questions {
             let left = deadline.saturating_duration_since(Instant::now());
             let error = match self.committed.fetch_metadata(topic, look.min(left)) {
                 Ok(metadata) => return Ok(metadata),
-                Err(error) => self.failed(&self.committed, "the Kafka brokers do not answer", &error),
+                Err(error) => self.failed(&self.committed, "the Kafka brokers do not answer", &error, &[]),
             };
             if matches!(error, BusError::NotAdmitted(_)) || Instant::now() >= deadline {
                 return Err(error);
@@ -337,7 +371,10 @@ impl Questions {
             None if topic.partitions().is_empty() => Ok(None),
             None => Ok(Some(topic.partitions().iter().map(|partition| partition.replicas().len()).collect())),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
-            Some(code) => Err(BusError::Storage(format!("Kafka topic {stored}: {code}"))),
+            Some(code) => {
+                let (doing, needs) = (format!("Kafka topic {stored}"), [Need::topic(Operation::Describe, stored)]);
+                Err(self.context.error_of(&doing, &KafkaError::MetadataFetch(code), &needs))
+            }
         }
     }
 
@@ -377,13 +414,18 @@ impl Questions {
             return Ok(Vec::new());
         }
         let client = self.client(isolation);
-        let deadline = Instant::now() + self.timeout;
+        let (deadline, mut is_told_anew) = (Instant::now() + self.timeout, false);
         loop {
             match self.offsets_once(client, stored, partitions, which) {
                 Err(error) if may_pass(&error) && Instant::now() < deadline => std::thread::sleep(ASK_AGAIN),
+                // The client remembers for a while what it may not, and does not ask again by itself.
+                Err(error) if !is_told_anew && error.rdkafka_error_code().is_some_and(forbidden::is_refusal) => {
+                    is_told_anew = true;
+                    let _or_the_same_error = client.fetch_metadata(Some(stored), self.timeout);
+                }
                 Err(error) => {
                     let doing = format!("the positions of Kafka topic {stored} can not be had");
-                    return Err(self.failed(client, &doing, &error));
+                    return Err(self.failed(client, &doing, &error, &[Need::topic(Operation::Describe, stored)]));
                 }
                 Ok(offsets) => return Ok(offsets),
             }

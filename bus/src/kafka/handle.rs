@@ -297,6 +297,10 @@ impl Bus for KafkaBus {
             let knocking = Arc::clone(&self.inner);
             return Arc::clone(&self.inner).blocking(move || knocking.knock()).await;
         }
+        if self.inner.context.forbidden.is_anything() {
+            let asking = Arc::clone(&self.inner);
+            Arc::clone(&self.inner).blocking(move || asking.check_rights()).await?;
+        }
         self.inner.ask_partitions(events::topics::TELEMETRY_RAW).await.map(drop)
     }
 

@@ -17,10 +17,13 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducerContext};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use service::clock::SharedClock;
+use tokio::runtime::Handle;
 
 use super::client::{Context, number};
 use super::config::KafkaConfig;
+use super::forbidden::{self, Need};
 use super::record::headers;
+use super::rights::Operation;
 use crate::error::{BusError, PublishError};
 use crate::partition::partition_for;
 use crate::record::{Position, Record, RecordKey};
@@ -40,6 +43,7 @@ pub(super) struct Publisher {
     config: KafkaConfig,
     context: Context,
     clock: SharedClock,
+    runtime: Handle,
     producer: Mutex<Option<OurProducer>>,
     /// For control records, which go to all partitions or to none. One transaction at a time.
     control: Arc<Mutex<Option<OurProducer>>>,
@@ -53,6 +57,7 @@ impl Publisher {
             config: config.clone(),
             context: context.clone(),
             clock,
+            runtime: Handle::current(),
             producer: Mutex::new(None),
             control: Arc::default(),
             control_name: config.stored_name(&format!("{CONTROL_IDS}{}", hex::encode(rand::random::<[u8; 12]>()))),
@@ -72,6 +77,11 @@ impl Publisher {
             .create_with_context(self.context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
         Ok(producer.insert(made).clone())
+    }
+
+    /// The next call makes new producers: those of now believe what was true before.
+    pub(super) fn begin_anew(&self) {
+        *self.producer.lock() = None;
     }
 
     /// A producer that can do nothing more makes room for a new one.
@@ -123,7 +133,7 @@ impl Publisher {
                     }
                     Ok(Err((error, _))) => {
                         failed = true;
-                        Err(self.refused(topic, &error))
+                        Err(self.refused(&producer, topic, stored, &error))
                     }
                     Err(_) => Err(PublishError::Closed),
                 },
@@ -161,8 +171,9 @@ impl Publisher {
                     return Err(PublishError::Overloaded);
                 }
                 Err((error, _)) => {
+                    let refused = self.refused(producer, topic, stored, &error);
                     self.replace_if_failed(producer);
-                    return Err(self.refused(topic, &error));
+                    return Err(refused);
                 }
             }
         }
@@ -182,13 +193,21 @@ impl Publisher {
         match producer.send(message, wait).await {
             Ok(_) => Ok(()),
             Err((error, _)) => {
+                let doing = format!("Kafka did not acknowledge a message of {stored}");
+                let refused = self.unacknowledged(&producer, &doing, stored, &error);
                 self.replace_if_failed(&producer);
-                Err(self.context.error(&format!("Kafka did not acknowledge a message of {stored}"), &error))
+                Err(refused)
             }
         }
     }
 
-    fn refused(&self, topic: &str, error: &KafkaError) -> PublishError {
+    /// Why a message of a topic was not acknowledged.
+    fn unacknowledged(&self, producer: &OurProducer, doing: &str, stored: &str, error: &KafkaError) -> BusError {
+        let needs = [Need::topic(Operation::Write, stored)];
+        self.context.error_of(doing, &why(producer, error), &needs)
+    }
+
+    fn refused(&self, producer: &OurProducer, topic: &str, stored: &str, error: &KafkaError) -> PublishError {
         match error.rdkafka_error_code() {
             Some(
                 RDKafkaErrorCode::UnknownTopic
@@ -198,7 +217,10 @@ impl Publisher {
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
                 PublishError::RecordTooLarge { bytes: 0, limit: self.config.record_bytes }
             }
-            _ => self.context.error(&format!("Kafka did not acknowledge a record of {topic}"), error).into(),
+            _ => {
+                let doing = format!("Kafka did not acknowledge a record of {topic}");
+                self.unacknowledged(producer, &doing, stored, error).into()
+            }
         }
     }
 
@@ -229,9 +251,11 @@ impl Publisher {
             .create_with_context(self.context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
         let timeout = Duration::from_millis(self.config.request_timeout_ms);
-        producer
-            .init_transactions(timeout)
-            .map_err(|error| self.context.error("a Kafka transaction can not be begun", &error))?;
+        producer.init_transactions(timeout).map_err(|error| {
+            let needs = [Need::transactions(self.control_name.as_str())];
+            self.context.error_of("a Kafka transaction can not be begun", &error, &needs)
+        })?;
+        self.context.forbidden.used_transactions(&self.control_name);
         Ok(producer)
     }
 
@@ -242,9 +266,12 @@ impl Publisher {
         partitions: u32,
         value: &Bytes,
     ) -> Result<(), BusError> {
-        let doing = "Kafka did not acknowledge a control record";
         let deadline = Instant::now() + CONTROL;
-        producer.begin_transaction().map_err(|error| self.context.error(doing, &error))?;
+        let failed = |error: &KafkaError| {
+            let needs = [Need::topic(Operation::Write, stored), Need::transactions(self.control_name.as_str())];
+            self.context.error_of("Kafka did not acknowledge a control record", &why(producer, error), &needs)
+        };
+        producer.begin_transaction().map_err(|error| failed(&error))?;
         let at = self.clock.now();
         let key = RecordKey([0; 16]);
         let mut sent = Vec::with_capacity(partitions as usize);
@@ -256,19 +283,11 @@ impl Publisher {
                 .headers(headers(at, true));
             match producer.send_result(message) {
                 Ok(delivery) => sent.push(delivery),
-                Err((error, _)) => {
-                    let error = self.context.error(doing, &error);
-                    return Err(self.abort(producer, error));
-                }
+                Err((error, _)) => return Err(self.abort(producer, failed(&error))),
             }
         }
-        match commit(producer, deadline) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let error = self.context.error(doing, &error);
-                Err(self.abort(producer, error))
-            }
-        }
+        let written = acknowledged(producer, &self.runtime, sent, deadline).and_then(|_| commit(producer, deadline));
+        written.map_err(|error| self.abort(producer, failed(&error)))
     }
 
     /// Ends a transaction that failed, and answers why it did.
@@ -282,8 +301,56 @@ impl Publisher {
     }
 }
 
-/// Commits, when everything that was sent is acknowledged: the client's own wait would look only every 100 ms.
-/// A commit that is answered with "try again" may have been made; it is repeated until it is known.
+/// An error of a producer; of one that can do nothing more for want of a right, that one.
+pub(super) fn why(producer: &OurProducer, error: &KafkaError) -> KafkaError {
+    let fatal = producer.client().fatal_error().map(|(code, _)| code).filter(|code| forbidden::is_refusal(*code));
+    fatal.map_or_else(|| error.clone(), KafkaError::MessageProduction)
+}
+
+/// Waits until all messages of a transaction are acknowledged, and answers the position of the last one. The client's
+/// own wait would look only every 100 ms.
+pub(super) fn acknowledged(
+    producer: &OurProducer,
+    runtime: &Handle,
+    sent: Vec<DeliveryFuture>,
+    deadline: Instant,
+) -> Result<u64, KafkaError> {
+    while producer.in_flight_count() > 0 {
+        if Instant::now() >= deadline {
+            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let (mut last, mut failed) = (0, None);
+    runtime.block_on(async {
+        for delivery in sent {
+            match delivery.await {
+                Ok(Ok(delivery)) => last = u64::try_from(delivery.offset).unwrap_or(0),
+                Ok(Err((error, _))) if failed.as_ref().is_none_or(is_taken_back) => failed = Some(error),
+                Ok(Err(_)) => {}
+                Err(_) => return Err(KafkaError::Canceled),
+            }
+        }
+        Ok(())
+    })?;
+    match failed {
+        None => Ok(last),
+        // Why it was taken back is known to the transaction. One that is open and well can not be begun, either, and
+        // says only that.
+        Some(error) if is_taken_back(&error) => match producer.begin_transaction() {
+            Err(why) if why.rdkafka_error_code() != Some(RDKafkaErrorCode::State) => Err(why),
+            _ => Err(error),
+        },
+        Some(error) => Err(error),
+    }
+}
+
+/// Whether a message was not sent because its transaction had failed.
+fn is_taken_back(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight))
+}
+
+/// Commits. A commit that is answered with "try again" may have been made; it is repeated until it is known.
 pub(super) fn commit<C: rdkafka::ClientContext + 'static>(
     producer: &FutureProducer<C>,
     deadline: Instant,
@@ -291,9 +358,6 @@ pub(super) fn commit<C: rdkafka::ClientContext + 'static>(
 where
     FutureProducer<C>: Producer<FutureProducerContext<C>>,
 {
-    while producer.in_flight_count() > 0 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_micros(500));
-    }
     loop {
         // The client waits for messages and then for the brokers, each up to the time that it is given.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)) / 2;

@@ -19,7 +19,9 @@ use rdkafka::message::{BorrowedMessage, Message};
 
 use super::Inner;
 use super::client::{Isolation, OurConsumer, consumer, number, offset};
+use super::forbidden::{self, Need};
 use super::record::stored;
+use super::rights::Operation;
 use crate::error::BusError;
 use crate::record::Position;
 use crate::worker::log::StoredRecord;
@@ -71,6 +73,8 @@ pub(super) struct Reading {
     consumer: Option<OurConsumer>,
     topic: Arc<str>,
     stored: String,
+    /// As the brokers know it.
+    group: String,
     gone: Gone,
     /// Messages are taken as they are.
     raw: bool,
@@ -122,12 +126,13 @@ impl Reading {
         }
         consumer.assign(&assigned).map_err(|error| inner.context.error("a Kafka topic can not be read", &error))?;
         drop(assigned);
-        let buffer = Buffer::default();
+        let (buffer, group) = (Buffer::default(), inner.config.stored_name(group));
         Ok(Self {
             inner,
             consumer: Some(consumer),
             topic,
             stored,
+            group,
             gone,
             raw: false,
             partitions,
@@ -300,12 +305,20 @@ impl Reading {
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 Err(BusError::UnknownTopic(self.topic.to_string()))
             }
-            Some(
-                RDKafkaErrorCode::Authentication
-                | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::SaslAuthenticationFailed,
-            ) => Err(self.inner.context.error(&format!("Kafka topic {} can not be read", self.stored), error)),
+            Some(code)
+                if forbidden::is_refusal(code)
+                    || matches!(
+                        code,
+                        RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed
+                    ) =>
+            {
+                let needs = [
+                    Need::topic(Operation::Read, self.stored.as_str()),
+                    Need::group(Operation::Describe, self.group.as_str()),
+                ];
+                let doing = format!("Kafka topic {} can not be read", self.stored);
+                Err(self.inner.context.error_of(&doing, error, &needs))
+            }
             _ => {
                 tracing::debug!(%error, topic = %self.stored, "the Kafka client goes on trying");
                 Ok(())

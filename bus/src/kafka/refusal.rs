@@ -25,6 +25,11 @@ impl Entering {
         }
     }
 
+    /// Who we are.
+    pub(super) fn who(&self) -> String {
+        if self.user.is_empty() { "our user".to_owned() } else { format!("user `{}`", self.user) }
+    }
+
     /// The sentence for an error of a client that will not pass by itself; none: it may.
     pub(super) fn refusal(&self, code: RDKafkaErrorCode, reason: &str) -> Option<String> {
         let Heard { address, said, .. } = Heard::read(reason);

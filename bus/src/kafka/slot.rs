@@ -36,9 +36,11 @@ use rdkafka::{TopicPartitionList, consumer::Consumer};
 use super::Inner;
 use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
 use super::client::{Context, Isolation, OurConsumer, RESTORE, consumer, number, offset};
-use super::publish::commit;
+use super::forbidden::Need;
+use super::publish::{acknowledged, commit, why};
 use super::reader::{Found, Gone, Reading};
 use super::record::headers;
+use super::rights::Operation;
 use super::state::{Copied, Counts, State};
 use super::status::{StepPlace, ToldAt, step_group};
 use crate::error::BusError;
@@ -137,7 +139,29 @@ impl SlotLog {
     }
 
     fn kafka(&self, doing: &str, error: &KafkaError) -> BusError {
-        self.inner.context.error(&format!("step {}, partition {}: {doing}", self.topics.step, self.partition), error)
+        let doing = format!("step {}, partition {}: {doing}", self.topics.step, self.partition);
+        self.inner.error_of(&doing, error, self.needs())
+    }
+
+    /// Everything that a transaction needs.
+    fn needs(&self) -> Vec<Need> {
+        let RunTopics { step, input, outputs, dead_letters, changelog } = &*self.topics;
+        let config = &self.inner.config;
+        // Whoever only moves the step on writes to none of them.
+        let written =
+            outputs.iter().chain([dead_letters]).map(|(stored, _)| stored).filter(|stored| !stored.is_empty());
+        let mut needs: Vec<Need> =
+            written.chain([changelog]).map(|stored| Need::topic(Operation::Write, stored.as_str())).collect();
+        needs.push(Need::topic(Operation::Read, config.stored_name(input)));
+        needs.push(Need::group(Operation::Read, config.stored_name(&step_group(step))));
+        needs.push(Need::transactions(self.transactions()));
+        needs
+    }
+
+    /// The name under which this partition's transactions are made.
+    fn transactions(&self) -> String {
+        let name = format!("{}{}", transactions_of(&self.topics.step), self.partition);
+        self.inner.config.stored_name(&name)
     }
 
     /// Waits for records for a short while; whether there are any that were not handled.
@@ -174,11 +198,10 @@ impl SlotLog {
         if *self.lease.lock() < Instant::now() {
             return Err(self.fenced());
         }
-        let config = &self.inner.config;
-        let name = config.stored_name(&format!("{}{}", transactions_of(&self.topics.step), self.partition));
+        let (config, name) = (&self.inner.config, self.transactions());
         let mut client = config.producer()?;
         client
-            .set("transactional.id", name)
+            .set("transactional.id", &name)
             .set("linger.ms", "0")
             .set("transaction.timeout.ms", config.delivery_timeout_ms.to_string());
         let producer: FutureProducer<Context> = client
@@ -187,6 +210,7 @@ impl SlotLog {
         producer
             .init_transactions(self.inner.request_timeout())
             .map_err(|error| self.kafka("its transactions can not be begun", &error))?;
+        self.inner.context.forbidden.used_transactions(&name);
         self.producer = Some(producer);
         Ok(())
     }
@@ -198,9 +222,11 @@ impl SlotLog {
         let settled = consumer(&self.inner.config, &self.inner.context, &group, Isolation::Committed, |_| {})?;
         let deadline = Instant::now() + self.inner.request_timeout();
         loop {
-            match self.inner.told(&settled, &stored, &[self.partition]) {
+            match self.inner.told(&settled, &group, &stored, &[self.partition]) {
                 Ok(told) => return Ok(told.into_iter().next().and_then(|(_, at)| at)),
-                Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK),
+                Err(error) if Instant::now() < deadline && !matches!(error, BusError::NotAdmitted(_)) => {
+                    std::thread::sleep(LOOK);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -327,6 +353,7 @@ impl SlotLog {
             )
         };
         let fatal = producer.client().fatal_error().map(|(code, _)| code);
+        let error = &why(&producer, error);
         if error.rdkafka_error_code().is_some_and(is_fence) || fatal.is_some_and(is_fence) {
             return self.fenced();
         }
@@ -363,37 +390,29 @@ impl SlotLog {
         let deadline = Instant::now() + Duration::from_millis(self.inner.config.delivery_timeout_ms);
         producer.begin_transaction()?;
         let at = self.inner.clock.now();
-        let mut last: Option<DeliveryFuture> = None;
         let mut reached = BTreeSet::new();
         let (first, later): (Vec<_>, Vec<_>) =
             messages.records.iter().partition(|(topic, partition, _)| reached.insert((topic, *partition)));
+        let mut sent = Vec::with_capacity(messages.records.len() + messages.changes.len());
         // The brokers must be told of every partition before it is written to, and whom the client has not met by the
         // time it tells them costs another round. So whatever opens a partition goes first.
         for (topic, partition, record) in &first {
-            send(producer, message_of(topic, *partition, record, at), deadline)?;
+            sent.push(send(producer, message_of(topic, *partition, record, at), deadline)?);
         }
+        let mut changed = Vec::with_capacity(messages.changes.len());
         for (key, value) in &messages.changes {
             let mut message: FutureRecord<'_, [u8], [u8]> =
                 FutureRecord::to(&self.topics.changelog).partition(number(self.partition)).key(key.as_slice());
             if let Some(value) = value {
                 message = message.payload(value.as_slice());
             }
-            last = Some(send(producer, message, deadline)?);
+            changed.push(send(producer, message, deadline)?);
         }
         for (topic, partition, record) in &later {
-            send(producer, message_of(topic, *partition, record, at), deadline)?;
+            sent.push(send(producer, message_of(topic, *partition, record, at), deadline)?);
         }
-        while producer.in_flight_count() > 0 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        if producer.in_flight_count() > 0 {
-            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
-        }
-        let last = match last.map(|last| self.inner.runtime.block_on(last)) {
-            Some(Ok(Ok(delivery))) => u64::try_from(delivery.offset).unwrap_or(0),
-            Some(Ok(Err((error, _)))) => return Err(error),
-            Some(Err(_)) | None => return Err(KafkaError::Canceled),
-        };
+        sent.append(&mut changed);
+        let last = acknowledged(producer, &self.inner.runtime, sent, deadline)?;
         let Some(group) = self.group.group_metadata() else { return Err(KafkaError::Canceled) };
         {
             let mut offsets = TopicPartitionList::new();
@@ -722,10 +741,11 @@ impl PartitionLog for SlotLog {
     fn concluded(&self, step: &str) -> Result<Concluded, BusError> {
         let live = self.inner.live.lock().get(&(step.to_owned(), self.partition)).copied();
         let holder = if live.is_some() { Held::Here } else { Held::Elsewhere };
-        let client = self.inner.group(&step_group(step))?;
+        let group = step_group(step);
+        let client = self.inner.group(&group)?;
         let Some(input) = self.inner.input_of_step(step)? else { return Ok(Concluded::Everything) };
         let stored = self.inner.config.stored_name(&input);
-        let told = self.inner.told(&client, &stored, &[self.partition])?;
+        let told = self.inner.told(&client, &group, &stored, &[self.partition])?;
         let told = told.into_iter().next().and_then(|(_, at)| at).and_then(|(_, told)| told.concluded());
         Ok(Concluded::UpTo { time: told.max(live.and_then(|live| live.concluded)), holder })
     }

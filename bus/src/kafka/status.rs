@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use events::Timestamp;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Inner;
 use super::changelog::Told;
-use super::client::{Isolation, LOOK, OurConsumer, consumer, number};
+use super::client::{Isolation, LOOK, OurConsumer, consumer, number, refusal_of};
+use super::forbidden::Need;
 use super::reader::{Found, Gone, Reading};
+use super::rights::Operation;
 use super::tail::{self, reader_group};
 use crate::error::BusError;
 use crate::interface::{PartitionLag, StepLag, TopicStatus};
@@ -57,6 +59,7 @@ impl Inner {
     pub(super) fn told(
         &self,
         client: &OurConsumer,
+        group: &str,
         stored: &str,
         partitions: &[u32],
     ) -> Result<Vec<(u32, ToldAt)>, BusError> {
@@ -65,15 +68,20 @@ impl Inner {
         for partition in partitions {
             asked.add_partition(stored, number(*partition));
         }
+        let group = self.config.stored_name(group);
+        let doing = format!("the positions of Kafka group {group} can not be had");
+        let refused = |error: KafkaError| {
+            let needs = [Need::group(Operation::Describe, group.as_str()), Need::topic(Operation::Describe, stored)];
+            self.context.error_of(&doing, &error, &needs)
+        };
         let answered = client
             .committed_offsets(asked, self.request_timeout())
-            .map_err(|error| self.context.error("the positions of a step can not be had", &error))?;
+            .map_err(|error| refused(refusal_of(client, error)))?;
         let mut told = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let at = match answered.find_partition(stored, number(*partition)) {
                 Some(element) => {
-                    let refused = |error| self.context.error("the position of a step can not be had", &error);
-                    element.error().map_err(refused)?;
+                    element.error().map_err(&refused)?;
                     match element.offset() {
                         Offset::Offset(position) => {
                             let beside = serde_json::from_str(element.metadata()).unwrap_or_default();
@@ -101,9 +109,11 @@ impl Inner {
             asked.add_partition_range(&topic, 0, number(partitions).saturating_sub(1));
         }
         let found = {
-            let answered = client
-                .committed_offsets(asked, self.request_timeout())
-                .map_err(|error| self.context.error("the positions of a step can not be had", &error))?;
+            let answered = client.committed_offsets(asked, self.request_timeout()).map_err(|error| {
+                let group = self.config.stored_name(&step_group(step));
+                let doing = format!("the positions of Kafka group {group} can not be had");
+                self.context.error_of(&doing, &refusal_of(&client, error), &[Need::group(Operation::Describe, group)])
+            })?;
             let elements = answered.elements();
             let found = elements.iter().find(|element| matches!(element.offset(), Offset::Offset(_)));
             found.map(|element| element.topic().to_owned())
@@ -123,8 +133,8 @@ impl Inner {
             let stored = inner.config.stored_name(&input);
             let partitions = inner.questions.partitions(&stored)?.ok_or_else(unknown)?;
             let numbers: Vec<u32> = (0..partitions).collect();
-            let client = inner.group(&step_group(&name))?;
-            let told = inner.told(&client, &stored, &numbers)?;
+            let group = step_group(&name);
+            let told = inner.told(&*inner.group(&group)?, &group, &stored, &numbers)?;
             if told.iter().all(|(_, at)| at.is_none()) {
                 return Err(unknown());
             }
@@ -237,7 +247,7 @@ impl Inner {
             let ends = inner.questions.ends(Isolation::Committed, &stored, &numbers)?;
             let mut slowest: Option<Vec<u64>> = None;
             for group in &groups {
-                let told = inner.told(&*inner.group(group)?, &stored, &numbers)?;
+                let told = inner.told(&*inner.group(group)?, group, &stored, &numbers)?;
                 let positions = told.into_iter().map(|(_, at)| at.map(|(position, _)| position));
                 let read = positions.zip(&oldest).map(|(position, oldest)| position.unwrap_or(*oldest));
                 slowest = Some(match slowest {

@@ -383,7 +383,6 @@ async fn work(
         match result {
             Ok(Turn::Progress) => pause = limits.first_pause,
             Ok(Turn::Idle { wake_at, held }) => {
-                pause = limits.first_pause;
                 let longest = match held {
                     Some(Held::Here) => HELD_HERE_WAIT,
                     Some(Held::Elsewhere) => HELD_ELSEWHERE_WAIT,
@@ -394,11 +393,22 @@ async fn work(
                 loop {
                     let grown;
                     (worker, grown) = on_thread(worker, |worker| worker.with_log(SlotLog::wait)).await?;
-                    if let Err(error) = &grown {
-                        tracing::debug!(step = %shared.spec.name, partition, %error, "begins again");
-                    }
+                    let grown = match grown {
+                        Ok(grown) => grown,
+                        Err(error) => {
+                            // The next turn says why, when it is not over by then, but for what only reading meets.
+                            if matches!(error, BusError::NotAdmitted(_)) {
+                                tracing::warn!(step = %shared.spec.name, partition, %error, "will try again");
+                            } else {
+                                tracing::debug!(step = %shared.spec.name, partition, %error, "begins again");
+                            }
+                            wait(&token, &mut pause, limits.longest_pause).await;
+                            break;
+                        }
+                    };
                     let over = token.is_cancelled() || Instant::now() >= until || shared.clock.now() >= wake_at;
-                    if over || grown.unwrap_or(true) {
+                    if over || grown {
+                        pause = limits.first_pause;
                         break;
                     }
                 }

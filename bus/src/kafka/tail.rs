@@ -10,8 +10,10 @@ use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 
 use super::Inner;
-use super::client::{self, Isolation, number, offset};
+use super::client::{self, Isolation, number, offset, refusal_of};
+use super::forbidden::Need;
 use super::reader::{Buffer, Found, Gone, Reading};
+use super::rights::Operation;
 use crate::error::BusError;
 use crate::interface::Tail;
 use crate::record::{CommittedRecord, Position, Positions};
@@ -171,8 +173,11 @@ impl Inner {
         let added: Result<(), KafkaError> = positions.iter().try_for_each(|(partition, position)| {
             list.add_partition_offset(stored, number(*partition), offset(*position))
         });
-        added
-            .and_then(|()| client.commit(&list, CommitMode::Sync))
-            .map_err(|error| self.context.error("positions can not be committed to Kafka", &error))
+        added.and_then(|()| client.commit(&list, CommitMode::Sync)).map_err(|error| {
+            let group = self.config.stored_name(group);
+            let doing = format!("positions of Kafka group {group} can not be committed");
+            let needs = [Need::group(Operation::Read, group), Need::topic(Operation::Read, stored)];
+            self.context.error_of(&doing, &refusal_of(&client, error), &needs)
+        })
     }
 }

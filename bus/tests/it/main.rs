@@ -15,6 +15,8 @@ mod kafka_owners;
 #[cfg(feature = "production")]
 mod kafka_registry;
 #[cfg(feature = "production")]
+mod kafka_rights;
+#[cfg(feature = "production")]
 mod kafka_tokens;
 #[cfg(feature = "production")]
 mod kafka_topics;
