@@ -26,11 +26,12 @@ use crate::error::BusError;
 /// How long the first question about topics may take before it is looked at what the client has to say; the next ones
 /// may take twice as long each.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
-/// The groups of consumers that only ask, only look, or build state: they commit nothing.
+/// The groups of consumers that only ask, only look, read what was, or build state: they commit nothing.
 pub(super) const QUESTIONS: &str = "questions";
 pub(super) const LOOK: &str = "look";
+pub(super) const HISTORY: &str = "history";
 pub(super) const RESTORE: &str = "restore";
-pub(super) const GROUPS_WITHOUT_POSITIONS: [&str; 3] = [QUESTIONS, LOOK, RESTORE];
+pub(super) const GROUPS_WITHOUT_POSITIONS: [&str; 4] = [QUESTIONS, LOOK, HISTORY, RESTORE];
 
 /// How soon a question is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(20);

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::Inner;
+use super::client::{HISTORY, Isolation};
 use super::reader::{Found, Gone, Reading};
 use crate::error::BusError;
 use crate::interface::History;
@@ -29,7 +30,7 @@ pub(super) async fn open(
         let stored = opening.config.stored_name(&topic);
         let numbers: Vec<u32> = (0..count).collect();
         let oldest = opening.questions.oldest(&stored, &numbers)?;
-        let ends = opening.questions.ends(super::client::Isolation::Committed, &stored, &numbers)?;
+        let ends = opening.questions.ends(Isolation::Committed, &stored, &numbers)?;
         let (mut begins, mut ranges) = (Vec::new(), Vec::new());
         for (partition, (oldest, end)) in numbers.into_iter().zip(oldest.into_iter().zip(ends)) {
             let next = from.get(partition).map_or(oldest, Position::offset);
@@ -51,7 +52,7 @@ pub(super) async fn open(
         }
         let reading = match begins.as_slice() {
             [] => None,
-            begins => Some(Reading::open(opening, topic, "history", Gone::Told, begins)?),
+            begins => Some(Reading::open(opening, topic, HISTORY, Gone::Told, begins)?),
         };
         Ok((reading.map(|reading| Arc::new(Mutex::new(reading))), ranges))
     };

@@ -154,6 +154,7 @@ mod tests {
             "Topic a.out: Write Create DescribeConfigs AlterConfigs",
             "Topic a.s.changelog.v1: Read Write Create DescribeConfigs AlterConfigs",
             "Topic a.told: Write Create DescribeConfigs AlterConfigs",
+            "Group a.history: Describe",
             "Group a.look: Describe",
             "Group a.questions: Describe",
             "Group a.reader.in.sink: Read",

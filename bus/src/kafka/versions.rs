@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
 
-use super::client::{Context, Isolation, consumer, listen};
+use super::client::{Context, Isolation, QUESTIONS, consumer, listen};
 use super::config::KafkaConfig;
 use crate::error::BusError;
 
@@ -68,7 +68,7 @@ pub(super) fn check(config: &KafkaConfig, context: &Context) -> Result<(), BusEr
 fn ask(config: &KafkaConfig, context: &Context) -> Result<BTreeMap<i16, i16>, BusError> {
     let known = Known::default();
     let listening = context.listening(&known);
-    let client = consumer(config, &listening, "questions", Isolation::Committed, |client| {
+    let client = consumer(config, &listening, QUESTIONS, Isolation::Committed, |client| {
         client.set("debug", "feature").set_log_level(RDKafkaLogLevel::Debug);
     })?;
     let timeout = Duration::from_millis(config.request_timeout_ms);

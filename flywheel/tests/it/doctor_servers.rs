@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use sqlx::Executor as _;
 use test_servers::{KafkaRight, KafkaServer, S3Bucket, kafka, kafka_allow, s3_bucket, servers_wanted, unique_prefix};
 
+use crate::audit;
 use crate::doctor::{told, verdicts};
 use crate::harness::{Place, Said, edits, until};
 use crate::s3;
@@ -170,6 +171,8 @@ async fn a_platform_lives_on_the_rights_that_are_printed() {
         told(&said, "kafka.topics").0.starts_with("9 of 9 topics are there").then_some(())
     })
     .await;
+    // What looks at the platform needs no more than that, either.
+    audit::consistent(&place);
     let after = place.say(&["doctor", "--json", "--timeout", "20"]);
     assert_eq!(wrong(&after), pairs(&[ONE_BROKER]), "{after:?}");
     assert!(told(&after, "kafka.rights").0.contains("9 topics"), "{after:?}");
