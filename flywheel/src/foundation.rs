@@ -55,8 +55,9 @@ pub(crate) struct Foundation {
 
 /// Who opens everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(crate) enum Role {
     Service,
+    /// It makes nothing at servers that it only looks at.
     Command,
 }
 
@@ -124,7 +125,7 @@ impl Foundation {
         };
         let key_file = master_key_file(settings, data)?;
         let pool = database::open(&settings.database, data).await?;
-        let bus = open_log(settings, data, Arc::clone(&clock), Some(&pool)).await?;
+        let bus = open_log(settings, data, Arc::clone(&clock), Some(&pool), role).await?;
         let topics = topics_of(settings);
         let ready = match role {
             Role::Service => bus.create_topics(&topics).await,
@@ -229,7 +230,7 @@ pub(crate) async fn open_log_to_read(
             Ok(Arc::new(log))
         }
         #[cfg(feature = "production")]
-        BusKind::Kafka => open_log(settings, data, clock, None).await,
+        BusKind::Kafka => open_log(settings, data, clock, None, Role::Command).await,
     }
 }
 
@@ -240,9 +241,10 @@ pub(crate) async fn open_log(
     data: &DataDir,
     clock: SharedClock,
     pool: Option<&AnyPool>,
+    role: Role,
 ) -> Result<Arc<dyn Bus>, Failure> {
     #[cfg(not(feature = "production"))]
-    let _only_brokers_need_it = pool;
+    let _only_brokers_need_it = (pool, role);
     match settings.bus.kind {
         BusKind::Local => {
             let local = LocalLogConfig { prefix: settings.bus.prefix.clone(), ..settings.bus.local.clone() };
@@ -259,10 +261,12 @@ pub(crate) async fn open_log(
                 state_dir: data.steps(),
             });
             let brokers = config.bootstrap_servers.clone();
-            let log = bus::kafka::KafkaBus::open(config, clock, steps)
-                .await
-                .map_err(|error| Failure::refused(format!("the log at {brokers} can not be opened: {error}")))?;
-            Ok(Arc::new(log))
+            let opened = match role {
+                Role::Service => bus::kafka::KafkaBus::open(config, clock, steps).await,
+                Role::Command => bus::kafka::KafkaBus::open_to_look(config, clock, steps).await,
+            };
+            let refused = |error| Failure::refused(format!("the log at {brokers} can not be opened: {error}"));
+            Ok(Arc::new(opened.map_err(refused)?))
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::artifact_store::{self, Reach};
 use crate::data_dir::DataDir;
 use crate::database;
 use crate::failure::Failure;
-use crate::foundation::{master_key_file, open_log};
+use crate::foundation::{Role, master_key_file, open_log};
 use crate::services::{AdminPort, SERVING, admin_port, configured_registry, serve};
 use crate::settings::Settings;
 
@@ -48,7 +48,7 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
         let (settings, data, clock) = (log_settings.clone(), log_data.clone(), Arc::clone(&log_clock));
         Box::pin(async move {
             // It publishes only, and must not wait for the database to do that.
-            let log = open_log(&settings, &data, clock, None).await;
+            let log = open_log(&settings, &data, clock, None, Role::Service).await;
             log.map_err(|failure| failure.into_error().to_string())
         })
     });

@@ -17,7 +17,7 @@ use super::client::{Context, OurConsumer, Questions};
 use super::config::KafkaConfig;
 use super::existing::Mending;
 use super::publish::Publisher;
-use super::registry::Schemas;
+use super::registry::{Opened, Schemas};
 use super::status::{LivePartition, StepPlace};
 use super::topics::Wanted;
 use super::{existing, keeper, topics, versions};
@@ -86,11 +86,33 @@ impl KafkaBus {
     /// # Errors
     /// When a setting can not be used, or no broker lets us in: the sentence says why.
     pub async fn open(config: KafkaConfig, clock: SharedClock, steps: Option<KafkaSteps>) -> Result<Self, BusError> {
+        Self::open_as(config, clock, steps, Opened::ToWork).await
+    }
+
+    /// The same for whoever looks: nothing is registered at the registry of schemas, and what it does not know can be
+    /// read and not written.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_to_look(
+        config: KafkaConfig,
+        clock: SharedClock,
+        steps: Option<KafkaSteps>,
+    ) -> Result<Self, BusError> {
+        Self::open_as(config, clock, steps, Opened::ToLook).await
+    }
+
+    async fn open_as(
+        config: KafkaConfig,
+        clock: SharedClock,
+        steps: Option<KafkaSteps>,
+        to: Opened,
+    ) -> Result<Self, BusError> {
         config.check().map_err(|invalid| BusError::Invalid(invalid.to_string()))?;
         config.tls.check_files()?;
         let context = Context::new(&config)?;
         context.renew_token().await?;
-        let schemas = Schemas::open(&config).await?;
+        let schemas = Schemas::open(&config, to).await?;
         let opened = tokio::task::spawn_blocking(move || Inner::open(config, context, schemas, clock, steps)).await;
         let inner = opened.unwrap_or_else(|error| Err(BusError::Storage(error.to_string())))?;
         let inner = Arc::new(inner);

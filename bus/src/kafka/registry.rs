@@ -7,6 +7,7 @@
 //! and nothing behind the bus knows of it. Control records and changelogs stay as they are.
 //!
 //! * Every schema that this release may write is registered, or looked up, when the bus is opened: writing asks nobody.
+//!   Whoever opens it to look registers nothing, and lacks nothing that is not there.
 //! * The schema of a number is asked for once. While it can not be had, the reader waits with
 //!   [`BusError::SchemaUnavailable`], and the record stays where it is: never a dead letter. One that is had and is none
 //!   of this release's gets its fingerprint, which handlers do not know and wait for, as without a registry.
@@ -85,6 +86,15 @@ fn with_fingerprint(fingerprint: Fingerprint, datum: &[u8]) -> Bytes {
     value.freeze()
 }
 
+/// What a bus is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// Whatever may be written is known to the registry from then on.
+    ToWork,
+    /// The registry stays as it is; what it does not know can not be written.
+    ToLook,
+}
+
 /// How the values of our topics stand at the brokers.
 pub(super) struct Schemas {
     registry: Option<Registry>,
@@ -99,13 +109,17 @@ impl Schemas {
     ///
     /// # Errors
     /// The registry can not be reached, or does not have or take a schema: the sentence says which.
-    pub(super) async fn open(config: &KafkaConfig) -> Result<Self, BusError> {
+    pub(super) async fn open(config: &KafkaConfig, opened: Opened) -> Result<Self, BusError> {
         let mut schemas = Self { registry: None, numbers: HashMap::new(), fingerprints: RwLock::default() };
         let Some(registry) = Registry::of(config)? else { return Ok(schemas) };
         for topic in topics::ALL {
             for schema in schemas_of(topic) {
                 let subject = format!("{}-value", config.stored_name(topic));
-                let number = registry.number_of(&subject, schema, config.schema_registry.register).await?;
+                let register = config.schema_registry.register && opened == Opened::ToWork;
+                let number = match registry.number_of(&subject, schema, register).await {
+                    Err(refusal) if refusal.is_unknown && opened == Opened::ToLook => continue,
+                    number => number.map_err(|refusal| BusError::Invalid(refusal.sentence))?,
+                };
                 let fingerprint = *schema.rabin_fingerprint();
                 schemas.numbers.insert((topic, fingerprint), number);
                 schemas.fingerprints.get_mut().insert(number, fingerprint);
@@ -192,6 +206,13 @@ struct Refused {
     message: String,
 }
 
+/// Why there is no number of a schema.
+struct Refusal {
+    /// It was looked up, and is not there.
+    is_unknown: bool,
+    sentence: String,
+}
+
 impl Registry {
     fn of(config: &KafkaConfig) -> Result<Option<Self>, BusError> {
         let settings = &config.schema_registry;
@@ -213,10 +234,13 @@ impl Registry {
     }
 
     /// The number of a schema under a subject.
-    async fn number_of(&self, subject: &str, schema: &Schema, register: bool) -> Result<u32, BusError> {
+    async fn number_of(&self, subject: &str, schema: &Schema, register: bool) -> Result<u32, Refusal> {
         let path = if register { "/versions" } else { "" };
         let body = serde_json::json!({ "schema": schema.json(), "schemaType": "AVRO" }).to_string();
-        let refused = |why: String| BusError::Invalid(format!("the schema registry {} {why}", self.url));
+        let refused = |why: String| {
+            let sentence = format!("the schema registry {} {why}", self.url);
+            Refusal { is_unknown: false, sentence }
+        };
         let place = format!("/subjects/{}{path}", encoded(subject));
         let Answer { status, body } = self.ask(Method::POST, &place, body).await.map_err(refused)?;
         if status.is_success() {
@@ -224,7 +248,8 @@ impl Registry {
             return numbered.map(|numbered| numbered.id).map_err(|_| refused("answers without a number".to_owned()));
         }
         let said = said(&body);
-        Err(refused(match status {
+        let is_unknown = status == StatusCode::NOT_FOUND && !register;
+        let refusal = refused(match status {
             StatusCode::NOT_FOUND if !register => format!(
                 "does not know the schema of {subject}{said}: register it, or set \
                  `bus.kafka.schema_registry.register` = true"
@@ -238,7 +263,8 @@ impl Registry {
                  `bus.kafka.schema_registry.password`"
             ),
             status => format!("answers {} to the schema of {subject}{said}", status.as_u16()),
-        }))
+        });
+        Err(Refusal { is_unknown, ..refusal })
     }
 
     /// The fingerprint of the schema with a number; or why it can not be had.

@@ -1,8 +1,14 @@
-//! The wire format, without a registry to ask.
+//! The wire format, without a registry to ask; and what a registry is asked.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use proptest::prelude::*;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
 
 use super::*;
+use crate::kafka::config::KafkaSchemaRegistry;
 
 /// Schemas as if these numbers had been registered.
 fn registered(numbers: &[(&'static str, Fingerprint, u32)]) -> Schemas {
@@ -22,6 +28,38 @@ fn none() -> Schemas {
 }
 
 const ONE: Fingerprint = [1; 8];
+
+/// A registry that answers everything so, and the first lines of what it is asked.
+async fn answering(status: &'static str, body: &'static str) -> (KafkaConfig, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = KafkaConfig::default();
+    config.schema_registry.url = Some(format!("http://{}/apis", listener.local_addr().unwrap()));
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let heard = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = BufReader::new(stream);
+            let mut head = Vec::new();
+            while head.last().is_none_or(|line: &String| !line.trim_end().is_empty()) {
+                let mut line = String::new();
+                if stream.read_line(&mut line).await.is_ok_and(|read| read > 0) { head.push(line) } else { break }
+            }
+            let length = head
+                .iter()
+                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.trim().parse().ok());
+            let mut request = vec![0; length.unwrap_or(0)];
+            if head.is_empty() || stream.read_exact(&mut request).await.is_err() {
+                continue;
+            }
+            heard.lock().push(head.remove(0));
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+            // Whoever asked may be gone.
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (config, asked)
+}
 
 #[test]
 fn a_value_stands_at_the_brokers_as_confluent_readers_want_it() {
@@ -61,6 +99,27 @@ async fn a_number_that_nobody_can_explain_waits() {
     insta::assert_snapshot!(why.to_string().replace(|digit: char| digit.is_ascii_digit(), "N"), @"a value of telemetry.raw.vN has schema N, and its reader waits for it: the schema registry http://NNN.N.N.N:N/apis/ccompat/vN can not be used: Connection refused (os error NNN)");
     let without = none().ask(topics::TELEMETRY_RAW, 7).await.unwrap_err();
     insta::assert_snapshot!(without, @"a value of telemetry.raw.v1 has schema 7, and its reader waits for it: `bus.kafka.schema_registry.url` names no registry to ask");
+}
+
+#[tokio::test]
+async fn whoever_looks_registers_nothing_and_lacks_nothing_that_is_not_there() {
+    let (config, asked) = answering("404 Not Found", r#"{"error_code":40403,"message":"there is none"}"#).await;
+    let schemas = Schemas::open(&config, Opened::ToLook).await.unwrap();
+    let looked = std::mem::take(&mut *asked.lock());
+    let is_looked_up = |line: &String| line.starts_with("POST /apis/subjects/") && line.contains("-value HTTP");
+    assert!(looked.len() >= topics::ALL.len() && looked.iter().all(is_looked_up), "{looked:?}");
+    let value = with_fingerprint(*RawEvent::schemas()[0].rabin_fingerprint(), b"datum");
+    assert!(matches!(schemas.outgoing(topics::TELEMETRY_RAW, &value), Err(BusError::Invalid(_))));
+
+    let refused = Schemas::open(&config, Opened::ToWork).await.map(drop).unwrap_err().to_string();
+    assert!(refused.contains("takes no schemas there"), "{refused}");
+    assert!(asked.lock()[0].contains("-value/versions HTTP"), "{asked:?}");
+    let looks_up = KafkaConfig {
+        schema_registry: KafkaSchemaRegistry { register: false, ..config.schema_registry.clone() },
+        ..config
+    };
+    let refused = Schemas::open(&looks_up, Opened::ToWork).await.map(drop).unwrap_err().to_string();
+    assert!(refused.contains("does not know the schema of telemetry.raw.v1-value (there is none)"), "{refused}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::kafka::KafkaConfig;
+use bus::kafka::{KafkaBus, KafkaConfig};
 use bus::{
     Bus, BusError, CommittedRecord, Input, Outcome, Positions, Record, Retention, StepContext, StepHandler, StepSpec,
     TopicSpec,
@@ -243,6 +243,11 @@ async fn a_registry_that_does_not_have_or_take_our_schemas_is_told() {
     let registry = schema_registry().await;
     let (server, place, clock) = (kafka().await, Place::new().await, SimulatedClock::new(start()));
     let prefix = unique_prefix();
+    // Whoever only looks is let in, and leaves the registry as it is.
+    let looking = with(&registry, &server.bootstrap, &prefix);
+    drop(KafkaBus::open_to_look(looking, clock.shared(), None).await.unwrap());
+    let subjects = curl(&[&format!("{}/subjects", registry.url)]).await;
+    assert!(subjects.is_array() && !subjects.to_string().contains(&prefix), "{subjects}");
     let refusal = async |change: &dyn Fn(&mut KafkaConfig)| {
         let mut config = with(&registry, &server.bootstrap, &prefix);
         change(&mut config);
