@@ -343,7 +343,7 @@ impl Questions {
     }
 
     /// What the brokers say about a topic, or about all. Whoever is not let in hears that before the time is over.
-    fn metadata(&self, topic: Option<&str>) -> Result<Metadata, BusError> {
+    pub(super) fn metadata(&self, topic: Option<&str>) -> Result<Metadata, BusError> {
         let deadline = Instant::now() + self.timeout;
         let mut look = FIRST_LOOK;
         loop {

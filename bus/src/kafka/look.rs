@@ -6,6 +6,7 @@
 //!
 //! What time it is at the brokers can not be asked for: Kafka's protocol does not tell.
 
+mod beside;
 mod rights;
 mod topics;
 
@@ -13,27 +14,30 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{FutureProducer, Producer};
-use service::finding::Finding;
+use service::finding::{Finding, Verdict};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use self::rights::Lacking;
 use self::topics::{Wanted, compare, shape, wanted};
-use super::client::{Context, Isolation, QUESTIONS, consumer};
+use super::client::{Context, Questions};
 use super::config::KafkaConfig;
+use super::forbidden::ALLOW as PRINT_RIGHTS;
 use super::granted::{self, Granted};
 use super::publish::CONTROL_IDS;
+use super::refusal::Entering;
 use super::rights::{KafkaUse, Resource, Right, rights as needed_rights};
 use super::topics::options;
+use super::versions::{self, OLDEST};
 use crate::error::BusError;
 
 const SETTINGS: &str = "kafka.settings";
 const ADDRESSES: &str = "kafka.addresses";
 const ENTRY: &str = "kafka.entry";
+const VERSION: &str = "kafka.version";
 const BROKERS: &str = "kafka.brokers";
 const TOPICS: &str = "kafka.topics";
 const RIGHTS: &str = "kafka.rights";
@@ -41,35 +45,44 @@ const TRANSACTIONS: &str = "kafka.transactions";
 
 /// Names of one kind that a sentence lists; of more it says how many.
 const LISTED: usize = 4;
-const PRINT_RIGHTS: &str = "allow it, as `flywheel doctor --print-acls=kafka` prints it";
 
 /// Looks at the brokers. Each question may take `patience`.
 pub async fn look(config: &KafkaConfig, usage: &KafkaUse, patience: Duration) -> Vec<Finding> {
     if let Err(error) = config.check() {
         return vec![Finding::told(SETTINGS, &error.to_string(), "correct it in `[bus.kafka]`")];
     }
-    let (reached, is_any_reached) = addresses(config, patience).await;
-    let mut findings = vec![reached];
-    if !is_any_reached {
-        return findings;
-    }
     let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
     let asking = KafkaConfig { request_timeout_ms: patience_ms, ..config.clone() };
-    let entered = spawn_blocking(move || Looking::enter(asking)).await;
+    let context = match config.tls.check_files().and_then(|()| Context::new(&asking)) {
+        Ok(context) => context,
+        Err(error) => return vec![Finding::told(SETTINGS, &error.to_string(), "correct it in `[bus.kafka]`")],
+    };
+    let ((reached, is_any_reached), token, schemas) =
+        tokio::join!(addresses(config, patience), beside::token(&asking, &context), beside::schemas(&asking));
+    let may_enter = token.as_ref().is_none_or(|token| token.verdict == Verdict::Ok);
+    let mut findings = vec![reached];
+    findings.extend(token);
+    findings.extend(schemas);
+    if !is_any_reached || !may_enter {
+        return findings;
+    }
+    let entering = context.clone();
+    let entered = spawn_blocking(move || Looking::enter(asking, &entering)).await;
     let looking = match entered.unwrap_or_else(|error| Err(BusError::Storage(error.to_string()))) {
         Ok(looking) => looking,
         Err(error) => {
             let advice = "check `bus.kafka.tls` and `bus.kafka.sasl`, and that brokers can be reached under the \
                           addresses that they advertise";
-            findings.push(Finding::told(ENTRY, &error.to_string(), advice));
+            findings.push(Finding::told(ENTRY, &sentence(&error), advice));
             return findings;
         }
     };
     findings.push(looking.entry());
+    findings.push(looking.version.clone());
     findings.push(looking.brokers());
     let begun = {
         let config = config.clone();
-        spawn_blocking(move || transactions(&config, patience))
+        spawn_blocking(move || transactions(&config, &context, patience))
     };
     let wanted = wanted(config, usage);
     let (topics, needed) = (looking.topics(&wanted).await, needed_rights(config, usage));
@@ -78,6 +91,24 @@ pub async fn look(config: &KafkaConfig, usage: &KafkaUse, patience: Duration) ->
     findings.push(looked.unwrap_or_else(|error| Finding::told(RIGHTS, &error.to_string(), "try again")));
     findings.push(begun.await.unwrap_or_else(|error| Finding::told(TRANSACTIONS, &error.to_string(), "try again")));
     findings
+}
+
+/// What an error says. That it is the log's is known here.
+fn sentence(error: &BusError) -> String {
+    match error {
+        BusError::Storage(why) => why.clone(),
+        error => error.to_string(),
+    }
+}
+
+/// How it stands with the age of the brokers, by what they know.
+fn version(judged: Result<bool, BusError>) -> Finding {
+    let advice = format!("use Kafka {OLDEST} or later");
+    match judged {
+        Ok(true) => Finding::ok(VERSION, format!("the brokers know what is needed, which came with Kafka {OLDEST}")),
+        Ok(false) => Finding::warning(VERSION, "which requests the brokers know can not be found out", advice),
+        Err(error) => Finding::told(VERSION, &sentence(&error), &advice),
+    }
 }
 
 /// Whether somebody listens at each of the addresses to begin with, and whether at any.
@@ -129,6 +160,7 @@ struct Looking {
     config: KafkaConfig,
     admin: AdminClient<Context>,
     metadata: Metadata,
+    version: Finding,
 }
 
 /// How it stands with a topic.
@@ -140,24 +172,15 @@ enum Presence<'a> {
 
 impl Looking {
     /// Blocks.
-    fn enter(config: KafkaConfig) -> Result<Self, BusError> {
-        let context = Context::default();
-        let client = consumer(&config, &context, QUESTIONS, Isolation::Committed, |_| {})?;
-        let timeout = Duration::from_millis(config.request_timeout_ms);
-        let metadata = client.fetch_metadata(None, timeout).map_err(|error| {
-            // Why it is so the client tells when it is polled.
-            for _ in 0..16 {
-                if client.poll(Duration::from_millis(5)).is_none() {
-                    break;
-                }
-            }
-            context.error("the brokers do not answer", &error)
-        })?;
-        let admin = config
+    fn enter(config: KafkaConfig, context: &Context) -> Result<Self, BusError> {
+        let metadata = Questions::new(&config, context)?.metadata(None)?;
+        let version = version(versions::judge(&config, context));
+        let admin: AdminClient<Context> = config
             .client()?
-            .create_with_context(context)
+            .create_with_context(context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
-        Ok(Self { config, admin, metadata })
+        context.give_token(admin.inner())?;
+        Ok(Self { config, admin, metadata, version })
     }
 
     fn timeout(&self) -> Duration {
@@ -165,10 +188,7 @@ impl Looking {
     }
 
     fn user(&self) -> String {
-        match self.config.sasl.mechanism {
-            Some(_) => format!("user `{}`", self.config.sasl.username),
-            None => "our user".to_owned(),
-        }
+        Entering::by(&self.config).who()
     }
 
     fn entry(&self) -> Finding {
@@ -346,8 +366,7 @@ impl Looking {
 
 /// Whether transactions can be begun, which needs brokers that are new enough, the right to it, and time-outs that they
 /// allow. Blocks.
-fn transactions(config: &KafkaConfig, patience: Duration) -> Finding {
-    let context = Context::default();
+fn transactions(config: &KafkaConfig, context: &Context, patience: Duration) -> Finding {
     let ids = config.stored_name(CONTROL_IDS);
     let begin = || -> Result<(), BusError> {
         let mut client = config.producer()?;
@@ -357,11 +376,11 @@ fn transactions(config: &KafkaConfig, patience: Duration) -> Finding {
         let producer: FutureProducer<Context> = client
             .create_with_context(context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
-        producer.init_transactions(patience).map_err(|error| not_begun(config, &context, &error, &ids))
+        producer.init_transactions(patience).map_err(|error| not_begun(config, context, &error, &ids))
     };
     match begin() {
         Ok(()) => Finding::ok(TRANSACTIONS, format!("a transaction under {ids}* can be begun")),
-        Err(error) => Finding::told(TRANSACTIONS, &error.to_string(), "look whether the brokers are well"),
+        Err(error) => Finding::told(TRANSACTIONS, &sentence(&error), "look whether the brokers are well"),
     }
 }
 
@@ -376,7 +395,7 @@ fn not_begun(config: &KafkaConfig, context: &Context, error: &KafkaError, ids: &
             config.delivery_timeout_ms
         ),
         Some(RDKafkaErrorCode::UnsupportedFeature) => {
-            "the brokers are too old for transactions; use Kafka 2.5 or later".to_owned()
+            format!("the brokers are too old for transactions; use Kafka {OLDEST} or later")
         }
         _ => return context.error("a transaction can not be begun", error),
     };
@@ -385,7 +404,35 @@ fn not_begun(config: &KafkaConfig, context: &Context, error: &KafkaError, ids: &
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn brokers_that_are_too_old_are_told() {
+        // It knows less than Kafka 2.5 did.
+        let old = MockCluster::new(1).unwrap();
+        let config = KafkaConfig {
+            bootstrap_servers: old.bootstrap_servers(),
+            replication: 1,
+            single_broker: true,
+            ..KafkaConfig::default()
+        };
+        let findings = look(&config, &KafkaUse::default(), Duration::from_secs(5)).await;
+        let of = |check: &str| findings.iter().find(|found| found.check == check).cloned().unwrap();
+        assert_eq!(of(ENTRY).verdict, Verdict::Ok, "{findings:?}");
+        let Finding { verdict, says, advice, .. } = of(VERSION);
+        assert_eq!((verdict, advice.as_deref()), (Verdict::Failed, Some("use Kafka 2.5 or later")), "{findings:?}");
+        insta::assert_snapshot!(says.replace(&config.bootstrap_servers, "HOST:PORT"), @"the Kafka brokers at HOST:PORT are older than 2.5, which is needed: they do not know OffsetFetch");
+    }
+
+    #[test]
+    fn what_brokers_know_is_no_failure_while_it_is_not_known() {
+        assert_eq!(version(Ok(true)).verdict, Verdict::Ok);
+        assert_eq!(version(Ok(false)).verdict, Verdict::Warning);
+        let away = version(Err(BusError::Storage("the Kafka brokers do not answer: gone".to_owned())));
+        assert_eq!((away.verdict, away.says.as_str()), (Verdict::Failed, "the Kafka brokers do not answer: gone"));
+    }
 
     #[test]
     fn long_lists_end_with_how_many_more_there_are() {

@@ -42,6 +42,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Fingerprint of a schema, as single-object encoding has it.
 type Fingerprint = [u8; 8];
 
+/// Under what name the schemas of a topic's values are known.
+pub(super) fn subject_of(config: &KafkaConfig, topic: &str) -> String {
+    format!("{}-value", config.stored_name(topic))
+}
+
 /// The schemas of a topic's values, the one that is written first; none: the topic is none of ours.
 fn schemas_of(topic: &str) -> &'static [Schema] {
     match topic {
@@ -114,7 +119,7 @@ impl Schemas {
         let Some(registry) = Registry::of(config)? else { return Ok(schemas) };
         for topic in topics::ALL {
             for schema in schemas_of(topic) {
-                let subject = format!("{}-value", config.stored_name(topic));
+                let subject = subject_of(config, topic);
                 let register = config.schema_registry.register && opened == Opened::ToWork;
                 let number = match registry.number_of(&subject, schema, register).await {
                     Err(refusal) if refusal.is_unknown && opened == Opened::ToLook => continue,
@@ -184,7 +189,7 @@ impl Schemas {
 }
 
 /// The registry.
-struct Registry {
+pub(super) struct Registry {
     web: Web,
     /// Without a slash at its end.
     url: String,
@@ -214,7 +219,7 @@ struct Refusal {
 }
 
 impl Registry {
-    fn of(config: &KafkaConfig) -> Result<Option<Self>, BusError> {
+    pub(super) fn of(config: &KafkaConfig) -> Result<Option<Self>, BusError> {
         let settings = &config.schema_registry;
         let Some(url) = &settings.url else { return Ok(None) };
         let timeout = Duration::from_millis(config.request_timeout_ms);
@@ -231,6 +236,52 @@ impl Registry {
             }
         };
         Ok(Some(Self { web, url: url.trim_end_matches('/').to_owned(), authorization }))
+    }
+
+    /// As sentences name it.
+    pub(super) fn name(&self) -> String {
+        format!("the schema registry {}", self.url)
+    }
+
+    /// The subjects that it knows, those that begin so among them; or what is wrong, and what to do. Asked once.
+    pub(super) async fn subjects(&self, prefix: &str) -> Result<Vec<String>, (String, &'static str)> {
+        let wrong = |why: String, advice| (format!("{} {why}", self.name()), advice);
+        let place = match prefix {
+            "" => "/subjects".to_owned(),
+            prefix => format!("/subjects?subjectPrefix={}", encoded(prefix)),
+        };
+        let Answer { status, body } = self.ask_once(&Method::GET, &place, "").await.map_err(|why| {
+            let advice = "check `bus.kafka.schema_registry.url` and `bus.kafka.schema_registry.ca_file`, and whether it \
+                          runs";
+            wrong(why, advice)
+        })?;
+        if status.is_success() {
+            let subjects: Result<Vec<String>, _> = serde_json::from_slice(&body);
+            let advice = "check the path in `bus.kafka.schema_registry.url`";
+            return subjects.map_err(|_| wrong("answers without a list of subjects".to_owned(), advice));
+        }
+        let said = said(&body);
+        Err(match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => wrong(
+                format!("does not let us in{said}"),
+                "check `bus.kafka.schema_registry.username` and `bus.kafka.schema_registry.password`",
+            ),
+            StatusCode::NOT_FOUND => {
+                let advice = "check the path in `bus.kafka.schema_registry.url`";
+                wrong(format!("takes no schemas there{said}"), advice)
+            }
+            status => wrong(format!("answers {}{said}", status.as_u16()), "look whether it is well"),
+        })
+    }
+
+    /// Whether it knows the schemas of a topic's values under that subject.
+    pub(super) async fn knows(&self, topic: &str, subject: &str) -> bool {
+        for schema in schemas_of(topic) {
+            if self.number_of(subject, schema, false).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// The number of a schema under a subject.
@@ -285,17 +336,10 @@ impl Registry {
     async fn ask(&self, method: Method, place: &str, body: String) -> Result<Answer, String> {
         let mut attempt = 1;
         loop {
-            let mut request = Request::builder().method(&method).uri(format!("{}{place}", self.url));
-            request = request.header(CONTENT_TYPE, JSON);
-            if let Some(authorization) = &self.authorization {
-                request = request.header(AUTHORIZATION, authorization);
-            }
-            let request = request.body(Full::new(Bytes::from(body.clone())));
-            let request = request.map_err(|error| format!("has no address: {error}"))?;
-            let answered = match self.web.send(request).await {
+            let answered = match self.ask_once(&method, place, &body).await {
                 Ok(answer) if !answer.status.is_server_error() => return Ok(answer),
                 Ok(answer) => format!("answers {}{}", answer.status.as_u16(), said(&answer.body)),
-                Err(why) => format!("can not be used: {why}"),
+                Err(why) => why,
             };
             if attempt >= ATTEMPTS {
                 return Err(answered);
@@ -303,6 +347,17 @@ impl Registry {
             attempt += 1;
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    async fn ask_once(&self, method: &Method, place: &str, body: &str) -> Result<Answer, String> {
+        let mut request = Request::builder().method(method).uri(format!("{}{place}", self.url));
+        request = request.header(CONTENT_TYPE, JSON);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+        let request = request.map_err(|error| format!("has no address: {error}"))?;
+        self.web.send(request).await.map_err(|why| format!("can not be used: {why}"))
     }
 }
 

@@ -122,6 +122,34 @@ async fn whoever_looks_registers_nothing_and_lacks_nothing_that_is_not_there() {
     assert!(refused.contains("does not know the schema of telemetry.raw.v1-value (there is none)"), "{refused}");
 }
 
+#[tokio::test]
+async fn what_keeps_us_from_a_registry_is_told_with_what_to_do() {
+    let mut told = Vec::new();
+    for (status, body) in [
+        ("200 OK", r#"["p.telemetry.raw.v1-value","theirs"]"#),
+        ("200 OK", "<html>welcome</html>"),
+        ("401 Unauthorized", r#"{"error_code":401,"message":"who are you?"}"#),
+        ("404 Not Found", "<html>nothing</html>"),
+        ("503 Service Unavailable", ""),
+    ] {
+        let (config, asked) = answering(status, body).await;
+        let registry = Registry::of(&config).unwrap().unwrap();
+        let said = match registry.subjects("p.").await {
+            Ok(subjects) => subjects.join(", "),
+            Err((says, advice)) => format!("{says} -> {advice}"),
+        };
+        told.push(said.replace(config.schema_registry.url.as_ref().unwrap(), "URL"));
+        assert_eq!(*asked.lock(), ["GET /apis/subjects?subjectPrefix=p. HTTP/1.1\r\n"], "it is asked once");
+    }
+    insta::assert_snapshot!(told.join("\n"), @r"
+    p.telemetry.raw.v1-value, theirs
+    the schema registry URL answers without a list of subjects -> check the path in `bus.kafka.schema_registry.url`
+    the schema registry URL does not let us in (who are you?) -> check `bus.kafka.schema_registry.username` and `bus.kafka.schema_registry.password`
+    the schema registry URL takes no schemas there -> check the path in `bus.kafka.schema_registry.url`
+    the schema registry URL answers 503 -> look whether it is well
+    ");
+}
+
 #[test]
 fn every_topic_of_ours_has_a_schema_and_no_other() {
     for topic in topics::ALL {

@@ -20,7 +20,7 @@ use super::config::KafkaConfig;
 use crate::error::BusError;
 
 /// The oldest Kafka that will do.
-const OLDEST: &str = "2.5";
+pub(super) const OLDEST: &str = "2.5";
 
 /// Requests by name, with their number and the least version of them that we need.
 const NEEDED: [(&str, i16, i16); 3] = [("OffsetFetch", 9, 7), ("InitProducerId", 22, 3), ("TxnOffsetCommit", 28, 3)];
@@ -51,16 +51,24 @@ fn read(message: &str) -> Option<(i16, i16)> {
 
 /// Refuses brokers that are too old. Blocks.
 pub(super) fn check(config: &KafkaConfig, context: &Context) -> Result<(), BusError> {
-    let known = ask(config, context)?;
-    if known.is_empty() {
+    if !judge(config, context)? {
         tracing::debug!("which requests the Kafka brokers know is not known");
     }
+    Ok(())
+}
+
+/// Whether the brokers are known to be new enough; false: nothing is known of them. Blocks.
+///
+/// # Errors
+/// They are too old, or do not answer.
+pub(super) fn judge(config: &KafkaConfig, context: &Context) -> Result<bool, BusError> {
+    let known = ask(config, context)?;
     match missing(&known) {
         Some(request) => Err(BusError::Invalid(format!(
             "the Kafka brokers at {} are older than {OLDEST}, which is needed: they do not know {request}",
             config.bootstrap_servers
         ))),
-        None => Ok(()),
+        None => Ok(!known.is_empty()),
     }
 }
 

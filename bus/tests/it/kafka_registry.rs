@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::kafka::{KafkaBus, KafkaConfig};
+use bus::kafka::{KafkaBus, KafkaConfig, KafkaUse};
 use bus::{
     Bus, BusError, CommittedRecord, Input, Outcome, Positions, Record, Retention, StepContext, StepHandler, StepSpec,
     TopicSpec,
@@ -17,6 +17,7 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use service::clock::SimulatedClock;
+use service::finding::Verdict;
 use test_servers::{SchemaRegistry, full_wanted, kafka, schema_registry, unique_prefix};
 
 use crate::kafka::{Kafka, Place, config};
@@ -155,10 +156,21 @@ async fn other_readers_find_the_schema_of_every_value_and_ours_notice_nothing() 
     assert_eq!(letters.len(), 1);
     assert_eq!(bus::DeadLetter::decode(&letters[0].value).unwrap().reason, "unreadable");
     assert_eq!(values(&kafka, DEAD_LETTERS, 1)[0][0], 0);
-    // A second start finds its schemas, and so does one that may not register any.
+    // A second start finds its schemas, and so does one that may not register any; a look finds them, too.
     let mut only_looks = with(&registry, &kafka.server.bootstrap, &kafka.prefix);
     only_looks.schema_registry.register = false;
-    kafka.place.open("only-looks", only_looks, &kafka.clock()).await.unwrap();
+    kafka.place.open("only-looks", only_looks.clone(), &kafka.clock()).await.unwrap();
+    let found = async |config: &KafkaConfig| {
+        let findings = bus::kafka::look(config, &KafkaUse::default(), Duration::from_secs(10)).await;
+        let found = findings.into_iter().find(|found| found.check == "kafka.schemas").unwrap();
+        (found.verdict, found.says.replace(&registry.url, "URL").replace("elsewhere.", ""))
+    };
+    let all = "the schema registry URL lets us in, and knows all our subjects".to_owned();
+    assert_eq!(found(&only_looks).await, (Verdict::Ok, all));
+    only_looks.prefix = "elsewhere.".to_owned();
+    let lacks = "the schema registry URL does not know 7 of our subjects: telemetry.raw.v1-value, \
+                 telemetry.clean.v1-value, telemetry.quarantine.v1-value, telemetry.dead-letters.v1-value, 3 more";
+    assert_eq!(found(&only_looks).await, (Verdict::Failed, lacks.to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use bus::kafka::{KafkaConfig, KafkaOauth};
+use bus::kafka::{KafkaConfig, KafkaOauth, KafkaUse};
 use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{BusError, Retention, TopicSpec};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use service::clock::SimulatedClock;
 use service::config::Secret;
+use service::finding::Verdict;
 use service::readiness::Readiness;
 use test_servers::{KafkaServer, own_servers_wanted, unique_prefix};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -229,6 +230,32 @@ async fn without_new_tokens_it_is_told_and_with_new_ones_it_goes_on() {
     publish(&*bus, vec![scripted(key(1), &[Action::Add(1)])]).await;
     stop.cancel();
     watching.await.unwrap();
+}
+
+/// Whoever looks at everything enters as the bus does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_enters_by_tokens_and_says_when_there_is_none() {
+    if !own_servers_wanted() {
+        return;
+    }
+    let guarded = Guarded::shared().await;
+    let endpoint = Endpoint::start(guarded).await;
+    let good = endpoint.config(guarded, &unique_prefix());
+    let findings = bus::kafka::look(&good, &KafkaUse::default(), Duration::from_secs(10)).await;
+    for check in ["kafka.token", "kafka.entry", "kafka.version", "kafka.transactions"] {
+        let found = findings.iter().find(|found| found.check == check);
+        assert!(found.is_some_and(|found| found.verdict == Verdict::Ok), "{check}: {findings:?}");
+    }
+    let mut wrong = good;
+    wrong.sasl.oauth.client_secret = Some(Secret::new("wrong"));
+    let findings = bus::kafka::look(&wrong, &KafkaUse::default(), Duration::from_secs(10)).await;
+    let told: Vec<String> = findings
+        .iter()
+        .filter(|found| found.verdict == Verdict::Failed)
+        .map(|found| format!("{}: {} -> {}", found.check, found.says, found.advice.as_deref().unwrap_or_default()))
+        .collect();
+    let told = told.join("\n").replace(&endpoint.url, "URL");
+    insta::assert_snapshot!(told, @"kafka.token: the token endpoint URL gives client `flywheel` no token: 401 (invalid_client) -> correct `[bus.kafka.sasl.oauth]`, or ask whoever runs the token endpoint");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

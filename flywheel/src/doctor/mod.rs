@@ -19,6 +19,7 @@ mod kafka;
 mod keys;
 mod local_artifacts;
 mod local_log;
+mod registry;
 mod report;
 mod rights;
 #[cfg(feature = "production")]
@@ -38,7 +39,7 @@ use crate::parts::{ArtifactsKind, BusKind};
 use crate::settings::Settings;
 
 /// Questions that a part asks one after another, at most.
-const QUESTIONS: u32 = 6;
+const QUESTIONS: u32 = 7;
 
 /// What is looked at.
 struct Patient {
@@ -79,6 +80,7 @@ async fn look(patient: Arc<Patient>) -> Vec<Finding> {
             #[cfg(feature = "production")]
             ArtifactsKind::S3 => ("bucket", Box::pin(bucket::look(Arc::clone(&patient)))),
         },
+        ("registry", Box::pin(registry::look(Arc::clone(&patient)))),
         ("clock", Box::pin(clock::look(Arc::clone(&patient)))),
         ("doors", Box::pin(doors::look(Arc::clone(&patient)))),
         ("device", Box::pin(device::look(Arc::clone(&patient)))),

@@ -175,6 +175,7 @@ async fn a_platform_lives_on_the_rights_that_are_printed() {
     audit::consistent(&place);
     let after = place.say(&["doctor", "--json", "--timeout", "20"]);
     assert_eq!(wrong(&after), pairs(&[ONE_BROKER]), "{after:?}");
+    assert_eq!(told(&after, "kafka.version").0, "the brokers know what is needed, which came with Kafka 2.5");
     assert!(told(&after, "kafka.rights").0.contains("9 topics"), "{after:?}");
     assert!(!running.stderr().to_lowercase().contains("authorization"), "{}", running.stderr());
     assert_eq!(running.stop().await, Some(0));
@@ -199,12 +200,30 @@ async fn all_that_is_wrong_with_servers_is_told_side_by_side() {
     let url = test_servers::postgresql_database().await;
     let missing = S3Bucket { bucket: format!("{}-missing", good.bucket), ..good.clone() };
     let bucket = s3::section(&missing, place.path());
-    place.configure(&format!("{}{}{bucket}", database_section(&url), log_section("127.0.0.1:1", "p.")));
+    let registries = "[bus.kafka.schema_registry]\nurl = \"http://127.0.0.1:1/apis\"\n\
+                      [registry]\naddress = \"http://127.0.0.1:1\"\n";
+    place.configure(&format!("{}{}{registries}{bucket}", database_section(&url), log_section("127.0.0.1:1", "p.")));
     let said = place.say(&["doctor", "--json"]);
-    let expected = [("database.schema", "failed"), ("kafka.addresses", "failed"), ("bucket.objects", "failed")];
+    let expected = [
+        ("database.schema", "failed"),
+        ("kafka.addresses", "failed"),
+        ("kafka.schemas", "failed"),
+        ("bucket.objects", "failed"),
+        ("registry.address", "warning"),
+    ];
     assert_eq!((said.code, wrong(&said)), (Some(2), pairs(&expected)), "{said:?}");
     assert_eq!(told(&said, "database.schema").1, "run `flywheel migrate`, as the role that owns the tables");
     assert!(told(&said, "kafka.addresses").0.starts_with("no broker listens at 127.0.0.1:1 ("), "{said:?}");
+    let (says, advice) = told(&said, "kafka.schemas");
+    assert!(
+        says.starts_with("the schema registry http://127.0.0.1:1/apis can not be used: Connection refused"),
+        "{says}"
+    );
+    assert!(advice.starts_with("check `bus.kafka.schema_registry.url`"), "{advice}");
+    assert!(
+        told(&said, "registry.address").0.starts_with("http://127.0.0.1:1: the registry cannot be reached"),
+        "{said:?}"
+    );
     let (says, advice) = told(&said, "bucket.objects");
     assert!(says.contains(&format!("bucket {} does not exist", missing.bucket)), "{said:?}");
     assert_eq!(advice, "create it, or name the right one");
@@ -222,7 +241,10 @@ async fn all_that_is_wrong_with_servers_is_told_side_by_side() {
     let expected = [("database.reach", "failed"), ("kafka.entry", "failed"), ("bucket.objects", "failed")];
     assert_eq!((said.code, wrong(&said)), (Some(2), pairs(&expected)), "{said:?}");
     assert!(told(&said, "database.reach").0.contains("refuses the user or the password"), "{said:?}");
-    assert!(told(&said, "kafka.entry").0.contains("Authentication failed"), "{said:?}");
+    let (says, advice) = told(&said, "kafka.entry");
+    let (user, _, address) = server.guarded.as_ref().unwrap();
+    insta::assert_snapshot!(says.replace(address, "HOST:PORT").replace(user, "USER"), @"HOST:PORT does not let user `USER` in, who tries by SCRAM-SHA-512 with `bus.kafka.sasl.password`: Authentication failed during authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512");
+    insta::assert_snapshot!(advice, @"check `bus.kafka.tls` and `bus.kafka.sasl`, and that brokers can be reached under the addresses that they advertise");
     assert!(told(&said, "bucket.objects").0.contains("can not be reached"), "{said:?}");
     assert!(!said.stdout.contains("hush"), "{said:?}");
 }
