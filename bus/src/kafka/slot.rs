@@ -21,6 +21,8 @@
 //!
 //! Attempts are marked in the changelog outside of the transaction, because they must stand when it does not.
 
+mod restore;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +37,7 @@ use rdkafka::{TopicPartitionList, consumer::Consumer};
 
 use super::Inner;
 use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
-use super::client::{Context, Isolation, OurConsumer, RESTORE, consumer, number, offset};
+use super::client::{Context, Isolation, OurConsumer, consumer, number, offset};
 use super::forbidden::Need;
 use super::publish::{acknowledged, commit, why};
 use super::reader::{Found, Gone, Reading};
@@ -58,10 +60,6 @@ const REACH: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 /// Records read ahead.
 const READ_AHEAD: usize = 2_000;
-/// Messages of the changelog that one transaction of the copy holds.
-const RESTORE_BATCH: usize = 2_000;
-/// How often the progress of a restore is told.
-const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What all partitions of a running step share here.
 pub(super) struct RunTopics {
@@ -230,114 +228,6 @@ impl SlotLog {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// Reads the changelog from where the copy ends, up to everything that was ever written. `incarnation`: what is told
-    /// beside the committed position; none: there is no such position.
-    fn restore(&mut self, incarnation: Option<&str>) -> Result<(), BusError> {
-        let stored = self.topics.changelog.clone();
-        let (inner, partition) = (Arc::clone(&self.inner), self.partition);
-        self.state.mend()?;
-        let end = inner.questions.end(Isolation::Uncommitted, &stored, partition)?;
-        let mut copied = self.state.copied(end, incarnation)?;
-        let begun = Instant::now();
-        // Marks and transactions of others (there are none but stopped owners') end within their time-out.
-        let deadline = begun + Duration::from_millis(inner.config.delivery_timeout_ms) + inner.request_timeout();
-        while inner.questions.end(Isolation::Committed, &stored, partition)? < end {
-            if Instant::now() > deadline {
-                return Err(BusError::Storage(format!("the changelog {stored}/{partition} has an open transaction")));
-            }
-            std::thread::sleep(LOOK);
-        }
-        if copied.next < end {
-            let first = copied.next;
-            let oldest = inner.questions.oldest(&stored, &[partition])?.into_iter().next().unwrap_or(0);
-            // Compaction leaves the beginning where it was.
-            if oldest > first {
-                let (oldest, first) = (Position::from_offset(oldest), Position::from_offset(first));
-                return Err(BusError::Invalid(format!(
-                    "step {}, partition {partition}: the changelog {stored} begins at {oldest}, and is needed from \
-                     {first} on: it was deleted from, and state is lost; its cleanup policy must be `compact` alone",
-                    self.topics.step
-                )));
-            }
-            let topic = Arc::from(self.topics.changelog.strip_prefix(&inner.config.prefix).unwrap_or(&stored));
-            let mut reading = Reading::open(inner, topic, RESTORE, Gone::Told, &[(partition, first)])?.raw();
-            let mut told = Instant::now();
-            let mut idle = Instant::now();
-            while reading.next(partition) < end {
-                reading.look(LOOK)?;
-                let found = std::mem::take(&mut *reading.buffer.lock());
-                if found.is_empty() && idle.elapsed() > Duration::from_secs(60) {
-                    return Err(BusError::Storage(format!("the changelog {stored}/{partition} can not be read")));
-                }
-                if !found.is_empty() {
-                    idle = Instant::now();
-                }
-                let found: Vec<Found> = found.into();
-                for batch in found.chunks(RESTORE_BATCH) {
-                    copied = self.apply(copied, batch)?;
-                }
-                if told.elapsed() > TELL_EVERY {
-                    told = Instant::now();
-                    let (done, all) = (reading.next(partition).saturating_sub(first), end.saturating_sub(first));
-                    let left = begun.elapsed().mul_f64(all.saturating_sub(done) as f64 / done.max(1) as f64);
-                    tracing::info!(step = %self.topics.step, partition, done, all, at_most_s = left.as_secs(),
-                        "building the state of a partition");
-                }
-            }
-            let from = copied.next;
-            let to = Copied { next: reading.next(partition), ..copied };
-            if !self.state.write(from, &to, true, |_| Ok(()))? {
-                return Err(self.fenced());
-            }
-            copied = to;
-        }
-        self.copied = copied;
-        self.counts = self.state.counts()?;
-        Ok(())
-    }
-
-    /// Applies messages of the changelog to the copy.
-    fn apply(&self, copied: Copied, batch: &[Found]) -> Result<Copied, BusError> {
-        let from = copied.next;
-        let mut to = copied;
-        for found in batch {
-            match found {
-                Found::Passed { next, .. } => to.next = to.next.max(*next),
-                Found::Change { position, key, value } => {
-                    to.next = position + 1;
-                    let unreadable = |error: serde_json::Error| {
-                        let (changelog, partition) = (&self.topics.changelog, self.partition);
-                        BusError::Invalid(format!("the changelog {changelog}/{partition} can not be read: {error}"))
-                    };
-                    match (key.as_slice(), value) {
-                        (PROGRESS, Some(value)) => {
-                            to.progress = Some(serde_json::from_slice(value).map_err(unreadable)?);
-                            to.mark = None;
-                        }
-                        (MARK, Some(value)) => {
-                            let mark: Mark = serde_json::from_slice(value).map_err(unreadable)?;
-                            let newest = to.mark.as_ref().map_or(0, |mark| mark.epoch);
-                            if mark.epoch >= newest {
-                                to.mark = Some(mark);
-                            }
-                        }
-                        _ => {}
-                    }
-                }
-                Found::Record { .. } => {}
-            }
-        }
-        let written = self.state.write(from, &to, false, |connection| {
-            for found in batch {
-                if let Found::Change { key, value, .. } = found {
-                    changelog::apply(connection, key, value.as_deref())?;
-                }
-            }
-            Ok(())
-        })?;
-        if written { Ok(to) } else { Err(self.fenced()) }
     }
 
     /// What is wrong when a transaction was not made, and what is to be done about it.

@@ -226,6 +226,40 @@ async fn state_is_built_anew_from_the_changelog_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_far_state_is_built_anew_is_shown() {
+    if !servers_wanted() {
+        return;
+    }
+    let metrics = service::metrics::install().unwrap();
+    let kafka = Kafka::new().await;
+    let (bus, another) = (kafka.bus(), kafka.another());
+    suite::topics(&*bus, 1).await;
+    publish(&*bus, (0..50).map(|number| scripted(key(number), &[Action::Add(1)])).collect()).await;
+    // Other tests of this process have steps of another name.
+    let shown = || StepSpec { name: "shown".to_owned(), ..spec() };
+    let running = Running::start_spec(&bus, shown(), Scripted::new("out"));
+    eventually("the step catches up", || async {
+        match bus.step_lag("shown").await {
+            Ok(lag) if lag.records_behind() == 0 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    running.stop().await;
+    let gauge = |name: &str| metrics.counter(name, &[("step", "shown"), ("partition", "0")]);
+    assert_eq!(gauge("flywheel_bus_restore_records"), 0, "whoever begins anew has nothing to build");
+    let running = Running::start_spec(&another, shown(), Scripted::new("out"));
+    let all = eventually("all is built", || async {
+        let (all, done) = (gauge("flywheel_bus_restore_records"), gauge("flywheel_bus_restore_records_done"));
+        if all > 0 && done == all { Ok(all) } else { Err((all, done)) }
+    })
+    .await;
+    assert!(all >= 50, "a value for each key: {all}");
+    assert_eq!(gauge("flywheel_bus_restore_at_most_seconds"), 0);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn positions_that_were_deleted_stop_the_step_with_the_reason() {
     if !servers_wanted() {
         return;
