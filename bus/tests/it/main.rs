@@ -22,5 +22,6 @@ mod kafka_tokens;
 mod kafka_topics;
 mod local;
 mod losses;
+mod power_cut;
 mod processes;
 mod suite;

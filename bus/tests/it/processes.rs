@@ -2,9 +2,10 @@
 //!
 //! The other process is this test binary again, running [`child`] alone with its part in an environment variable.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -44,17 +45,21 @@ fn open(path: &Path, lease_ms: u64) -> Arc<dyn Bus> {
 }
 
 /// Another process, ended with the test.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Process {
     fn start(part: &str, log: &Path) -> Self {
+        Self::of("processes::child", &[(PART, OsStr::new(part)), (LOG, log.as_os_str())])
+    }
+
+    /// This test binary again, running one test alone.
+    pub(crate) fn of(test: &str, environment: &[(&str, &OsStr)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["processes::child", "--exact", "--nocapture", "--test-threads", "1"])
-            .env(PART, part)
-            .env(LOG, log)
+            .args([test, "--exact", "--nocapture", "--test-threads", "1"])
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -71,7 +76,7 @@ impl Process {
     }
 
     /// The next line for the parent; none when the process has ended.
-    fn line(&self) -> Option<String> {
+    pub(crate) fn line(&self) -> Option<String> {
         match self.lines.recv_timeout(BOUND) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
@@ -84,7 +89,7 @@ impl Process {
         writeln!(self.child.stdin.as_mut().unwrap(), "go on").unwrap();
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status().unwrap();
         assert!(status.success());
     }
@@ -92,6 +97,11 @@ impl Process {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 }
 
@@ -102,7 +112,8 @@ impl Drop for Process {
     }
 }
 
-fn say(line: &str) {
+/// Tells the parent.
+pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{MARK}{line}").unwrap();
     out.flush().unwrap();
@@ -151,7 +162,7 @@ async fn run_step(path: &Path, lease_ms: u64, handler: Arc<dyn StepHandler>) {
 }
 
 /// Says when a commit of this process was refused, because another one owns the partition.
-async fn say_when_fenced() {
+pub(crate) async fn say_when_fenced() {
     let metrics = service::metrics::install().unwrap();
     while metrics.counter("flywheel_bus_fenced_total", &[("step", "step")]) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -368,7 +379,7 @@ async fn a_record_that_ends_the_process_three_times_is_given_up() {
         let mut owner = Process::start("deadly-step", &path);
         assert_eq!(owner.line().as_deref(), Some("ready"));
         assert_eq!(owner.line().as_deref(), Some("dies"));
-        owner.child.wait().unwrap();
+        owner.ended();
     }
     let mut owner = Process::start("deadly-step", &path);
     assert_eq!(owner.line().as_deref(), Some("ready"));
@@ -392,7 +403,7 @@ async fn a_timer_that_ends_the_process_three_times_poisons_its_key() {
         let mut owner = Process::start("deadly-timer-step", &path);
         assert_eq!(owner.line().as_deref(), Some("ready"));
         assert_eq!(owner.line().as_deref(), Some("dies"));
-        owner.child.wait().unwrap();
+        owner.ended();
     }
     let mut owner = Process::start("deadly-timer-step", &path);
     assert_eq!(owner.line().as_deref(), Some("ready"));
