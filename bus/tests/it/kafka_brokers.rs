@@ -12,6 +12,7 @@ use service::clock::SimulatedClock;
 use test_servers::{KafkaBrokers, Stream, Toxic, full_wanted, own_servers_wanted, unique_prefix};
 
 use crate::kafka::config;
+use crate::overload;
 use crate::suite::{self, eventually, key, publish, read_all, start};
 
 const BATCH: u32 = 50;
@@ -63,6 +64,25 @@ async fn what_is_published_over_a_connection_that_breaks_is_there_once_and_in_or
         publishing.await.unwrap();
     }
     has_all(&*bus, 5 * BATCH).await;
+}
+
+/// A broker that nobody reaches takes nothing, and the client holds no more than it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_there_is_no_room_for_is_refused_in_order() {
+    if !own_servers_wanted() {
+        return;
+    }
+    let Some(toxiproxy) = test_servers::toxiproxy().await else { return };
+    let (brokers, proxy) = KafkaBrokers::behind(&toxiproxy).await;
+    let narrow = |config| KafkaConfig {
+        batch_bytes: overload::ROOM,
+        in_flight_bytes: overload::ROOM,
+        publish_wait_ms: overload::PUBLISH_WAIT_MS,
+        ..config
+    };
+    let bus = open(&brokers, &unique_prefix(), narrow).await;
+    let stop_up = || proxy.spoil(Stream::ToServer, Toxic::BlackHole);
+    overload::what_there_is_no_room_for_is_refused_in_order(&bus, stop_up, || proxy.heal()).await;
 }
 
 /// The broker that leads the only partition of a topic, and those that have all of it.

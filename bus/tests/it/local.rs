@@ -12,8 +12,8 @@ use bytes::Bytes;
 use service::clock::SimulatedClock;
 use tokio_util::sync::CancellationToken;
 
-use crate::losses;
-use crate::suite::{self, Harness, Running, caught_up, eventually, key, publish, read_all, start};
+use crate::suite::{self, BOUND, Harness, Running, caught_up, eventually, key, publish, read_all, start};
+use crate::{losses, overload};
 
 const RECORD_BYTES: usize = 100_000;
 
@@ -425,6 +425,22 @@ async fn limits_of_a_publish_call_hold() {
     let invalid = LocalLogConfig { record_bytes: 0, ..config() };
     let opened = LocalLog::open(&local.path(), local.clock.shared(), invalid);
     assert!(matches!(opened.err(), Some(BusError::Invalid(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_there_is_no_room_for_is_refused_in_order() {
+    let local = Local::with(LocalLogConfig {
+        batch_bytes: overload::ROOM,
+        in_flight_bytes: overload::ROOM,
+        publish_wait_ms: overload::PUBLISH_WAIT_MS,
+        ..config()
+    });
+    // While somebody else writes nobody can.
+    let other = rusqlite::Connection::open(local.path()).unwrap();
+    other.busy_timeout(BOUND).unwrap();
+    let stop_up = || other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let let_go = || other.execute_batch("ROLLBACK").unwrap();
+    overload::what_there_is_no_room_for_is_refused_in_order(&local.bus(), stop_up, let_go).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -22,6 +22,7 @@ mod kafka_tokens;
 mod kafka_topics;
 mod local;
 mod losses;
+mod overload;
 mod power_cut;
 mod processes;
 mod suite;
