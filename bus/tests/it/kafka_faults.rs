@@ -17,7 +17,7 @@ use service::clock::Clock;
 use test_servers::servers_wanted;
 
 use crate::kafka::Kafka;
-use crate::kafka_owners::{Process, RECORDS, Slow, each_once, gets_on, published, small};
+use crate::kafka_owners::{RECORDS, SLOW, Slow, each_once, gets_on, owner, published, small};
 use crate::suite::{self, BOUND, Harness, Running, caught_up, eventually, key, publish, texts};
 
 fn client(kafka: &Kafka) -> ClientConfig {
@@ -49,7 +49,7 @@ fn keys(kafka: &Kafka, topic: &str, partition: i32, isolation: &str) -> Vec<Vec<
 }
 
 /// How many messages of the output were written in transactions that nobody committed.
-fn aborted(kafka: &Kafka) -> usize {
+pub(crate) fn aborted(kafka: &Kafka) -> usize {
     let count = |isolation| (0..2).map(|partition| keys(kafka, "out", partition, isolation).len()).sum::<usize>();
     count("read_uncommitted").saturating_sub(count("read_committed"))
 }
@@ -67,7 +67,7 @@ async fn a_kill_inside_a_transaction_leaves_nothing_of_it() {
     let (mut met, mut total) = (0, RECORDS);
     for kill in 0..MOST_KILLS {
         let behind = bus.step_lag("step").await.map_or(RECORDS as u64, |lag| lag.records_behind());
-        let process = Process::start(&kafka, &directory);
+        let process = owner(&kafka, &directory, SLOW);
         gets_on(&*bus, usize::try_from(behind).unwrap().saturating_sub(7).max(1)).await;
         // Somewhere within the next transactions.
         tokio::time::sleep(Duration::from_millis(3 * kill as u64 % 17)).await;

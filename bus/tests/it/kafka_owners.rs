@@ -2,16 +2,17 @@
 //!
 //! The other process is this test binary again, running [`child`] alone with what it needs in environment variables.
 
-use std::io::{BufRead, BufReader};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus::kafka::{KafkaBus, KafkaSteps};
 use bus::testing::scripted::{Action, Scripted, scripted};
-use bus::{Bus, BusError, Input, Outcome, StepContext, StepHandler, StepLimits, StepSpec};
+use bus::{
+    Bus, BusError, CommittedRecord, Failed, Input, Outcome, Prepared, Sealed, StepContext, StepHandler, StepLimits,
+    StepSpec,
+};
 use events::Timestamp;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -23,20 +24,28 @@ use test_servers::servers_wanted;
 use tokio_util::sync::CancellationToken;
 
 use crate::kafka::{Kafka, config};
+use crate::kafka_faults::aborted;
 use crate::losses::Book;
-use crate::suite::{self, BOUND, Harness, Running, caught_up, eventually, key, publish, read_all, spec, start, texts};
+use crate::processes::{Process, say, say_when_fenced};
+use crate::suite::{
+    self, BOUND, Harness, Running, caught_up, dead_letters, eventually, key, publish, read_all, spec, start, texts,
+};
 
-/// Bootstrap, prefix, database and directory, one a line.
+/// Bootstrap, prefix, database, directory and handler, one a line.
 const NEEDS: &str = "BUS_TEST_KAFKA";
 
-/// Lines for the parent begin with this; the test runner prints others.
-const MARK: &str = "@@";
+/// The handlers of the other process.
+pub(crate) const SLOW: &str = "slow";
+const DEADLY: &str = "deadly";
+
+/// How long what a stopped process had sent already may take to arrive.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
 
 /// Handles slowly, so that a signal meets it in the middle of a batch.
 pub(crate) struct Slow(pub(crate) Arc<Scripted>);
 
 impl StepHandler for Slow {
-    fn prepare(&self, records: &[bus::CommittedRecord]) -> Vec<bus::Prepared> {
+    fn prepare(&self, records: &[CommittedRecord]) -> Vec<Prepared> {
         self.0.prepare(records)
     }
 
@@ -45,8 +54,35 @@ impl StepHandler for Slow {
         self.0.handle(input, context)
     }
 
-    fn partition_time_of(&self, record: &bus::CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
         self.0.partition_time_of(record)
+    }
+}
+
+/// Ends the process at records and timers that say so.
+struct Deadly(Arc<Scripted>);
+
+impl StepHandler for Deadly {
+    fn prepare(&self, records: &[CommittedRecord]) -> Vec<Prepared> {
+        self.0.prepare(records)
+    }
+
+    fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        let is_deadly_timer = matches!(&input, Input::Timer { name: "deadly", .. });
+        let outcome = self.0.handle(input, context);
+        if is_deadly_timer || self.0.ended() {
+            say("dies");
+            std::process::abort();
+        }
+        outcome
+    }
+
+    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
+        self.0.partition_time_of(record)
+    }
+
+    fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {
+        self.0.dead_letter(failed)
     }
 }
 
@@ -59,60 +95,32 @@ pub(crate) fn small() -> StepSpec {
 fn child() {
     let Ok(needs) = std::env::var(NEEDS) else { return };
     let needs: Vec<&str> = needs.lines().collect();
-    let [bootstrap, prefix, database, directory] = needs[..] else { panic!("{needs:?}") };
+    let [bootstrap, prefix, database, directory, handler] = needs[..] else { panic!("{needs:?}") };
+    let scripted = Scripted::new("out");
+    let handler: Arc<dyn StepHandler> = match handler {
+        SLOW => Arc::new(Slow(scripted)),
+        DEADLY => Arc::new(Deadly(scripted)),
+        other => panic!("{other}"),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
+        tokio::spawn(say_when_fenced());
         let pool = test_databases::pool(database).await;
         let clock = SimulatedClock::new(start());
         let steps = KafkaSteps { leases: LeaseStore::new(pool), state_dir: PathBuf::from(directory) };
         let bus = KafkaBus::open(config(bootstrap, prefix), clock.shared(), Some(steps)).await.unwrap();
-        println!("{MARK}ready");
-        bus.step(small(), Arc::new(Slow(Scripted::new("out"))), CancellationToken::new()).await.unwrap();
+        say("ready");
+        bus.step(small(), handler, CancellationToken::new()).await.unwrap();
     });
 }
 
-pub(crate) struct Process {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Process {
-    pub(crate) fn start(kafka: &Kafka, directory: &Path) -> Self {
-        let needs = [&*kafka.server.bootstrap, &*kafka.prefix, kafka.place.database.url()];
-        let needs = format!("{}\n{}", needs.join("\n"), directory.display());
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["kafka_owners::child", "--exact", "--nocapture", "--test-threads", "1"])
-            .env(NEEDS, needs)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if line.contains(MARK) && sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let process = Self { child, lines };
-        process.lines.recv_timeout(BOUND).expect("the other process says that it is ready");
-        process
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status().unwrap();
-        assert!(status.success());
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A process that runs the step with one of the handlers, once it is ready.
+pub(crate) fn owner(kafka: &Kafka, directory: &Path, handler: &str) -> Process {
+    let directory = directory.display().to_string();
+    let needs = [&*kafka.server.bootstrap, &*kafka.prefix, kafka.place.database.url(), &*directory, handler];
+    let process = Process::of("kafka_owners::child", &[(NEEDS, OsStr::new(&needs.join("\n")))]);
+    assert_eq!(process.line().as_deref(), Some("ready"));
+    process
 }
 
 pub(crate) const RECORDS: usize = 600;
@@ -129,12 +137,17 @@ pub(crate) async fn published() -> Kafka {
 
 /// Every sum of every key stands there once, and in order; and `total` records in all.
 pub(crate) async fn each_once(bus: &dyn Bus, total: usize) {
+    sums_once(bus, RECORDS / 10, total).await;
+}
+
+/// The same where ten keys have `sums` each.
+pub(crate) async fn sums_once(bus: &dyn Bus, sums: usize, total: usize) {
     let out = read_all(bus, "out").await;
     for number in 0..10 {
         let of_key = out.iter().filter(|record| record.key == key(number));
-        let sums: Vec<String> = of_key.map(|record| String::from_utf8_lossy(&record.value).into_owned()).collect();
-        let expected = (1..=RECORDS / 10).map(|sum| format!("sum {sum} at 1970-01-01T00:00:00.000000Z"));
-        assert_eq!(sums, expected.collect::<Vec<_>>());
+        let found: Vec<String> = of_key.map(|record| String::from_utf8_lossy(&record.value).into_owned()).collect();
+        let expected = (1..=sums).map(|sum| format!("sum {sum} at 1970-01-01T00:00:00.000000Z"));
+        assert_eq!(found, expected.collect::<Vec<_>>());
     }
     assert_eq!(out.len(), total);
 }
@@ -158,7 +171,7 @@ async fn a_step_that_is_killed_again_and_again_does_everything_once() {
     let bus = kafka.bus();
     for round in 1..=3 {
         let directory = kafka.place.database.directory.path().join(if round == 2 { "two" } else { "one" });
-        let process = Process::start(&kafka, &directory);
+        let process = owner(&kafka, &directory, SLOW);
         gets_on(&*bus, RECORDS - round * 100).await;
         drop(process);
     }
@@ -169,26 +182,140 @@ async fn a_step_that_is_killed_again_and_again_does_everything_once() {
     assert!(read_all(&*bus, "dead").await.is_empty());
 }
 
+/// Looks whether a transaction is open on the output: what is committed ends before what is written then.
+struct Transactions {
+    written: BaseConsumer,
+    committed: BaseConsumer,
+    output: String,
+}
+
+impl Transactions {
+    fn of(kafka: &Kafka) -> Self {
+        let client = |isolation: &str| -> BaseConsumer {
+            let mut client = rdkafka::ClientConfig::new();
+            client.set("bootstrap.servers", &kafka.server.bootstrap).set("group.id", format!("{}look", kafka.prefix));
+            client.set("isolation.level", isolation).create().unwrap()
+        };
+        let output = format!("{}out", kafka.prefix);
+        Self { written: client("read_uncommitted"), committed: client("read_committed"), output }
+    }
+
+    fn is_one_open(&self) -> bool {
+        let end = |client: &BaseConsumer, partition| client.fetch_watermarks(&self.output, partition, BOUND).unwrap().1;
+        // In this order one that ends between the two looks is none.
+        (0..2).any(|partition| end(&self.written, partition) > end(&self.committed, partition))
+    }
+
+    /// Whether one is open that nothing ends by itself.
+    async fn stays_one_open(&self) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < ON_ITS_WAY {
+            if !self.is_one_open() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
+    }
+}
+
+/// Stops the process again and again until a stop meets it within a transaction. Answers how many records it published
+/// meanwhile, so that there is always something to be stopped in.
+async fn stop_in_a_transaction(kafka: &Kafka, process: &Process) -> usize {
+    const MOST_STOPS: usize = 200;
+    let (bus, transactions) = (kafka.bus(), Transactions::of(kafka));
+    for stop in 0..MOST_STOPS {
+        process.signal("STOP");
+        if transactions.stays_one_open().await {
+            return stop * 10;
+        }
+        process.signal("CONT");
+        publish(&*bus, (0..10).map(|number| scripted(key(200 + number), &[Action::Add(1)])).collect()).await;
+        // Somewhere within the next transactions.
+        tokio::time::sleep(Duration::from_millis(3 * stop as u64 % 17)).await;
+    }
+    panic!("{MOST_STOPS} stops met no open transaction");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_owner_is_replaced_and_fenced() {
+async fn an_owner_that_was_stopped_in_a_transaction_is_replaced_and_fenced() {
     if !servers_wanted() {
         return;
     }
     let kafka = published().await;
     let bus = kafka.bus();
-    let process = Process::start(&kafka, &kafka.place.database.directory.path().join("one"));
+    let process = owner(&kafka, &kafka.place.database.directory.path().join("one"), SLOW);
     gets_on(&*bus, RECORDS - 50).await;
-    process.signal("STOP");
+    let total = RECORDS + stop_in_a_transaction(&kafka, &process).await;
     let running = Running::start(&bus, &Scripted::new("out"));
     caught_up(&*bus).await;
-    // It wakes up with a batch that it had in hand, and can commit nothing of it. That it is through with it shows when
-    // it takes the partitions again, now that nobody else does, and goes on where the other one stopped.
+    each_once(&*bus, total).await;
+    assert!(aborted(&kafka) > 0, "the transaction of the stopped owner was ended, and not committed");
+
+    // It wakes up in the middle of that transaction, and is told that it is not the owner any more.
     process.signal("CONT");
+    assert_eq!(process.line().as_deref(), Some("fenced"));
+    each_once(&*bus, total).await;
     running.stop().await;
+    // Then it takes the partitions again, now that nobody else does, and goes on where the other one stopped.
     publish(&*bus, (0..10).map(|number| scripted(key(200 + number), &[Action::Add(1)])).collect()).await;
     caught_up(&*bus).await;
-    each_once(&*bus, RECORDS + 10).await;
+    each_once(&*bus, total + 10).await;
+    assert!(read_all(&*bus, "dead").await.is_empty());
     drop(process);
+}
+
+/// Three processes end with an input, each on another disk than the one before; the fourth has to give it up.
+async fn ends_three_times(kafka: &Kafka) {
+    let directory = |number: usize| kafka.place.database.directory.path().join(["one", "two"][number % 2]);
+    for number in 0..3 {
+        let mut process = owner(kafka, &directory(number), DEADLY);
+        assert_eq!(process.line().as_deref(), Some("dies"));
+        process.ended();
+    }
+    let process = owner(kafka, &directory(3), DEADLY);
+    caught_up(&*kafka.bus()).await;
+    drop(process);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_ends_the_process_three_times_is_given_up() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = Kafka::new().await;
+    let bus = kafka.bus();
+    suite::topics(&*bus, 1).await;
+    let add = || scripted(key(1), &[Action::Add(1)]);
+    let deadly = scripted(key(1), &[Action::Add(1), Action::Deadly]);
+    publish(&*bus, vec![add(), add(), deadly.clone(), add(), add()]).await;
+    ends_three_times(&kafka).await;
+    let sums: Vec<String> = (1..=4).map(|sum| format!("sum {sum} at 1970-01-01T00:00:00.000000Z")).collect();
+    assert_eq!(texts(&*bus).await, sums);
+    let letters = dead_letters(&*bus).await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0].reason, bus::REASON_KILLED_PROCESS);
+    assert_eq!(letters[0].redrive(), Some(deadly));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timer_that_ends_the_process_three_times_poisons_its_key() {
+    if !servers_wanted() {
+        return;
+    }
+    let kafka = Kafka::new().await;
+    let bus = kafka.bus();
+    suite::topics(&*bus, 1).await;
+    let sets = scripted(key(1), &[Action::At(10), Action::Add(1), Action::Timer("deadly".into(), 5)]);
+    let makes_due = scripted(key(2), &[Action::At(20), Action::Add(1)]);
+    publish(&*bus, vec![sets, makes_due.clone(), scripted(key(1), &[Action::Add(1)]), makes_due]).await;
+    ends_three_times(&kafka).await;
+    let sums = ["sum 1 at 1970-01-01T00:00:10.000000Z", "sum 1 at 1970-01-01T00:00:20.000000Z"];
+    assert_eq!(texts(&*bus).await, [sums[0], sums[1], "sum 2 at 1970-01-01T00:00:20.000000Z"]);
+    let letters = dead_letters(&*bus).await;
+    let seen: Vec<(&str, bool)> = letters.iter().map(|letter| (letter.reason.as_str(), letter.key_poisoned)).collect();
+    assert_eq!(seen, [(bus::REASON_KILLED_PROCESS, true), (bus::REASON_KEY_POISONED, false)]);
+    assert_eq!(letters[0].timer_name.as_deref(), Some("deadly"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -219,7 +346,7 @@ async fn state_is_built_anew_from_the_changelog_alone() {
     let last: Vec<&str> = found[found.len() - 3..].iter().map(String::as_str).collect();
     assert_eq!(last[0], "names kept,sum");
     assert!(last[1].starts_with("sum 2 ") && last[2] == "control p 07", "{last:?}");
-    let letters = suite::dead_letters(&*bus).await;
+    let letters = dead_letters(&*bus).await;
     assert_eq!(letters.last().unwrap().reason, bus::REASON_KEY_POISONED);
     assert_eq!(another.step_lag("step").await.unwrap().pending_timers(), 1);
     running.stop().await;
