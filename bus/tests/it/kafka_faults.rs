@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use service::clock::Clock;
-use test_servers::servers_wanted;
+use test_servers::{servers_wanted, unique_prefix};
 
 use crate::kafka::Kafka;
 use crate::kafka_owners::{RECORDS, SLOW, Slow, each_once, gets_on, owner, published, small};
@@ -28,14 +28,20 @@ fn client(kafka: &Kafka) -> ClientConfig {
 
 /// Keys of all messages of a partition that can be read now: of committed transactions, or of all that ever were.
 fn keys(kafka: &Kafka, topic: &str, partition: i32, isolation: &str) -> Vec<Vec<u8>> {
-    let reader: BaseConsumer = client(kafka)
-        .set("group.id", format!("{}look", kafka.prefix))
+    stored_keys(&kafka.server.bootstrap, &format!("{}{topic}", kafka.prefix), partition, isolation)
+}
+
+/// The same of a topic by the name that the brokers know.
+pub(crate) fn stored_keys(bootstrap: &str, topic: &str, partition: i32, isolation: &str) -> Vec<Vec<u8>> {
+    let reader: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", format!("{}look", unique_prefix()))
         .set("isolation.level", isolation)
         .set("enable.partition.eof", "true")
         .create()
         .unwrap();
     let mut from = TopicPartitionList::new();
-    from.add_partition_offset(&format!("{}{topic}", kafka.prefix), partition, Offset::Beginning).unwrap();
+    from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
     reader.assign(&from).unwrap();
     drop(from);
     let (begun, mut keys) = (Instant::now(), Vec::new());
