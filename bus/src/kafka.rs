@@ -39,6 +39,8 @@ mod history;
 mod keeper;
 #[cfg(feature = "production")]
 mod look;
+#[cfg(all(test, feature = "production"))]
+mod model_tests;
 #[cfg(feature = "production")]
 mod publish;
 #[cfg(feature = "production")]

@@ -34,6 +34,8 @@ mod interface;
 pub mod kafka;
 pub mod local;
 pub mod measure;
+#[cfg(test)]
+mod model_tests;
 mod partition;
 mod record;
 mod sizes;

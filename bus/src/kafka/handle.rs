@@ -31,7 +31,7 @@ use crate::step::{StepHandler, StepSpec};
 /// A handle to the brokers. Clones share it.
 #[derive(Clone)]
 pub struct KafkaBus {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 /// What steps need besides the brokers.
