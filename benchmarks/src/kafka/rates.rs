@@ -164,7 +164,7 @@ impl Rounds<'_> {
 
     /// Who is measured first in this round: by turns.
     fn ours_first(&self) -> bool {
-        self.round % 2 == 0
+        self.round.is_multiple_of(2)
     }
 
     async fn publish(&self, rates: &mut Pair) -> anyhow::Result<()> {

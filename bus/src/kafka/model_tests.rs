@@ -177,10 +177,15 @@ impl Owners for Kafka {
         if let Some(computed) = worker.begin().unwrap() {
             return Some(computed);
         }
-        // What the brokers have has not always come yet.
-        let position = worker.position();
-        let end = worker.with_log(|log| log.look_for_end(position)).unwrap();
-        if end.is_some_and(|end| end > position) { worker.begin().unwrap() } else { None }
+        // What the brokers have has not always come yet; and where the end can not be told, time would not go on.
+        let (position, begun) = (worker.position(), Instant::now());
+        loop {
+            match worker.with_log(|log| log.look_for_end(position)).unwrap() {
+                Some(end) if end > position => return worker.begin().unwrap(),
+                Some(_) => return None,
+                None => assert!(begun.elapsed() < BOUND, "the end of a partition stays hidden"),
+            }
+        }
     }
 
     fn files(&mut self) -> Vec<Connection> {

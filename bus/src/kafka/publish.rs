@@ -8,11 +8,13 @@
 //! An idempotent producer that has failed for good (its numbers no longer fit those of the brokers) can do nothing more;
 //! it is replaced by a new one, which the next call uses.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducerContext};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
@@ -30,6 +32,8 @@ use crate::record::{Position, Record, RecordKey};
 
 /// How long a control record may take. While it does, it hides what comes behind it, also when we end in the middle.
 const CONTROL: Duration = Duration::from_secs(10);
+/// How much later than it should a call may answer before it is left alone.
+const ANSWER_LATE: Duration = Duration::from_secs(1);
 /// How often a full queue is looked at again.
 const QUEUE_LOOK: Duration = Duration::from_millis(5);
 
@@ -348,6 +352,31 @@ pub(super) fn acknowledged(
 /// Whether a message was not sent because its transaction had failed.
 fn is_taken_back(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight))
+}
+
+/// Adds the position of a group to a transaction, in `timeout`. The client's own call may never return when whoever keeps
+/// the positions is gone (librdkafka issues 5456 and 5511); it is then left alone with its client, which ends when it
+/// does, and the transaction is whoever's who begins the next one under the name.
+pub(super) fn add_position(
+    producer: &OurProducer,
+    offsets: TopicPartitionList,
+    group: ConsumerGroupMetadata,
+    timeout: Duration,
+) -> Result<(), KafkaError> {
+    let (told, answer) = mpsc::channel();
+    let producer = producer.clone();
+    let adding = std::thread::Builder::new().name("bus-kafka-offsets".into());
+    adding
+        .spawn(move || {
+            // Nobody hears it any more after the time is over.
+            let _unheard = told.send(producer.send_offsets_to_transaction(&offsets, &group, timeout));
+        })
+        .map_err(|_| KafkaError::Canceled)?;
+    answer.recv_timeout(timeout + ANSWER_LATE).unwrap_or_else(|_| {
+        tracing::warn!("a Kafka client does not come back from adding a position, and is left for a new one");
+        metrics::counter!("flywheel_bus_kafka_stalls_total").increment(1);
+        Err(KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut))
+    })
 }
 
 /// Commits. A commit that is answered with "try again" may have been made; it is repeated until it is known.

@@ -39,7 +39,7 @@ use super::Inner;
 use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
 use super::client::{Context, Isolation, OurConsumer, consumer, number, offset};
 use super::forbidden::Need;
-use super::publish::{acknowledged, commit, why};
+use super::publish::{acknowledged, add_position, commit, why};
 use super::reader::{Found, Gone, Reading};
 use super::record::headers;
 use super::rights::Operation;
@@ -304,14 +304,14 @@ impl SlotLog {
         sent.append(&mut changed);
         let last = acknowledged(producer, &self.inner.runtime, sent, deadline)?;
         let Some(group) = self.group.group_metadata() else { return Err(KafkaError::Canceled) };
+        let mut offsets = TopicPartitionList::new();
         {
-            let mut offsets = TopicPartitionList::new();
             let stored = self.inner.config.stored_name(&self.topics.input);
             let mut element = offsets.add_partition(&stored, number(self.partition));
             element.set_offset(offset(position))?;
             element.set_metadata(serde_json::to_string(told).unwrap_or_default());
-            producer.send_offsets_to_transaction(&offsets, &group, left(deadline))?;
         }
+        add_position(producer, offsets, group, left(deadline).min(self.inner.request_timeout()))?;
         commit(producer, deadline)?;
         Ok(last)
     }
