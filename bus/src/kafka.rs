@@ -39,7 +39,8 @@ mod history;
 mod keeper;
 #[cfg(feature = "production")]
 mod look;
-#[cfg(all(test, feature = "production"))]
+#[cfg(test)]
+#[cfg(feature = "production")]
 mod model_tests;
 #[cfg(feature = "production")]
 mod publish;

@@ -140,9 +140,11 @@ impl Tail for KafkaTail {
                 return Ok(records);
             }
             let reading = Arc::clone(&self.reading);
-            self.inner.clone().blocking(move || reading.lock().look(left.min(LOOK))).await?;
-            if max_wait.is_zero() {
-                return Ok(self.take(max_records.max(1)).0);
+            let looked = self.inner.clone().blocking(move || reading.lock().look(left.min(LOOK))).await;
+            if looked.is_err() || max_wait.is_zero() {
+                // What was read before something failed comes first.
+                let (records, _) = self.take(max_records.max(1));
+                return if records.is_empty() { looked.map(|()| records) } else { Ok(records) };
             }
         }
     }

@@ -71,7 +71,7 @@ const LAST: usize = 1;
 impl Phase {
     /// What a process is.
     fn program(&self, service: &str, number: usize, before: &Path) -> PathBuf {
-        let is_ours = self.ours.iter().any(|ours| *ours == (service, number));
+        let is_ours = self.ours.contains(&(service, number));
         if is_ours { own().to_owned() } else { before.to_owned() }
     }
 }
