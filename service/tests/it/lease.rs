@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use service::clock::real_now;
 use service::lease::{Fence, LeaseError, LeaseStore, keep};
 use service::reconciler::{Next, ReconcileError, Reconciler, RequestError, Schedule, drive};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ test_databases::on_both_databases! {
     writes_under_a_fence_never_go_back_in_epoch,
     a_kept_lease_is_renewed_and_given_back,
     a_stolen_lease_is_noticed,
+    what_time_it_is_the_database_says,
     of_two_drivers_only_the_leaders_reconciler_acts_and_the_other_takes_over,
 }
 
@@ -157,6 +159,35 @@ async fn a_stolen_lease_is_noticed() {
     eventually("the loss", || async { handle.fence().is_none() }).await;
     stop.cancel();
     task.await.unwrap();
+}
+
+/// Machines whose clocks differ must not find different leases to have run out. The server's clock is another one here,
+/// which is found before its own.
+async fn what_time_it_is_the_database_says() {
+    const AHEAD: Duration = Duration::from_secs(86_400);
+    let database = database().await;
+    if database.backend == migrations::Backend::Sqlite {
+        // A file has no clock but that of its machine.
+        return;
+    }
+    let before = LeaseStore::new(database.pool.clone());
+    let lease = before.acquire("leader", "a", AHEAD / 2).await.unwrap().unwrap();
+    assert_eq!(before.acquire("leader", "b", LONG).await.unwrap(), None);
+    let skew = "CREATE SCHEMA skewed; \
+                CREATE FUNCTION skewed.clock_timestamp() RETURNS timestamptz LANGUAGE sql \
+                AS $$ SELECT pg_catalog.clock_timestamp() + interval '1 day' $$; \
+                DO $$ BEGIN EXECUTE format( \
+                'ALTER DATABASE %I SET search_path = skewed, pg_catalog, public', current_database()); END $$;";
+    sqlx::raw_sql(skew).execute(&database.pool).await.unwrap();
+    let later = LeaseStore::new(database.connect().await);
+    assert!(later.held("leader").await.unwrap().is_empty(), "half a day is over there");
+    let renewed = later.renew(&lease, LONG).await.unwrap();
+    assert!(renewed.expires_at().since(real_now()) > AHEAD, "{renewed:?}");
+    let left = later.held("leader").await.unwrap().remove(0).left;
+    assert!(left > LONG / 2 && left <= LONG, "{left:?}");
+    later.release(&renewed).await.unwrap();
+    let taken = later.acquire("leader", "b", LONG).await.unwrap().unwrap();
+    assert!(taken.expires_at().since(real_now()) > AHEAD, "{taken:?}");
 }
 
 /// Notes who was activated.
