@@ -16,6 +16,8 @@
 //! wait until it goes on or ends; stopped anywhere else it holds up nothing but its own partitions, until their lease
 //! runs out.
 
+#[cfg(test)]
+mod batch_time_tests;
 mod concluded;
 mod ends;
 #[cfg(test)]

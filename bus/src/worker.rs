@@ -15,10 +15,10 @@
 //! marked: a process that ends in a later one is followed by an owner whose first batch begins at the same place, so
 //! that input is met once more, and every other batch is spared a write of its own.
 
+mod batch_size;
 mod cache;
 mod handling;
 pub(crate) mod log;
-mod pace;
 pub(crate) mod pending;
 pub(crate) mod tables;
 pub(crate) mod timers;
@@ -31,9 +31,9 @@ use std::time::{Duration, Instant};
 use events::Timestamp;
 use service::clock::SharedClock;
 
+use self::batch_size::BatchSize;
 use self::cache::StateCache;
 use self::log::{AttemptMark, Concluded, Held, Loaded, PartitionLog, ReadRange, StepWrite, StoredRecord, Suspicion};
-use self::pace::Pace;
 use self::pending::Pending;
 use self::timers::NextTimer;
 use crate::control::Control;
@@ -134,7 +134,7 @@ enum Entry {
 pub(crate) struct PartitionWorker<L> {
     log: L,
     shared: Arc<StepShared>,
-    pace: Pace,
+    batch_size: BatchSize,
     /// How long the records of the last batch took to be prepared.
     prepared_in: Duration,
     cache: StateCache,
@@ -170,11 +170,11 @@ impl<L: PartitionLog> PartitionWorker<L> {
     pub(crate) fn new(log: L, shared: Arc<StepShared>) -> Self {
         let limits = &shared.spec.limits;
         let cache = StateCache::new(limits.state_cache_bytes);
-        let pace = Pace::new(limits.batch_records, limits.batch_time);
+        let batch_size = BatchSize::new(limits.batch_records, limits.batch_time);
         Self {
             log,
             shared,
-            pace,
+            batch_size,
             prepared_in: Duration::ZERO,
             cache,
             loaded: None,
@@ -243,7 +243,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
             Begin::Work(work) => {
                 let (records, begun) = (work.records(), Instant::now());
                 let computed = self.compute(work)?;
-                self.pace.handled(records, std::mem::take(&mut self.prepared_in) + begun.elapsed());
+                self.batch_size.handled(records, std::mem::take(&mut self.prepared_in) + begun.elapsed());
                 Ok(Some(computed))
             }
             Begin::Done(Turn::Progress) => Ok(Some(self.nothing_but_time())),
@@ -305,7 +305,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
         let alone = self.is_suspect();
         let range = ReadRange {
             from: position,
-            records: if alone { 1 } else { self.pace.records() },
+            records: if alone { 1 } else { self.batch_size.records() },
             bytes: limits.batch_bytes,
         };
         // Timers that are due already come first, and need no records.

@@ -18,7 +18,8 @@ use crate::model_tests::{self, Owners, Workers, ends_as_the_model_says, schedule
 use crate::step::{StepHandler, StepSpec};
 use crate::worker::PartitionWorker;
 
-struct Local {
+/// A log, for whoever takes turns on it one by one.
+pub(super) struct Local {
     runtime: Runtime,
     folder: tempfile::TempDir,
     clock: SimulatedClock,
@@ -27,7 +28,7 @@ struct Local {
 }
 
 impl Local {
-    fn new(clock: &SimulatedClock) -> Self {
+    pub(super) fn new(clock: &SimulatedClock) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let log = open(&folder, clock);

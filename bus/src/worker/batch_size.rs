@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-/// The size of the next batch of a partition.
+/// How many records the next batch of a partition has at most.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct BatchSize {
     records: usize,
     most: usize,
     longest: Duration,
 }
 
-impl Pace {
+impl BatchSize {
     /// At most `most` records, and as few as it takes to handle a batch within `longest`.
     pub(crate) fn new(most: usize, longest: Duration) -> Self {
         let most = most.max(1);
@@ -49,31 +49,31 @@ mod tests {
         #[test]
         fn batches_come_to_fit_and_stay_large(micros in 1_u64..2_000_000, most in 1_usize..1_000) {
             let each = Duration::from_micros(micros);
-            let mut pace = Pace::new(most, LONGEST);
+            let mut size = BatchSize::new(most, LONGEST);
             for round in 0..20 {
-                let records = pace.records();
+                let records = size.records();
                 prop_assert!((1..=most).contains(&records));
                 let took = each * u32::try_from(records).unwrap();
                 prop_assert!(round == 0 || records == 1 || took <= LONGEST, "{records} took {took:?}");
-                pace.handled(records, took);
+                size.handled(records, took);
             }
             // More than half of what fits.
             let fits = (LONGEST.as_micros() / each.as_micros()).clamp(1, most as u128);
-            prop_assert!(pace.records() as u128 * 2 >= fits, "{} of {fits}", pace.records());
+            prop_assert!(size.records() as u128 * 2 >= fits, "{} of {fits}", size.records());
         }
     }
 
     #[test]
     fn a_slow_spell_passes() {
-        let mut pace = Pace::new(512, LONGEST);
-        pace.handled(512, Duration::from_secs(50));
-        assert_eq!(pace.records(), 5);
+        let mut size = BatchSize::new(512, LONGEST);
+        size.handled(512, Duration::from_secs(50));
+        assert_eq!(size.records(), 5);
         // A batch that was not full says nothing of larger ones.
-        pace.handled(1, Duration::from_micros(1));
-        assert_eq!(pace.records(), 5);
+        size.handled(1, Duration::from_micros(1));
+        assert_eq!(size.records(), 5);
         for _ in 0..7 {
-            pace.handled(pace.records(), Duration::from_millis(1));
+            size.handled(size.records(), Duration::from_millis(1));
         }
-        assert_eq!(pace.records(), 512);
+        assert_eq!(size.records(), 512);
     }
 }
