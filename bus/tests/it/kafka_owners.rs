@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kafka::{Kafka, config};
 use crate::kafka_faults::aborted;
 use crate::losses::Book;
-use crate::processes::{Process, say, say_when_fenced};
+use crate::processes::{self, Process, say, say_when_fenced};
 use crate::suite::{
     self, BOUND, Harness, Running, caught_up, dead_letters, eventually, key, publish, read_all, spec, start, texts,
 };
@@ -286,16 +286,10 @@ async fn a_record_that_ends_the_process_three_times_is_given_up() {
     let kafka = Kafka::new().await;
     let bus = kafka.bus();
     suite::topics(&*bus, 1).await;
-    let add = || scripted(key(1), &[Action::Add(1)]);
     let deadly = scripted(key(1), &[Action::Add(1), Action::Deadly]);
-    publish(&*bus, vec![add(), add(), deadly.clone(), add(), add()]).await;
+    processes::publish_around(&*bus, &deadly).await;
     ends_three_times(&kafka).await;
-    let sums: Vec<String> = (1..=4).map(|sum| format!("sum {sum} at 1970-01-01T00:00:00.000000Z")).collect();
-    assert_eq!(texts(&*bus).await, sums);
-    let letters = dead_letters(&*bus).await;
-    assert_eq!(letters.len(), 1, "{letters:?}");
-    assert_eq!(letters[0].reason, bus::REASON_KILLED_PROCESS);
-    assert_eq!(letters[0].redrive(), Some(deadly));
+    processes::only_it_was_given_up(&*bus, deadly).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -306,16 +300,9 @@ async fn a_timer_that_ends_the_process_three_times_poisons_its_key() {
     let kafka = Kafka::new().await;
     let bus = kafka.bus();
     suite::topics(&*bus, 1).await;
-    let sets = scripted(key(1), &[Action::At(10), Action::Add(1), Action::Timer("deadly".into(), 5)]);
-    let makes_due = scripted(key(2), &[Action::At(20), Action::Add(1)]);
-    publish(&*bus, vec![sets, makes_due.clone(), scripted(key(1), &[Action::Add(1)]), makes_due]).await;
+    processes::publish_deadly_timer(&*bus).await;
     ends_three_times(&kafka).await;
-    let sums = ["sum 1 at 1970-01-01T00:00:10.000000Z", "sum 1 at 1970-01-01T00:00:20.000000Z"];
-    assert_eq!(texts(&*bus).await, [sums[0], sums[1], "sum 2 at 1970-01-01T00:00:20.000000Z"]);
-    let letters = dead_letters(&*bus).await;
-    let seen: Vec<(&str, bool)> = letters.iter().map(|letter| (letter.reason.as_str(), letter.key_poisoned)).collect();
-    assert_eq!(seen, [(bus::REASON_KILLED_PROCESS, true), (bus::REASON_KEY_POISONED, false)]);
-    assert_eq!(letters[0].timer_name.as_deref(), Some("deadly"));
+    processes::its_key_is_poisoned(&*bus).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

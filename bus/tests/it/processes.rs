@@ -369,12 +369,44 @@ async fn a_step_that_is_killed_again_and_again_does_everything_once() {
     assert!(dead_letters(&*bus).await.is_empty());
 }
 
+/// A record that ends whoever handles it, with others of its key around it.
+pub(crate) async fn publish_around(bus: &dyn Bus, deadly: &Record) {
+    let add = || scripted(key(1), &[Action::Add(1)]);
+    publish(bus, vec![add(), add(), deadly.clone(), add(), add()]).await;
+}
+
+/// The deadly record is a dead letter, and the others were handled.
+pub(crate) async fn only_it_was_given_up(bus: &dyn Bus, deadly: Record) {
+    let sums: Vec<String> = (1..=4).map(|sum| format!("sum {sum} at 1970-01-01T00:00:00.000000Z")).collect();
+    assert_eq!(texts(bus).await, sums);
+    let letters = dead_letters(bus).await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0].reason, bus::REASON_KILLED_PROCESS);
+    assert_eq!(letters[0].redrive(), Some(deadly));
+}
+
+/// A timer that ends whoever handles it, and what makes it due.
+pub(crate) async fn publish_deadly_timer(bus: &dyn Bus) {
+    let sets = scripted(key(1), &[Action::At(10), Action::Add(1), Action::Timer("deadly".into(), 5)]);
+    let makes_due = scripted(key(2), &[Action::At(20), Action::Add(1)]);
+    publish(bus, vec![sets, makes_due.clone(), scripted(key(1), &[Action::Add(1)]), makes_due]).await;
+}
+
+/// The timer's key is poisoned, and another one goes on.
+pub(crate) async fn its_key_is_poisoned(bus: &dyn Bus) {
+    let sums = ["sum 1 at 1970-01-01T00:00:10.000000Z", "sum 1 at 1970-01-01T00:00:20.000000Z"];
+    assert_eq!(texts(bus).await, [sums[0], sums[1], "sum 2 at 1970-01-01T00:00:20.000000Z"]);
+    let letters = dead_letters(bus).await;
+    let seen: Vec<(&str, bool)> = letters.iter().map(|letter| (letter.reason.as_str(), letter.key_poisoned)).collect();
+    assert_eq!(seen, [(bus::REASON_KILLED_PROCESS, true), (bus::REASON_KEY_POISONED, false)]);
+    assert_eq!(letters[0].timer_name.as_deref(), Some("deadly"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_ends_the_process_three_times_is_given_up() {
     let (_folder, path, bus) = prepared(1, LONG_LEASE_MS).await;
-    let add = || scripted(key(1), &[Action::Add(1)]);
     let deadly = Record { key: key(1), value: Bytes::from_static(b"deadly\nadd 1") };
-    publish(&*bus, vec![add(), add(), deadly.clone(), add(), add()]).await;
+    publish_around(&*bus, &deadly).await;
     for _ in 0..3 {
         let mut owner = Process::start("deadly-step", &path);
         assert_eq!(owner.line().as_deref(), Some("ready"));
@@ -385,20 +417,13 @@ async fn a_record_that_ends_the_process_three_times_is_given_up() {
     assert_eq!(owner.line().as_deref(), Some("ready"));
     caught_up(&*bus).await;
     owner.kill();
-    let sums: Vec<String> = (1..=4).map(|sum| format!("sum {sum} at 1970-01-01T00:00:00.000000Z")).collect();
-    assert_eq!(texts(&*bus).await, sums);
-    let letters = dead_letters(&*bus).await;
-    assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].reason, bus::REASON_KILLED_PROCESS);
-    assert_eq!(letters[0].redrive(), Some(deadly));
+    only_it_was_given_up(&*bus, deadly).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_timer_that_ends_the_process_three_times_poisons_its_key() {
     let (_folder, path, bus) = prepared(1, LONG_LEASE_MS).await;
-    let sets = scripted(key(1), &[Action::At(10), Action::Add(1), Action::Timer("deadly".into(), 5)]);
-    let makes_due = scripted(key(2), &[Action::At(20), Action::Add(1)]);
-    publish(&*bus, vec![sets, makes_due.clone(), scripted(key(1), &[Action::Add(1)]), makes_due]).await;
+    publish_deadly_timer(&*bus).await;
     for _ in 0..3 {
         let mut owner = Process::start("deadly-timer-step", &path);
         assert_eq!(owner.line().as_deref(), Some("ready"));
@@ -409,10 +434,5 @@ async fn a_timer_that_ends_the_process_three_times_poisons_its_key() {
     assert_eq!(owner.line().as_deref(), Some("ready"));
     caught_up(&*bus).await;
     owner.kill();
-    let sums = ["sum 1 at 1970-01-01T00:00:10.000000Z", "sum 1 at 1970-01-01T00:00:20.000000Z"];
-    assert_eq!(texts(&*bus).await, [sums[0], sums[1], "sum 2 at 1970-01-01T00:00:20.000000Z"]);
-    let letters = dead_letters(&*bus).await;
-    let seen: Vec<(&str, bool)> = letters.iter().map(|letter| (letter.reason.as_str(), letter.key_poisoned)).collect();
-    assert_eq!(seen, [(bus::REASON_KILLED_PROCESS, true), (bus::REASON_KEY_POISONED, false)]);
-    assert_eq!(letters[0].timer_name.as_deref(), Some("deadly"));
+    its_key_is_poisoned(&*bus).await;
 }

@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 use service::clock::real_now;
 use test_servers::{Proxy, Stream, Toxic};
 
-use crate::fleet::{AHEAD, Crowd, Fleet, Servers, concluded, key_file};
-use crate::harness::Place;
+use crate::audit;
+use crate::fleet::{Crowd, Fleet, Servers, key_file, settled};
+use crate::harness::{Place, own};
 use crate::load::{Promised, person};
 use crate::trial::Trial;
-use crate::{audit, replay};
 
 const SEED: u64 = 4;
 const DEVELOPERS: usize = 3;
@@ -262,22 +262,8 @@ async fn nothing_is_lost_or_there_twice_when_services_and_servers_are_killed() {
     let promised = crowd.end().await;
     let ended_alone = fleet.stop().await;
 
-    servers.configure(&place, started, AHEAD);
-    let fleet = Fleet::start(&place, &servers).await;
-    let status = concluded(&place).await;
-    let ended = fleet.stop().await;
-    assert!(ended.is_empty(), "without faults every service stays: {ended:?}");
-    assert_eq!(
-        (&status["ledger"]["balanced"], &status["ledger"]["dead_lettered"]),
-        (&true.into(), &0.into()),
-        "{status}"
-    );
-
-    let log = servers.log().await;
-    replay::promises_are_kept(&log, &pool, &promised).await;
-    let audited = Instant::now();
-    let report = audit::consistent(&place);
-    report_on(&report, kills, &effects, &promised, &ended_alone, audited.elapsed());
+    let (report, audited) = settled(&place, &servers, (started, &pool), &promised, |_, _| own().to_owned()).await;
+    report_on(&report, kills, &effects, &promised, &ended_alone, audited);
     most_is_covered(&report);
 }
 

@@ -13,18 +13,19 @@ use events::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use service::clock::{RealClock, real_now};
+use sqlx::AnyPool;
 use test_servers::{KafkaBrokers, KafkaServer, OwnServer, Proxy, S3Bucket, Toxiproxy};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Place, Ports, Running, client, own, until};
 use crate::load::{self, Promised, work_at};
-use crate::s3;
+use crate::{audit, replay, s3};
 
 /// How many times as fast as the machine's clock the platform's is.
 const FACTOR: u32 = 5;
 /// How far ahead a last start is: more than lateness, close and every margin together.
-pub(crate) const AHEAD: Duration = Duration::from_secs(4 * 3600);
+const AHEAD: Duration = Duration::from_secs(4 * 3600);
 /// Every service, and how many of it. The first process comes first, since others ask it.
 const SERVICES: [(&str, usize); 6] =
     [("registry", 2), ("ingest", 2), ("anonymizer", 2), ("labeler", 2), ("orchestrator", 1), ("serving", 2)];
@@ -170,7 +171,7 @@ impl Crowd {
 }
 
 /// Waits until every stage has concluded everything.
-pub(crate) async fn concluded(place: &Place) -> Value {
+async fn concluded(place: &Place) -> Value {
     until("every stage to conclude", || async {
         let status = place.say(&["status", "--json"]).json();
         let backlog = status["backlog"].as_array()?;
@@ -179,6 +180,30 @@ pub(crate) async fn concluded(place: &Place) -> Value {
         (status["ledger"]["pending"] == 0 && backlog.iter().all(is_done) && closed).then_some(status)
     })
     .await
+}
+
+/// Lets a fleet without faults conclude everything that a crowd has left, hours ahead: everything acknowledged is there,
+/// once. Answers what the audit says, and how long it took.
+pub(crate) async fn settled(
+    place: &Place,
+    servers: &Servers,
+    (started, pool): (Timestamp, &AnyPool),
+    promised: &Promised,
+    program: impl Fn(&str, usize) -> PathBuf,
+) -> (Value, Duration) {
+    servers.configure(place, started, AHEAD);
+    let fleet = Fleet::start_of(place, servers, program).await;
+    let status = concluded(place).await;
+    let ended = fleet.stop().await;
+    assert!(ended.is_empty(), "without faults every service stays: {ended:?}");
+    assert_eq!(
+        (&status["ledger"]["balanced"], &status["ledger"]["dead_lettered"]),
+        (&true.into(), &0.into()),
+        "{status}"
+    );
+    replay::promises_are_kept(&servers.log().await, pool, promised).await;
+    let audited = Instant::now();
+    (audit::consistent(place), audited.elapsed())
 }
 
 /// What a counter has come to. `series`: its name, and as many of its labels as matter.
