@@ -58,6 +58,9 @@ pub struct Token {
 
 /// The tokens of a piece of source: the leaves of its syntax tree for Rust and Python (also when it is a fragment that
 /// does not parse whole), words and single marks without space otherwise.
+///
+/// Every character that is no space lies in a token. A tree alone does not promise that: the text of a comment, of a
+/// string around an escape, and what the parser skipped have no leaf.
 #[must_use]
 pub fn tokens(language: &str, text: &str) -> Vec<Token> {
     let grammar = match language {
@@ -74,18 +77,44 @@ pub fn tokens(language: &str, text: &str) -> Vec<Token> {
         {
             let mut leaves = Vec::new();
             collect_leaves(tree.root_node(), text, language == "python", &mut leaves);
-            return leaves;
+            return without_gaps(text, leaves);
         }
     }
     plain_tokens(text)
 }
 
 fn plain_tokens(text: &str) -> Vec<Token> {
-    lexemes(text)
-        .into_iter()
-        .filter(|range| !text[range.clone()].trim().is_empty())
-        .map(|range| Token { range, depth: 0 })
-        .collect()
+    let mut all = Vec::new();
+    push_words(text, 0..text.len(), 0, &mut all);
+    all
+}
+
+/// Words and marks of a part of the text.
+fn push_words(text: &str, part: Range<usize>, depth: u32, into: &mut Vec<Token>) {
+    let Some(inner) = text.get(part.clone()) else { return };
+    let words = lexemes(inner).into_iter().filter(|range| !inner[range.clone()].trim().is_empty());
+    into.extend(words.map(|range| Token { range: part.start + range.start..part.start + range.end, depth }));
+}
+
+/// A string literal: its space counts. A line break is the same however it is written, as it is to the languages.
+fn push_literal(text: &str, part: Range<usize>, depth: u32, into: &mut Vec<Token>) {
+    let Some(inner) = text.get(part.clone()) else { return };
+    let begins_break = |range: &Range<usize>| inner[range.start..].starts_with("\r\n");
+    let parts = lexemes(inner).into_iter().filter(|range| !begins_break(range));
+    into.extend(parts.map(|range| Token { range: part.start + range.start..part.start + range.end, depth }));
+}
+
+/// The leaves, and between them what no leaf covers.
+fn without_gaps(text: &str, leaves: Vec<Token>) -> Vec<Token> {
+    let mut all = Vec::with_capacity(leaves.len());
+    let mut position = 0;
+    for leaf in leaves {
+        push_words(text, position..leaf.range.start.max(position), leaf.depth, &mut all);
+        position = position.max(leaf.range.end);
+        all.push(leaf);
+    }
+    push_words(text, position..text.len(), 0, &mut all);
+    all
 }
 
 /// Leaves in order, without recursion: source of a customer may nest deeper than a stack.
@@ -95,13 +124,19 @@ fn collect_leaves(root: Node<'_>, text: &str, by_indentation: bool, leaves: &mut
     loop {
         let node = cursor.node();
         let is_block = by_indentation && node.kind() == "block";
-        if cursor.goto_first_child() {
-            depth += u32::from(is_block);
-            continue;
-        }
         let range = node.byte_range();
-        if text.get(range.clone()).is_some_and(|leaf| !leaf.trim().is_empty()) {
-            leaves.push(Token { range, depth });
+        match node.kind() {
+            "string" | "string_literal" | "raw_string_literal" => push_literal(text, range, depth, leaves),
+            "comment" | "line_comment" | "block_comment" => push_words(text, range, depth, leaves),
+            _ if cursor.goto_first_child() => {
+                depth += u32::from(is_block);
+                continue;
+            }
+            _ => {
+                if text.get(range.clone()).is_some_and(|leaf| !leaf.trim().is_empty()) {
+                    leaves.push(Token { range, depth });
+                }
+            }
         }
         loop {
             if cursor.goto_next_sibling() {
@@ -121,12 +156,21 @@ pub fn equal_after_lexing(language: &str, left: &str, right: &str) -> bool {
     if left == right {
         return true;
     }
+    // Tokens hold everything that is no space, so most differences show without a parser.
+    if !solid(left).eq(solid(right)) {
+        return false;
+    }
     let (left_tokens, right_tokens) = (tokens(language, left), tokens(language, right));
     left_tokens.len() == right_tokens.len()
         && left_tokens
             .iter()
             .zip(&right_tokens)
             .all(|(a, b)| a.depth == b.depth && left[a.range.clone()] == right[b.range.clone()])
+}
+
+/// The characters of a text that are no space.
+pub fn solid(text: &str) -> impl Iterator<Item = char> + '_ {
+    text.chars().filter(|character| !character.is_whitespace())
 }
 
 #[cfg(test)]
@@ -155,6 +199,32 @@ mod tests {
     fn space_inside_a_string_is_no_format() {
         assert!(!equal_after_lexing("rust", "let x = \"a  b\";", "let x = \"a b\";"));
         assert!(!equal_after_lexing("python", "x = 'a  b'", "x = 'a b'"));
+        assert!(!equal_after_lexing("rust", "let x = \" \";", "let x = \"  \";"));
+        assert!(!equal_after_lexing("rust", "let x = r#\"a  b\"#;", "let x = r#\"a b\"#;"));
+    }
+
+    #[test]
+    fn what_has_no_leaf_in_the_tree_is_compared_too() {
+        for (language, left, right) in [
+            ("python", "x = 'one\\n two'\n", "x = 'six\\n two'\n"),
+            ("rust", "// adds the tax\nf();\n", "// takes the tax\nf();\n"),
+            ("rust", "/* a */ f();", "/* b */ f();"),
+            ("rust", "let x = r\"a\";", "let x = br\"a\";"),
+            ("python", "f()  # one\n", "f()  # two\n"),
+        ] {
+            assert!(!equal_after_lexing(language, left, right), "{left:?} is not {right:?}");
+        }
+        assert!(equal_after_lexing("rust", "f(); // adds  the\n", "f();  // adds the\n"));
+        assert_eq!(texts("rust", "// a b\n"), ["/", "/", "a", "b"]);
+    }
+
+    #[test]
+    fn line_breaks_and_tabs_are_format_however_they_are_written() {
+        let unix = "fn f() {\n    g(\"a\n b\"); // c\n}\n";
+        assert!(equal_after_lexing("rust", unix, &unix.replace('\n', "\r\n").replace("    ", "\t")));
+        let unix = "if a:\n    b('''c\n d''')\n";
+        assert!(equal_after_lexing("python", unix, &unix.replace('\n', "\r\n").replace("    ", "\t")));
+        assert!(equal_after_lexing("other", "a\n\tb\n", "a\r\n    b\r\n"));
     }
 
     #[test]
@@ -183,6 +253,8 @@ mod tests {
             for language in ["rust", "python", "other"] {
                 let found = tokens(language, &text);
                 prop_assert!(found.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
+                let told: String = found.iter().map(|token| &text[token.range.clone()]).collect();
+                prop_assert!(solid(&told).eq(solid(&text)), "{} lost something", language);
                 prop_assert!(equal_after_lexing(language, &text, &text));
             }
         }
