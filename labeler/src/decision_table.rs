@@ -106,8 +106,13 @@ impl Label {
     }
 }
 
+/// Code of the row of what was not seen, or not for long enough.
+pub const SUPERSEDED: &str = "superseded";
+
 /// One row.
 pub struct Row {
+    /// Its name in metrics. No two rows share one.
+    pub code: &'static str,
     /// What happened, in the words of the design.
     pub what_happened: &'static str,
     /// Whether it did.
@@ -126,58 +131,76 @@ use Visibility::{NotServed, Superseded, Unseen, Visible};
 /// The table. Corrections are concluded when they settle, everything else at close; the rows say so by `closed`.
 #[rustfmt::skip]
 pub static TABLE: &[Row] = &[
-    Row { what_happened: "Tab, later steps or parts modified",
+    Row { code: "accepted_then_modified",
+          what_happened: "Tab, later steps or parts modified",
           matches: |e| e.acceptance == Whole && e.fate == Modified && e.typed == SomethingElse,
           label: Correction(Reason::AcceptedThenModified) },
-    Row { what_happened: "Tab, undone or deleted or rewritten, and something else typed there",
+    Row { code: "accepted_then_retyped",
+          what_happened: "Tab, undone or deleted or rewritten, and something else typed there",
           matches: |e| e.acceptance == Whole && e.fate == Undone && e.typed == SomethingElse,
           label: Correction(Reason::AcceptedThenUndone) },
-    Row { what_happened: "Tab, then Esc or work at the next visible step, whose place is unchanged at close",
+    Row { code: "accepted_then_stopped",
+          what_happened: "Tab, then Esc or work at the next visible step, whose place is unchanged at close",
           matches: |e| e.acceptance == Whole && e.stopped && e.typed == Nothing && e.closed,
           label: Correction(Reason::AcceptedThenModified) },
-    Row { what_happened: "Tab, undone or deleted or rewritten before close",
+    Row { code: "accepted_then_undone",
+          what_happened: "Tab, undone or deleted or rewritten before close",
           matches: |e| e.acceptance == Whole && e.fate == Undone && e.closed,
           label: Rejection(Reason::AcceptedThenUndone) },
-    Row { what_happened: "Tab, still there at close",
+    Row { code: "accepted_kept",
+          what_happened: "Tab, still there at close",
           matches: |e| e.acceptance == Whole && e.fate == Kept && e.closed,
           label: Positive(Reason::AcceptedKept) },
-    Row { what_happened: "partial accept, then something typed next",
+    Row { code: "accepted_partially",
+          what_happened: "partial accept, then something typed next",
           matches: |e| e.acceptance == Partial && e.typed == SomethingElse,
           label: Correction(Reason::AcceptedPartially) },
-    Row { what_happened: "accepted in whole or part, and not known what of it stands or what was typed next",
+    Row { code: "acceptance_unclear",
+          what_happened: "accepted in whole or part, and not known what of it stands or what was typed next",
           matches: |e| e.acceptance != Acceptance::None && e.closed,
           label: NoLabel },
-    Row { what_happened: "accepted, not closed yet",
+    Row { code: "acceptance_open",
+          what_happened: "accepted, not closed yet",
           matches: |e| e.acceptance != Acceptance::None,
           label: Wait },
-    Row { what_happened: "visible for less than 250 ms, or never seen: superseded",
+    Row { code: SUPERSEDED,
+          what_happened: "visible for less than 250 ms, or never seen: superseded",
           matches: |e| matches!(e.visibility, Superseded | Unseen) && !e.dismissed,
           label: NoLabel },
-    Row { what_happened: "Esc aimed at it, or ignored, then the same first action typed by hand",
+    Row { code: "typed_through",
+          what_happened: "Esc aimed at it, or ignored, then the same first action typed by hand",
           matches: |e| e.visibility == Visible && e.typed == SameFirstAction && e.closed,
           label: Positive(Reason::TypedThrough) },
-    Row { what_happened: "the same first action typed by hand, not closed yet",
+    Row { code: "typing_through",
+          what_happened: "the same first action typed by hand, not closed yet",
           matches: |e| e.visibility == Visible && e.typed == SameFirstAction,
           label: Wait },
-    Row { what_happened: "Esc aimed at it, then something else typed there",
+    Row { code: "dismissed_then_typed",
+          what_happened: "Esc aimed at it, then something else typed there",
           matches: |e| e.dismissed && e.typed == SomethingElse,
           label: Correction(Reason::DismissedThenTyped) },
-    Row { what_happened: "visible, then typed against it",
+    Row { code: "typed_against",
+          what_happened: "visible, then typed against it",
           matches: |e| e.visibility == Visible && e.typed == SomethingElse,
           label: Correction(Reason::TypedAgainst) },
-    Row { what_happened: "Esc aimed at it, then nothing",
+    Row { code: "dismissed",
+          what_happened: "Esc aimed at it, then nothing",
           matches: |e| e.dismissed && e.typed == Nothing && e.closed,
           label: Rejection(Reason::Dismissed) },
-    Row { what_happened: "silent (or withheld), then an edit there before close",
+    Row { code: "missed",
+          what_happened: "silent (or withheld), then an edit there before close",
           matches: |e| e.visibility == NotServed && matches!(e.typed, SomethingElse | SameFirstAction),
           label: Missed },
-    Row { what_happened: "silent, passed, no edit there",
+    Row { code: "silence_confirmed",
+          what_happened: "silent, passed, no edit there",
           matches: |e| e.visibility == NotServed && e.typed == Nothing && !e.window_changed && e.closed,
           label: SilenceConfirmed },
-    Row { what_happened: "visible, no edit there, no Esc; superseded; origin unclear",
+    Row { code: "nothing_to_learn",
+          what_happened: "visible, no edit there, no Esc; superseded; origin unclear",
           matches: |e| e.closed,
           label: NoLabel },
-    Row { what_happened: "not closed yet",
+    Row { code: "open",
+          what_happened: "not closed yet",
           matches: |_| true,
           label: Wait },
 ];
@@ -224,6 +247,7 @@ mod tests {
         for (index, row) in TABLE.iter().enumerate() {
             let reached = every_evidence().iter().any(|evidence| std::ptr::eq(decide(evidence), &TABLE[index]));
             assert!(reached, "no evidence reaches: {}", row.what_happened);
+            assert!(TABLE[..index].iter().all(|other| other.code != row.code), "{} twice", row.code);
         }
     }
 

@@ -1,19 +1,21 @@
 //! From a story to its label and outcome. Pure: the same story gives the same answer, whenever it is asked.
 
+use std::borrow::Cow;
+
 use events::{
-    ActionList, Decision, DivergencePoint, EditAction, EditContext, OpportunityOutcome, Origin, PairReason, PairText,
-    Signal, Timestamp, apply_actions,
+    ActionList, DivergencePoint, EditAction, EditContext, OpportunityOutcome, Origin, PairReason, PairText, Signal,
+    Timestamp, apply_actions,
 };
 
-use crate::alignment::{Hunk, hunks_between};
-use crate::decision_table::{Acceptance, Evidence, Fate, Label, Typed, Visibility, decide};
+use crate::alignment::{Hunk, apply_hunks, hunks_between};
+use crate::decision_table::{Acceptance, Evidence, Fate, Label, SUPERSEDED, Typed, Visibility, decide};
 use crate::divergence::{Divergence, canonical, divergence, to_action};
-use crate::document::{byte_at, length_in};
 use crate::kept::{Kept, kept};
-use crate::lexing::equal_after_lexing;
+use crate::lexing::{equal_after_lexing, solid};
 use crate::policy::LabelPolicy;
 use crate::replay::{Pause, Replay, replay, start_is_known};
-use crate::story::{ExposureText, Fact, Story, What};
+use crate::signals::{Signals, contradictions, part, signals};
+use crate::story::{ExposureText, Story, What};
 
 /// Utility of an accepted suggestion of which at least half stands at close.
 pub const UTILITY_ACCEPTED: f64 = 0.75;
@@ -67,25 +69,15 @@ pub struct Ending {
     pub censored: bool,
 }
 
-/// Facts of a story that do not depend on text.
-struct Signals {
-    acceptance: Acceptance,
-    /// Cumulative accepted length of the first action in the client's units; none = whole.
-    accepted_units: Option<u64>,
-    other_accepted: bool,
-    /// How many leading actions were accepted whole.
-    accepted_actions: usize,
-    dismissed: Option<(i32, i64)>,
-    visibility: Visibility,
-    visible: usize,
-}
-
 /// The label of the story as far as it is known; `closed` when nothing more will come.
 #[must_use]
 pub fn judge(story: &Story, closed: bool, policy: &LabelPolicy) -> Verdict {
     let Some(exposure) = &story.answer.text else {
         return if closed { Verdict::NoPair("no_text") } else { Verdict::Waiting };
     };
+    if let Some(found) = contradictions(story, policy).into_iter().find(|found| found.forbids_pairs()) {
+        return if closed { Verdict::NoPair(found.as_str()) } else { Verdict::Waiting };
+    }
     if !start_is_known(story) {
         return if closed { Verdict::NoPair("decision_time_unknown") } else { Verdict::Waiting };
     }
@@ -115,7 +107,10 @@ fn at_pause(
     let row = decide(&evidence);
     match row.label {
         Label::Wait => Verdict::Waiting,
-        Label::NoLabel => Verdict::NoPair("no_label"),
+        Label::NoLabel if evidence.typed == Typed::Unclear && row.code != SUPERSEDED => {
+            Verdict::NoPair(case.why_unclear())
+        }
+        Label::NoLabel => Verdict::NoPair(row.code),
         label => case.conclude(label, &evidence),
     }
 }
@@ -178,8 +173,13 @@ impl Case<'_> {
     /// What the hand made of the region, as hunks of the exposed window; none when that is not clear.
     fn made_hunks(&self) -> Option<Vec<Hunk>> {
         let made = self.pause.made.as_deref()?;
+        self.hunks_of(made)
+    }
+
+    /// The hunks of the region between the exposed window and `text`, as far as chosen text may be long.
+    fn hunks_of(&self, text: &str) -> Option<Vec<Hunk>> {
         let region = &self.replay.region;
-        let hunks = hunks_between(self.base(), made);
+        let hunks = hunks_between(self.base(), text);
         let suggested: usize = self.visible_actions().iter().map(|action| action.new_text.len()).sum();
         let mut room = suggested.max(self.policy.length_floor_bytes) * self.policy.length_factor;
         let mut inside = Vec::new();
@@ -194,51 +194,104 @@ impl Case<'_> {
             room = rest;
             inside.push(hunk);
         }
-        Some(inside)
+        Some(self.in_served_format(inside))
+    }
+
+    /// Equal after lexing is equal: where what was served stands in another format, it stands as it was served, and a
+    /// change of nothing but format is none.
+    fn in_served_format(&self, mut hunks: Vec<Hunk>) -> Vec<Hunk> {
+        let base = self.base();
+        let language = &self.context().language;
+        let is_format = |hunks: &[Hunk], other: &str| {
+            apply_hunks(base, hunks).is_some_and(|text| equal_after_lexing(language, &text, other))
+        };
+        if hunks.is_empty() || is_format(&hunks, base) {
+            return Vec::new();
+        }
+        for action in self.visible_actions() {
+            let Some(served) = self.base_with(std::slice::from_ref(action)).map(|text| hunks_between(base, &text))
+            else {
+                continue;
+            };
+            let Some((first, last)) = served.first().zip(served.last()) else { continue };
+            let (there, elsewhere): (Vec<Hunk>, Vec<Hunk>) =
+                hunks.iter().cloned().partition(|hunk| hunk.touches(first.start, last.end));
+            if there.is_empty() || there == served {
+                continue;
+            }
+            let mut as_served: Vec<Hunk> = elsewhere.into_iter().chain(served).collect();
+            as_served.sort();
+            if apply_hunks(base, &as_served).is_some_and(|text| is_format(&hunks, &text)) {
+                hunks = as_served;
+            }
+        }
+        hunks
     }
 
     fn made_actions(&self) -> Option<ActionList> {
-        let actions = self.made_hunks()?.iter().map(|hunk| to_action(self.context(), hunk)).collect();
-        Some(ActionList { actions, closed: false })
+        Some(self.open_list(&self.made_hunks()?))
+    }
+
+    fn open_list(&self, hunks: &[Hunk]) -> ActionList {
+        open(hunks.iter().map(|hunk| to_action(self.context(), hunk)).collect())
     }
 
     fn typed(&self) -> Typed {
         let pause = self.pause;
-        if !pause.by_hand {
-            return if pause.tainted || self.signals.other_accepted { Typed::Unclear } else { Typed::Nothing };
-        }
-        if pause.tainted || self.signals.other_accepted {
+        if pause.unclear.is_some() || self.signals.other_accepted {
             return Typed::Unclear;
+        }
+        if !pause.by_hand {
+            return Typed::Nothing;
+        }
+        let is_judged = self.signals.visibility != Visibility::NotServed;
+        let first = self.exposure.actions.first().filter(|_| is_judged && pause.accepted.is_empty());
+        if let Some(first) = first
+            && pause.reached.as_deref().is_some_and(|reached| self.holds(reached, first))
+        {
+            return Typed::SameFirstAction;
         }
         let Some(made) = self.made_actions() else { return Typed::Unclear };
         if made.is_no_edit() {
             return Typed::Nothing;
         }
-        if let (Some((_, accepted)), Some(text)) = (&pause.accepted, &pause.made) {
-            let same = equal_after_lexing(&self.context().language, accepted, text);
-            return if same || self.only_took_back(&made) { Typed::Nothing } else { Typed::SomethingElse };
-        }
-        let Some(first) = self.exposure.actions.first().filter(|_| self.signals.visibility != Visibility::NotServed)
-        else {
-            return Typed::SomethingElse;
-        };
-        let suggested = ActionList { actions: vec![first.clone()], closed: false };
-        match divergence(self.context(), &made, &suggested) {
-            // All of the first action's effect is in what was typed.
-            None => Typed::SameFirstAction,
-            Some(parted) => {
-                if let (Some(text), Some(expected)) = (&pause.made, self.base_with(std::slice::from_ref(first)))
-                    && equal_after_lexing(&self.context().language, text, &expected)
-                {
-                    return Typed::SameFirstAction;
+        let served = match pause.accepted.last().zip(pause.made.as_deref()) {
+            Some((accepted, made_text)) => {
+                let same = equal_after_lexing(&self.context().language, accepted, made_text);
+                if same || self.only_took_back(&made) {
+                    return Typed::Nothing;
                 }
-                let unfinished = parted.chosen.actions.first().zip(parted.rejected.actions.first()).is_some_and(
-                    |(typed, served)| {
-                        typed.range == served.range && served.new_text.starts_with(typed.new_text.trim_end())
-                    },
-                );
-                if unfinished && !self.closed { Typed::Unclear } else { Typed::SomethingElse }
+                open(self.visible_actions().to_vec())
             }
+            None => match first {
+                Some(first) => open(vec![first.clone()]),
+                None => return Typed::SomethingElse,
+            },
+        };
+        match divergence(self.context(), &made, &served) {
+            // Everything accepted stands, and what was added to it is what was served next.
+            None if !pause.accepted.is_empty() => Typed::Nothing,
+            None => Typed::SameFirstAction,
+            Some(parted) if is_on_its_way(&parted) && (!self.closed || pause.reached != pause.made) => Typed::Unclear,
+            Some(_) => Typed::SomethingElse,
+        }
+    }
+
+    /// Whether a text has all of an action's effect in the region, whatever else was typed.
+    fn holds(&self, text: &str, action: &EditAction) -> bool {
+        let served = open(vec![action.clone()]);
+        self.hunks_of(text).is_some_and(|hunks| {
+            !hunks.is_empty() && divergence(self.context(), &self.open_list(&hunks), &served).is_none()
+        })
+    }
+
+    /// Why it is not clear what was typed, as a code.
+    fn why_unclear(&self) -> &'static str {
+        match self.pause.unclear {
+            Some(reason) => reason,
+            None if self.signals.other_accepted => "accepted_out_of_order",
+            None if self.pause.made.is_some() && self.made_hunks().is_none() => "too_long",
+            None => "incomplete",
         }
     }
 
@@ -259,27 +312,32 @@ impl Case<'_> {
         if self.signals.acceptance == Acceptance::None {
             return Fate::Unknown;
         }
-        let Some(((before, accepted), standing)) = self.pause.accepted.as_ref().zip(self.standing()) else {
-            return Fate::Unknown;
-        };
-        let kept = kept(&self.context().language, before, accepted, standing);
+        let Some(kept) = self.accepted_kept() else { return Fate::Unknown };
         if !kept.at_least_half() {
             return Fate::Undone;
         }
         if !kept.intact || self.later_step_changed() { Fate::Modified } else { Fate::Kept }
     }
 
+    /// What stands of all that was accepted; none when it is not known, or Tab wrote none of it.
+    fn accepted_kept(&self) -> Option<Kept> {
+        let (standing, accepted) = (self.standing()?, &self.pause.accepted);
+        let parts = self.signals.accepted_parts(&self.story.answer, &self.exposure.actions)?;
+        kept(&self.context().language, self.base(), &self.base_with(&parts)?, accepted, standing)
+    }
+
     /// What stands of the accepted part of the first action.
     fn first_action_kept(&self) -> Option<Kept> {
         let standing = self.standing()?;
         let first = self.exposure.actions.first()?;
-        let bytes = match self.signals.accepted_units {
-            Some(units) => byte_at(self.story.answer.encoding, &first.new_text, units)?,
-            None => first.new_text.len(),
+        let accepted = part(&self.story.answer, first, *self.signals.accepted.get(&0)?)?;
+        let suggested = self.base_with(&[accepted])?;
+        // When it is not known what Tab wrote, it is taken at its word.
+        let at_accept = match self.pause.accepted.as_slice() {
+            [] => Cow::Owned(vec![suggested.clone()]),
+            known => Cow::Borrowed(known),
         };
-        let accepted = EditAction { new_text: first.new_text[..bytes].to_owned(), ..first.clone() };
-        let after = self.base_with(&[accepted])?;
-        Some(kept(&self.context().language, self.base(), &after, standing))
+        kept(&self.context().language, self.base(), &suggested, &at_accept, standing)
     }
 
     /// Whether a visible step after the accepted ones was made differently by hand, at its own place.
@@ -305,14 +363,13 @@ impl Case<'_> {
             return false;
         };
         self.visible_actions().iter().enumerate().any(|(index, action)| {
-            let dismissed =
-                self.signals.dismissed.is_some_and(|(at, _)| usize::try_from(at).is_ok_and(|at| at == index));
+            let dismissed = self.signals.dismissed.is_some_and(|(at, _)| at == index);
             action.range.touches(next.range) && (dismissed || self.replay.visited.contains(&index))
         })
     }
 
     fn stop_divergence(&self) -> Option<Divergence> {
-        let hunks = hunks_between(self.base(), self.standing()?);
+        let hunks = self.in_served_format(hunks_between(self.base(), self.standing()?));
         let actions = hunks.iter().map(|hunk| to_action(self.context(), hunk)).collect();
         let served = ActionList { actions: self.visible_actions().to_vec(), closed: false };
         divergence(self.context(), &ActionList { actions, closed: true }, &served)
@@ -321,7 +378,7 @@ impl Case<'_> {
 
     fn conclude(&self, label: Label, evidence: &Evidence) -> Verdict {
         let Some(reason) = label.reason() else { return Verdict::NoPair("no_label") };
-        let served = || ActionList { actions: self.visible_actions().to_vec(), closed: false };
+        let served = || open(self.visible_actions().to_vec());
         let nothing = ActionList::no_edit;
         let parted = match label {
             Label::Correction(PairReason::AcceptedThenModified) if evidence.typed != Typed::SomethingElse => {
@@ -436,92 +493,16 @@ struct Sides {
     point: Option<DivergencePoint>,
 }
 
+/// Whether what was typed is, so far, the beginning of what was served there, equal after lexing.
+fn is_on_its_way(parted: &Divergence) -> bool {
+    parted.chosen.actions.first().zip(parted.rejected.actions.first()).is_some_and(|(typed, served)| {
+        let mut rest = solid(&served.new_text);
+        typed.range == served.range && solid(&typed.new_text).all(|character| rest.next() == Some(character))
+    })
+}
+
 fn open(actions: Vec<EditAction>) -> ActionList {
     ActionList { actions, closed: false }
-}
-
-/// What the reports about the counted answer say, up to a time of the client.
-fn signals(story: &Story, until_ms: i64, policy: &LabelPolicy) -> Signals {
-    let mut accepted_whole: Vec<i32> = Vec::new();
-    let (mut first_units, mut first_partial) = (0_u64, false);
-    let (mut shown_ms, mut visible_for, mut visible, mut dismissed) = (None::<i64>, None::<i64>, 1, None);
-    // Nobody can have seen, taken or refused what was not delivered, whatever a client says.
-    let delivered = story.answer.receipt.decision == Decision::Shown;
-    let told = |fact: &&Fact| delivered && fact.monotonic_ms <= until_ms && story.is_about_answer(fact);
-    for fact in story.facts.iter().filter(told) {
-        match fact.what {
-            What::Shown { actions_visible } => {
-                shown_ms = Some(shown_ms.map_or(fact.monotonic_ms, |first| first.min(fact.monotonic_ms)));
-                visible = visible.max(actions_visible);
-            }
-            What::Hidden { visible_ms } => visible_for = visible_for.max(Some(visible_ms)),
-            What::Accepted { action_index, accepted_length } => {
-                visible = visible.max(action_index.saturating_add(1));
-                match accepted_length.and_then(|units| u64::try_from(units).ok()) {
-                    Some(units) if action_index == 0 => {
-                        first_partial = true;
-                        first_units = first_units.max(units);
-                    }
-                    _ => accepted_whole.push(action_index),
-                }
-            }
-            What::Dismissed { action_index } => {
-                visible = visible.max(action_index.saturating_add(1));
-                dismissed = Some((action_index, fact.sequence));
-            }
-            What::Look { .. } | What::Edit { .. } => {}
-        }
-    }
-    let whole_length = story
-        .answer
-        .text
-        .as_ref()
-        .and_then(|text| text.actions.first())
-        .map_or(u64::MAX, |action| length_in(story.answer.encoding, &action.new_text));
-    if first_partial && first_units >= whole_length {
-        accepted_whole.push(0);
-    }
-    let acceptance = if accepted_whole.contains(&0) {
-        Acceptance::Whole
-    } else if first_partial {
-        Acceptance::Partial
-    } else {
-        Acceptance::None
-    };
-    let accepted_actions = (0..).take_while(|index| accepted_whole.contains(index)).take(accepted_whole.len()).count();
-    let was_handled = acceptance != Acceptance::None || !accepted_whole.is_empty() || dismissed.is_some();
-    let visible_ms = visible_for.or_else(|| shown_ms.map(|shown| first_edit_after(story, shown) - shown));
-    let visibility = if !delivered {
-        Visibility::NotServed
-    } else if was_handled {
-        Visibility::Visible
-    } else {
-        match visible_ms {
-            None => Visibility::Unseen,
-            Some(visible_ms) if visible_ms < policy.superseded_below_ms => Visibility::Superseded,
-            Some(_) => Visibility::Visible,
-        }
-    };
-    Signals {
-        acceptance,
-        accepted_units: (acceptance == Acceptance::Partial).then_some(first_units),
-        other_accepted: acceptance == Acceptance::None && !accepted_whole.is_empty(),
-        accepted_actions,
-        dismissed,
-        visibility,
-        visible: usize::try_from(visible).unwrap_or(1).max(1),
-    }
-}
-
-/// When the document next changed by hand: what was visible until then is not visible any more.
-fn first_edit_after(story: &Story, shown_ms: i64) -> i64 {
-    story
-        .facts
-        .iter()
-        .filter(|fact| matches!(fact.what, What::Edit { .. }) && fact.monotonic_ms >= shown_ms)
-        .map(|fact| fact.monotonic_ms)
-        .min()
-        .unwrap_or(i64::MAX)
 }
 
 /// How a closed story ended.
@@ -581,7 +562,7 @@ fn kept_without_exposure(story: &Story) -> Option<Kept> {
         What::Look { text: Some(text), .. } => Some(text),
         _ => None,
     })?;
-    Some(kept("", old, new, look))
+    kept("", old, new, std::slice::from_ref(new), look)
 }
 
 /// Whether the session ended before the 30 s look.

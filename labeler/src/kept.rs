@@ -1,10 +1,17 @@
-//! How much of accepted text stands: a token alignment of the text right after Tab with the text at a look.
+//! How much of accepted text stands: a token alignment of three texts, what was suggested, what stood right after Tab,
+//! and what stands at a look.
 //!
-//! Only tokens that the acceptance *changed* count. A suggestion that rewrites one name of a line is gone when the name
-//! is gone, although most characters of the line stand.
+//! Only tokens that the suggestion *changes* count, and of them those that Tab brought into the document: an editor may
+//! take a word only, or close a bracket that is there. A suggestion that rewrites one name of a line is gone when the
+//! name is gone, although most characters of the line stand. And what the developer typed right at the place counts for
+//! nothing, although it was there at Tab and is there now.
 
 use crate::alignment::common_subsequence;
-use crate::lexing::{Token, tokens};
+use crate::lexing::tokens;
+
+/// Beyond this many cells of the table two alignments are joined instead of one searched. About 120 changed tokens a
+/// text.
+const MOST_CELLS: usize = 2_000_000;
 
 /// What stands of an acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,45 +34,152 @@ impl Kept {
     }
 }
 
-/// What stands in `now` of the step from `before` to `accepted`.
+/// What stands in `now` of the step from `before` to `suggested`. `at_accept` is the text right after Tab; several when
+/// the developer changed it between one Tab and the next. None when Tab brought nothing of the step.
 #[must_use]
-pub fn kept(language: &str, before: &str, accepted: &str, now: &str) -> Kept {
-    let (before_tokens, accepted_tokens, now_tokens) =
-        (tokens(language, before), tokens(language, accepted), tokens(language, now));
-    let (before_texts, accepted_texts, now_texts) =
-        (texts(before, &before_tokens), texts(accepted, &accepted_tokens), texts(now, &now_tokens));
-    let unchanged = common_subsequence(&before_texts, &accepted_texts);
-    let written = unmatched(accepted_texts.len(), unchanged.iter().map(|pair| pair.1));
-    let removed = unmatched(before_texts.len(), unchanged.iter().map(|pair| pair.0));
+pub fn kept(language: &str, before: &str, suggested: &str, at_accept: &[String], now: &str) -> Option<Kept> {
+    let (before, suggested, now) = (words(language, before), words(language, suggested), words(language, now));
+    let texts: Vec<Vec<&str>> = at_accept.iter().map(|text| words(language, text)).collect();
+    let accepted = texts.last()?;
+    let unchanged = common_subsequence(&before, &suggested);
+    let written = unmatched(suggested.len(), unchanged.iter().map(|pair| pair.1));
     if written.is_empty() {
-        let back = common_subsequence(&before_texts, &now_texts);
-        let still_gone = unmatched(before_texts.len(), back.iter().map(|pair| pair.0));
-        let gone: Vec<usize> = removed.iter().copied().filter(|index| still_gone.contains(index)).collect();
-        let accepted_characters = characters(&before_texts, &removed);
-        let standing_characters = characters(&before_texts, &gone);
-        return Kept {
-            accepted_characters,
-            standing_characters,
-            kept_characters: 0,
-            intact: standing_characters == accepted_characters,
-        };
+        let removed = unmatched(before.len(), unchanged.iter().map(|pair| pair.0));
+        return still_gone(&before, &removed, accepted, &now);
     }
-    let standing = common_subsequence(&accepted_texts, &now_texts);
-    let place = |index: usize| standing.binary_search_by_key(&index, |pair| pair.0).ok().map(|at| standing[at].1);
-    let kept: Vec<usize> = written.iter().copied().filter(|index| place(*index).is_some()).collect();
-    let whole = kept.len() == written.len()
-        && written.windows(2).all(|pair| pair[1] != pair[0] + 1 || place(pair[0]).map(|at| at + 1) == place(pair[1]));
-    let kept_characters = characters(&accepted_texts, &kept);
-    Kept {
-        accepted_characters: characters(&accepted_texts, &written),
+    let mut arrived = vec![false; suggested.len()];
+    for text in &texts {
+        for (index, _) in common_subsequence(&suggested, text) {
+            arrived[index] = true;
+        }
+    }
+    let standing = common_to_three(&suggested, accepted, &now);
+    let place = |index: usize| standing.binary_search_by_key(&index, |found| found[0]).ok().map(|at| standing[at]);
+    let taken: Vec<usize> = written.into_iter().filter(|index| arrived[*index] || place(*index).is_some()).collect();
+    if taken.is_empty() {
+        return None;
+    }
+    let kept: Vec<usize> = taken.iter().copied().filter(|index| place(*index).is_some()).collect();
+    let together = |pair: &[usize]| match (place(pair[0]), place(pair[1])) {
+        (Some(left), Some(right)) => {
+            let was_together = right[0] == left[0] + 1 && right[1] == left[1] + 1;
+            !was_together || right[2] == left[2] + 1
+        }
+        _ => false,
+    };
+    let kept_characters = characters(&suggested, &kept);
+    Some(Kept {
+        accepted_characters: characters(&suggested, &taken),
         standing_characters: kept_characters,
         kept_characters,
-        intact: whole,
-    }
+        intact: kept.len() == taken.len() && taken.windows(2).all(together),
+    })
 }
 
-fn texts<'a>(text: &'a str, tokens: &[Token]) -> Vec<&'a str> {
-    tokens.iter().map(|token| &text[token.range.clone()]).collect()
+/// A mere deletion: what it removed, as far as it was gone right after Tab.
+fn still_gone(before: &[&str], removed: &[usize], accepted: &[&str], now: &[&str]) -> Option<Kept> {
+    let gone_from = |text: &[&str]| {
+        let mut gone = vec![true; before.len()];
+        for (index, _) in common_subsequence(before, text) {
+            gone[index] = false;
+        }
+        gone
+    };
+    let (gone_then, gone_now) = (gone_from(accepted), gone_from(now));
+    let taken: Vec<usize> = removed.iter().copied().filter(|index| gone_then[*index]).collect();
+    if taken.is_empty() && !removed.is_empty() {
+        return None;
+    }
+    let standing: Vec<usize> = taken.iter().copied().filter(|index| gone_now[*index]).collect();
+    Some(Kept {
+        accepted_characters: characters(before, &taken),
+        standing_characters: characters(before, &standing),
+        kept_characters: 0,
+        intact: standing.len() == taken.len(),
+    })
+}
+
+/// Indices of equal items in all three, ascending in each: a longest common subsequence, unless the texts differ in so
+/// much that it would take long; a function of its input alone.
+fn common_to_three<T: PartialEq>(first: &[T], second: &[T], third: &[T]) -> Vec<[usize; 3]> {
+    // Usually Tab wrote what was suggested.
+    let mut found: Vec<[usize; 3]> = if first == second {
+        common_subsequence(first, third).into_iter().map(|(index, at)| [index, index, at]).collect()
+    } else {
+        common_between_ends(first, second, third)
+    };
+    // As far back as each goes: what was put behind something does not part it.
+    let mut next = [0; 3];
+    for place in &mut found {
+        for (text, side) in [first, second, third].into_iter().zip(0..3) {
+            if place[side] > next[side] && text[next[side]] == text[place[side]] {
+                place[side] = next[side];
+            }
+        }
+        next = place.map(|index| index + 1);
+    }
+    found
+}
+
+/// What stands at both ends of all three is common; the rest is searched.
+fn common_between_ends<T: PartialEq>(first: &[T], second: &[T], third: &[T]) -> Vec<[usize; 3]> {
+    let prefix = first.iter().zip(second).zip(third).take_while(are_alike).count();
+    let (a, b, c) = (&first[prefix..], &second[prefix..], &third[prefix..]);
+    let suffix = a.iter().rev().zip(b.iter().rev()).zip(c.iter().rev()).take_while(are_alike).count();
+    let inner = [&a[..a.len() - suffix], &b[..b.len() - suffix], &c[..c.len() - suffix]];
+    let ends = [first.len() - suffix, second.len() - suffix, third.len() - suffix];
+    let before = (0..prefix).map(|index| [index; 3]);
+    let between = common_middle(inner).into_iter().map(|place| place.map(|index| prefix + index));
+    let behind = (0..suffix).map(|index| ends.map(|end| end + index));
+    before.chain(between).chain(behind).collect()
+}
+
+fn are_alike<T: PartialEq>(((a, b), c): &((&T, &T), &T)) -> bool {
+    a == b && b == c
+}
+
+fn common_middle<T: PartialEq>([a, b, c]: [&[T]; 3]) -> Vec<[usize; 3]> {
+    let (wide, deep) = (b.len() + 1, c.len() + 1);
+    if (a.len() + 1).saturating_mul(wide).saturating_mul(deep) > MOST_CELLS {
+        let (left, right) = (common_subsequence(a, b), common_subsequence(b, c));
+        let joined = |(i, j): (usize, usize)| {
+            right.binary_search_by_key(&j, |pair| pair.0).ok().map(|at| [i, j, right[at].1])
+        };
+        return left.into_iter().filter_map(joined).collect();
+    }
+    let cell = |i: usize, j: usize, k: usize| (i * wide + j) * deep + k;
+    let mut longest = vec![0_u32; (a.len() + 1) * wide * deep];
+    for i in (0..a.len()).rev() {
+        for j in (0..b.len()).rev() {
+            for k in (0..c.len()).rev() {
+                longest[cell(i, j, k)] = if a[i] == b[j] && b[j] == c[k] {
+                    longest[cell(i + 1, j + 1, k + 1)] + 1
+                } else {
+                    longest[cell(i + 1, j, k)].max(longest[cell(i, j + 1, k)]).max(longest[cell(i, j, k + 1)])
+                };
+            }
+        }
+    }
+    let (mut i, mut j, mut k) = (0, 0, 0);
+    let mut found = Vec::new();
+    while i < a.len() && j < b.len() && k < c.len() {
+        let here = longest[cell(i, j, k)];
+        if a[i] == b[j] && b[j] == c[k] {
+            found.push([i, j, k]);
+            (i, j, k) = (i + 1, j + 1, k + 1);
+        } else if longest[cell(i + 1, j, k)] == here {
+            i += 1;
+        } else if longest[cell(i, j + 1, k)] == here {
+            j += 1;
+        } else {
+            k += 1;
+        }
+    }
+    found
+}
+
+fn words<'a>(language: &str, text: &'a str) -> Vec<&'a str> {
+    tokens(language, text).into_iter().map(|token| &text[token.range]).collect()
 }
 
 fn unmatched(length: usize, matched: impl Iterator<Item = usize>) -> Vec<usize> {
@@ -88,17 +202,22 @@ mod tests {
     const BEFORE: &str = "let x = get_name(user);\nsend(x);\n";
     const ACCEPTED: &str = "let x = get_display_name(user);\nsend(x);\n";
 
+    /// Tab wrote what was suggested.
+    fn after(language: &str, before: &str, accepted: &str, now: &str) -> Kept {
+        kept(language, before, accepted, &[accepted.to_owned()], now).unwrap()
+    }
+
     #[test]
     fn untouched_and_reformatted_text_is_kept_whole() {
         for now in [ACCEPTED, "let x =\n    get_display_name( user );\nsend(x);\n"] {
-            let kept = kept("rust", BEFORE, ACCEPTED, now);
+            let kept = after("rust", BEFORE, ACCEPTED, now);
             assert_eq!((kept.accepted_characters, kept.kept_characters, kept.intact), (16, 16, true), "{now}");
         }
     }
 
     #[test]
     fn undone_text_is_gone_although_most_of_the_line_stands() {
-        let kept = kept("rust", BEFORE, ACCEPTED, BEFORE);
+        let kept = after("rust", BEFORE, ACCEPTED, BEFORE);
         assert_eq!(kept.kept_characters, 0);
         assert!(!kept.at_least_half());
     }
@@ -106,29 +225,91 @@ mod tests {
     #[test]
     fn half_kept_is_kept_and_something_in_between_is_a_modification() {
         let accepted = "call(alpha, beta);\n";
-        let half = kept("rust", "\n", accepted, "call(alpha);\n");
+        let half = after("rust", "\n", accepted, "call(alpha);\n");
         assert!(half.at_least_half() && !half.intact);
-        let more = kept("rust", "\n", accepted, "call(alpha, more, beta);\n");
+        let more = after("rust", "\n", accepted, "call(alpha, more, beta);\n");
         assert!(more.at_least_half() && !more.intact);
-        let after = kept("rust", "\n", accepted, "call(alpha, beta);\nnext();\n");
-        assert!(after.intact);
+        let behind = after("rust", "\n", accepted, "call(alpha, beta);\nnext();\n");
+        assert!(behind.intact);
     }
 
     #[test]
     fn a_deletion_stands_while_the_text_is_gone() {
-        assert!(kept("rust", "f(a, b);", "f(a);", "f(a);").intact);
-        let back = kept("rust", "f(a, b);", "f(a);", "f(a, b);");
+        assert!(after("rust", "f(a, b);", "f(a);", "f(a);").intact);
+        let back = after("rust", "f(a, b);", "f(a);", "f(a, b);");
         assert!(!back.intact && !back.at_least_half());
+    }
+
+    #[test]
+    fn only_what_tab_brought_counts() {
+        // The editor took one word of what was suggested; all of that stands.
+        let one = ["f(alpha\n".to_owned()];
+        let kept_one = kept("rust", "\n", "f(alpha, beta)\n", &one, "f(alpha, gamma)\n").unwrap();
+        assert_eq!((kept_one.accepted_characters, kept_one.kept_characters, kept_one.intact), (7, 7, true));
+        // It closed the call itself: what it put there is neither taken nor in between.
+        let closed = ["f(alpha, ())\n".to_owned()];
+        let kept_closed = kept("rust", "\n", "f(alpha)\n", &closed, "f(alpha, ())\n").unwrap();
+        assert!(kept_closed.intact);
+        // The developer had typed the word before Tab, and typed it again elsewhere afterwards.
+        let typed = ["alpha; f(x)\n".to_owned()];
+        let gone = kept("rust", "f(x)\n", "f(alpha)\n", &typed, "alpha; f(x)\n");
+        assert!(gone.is_none_or(|kept| kept.kept_characters == 0), "{gone:?}");
+        assert_eq!(kept("rust", "\n", "f(a)\n", &["g[b]\n".to_owned()], "f(a)\n"), None);
+        assert_eq!(kept("rust", "f(a, b);", "f(a);", &["f(a, b);".to_owned()], "f(a);"), None);
+    }
+
+    #[test]
+    fn what_was_changed_between_two_tabs_does_not_stand() {
+        let between = ["f(alpha)\n".to_owned(), "f(other)\ng(beta)\n".to_owned()];
+        let found = kept("rust", "\n", "f(alpha)\ng(beta)\n", &between, "f(other)\ng(beta)\n").unwrap();
+        assert_eq!((found.accepted_characters, found.kept_characters, found.intact), (15, 10, false));
+    }
+
+    /// Length of a longest subsequence of all three by trying everything.
+    fn slow_length(a: &[u8], b: &[u8], c: &[u8]) -> usize {
+        let (Some((x, a_rest)), Some((y, b_rest)), Some((z, c_rest))) =
+            (a.split_first(), b.split_first(), c.split_first())
+        else {
+            return 0;
+        };
+        if x == y && y == z {
+            return 1 + slow_length(a_rest, b_rest, c_rest);
+        }
+        slow_length(a_rest, b, c).max(slow_length(a, b_rest, c)).max(slow_length(a, b, c_rest))
     }
 
     proptest! {
         #[test]
         fn bounds(before in "[a-c (),\n]{0,16}", accepted in "[a-c (),\n]{0,16}", now in "[a-c (),\n]{0,16}") {
-            let all = kept("", &before, &accepted, &accepted);
+            let all = after("", &before, &accepted, &accepted);
             prop_assert!(all.intact && all.at_least_half());
-            let some = kept("", &before, &accepted, &now);
+            let some = after("", &before, &accepted, &now);
             prop_assert!(some.standing_characters <= some.accepted_characters);
             prop_assert!(!some.intact || some.standing_characters == some.accepted_characters);
+        }
+
+        #[test]
+        fn three_texts_bound_what_stands(
+            before in "[a-c (),]{0,12}", suggested in "[a-c (),]{0,12}",
+            accepted in "[a-c (),]{0,12}", now in "[a-c (),]{0,12}",
+        ) {
+            if let Some(found) = kept("", &before, &suggested, &[accepted], &now) {
+                prop_assert!(found.standing_characters <= found.accepted_characters);
+                prop_assert!(found.kept_characters <= found.standing_characters);
+            }
+        }
+
+        #[test]
+        fn no_subsequence_of_all_three_is_longer(
+            a in prop::collection::vec(0_u8..3, 0..6),
+            b in prop::collection::vec(0_u8..3, 0..6),
+            c in prop::collection::vec(0_u8..3, 0..6),
+        ) {
+            let found = common_to_three(&a, &b, &c);
+            prop_assert!(found.iter().all(|[i, j, k]| a[*i] == b[*j] && b[*j] == c[*k]));
+            let ascends = |pair: &[[usize; 3]]| (0..3).all(|side| pair[0][side] < pair[1][side]);
+            prop_assert!(found.windows(2).all(ascends));
+            prop_assert_eq!(found.len(), slow_length(&a, &b, &c));
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod policy_record;
 mod reading;
 pub mod replay;
 mod run;
+pub mod signals;
 pub mod sink;
 pub mod skip;
 mod state;

@@ -18,14 +18,17 @@ pub struct Pause {
     pub settled_ms: i64,
     /// What the developer's hand had made when the burst ended; none when no complete action can be told.
     pub made: Option<String>,
+    /// The same without bounds on its time and without a boundary: how far the hand has come.
+    pub reached: Option<String>,
     /// The window as it stood at the end of the burst, whoever changed it; none when it is not known.
     pub standing: Option<String>,
-    /// Right before the first and right after the last acceptance so far.
-    pub accepted: Option<(String, String)>,
+    /// Right after the acceptances so far: one text for each run of them that the hand did not interrupt.
+    pub accepted: Vec<String>,
     /// Whether the developer's hand changed the region (after the acceptance, if there was one).
     pub by_hand: bool,
-    /// Whether something of unclear origin changed the region.
-    pub tainted: bool,
+    /// Why it is not known what the hand made: where something else came from that changed the region, or that the
+    /// text is not known at all.
+    pub unclear: Option<&'static str>,
     /// Whether anything but an acceptance changed the window.
     pub window_changed: bool,
     /// Sequence number of the burst's last edit.
@@ -99,13 +102,14 @@ struct Replayer<'a> {
     language: &'a str,
     window: TrackedWindow,
     follows_acceptance_edits: bool,
-    accepted: Option<(String, String)>,
+    accepted: Vec<String>,
     accepted_actions: Vec<EditAction>,
     burst: Vec<HandEdit>,
     last_activity_ms: Option<i64>,
     made: Option<String>,
+    reached: Option<String>,
     by_hand: bool,
-    tainted: bool,
+    tainted_by: Option<&'static str>,
     window_changed: bool,
     last_sequence: i64,
     last_received_at: Option<Timestamp>,
@@ -130,13 +134,14 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
             .facts
             .iter()
             .any(|fact| is_ours(story, fact) && matches!(fact.what, What::Edit { origin: Origin::Suggestion, .. })),
-        accepted: None,
+        accepted: Vec::new(),
         accepted_actions: Vec::new(),
         burst: Vec::new(),
         last_activity_ms: None,
         made: None,
+        reached: None,
         by_hand: false,
-        tainted: false,
+        tainted_by: None,
         window_changed: false,
         last_sequence: 0,
         last_received_at: None,
@@ -147,6 +152,8 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
     };
     let start = start_of(story);
     let close_ms = story.opened_ms().map_or(i64::MAX, |opened| opened.saturating_add(policy.close_ms));
+    // What is worked on beyond close goes on after what is known of it.
+    let mut known_until_ms = story.known_until_ms;
     for fact in &story.facts {
         match &fact.what {
             What::Edit { origin, text } => {
@@ -155,7 +162,11 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
                     Some(Start::Monotonic(monotonic)) => fact.monotonic_ms >= monotonic,
                     None => false,
                 };
-                if !is_after || fact.monotonic_ms > close_ms {
+                if !is_after {
+                    continue;
+                }
+                if fact.monotonic_ms > close_ms {
+                    known_until_ms = known_until_ms.min(fact.monotonic_ms);
                     continue;
                 }
                 let Some(text) = text else {
@@ -177,10 +188,12 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
             _ => {}
         }
     }
-    if replayer.last_activity_ms.is_some_and(|last| story.known_until_ms >= last + policy.settle_ms) {
+    let quiet_since = |quiet_ms: i64| replayer.last_activity_ms.is_none_or(|last| known_until_ms >= last + quiet_ms);
+    let (is_paused, is_complete) = (quiet_since(policy.settle_ms), quiet_since(policy.boundary_ms));
+    if is_paused && replayer.last_activity_ms.is_some() {
         replayer.pause();
     }
-    let last = replayer.state(story.known_until_ms);
+    let last = replayer.state(story.known_until_ms, is_complete);
     let look = replayer.look.take();
     Replay { pauses: replayer.pauses, last, region, look, visited: replayer.visited }
 }
@@ -233,6 +246,9 @@ impl Replayer<'_> {
         let before = self.window.text().to_owned();
         let watched_before = self.window.watched();
         let was_lost = self.window.is_lost();
+        if is_ours && origin == Origin::Suggestion {
+            self.goes_on();
+        }
         let (replaced, written) = match self.window.apply(edit) {
             Applied::Elsewhere => return,
             Applied::Lost => {
@@ -254,7 +270,7 @@ impl Replayer<'_> {
         self.active(fact);
         self.altered |= fact.altered;
         match origin {
-            Origin::Suggestion if is_ours => self.accepted_now(before),
+            Origin::Suggestion if is_ours => self.accepted_now(),
             Origin::Typed | Origin::Undo => {
                 self.visited.extend(self.window.sites_touched(&written));
                 if let Some(previous) = self.burst.last_mut() {
@@ -263,6 +279,7 @@ impl Replayer<'_> {
                     previous.completed = !touches || long_pause;
                 }
                 self.by_hand = true;
+                self.reached = Some(self.window.text().to_owned());
                 self.burst.push(HandEdit {
                     monotonic_ms: fact.monotonic_ms,
                     text: self.window.text().to_owned(),
@@ -272,21 +289,35 @@ impl Replayer<'_> {
             }
             // A formatter that changes no token is no correction and hides none.
             Origin::Formatter if equal_after_lexing(self.language, &before, self.window.text()) => {}
-            _ => self.tainted = true,
+            _ => self.tainted_by = self.tainted_by.or(Some(unclear_origin(origin))),
         }
     }
 
-    /// Text came from the suggestion; what the hand did before it is part of what was accepted.
-    fn accepted_now(&mut self, before: String) {
-        let first = self.accepted.take().map_or(before, |(first, _)| first);
-        self.accepted = Some((first, self.window.text().to_owned()));
+    /// Text came from the suggestion; what the hand did before it is part of what stood there at Tab.
+    fn accepted_now(&mut self) {
+        if !self.by_hand {
+            self.accepted.pop();
+        }
+        self.accepted.push(self.window.text().to_owned());
         self.burst.clear();
         self.by_hand = false;
         self.made = None;
+        self.reached = None;
+    }
+
+    /// The developer takes the next step: what the hand made of the ones before is finished.
+    fn goes_on(&mut self) {
+        if let Some(last) = self.burst.last().filter(|_| !self.accepted.is_empty()) {
+            let state = self.state(last.monotonic_ms, true);
+            self.pauses.push(state);
+        }
     }
 
     /// Tab. When the client does not report what Tab wrote, the action itself says it.
     fn acceptance(&mut self, fact: &Fact, exposure: &ExposureText, action_index: i32, length: Option<i64>) {
+        if !self.follows_acceptance_edits {
+            self.goes_on();
+        }
         self.active(fact);
         if self.follows_acceptance_edits || self.window.is_lost() {
             return;
@@ -316,7 +347,7 @@ impl Replayer<'_> {
         for hunk in hunks_between(&before, &result).iter().rev() {
             self.window.replace(hunk.start..hunk.end, &hunk.new_text);
         }
-        self.accepted_now(before);
+        self.accepted_now();
     }
 
     fn looked(&mut self, fact: &Fact, text: &str) {
@@ -346,21 +377,24 @@ impl Replayer<'_> {
 
     fn pause(&mut self) {
         let settled = self.last_activity_ms.unwrap_or_default().saturating_add(self.policy.settle_ms);
-        let state = self.state(settled);
+        let state = self.state(settled, true);
         self.made.clone_from(&state.made);
         self.pauses.push(state);
         self.burst.clear();
     }
 
-    fn state(&self, settled_ms: i64) -> Pause {
+    /// `is_complete`: nothing was cut off in the middle of typing.
+    fn state(&self, settled_ms: i64, is_complete: bool) -> Pause {
         let lost = self.window.is_lost();
+        let unclear = self.tainted_by.or(lost.then_some("text_unknown"));
         Pause {
             settled_ms,
-            made: if lost || self.tainted { None } else { self.complete_text() },
+            made: if unclear.is_some() { None } else { self.complete_text(is_complete) },
+            reached: if unclear.is_some() { None } else { self.reached.clone() },
             standing: (!lost).then(|| self.window.text().to_owned()),
             accepted: self.accepted.clone(),
             by_hand: self.by_hand,
-            tainted: self.tainted || lost,
+            unclear,
             window_changed: self.window_changed || lost,
             last_sequence: self.last_sequence,
             last_received_at: self.last_received_at,
@@ -368,14 +402,27 @@ impl Replayer<'_> {
         }
     }
 
-    /// The text after the burst or, when it took longer than allowed, at its last boundary within that time.
-    fn complete_text(&self) -> Option<String> {
-        let Some((first, last)) = self.burst.first().zip(self.burst.last()) else { return self.made.clone() };
+    /// The text after the burst or, when it took longer than allowed or was cut off, at its last boundary before.
+    fn complete_text(&self, is_complete: bool) -> Option<String> {
+        let Some(((last, rest), first)) = self.burst.split_last().zip(self.burst.first()) else {
+            return self.made.clone();
+        };
         let in_time = |edit: &&HandEdit| edit.monotonic_ms - first.monotonic_ms <= self.policy.editing_ms;
-        if in_time(&last) {
-            return Some(last.text.clone());
-        }
-        let complete = self.burst.iter().rev().find(|edit| in_time(edit) && edit.completed)?;
+        let whole = Some(last).filter(|_| is_complete).filter(in_time);
+        let complete = whole.or_else(|| rest.iter().rev().find(|edit| in_time(edit) && edit.completed))?;
         Some(complete.text.clone())
+    }
+}
+
+/// Why nothing is learned from a region that something of this origin changed: agents, other programs and version
+/// control (`external`), pastes, formatters and other suggestions write what the developer's hand did not.
+fn unclear_origin(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Paste => "paste",
+        Origin::Redo => "redo",
+        Origin::Formatter => "formatter",
+        Origin::External => "external",
+        Origin::Suggestion => "other_suggestion",
+        Origin::Typed | Origin::Undo | Origin::Unknown => "unknown_origin",
     }
 }
