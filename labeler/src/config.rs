@@ -26,6 +26,8 @@ pub struct SessionLimits {
     pub open_opportunities: usize,
     /// Events kept about one opportunity; what comes beyond is dropped and counted.
     pub opportunity_bytes: usize,
+    /// Bytes kept of all open opportunities and edits together; beyond it the oldest opportunity is closed.
+    pub session_bytes: usize,
     /// Edits kept.
     pub edits: usize,
     /// Bytes of edits kept.
@@ -39,6 +41,7 @@ impl Default for SessionLimits {
         Self {
             open_opportunities: 32,
             opportunity_bytes: 256 << 10,
+            session_bytes: 4 << 20,
             edits: 4096,
             edit_bytes: 1 << 20,
             session_quiet_s: 30 * 60,

@@ -76,8 +76,16 @@ impl<'a> StoryReader<'a> {
         answers.sort_by_key(|answer| (answer.receipt.issued_at, answer.receipt.suggestion_id));
         let Some((answer, session_id)) = answers.pop().zip(session_id) else { return Ok(None) };
         let from_ms = opened_ms(facts.iter()).map_or(i64::MIN, |opened| opened.saturating_sub(EDIT_MARGIN_MS));
+        let until_ms = facts.iter().map(|fact| fact.monotonic_ms.saturating_add(EDIT_MARGIN_MS)).max();
+        let first = facts.iter().map(|fact| fact.sequence).min().unwrap_or(i64::MAX);
+        // Before the first report time tells what belongs to the opportunity, from there on order does: a clock that
+        // went back must hide no edit.
+        let belongs = |edit: &&Fact| {
+            edit.sequence > first
+                || (edit.monotonic_ms >= from_ms && until_ms.is_none_or(|until| edit.monotonic_ms <= until))
+        };
         let edits = self.edits(context)?;
-        facts.extend(edits.iter().filter(|edit| edit.monotonic_ms >= from_ms).cloned());
+        facts.extend(edits.iter().filter(belongs).cloned());
         facts.sort_by_key(|fact| fact.sequence);
         Ok(Some(Story {
             session_id,

@@ -78,6 +78,11 @@ impl SessionState {
         }
     }
 
+    /// Bytes of records kept of the session.
+    pub(crate) fn bytes(&self) -> usize {
+        self.open.values().map(|open| open.bytes).sum::<usize>() + self.edit_bytes
+    }
+
     /// Removes the oldest edits until both bounds hold, and those too old for any opportunity.
     pub(crate) fn prune_edits(&mut self, context: &mut dyn StepContext, bounds: &EditBounds) {
         let oldest_ms = self.latest_ms.saturating_sub(bounds.age_ms);

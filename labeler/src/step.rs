@@ -28,11 +28,12 @@ use crate::keys::{LoadedKeys, Unloaded};
 use crate::policy::LabelPolicy;
 use crate::policy_record::{Policies, UNREADABLE};
 use crate::reading::{ReadError, StoryReader};
+use crate::signals::{CLOCK_TOLERANCE_MS, contradictions};
 use crate::state::{
     EditBounds, FORGET_TIMER, Open, SESSION, SessionState, Undecodable, close_timer, closed_name, edit_name, fact_name,
     facts_prefix, opportunity_of_timer,
 };
-use crate::story::Story;
+use crate::story::{Story, What};
 
 /// The step's name.
 pub const STEP: &str = "labeler";
@@ -184,6 +185,11 @@ impl Turn<'_> {
         let is_client = header.kind != EventKind::Exposure;
         let quiet_ms = session.last_edit_ms.map_or(i64::MAX, |last| header.monotonic_ms.saturating_sub(last));
         if is_client {
+            // What was open before a clock went back closes by its timer; what opens after it has the new time.
+            if header.monotonic_ms < session.latest_ms.saturating_sub(CLOCK_TOLERANCE_MS) {
+                counter!("flywheel_labeler_clocks_set_back_total").increment(1);
+                session.latest_ms = header.monotonic_ms;
+            }
             session.latest_ms = session.latest_ms.max(header.monotonic_ms);
         }
         let mut closes = None;
@@ -199,10 +205,13 @@ impl Turn<'_> {
             | EventKind::SuggestionAccepted
             | EventKind::SuggestionDismissed
             | EventKind::RegionLook => {
-                let Some(receipt) = valid_receipt(&event) else {
-                    counter!("flywheel_labeler_signals_invalid_total").increment(1);
-                    session.store(context);
-                    return Ok(());
+                let receipt = match valid_receipt(&event) {
+                    Ok(receipt) => receipt,
+                    Err(reason) => {
+                        counter!("flywheel_labeler_signals_invalid_total", "reason" => reason).increment(1);
+                        session.store(context);
+                        return Ok(());
+                    }
                 };
                 let opportunity = receipt.opportunity_id;
                 if self.reported(record, &event, receipt, &mut session, context) {
@@ -219,6 +228,8 @@ impl Turn<'_> {
         } else if let Some((_, ended_at)) = session.ended {
             // An exposure that arrives after the end of its session closes with it.
             self.close_all(&mut session, context, ended_at)?;
+        } else {
+            self.keep_bounds(&mut session, context, &mut StoryReader::new(self.keys), header.received_at)?;
         }
         session.store(context);
         Ok(())
@@ -333,13 +344,30 @@ impl Turn<'_> {
                 self.judge_open(session, context, &mut reader, opportunity, at)?;
             }
         }
-        while session.open.len() > self.limits.open_opportunities {
+        self.keep_bounds(session, context, &mut reader, at)
+    }
+
+    /// Closes the oldest opportunities until the session's state is as small as it must be.
+    fn keep_bounds(
+        &self,
+        session: &mut SessionState,
+        context: &mut dyn StepContext,
+        reader: &mut StoryReader<'_>,
+        at: Timestamp,
+    ) -> Result<(), Stop> {
+        loop {
+            let reason = if session.open.len() > self.limits.open_opportunities {
+                "open_opportunities"
+            } else if session.bytes() > self.limits.session_bytes {
+                "session_bytes"
+            } else {
+                return Ok(());
+            };
             let oldest = session.open.iter().min_by_key(|(id, open)| (open.issued_at, **id)).map(|(id, _)| *id);
-            let Some(oldest) = oldest else { break };
-            counter!("flywheel_labeler_opportunities_closed_early_total", "reason" => "state_limit").increment(1);
-            self.close(session, context, &mut reader, oldest, at)?;
+            let Some(oldest) = oldest else { return Ok(()) };
+            counter!("flywheel_labeler_opportunities_closed_early_total", "reason" => reason).increment(1);
+            self.close(session, context, reader, oldest, at)?;
         }
-        Ok(())
     }
 
     fn judge_open(
@@ -380,10 +408,17 @@ impl Turn<'_> {
         at: Timestamp,
     ) -> Result<(), Stop> {
         let story = reader.read(session, context, opportunity)?;
-        let concluded = session.open.remove(&opportunity).is_some_and(|open| open.concluded);
+        let open = session.open.remove(&opportunity);
         if let Some(story) = &story {
-            if !concluded {
+            if open.as_ref().is_none_or(|open| !open.concluded) {
                 self.label(story, true, context, at)?;
+            }
+            for found in contradictions(story, self.policy) {
+                counter!("flywheel_labeler_events_contradictory_total", "reason" => found.as_str()).increment(1);
+            }
+            if story.facts.iter().all(|fact| matches!(fact.what, What::Edit { .. })) {
+                let decision = story.answer.receipt.decision.as_str();
+                counter!("flywheel_labeler_exposures_without_signal_total", "decision" => decision).increment(1);
             }
             let ending = ending(story, self.policy);
             let record = outcome(story, &ending, at);
@@ -402,16 +437,23 @@ impl Turn<'_> {
         for name in context.names(&facts_prefix(opportunity)) {
             context.delete(&name);
         }
-        context.cancel_timer(&close_timer(opportunity));
         context.put(&closed_name(opportunity), Bytes::from_static(b"1"));
+        // Once nothing of it can be taken in any more, the mark goes too.
+        let issued_at = open.map_or(at, |open| open.issued_at);
+        let forget_at = issued_at + self.policy.close_by_timer_after() + self.policy.timer_margin;
+        context.set_timer(&close_timer(opportunity), forget_at);
         Ok(())
     }
 
     fn timer(&self, name: &str, due: Timestamp, context: &mut dyn StepContext) -> Result<(), Stop> {
         let Some(mut session) = SessionState::load(context)? else { return Ok(()) };
         if let Some(opportunity) = opportunity_of_timer(name) {
-            self.close(&mut session, context, &mut StoryReader::new(self.keys), opportunity, due)?;
-            session.store(context);
+            if session.open.contains_key(&opportunity) {
+                self.close(&mut session, context, &mut StoryReader::new(self.keys), opportunity, due)?;
+                session.store(context);
+            } else {
+                context.delete(&closed_name(opportunity));
+            }
         } else if name == FORGET_TIMER {
             let forget_at = session.latest_received_at + self.forget_after();
             if forget_at > due || !session.open.is_empty() {
@@ -513,15 +555,20 @@ impl Turn<'_> {
     }
 }
 
-/// The receipt of an event about an opportunity, when it holds and is about the same opportunity, suggestion and
-/// person.
-fn valid_receipt(event: &CleanEvent) -> Option<&Receipt> {
+/// The receipt of an event about an opportunity, when it holds and is about the same session, opportunity, suggestion
+/// and person; else why it is not used.
+fn valid_receipt(event: &CleanEvent) -> Result<&Receipt, &'static str> {
     let header = &event.header;
-    let receipt = header.receipt.as_ref().filter(|_| header.receipt_state == ReceiptState::Valid)?;
-    let same_opportunity = header.opportunity_id.is_none_or(|id| id == receipt.opportunity_id);
-    let same_suggestion = header.suggestion_id.is_none_or(|id| Some(id) == receipt.suggestion_id);
-    let same_person = header.person == receipt.person && header.tenant == receipt.tenant;
-    (same_opportunity && same_suggestion && same_person).then_some(receipt)
+    let Some(receipt) = header.receipt.as_ref().filter(|_| header.receipt_state == ReceiptState::Valid) else {
+        return Err(header.receipt_state.as_str());
+    };
+    let rules = [
+        (header.person == receipt.person && header.tenant == receipt.tenant, "other_person"),
+        (header.session_id == receipt.session_id, "other_session"),
+        (header.opportunity_id.is_none_or(|id| id == receipt.opportunity_id), "other_opportunity"),
+        (header.suggestion_id.is_none_or(|id| Some(id) == receipt.suggestion_id), "other_suggestion"),
+    ];
+    rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(receipt), |(_, reason)| Err(reason))
 }
 
 /// Outcomes are keyed by person: the 16 bytes of the pseudonym.
