@@ -12,6 +12,7 @@ mod faults;
 mod kit;
 mod labels;
 mod losses;
+mod messy;
 mod newer;
 mod orders;
 mod rig;

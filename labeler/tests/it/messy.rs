@@ -1,0 +1,254 @@
+//! Labels under the mess of real telemetry: several actions in one episode, formats, clocks, sessions that end in the
+//! middle of a word, and reports that cannot be true.
+
+use std::time::Duration;
+
+use events::{CleanEvent, Decision, EditAction, Origin, PairReason, Signal};
+
+use crate::kit::{Editor, START, Served, World, label};
+
+fn news(actions: &[EditAction]) -> Vec<&str> {
+    actions.iter().map(|action| action.new_text.as_str()).collect()
+}
+
+async fn editor(seed: u8) -> (World, Editor) {
+    let world = World::new().await;
+    let person = world.person("someone").await;
+    let editor = Editor::new(&person, seed);
+    (world, editor)
+}
+
+/// Tab on an action whose old text stands at `place` of the document now.
+fn accept_at(editor: &mut Editor, served: &Served, index: usize, place: usize, length: Option<usize>) {
+    let mut moved = served.clone();
+    let action = &mut moved.actions[index];
+    action.range = events::ByteRange::new(place as u64, (place + action.old_text.len()) as u64);
+    editor.accepted(&moved, index, length);
+}
+
+fn last_event(editor: &mut Editor, back: usize) -> &mut CleanEvent {
+    let place = editor.events.len() - 1 - back;
+    &mut editor.events[place]
+}
+
+#[tokio::test]
+async fn tab_through_three_of_four_and_the_fourth_rewritten_is_one_episode() {
+    let (world, mut editor) = editor(70).await;
+    let actions = vec![
+        editor.action("get_name", 0, "fetch_name"),
+        editor.action("get_name", 1, "fetch_name"),
+        editor.action("send", 0, "post"),
+        editor.action("main", 0, "start"),
+    ];
+    let served = editor.ask(Decision::Shown, actions);
+    let opened = editor.now_ms;
+    editor.shown(&served, 4).wait(900).accepted(&served, 0, None).wait(300);
+    let place = editor.document.find("get_name").unwrap();
+    accept_at(&mut editor, &served, 1, place, None);
+    let place = editor.wait(300).document.find("send").unwrap();
+    accept_at(&mut editor, &served, 2, place, None);
+    editor.wait(300).types("main", 0, "begin").looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), outcomes.len()), (1, 1));
+    assert_eq!((pairs[0].reason, pairs[0].action_index), (PairReason::AcceptedThenModified, 3));
+    let text = world.text(&pairs[0]).await;
+    assert_eq!(news(&text.shared), ["fetch_name", "fetch_name", "post"]);
+    assert_eq!(news(&text.chosen.unwrap().actions), ["begin"]);
+    assert_eq!(news(&text.rejected.unwrap().actions), ["start"]);
+    let outcome = &outcomes[0];
+    assert_eq!((outcome.signal, outcome.utility, outcome.kept_characters), (Signal::PartiallyEdited, 0.75, 10));
+}
+
+#[tokio::test]
+async fn what_is_corrected_between_two_tabs_is_a_correction() {
+    let (world, mut editor) = editor(71).await;
+    let actions =
+        vec![editor.action("get_name(user)", 0, "fetch_name(user, tenant)"), editor.action("send", 0, "post")];
+    let served = editor.ask(Decision::Shown, actions);
+    let opened = editor.now_ms;
+    editor.shown(&served, 2).wait(900).accepted(&served, 0, None).wait(2_000).types("tenant", 0, "owner").wait(500);
+    let place = editor.document.find("send").unwrap();
+    accept_at(&mut editor, &served, 1, place, None);
+    editor.looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::AcceptedThenModified));
+    let text = world.text(&pairs[0]).await;
+    assert_eq!(news(&text.shared), ["fetch_name"]);
+    assert_eq!(news(&text.chosen.unwrap().actions), [", owner"]);
+    assert_eq!(news(&text.rejected.unwrap().actions), [", tenant", "post"]);
+    assert_eq!((outcomes[0].signal, outcomes[0].utility), (Signal::PartiallyEdited, 0.75));
+}
+
+#[tokio::test]
+async fn a_part_of_a_later_action_is_not_the_whole_of_it() {
+    for types_on in [true, false] {
+        let (world, mut editor) = editor(72).await;
+        let actions =
+            vec![editor.action("get_name", 0, "fetch_name"), editor.action("send(a, b)", 0, "post(a).and(b)")];
+        let served = editor.ask(Decision::Shown, actions);
+        let opened = editor.now_ms;
+        editor.shown(&served, 2).wait(900).accepted(&served, 0, None).wait(300);
+        let place = editor.document.find("send(a, b)").unwrap();
+        accept_at(&mut editor, &served, 1, place, Some("post(a)".len()));
+        if types_on {
+            let end = editor.document.find("post(a)").unwrap() + "post(a)".len();
+            editor.wait(500).edit(end, end, ".then(b)", Origin::Typed, None);
+        }
+        editor.looks(&served, opened);
+        let (pairs, _) = label(&world, &editor).await;
+        assert_eq!(pairs.len(), 1);
+        let text = world.text(&pairs[0]).await;
+        let chosen = text.chosen.unwrap();
+        if types_on {
+            assert_eq!(pairs[0].reason, PairReason::AcceptedThenModified);
+            assert!(chosen.actions[0].new_text.contains("then"));
+            assert!(text.rejected.unwrap().actions[0].new_text.contains("and"));
+        } else {
+            assert_eq!((pairs[0].reason, news(&chosen.actions)), (PairReason::AcceptedKept, vec!["fetch_name"]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_ends_in_the_middle_of_a_word_teaches_no_half_word() {
+    for (quiet_ms, expected) in [(200, 0), (3_000, 1)] {
+        let (world, mut editor) = editor(73).await;
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000).types("get_name", 0, "load");
+        editor.wait(quiet_ms).end();
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), outcomes.len()), (expected, 1), "{quiet_ms} ms");
+    }
+}
+
+#[tokio::test]
+async fn the_same_in_another_format_is_the_same_whatever_else_was_typed() {
+    let (world, mut editor) = editor(74).await;
+    let action = editor.action("get_name(user)", 0, "fetch_name(user, now)");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000);
+    editor.types("get_name(user)", 0, "fetch_name( user, now )").types("other", 0, "another");
+    editor.looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::TypedThrough));
+    assert!(!outcomes[0].accepted);
+}
+
+#[tokio::test]
+async fn typed_through_takes_as_long_as_it_takes() {
+    let (world, mut editor) = editor(75).await;
+    let action = editor.action("get_name", 0, "fetch_the_name_of_the_user");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000).types("get_name", 0, "fetch_the");
+    for more in ["_name", "_of", "_the", "_user"] {
+        // Each pause is short enough to go on and long enough to be the boundary of an action.
+        let start = editor.wait(9_000).document.find("fetch_the").unwrap();
+        let length = editor.document[start..].find('(').unwrap();
+        editor.edit(start + length, start + length, more, Origin::Typed, None);
+    }
+    editor.looks(&served, opened);
+    let (pairs, _) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::TypedThrough));
+}
+
+#[tokio::test]
+async fn a_change_of_nothing_but_space_was_not_missed() {
+    let (world, mut editor) = editor(76).await;
+    let served = editor.ask(Decision::Silent, vec![]);
+    let opened = editor.now_ms;
+    editor.wait(3_000).replace("send(a, b)", 0, "send( a,\n        b )", Origin::Typed).looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), outcomes.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn reports_that_cannot_be_true_teach_nothing_and_stop_nothing() {
+    let tampers: [fn(&mut CleanEvent); 4] = [
+        // The text begins with two characters of two UTF-16 units (and four bytes) each.
+        |event| event.header.accepted_length = Some(1),
+        |event| event.header.accepted_length = Some(99),
+        |event| event.header.accepted_length = Some(0),
+        |event| event.header.action_index = Some(7),
+    ];
+    for (seed, tamper) in (80..).zip(tampers) {
+        let (world, mut editor) = editor(seed).await;
+        let action = editor.action("user", 0, "\u{1f600}\u{1f600}.owner()");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).accepted(&served, 0, Some(8));
+        tamper(last_event(&mut editor, 1));
+        let end = editor.document.rfind('\u{1f600}').unwrap() + 4;
+        editor.wait(500).edit(end, end, ".name()", Origin::Typed, None).looks(&served, opened);
+        let action = editor.action("other", 0, "another");
+        let next = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&next, 1).wait(900).accepted(&next, 0, None).looks(&next, opened);
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), outcomes.len()), (1, 2), "{seed}");
+        assert_eq!((pairs[0].opportunity_id, pairs[0].reason), (next.opportunity, PairReason::AcceptedKept));
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_costs_one_episode_and_not_the_session() {
+    let (world, mut editor) = editor(77).await;
+    editor.wait(1_000_000);
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(-500_000).types("get_name", 0, "load_name");
+    let action = editor.action("other", 0, "another");
+    let next = editor.wait(30_000).ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&next, 1).wait(900).accepted(&next, 0, None).looks(&next, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), outcomes.len()), (1, 2));
+    assert_eq!((pairs[0].opportunity_id, pairs[0].reason), (next.opportunity, PairReason::AcceptedKept));
+}
+
+#[tokio::test]
+async fn exposures_alone_keep_to_the_bounds_and_the_oldest_close_first() {
+    let (world, mut editor) = editor(78).await;
+    let mut asked = Vec::new();
+    for _ in 0..40 {
+        let action = editor.wait(1_000).action("get_name", 0, "fetch_name");
+        asked.push(editor.ask(Decision::Shown, vec![action]).opportunity);
+    }
+    let mut labeling = world.step(1);
+    for event in &editor.events {
+        labeling.publish(event, &world.secret);
+    }
+    labeling.run().await;
+    let closed: Vec<_> = labeling.outcomes().iter().map(|outcome| outcome.opportunity_id).collect();
+    assert_eq!(closed, asked[..8], "32 stay open");
+    labeling.finish().await;
+    assert_eq!(labeling.outcomes().len(), 40);
+}
+
+#[tokio::test]
+async fn what_is_kept_of_a_closed_opportunity_goes_before_its_session() {
+    let (world, mut editor) = editor(79).await;
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).accepted(&served, 0, None).looks(&served, opened);
+    let mut labeling = world.step(1);
+    for event in &editor.events {
+        labeling.publish(event, &world.secret);
+    }
+    labeling.run().await;
+    let key = crate::kit::record_of(&editor.events[0], &world.secret).key;
+    let marks = |labeling: &crate::kit::Labeling| {
+        labeling.step.state(&key).keys().filter(|name| name.starts_with("c/")).count()
+    };
+    assert_eq!((labeling.outcomes().len(), marks(&labeling)), (1, 1));
+    labeling.advance(START + Duration::from_secs(30 * 60)).await;
+    assert_eq!(marks(&labeling), 0);
+    assert!(!labeling.step.state(&key).is_empty(), "the session is not forgotten yet");
+    // Repeated after all that time it opens nothing.
+    labeling.publish(&editor.events[0], &world.secret);
+    labeling.finish().await;
+    assert_eq!(labeling.outcomes().len(), 1);
+}
