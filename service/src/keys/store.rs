@@ -322,6 +322,20 @@ impl KeyStore {
         Ok(ids.iter().map(|id| id.parse()).collect::<Result<_, _>>()?)
     }
 
+    /// The destroyed keys of a tenant, as the database has them: memory may not have heard of all yet. None is ever taken
+    /// back, so the number of them only grows.
+    ///
+    /// # Errors
+    /// A row that holds no id, or a database that fails.
+    pub async fn erased_keys(&self, tenant: &TenantId) -> Result<Vec<KeyId>, KeyStoreError> {
+        let ids: Vec<String> =
+            sqlx::query_scalar("SELECT key_id FROM person_keys WHERE tenant = $1 AND erased_at IS NOT NULL")
+                .bind(tenant.as_str())
+                .fetch_all(&self.0.pool)
+                .await?;
+        Ok(ids.iter().map(|id| id.parse()).collect::<Result<_, _>>()?)
+    }
+
     /// Forgets erased keys in memory.
     pub fn forget(&self, key_ids: &[KeyId]) {
         for key_id in key_ids {

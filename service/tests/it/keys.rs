@@ -98,6 +98,8 @@ async fn an_erased_key_is_gone_and_the_person_starts_anew() {
     store.forget(&erased);
 
     assert_eq!(erased, [before.id()]);
+    assert_eq!(store.erased_keys(&tenant).await.unwrap(), erased);
+    assert_eq!(store.erased_keys(&"acme".parse().unwrap()).await.unwrap(), []);
     assert!(matches!(store.get(before.id()).await.unwrap(), KeyLookup::Erased));
     assert!(matches!(store.cache().get(&before.id()), KeyLookup::Erased));
     assert!(matches!(store.get(neighbour.id()).await.unwrap(), KeyLookup::Found(_)));
