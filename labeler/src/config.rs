@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::lake::RowGroupLimits;
 use crate::policy::LabelPolicy;
 
 /// `[labeler]` of the configuration file.
@@ -49,7 +50,7 @@ impl Default for SessionLimits {
     }
 }
 
-/// When a Parquet part is closed: at whichever comes first.
+/// When a Parquet part is closed (at whichever comes first), how it is made, and when small ones become large.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LakeConfig {
@@ -59,11 +60,69 @@ pub struct LakeConfig {
     pub part_records: usize,
     /// Real time since the first of them was read, in milliseconds.
     pub part_age_ms: u64,
+    /// Parts, each of one day, audience and language, that are made of what was read of a partition; whatever belongs
+    /// to further ones lies together in one more until it is compacted.
+    pub part_groups: usize,
+    /// Pairs of a row group.
+    pub row_group_pairs: usize,
+    /// Bytes of a row group before compression, about.
+    pub row_group_bytes: usize,
+    /// Few large parts of many small ones.
+    pub compaction: CompactionConfig,
 }
 
 impl Default for LakeConfig {
     fn default() -> Self {
-        Self { part_bytes: 16 << 20, part_records: 20_000, part_age_ms: 2_000 }
+        Self {
+            part_bytes: 16 << 20,
+            part_records: 20_000,
+            part_age_ms: 2_000,
+            part_groups: 16,
+            row_group_pairs: 10_000,
+            row_group_bytes: 8 << 20,
+            compaction: CompactionConfig::default(),
+        }
+    }
+}
+
+impl LakeConfig {
+    /// When a row group is closed.
+    #[must_use]
+    pub fn row_groups(&self) -> RowGroupLimits {
+        RowGroupLimits { pairs: self.row_group_pairs, bytes: self.row_group_bytes }
+    }
+}
+
+/// Compaction of the lake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompactionConfig {
+    /// Whether this process takes part.
+    pub enabled: bool,
+    /// Real time between two looks, in seconds.
+    pub interval_s: u64,
+    /// Small parts of a day, audience and language that are merged while the day goes on; of an earlier day, two are
+    /// enough.
+    pub parts: usize,
+    /// Bytes of a part that is made; one of half of it or more is not small.
+    pub part_bytes: u64,
+    /// Pairs of a part that is made; one of half of them or more is not small.
+    pub part_pairs: u64,
+    /// How long the objects of parts that were replaced are kept, in hours of real time. Longer than anybody goes on
+    /// reading what was listed once, and than the oldest backup of the database is old.
+    pub keep_replaced_hours: u64,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval_s: 60,
+            parts: 8,
+            part_bytes: 32 << 20,
+            part_pairs: 100_000,
+            keep_replaced_hours: 7 * 24,
+        }
     }
 }
 

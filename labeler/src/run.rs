@@ -1,4 +1,4 @@
-//! Running the labeler: the step and its three sinks.
+//! Running the labeler: the step, its three sinks, and the compaction of what one of them writes.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::LabelerConfig;
 use crate::keys::LoadedKeys;
 use crate::lake::LakeWriter;
+use crate::lake::compaction::{self, Compactor};
 use crate::ledger::Ledger;
 use crate::policy_record::{TellError, tell_in_time};
 use crate::sink::{Sink, SinkError, run_sink_in_turn};
@@ -86,6 +87,15 @@ pub async fn run(
         let (bus, pool, stop) = (Arc::clone(&deps.bus), deps.pool.clone(), stop.clone());
         let holder = deps.holder.clone();
         tasks.spawn(async move { Ok(run_sink_in_turn(bus, pool, sink, &holder, stop).await?) });
+    }
+    if config.lake.compaction.enabled {
+        let (pool, artifacts) = (deps.pool.clone(), Arc::clone(&deps.artifacts));
+        let compactor = Compactor::new(pool, artifacts, deps.keys.clone(), config.lake.clone());
+        let compacting = compaction::run(compactor, &deps.holder, stop.clone());
+        tasks.spawn(async move {
+            compacting.await;
+            Ok(())
+        });
     }
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {

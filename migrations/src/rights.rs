@@ -17,14 +17,15 @@ const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 /// Tables, and what services do with their rows, in PostgreSQL's words. What nobody changes afterwards (the audit log,
 /// data sets, the evidence of rollouts) no service may change.
-pub const TABLE_RIGHTS: [(&str, &[&str]); 27] = [
+pub const TABLE_RIGHTS: [(&str, &[&str]); 28] = [
     ("_sqlx_migrations", READ),
     ("api_keys", CHANGE),
     ("audience_rules", ALL),
     ("audit_log", ADD),
     ("consents", CHANGE),
     ("label_policy", ALL),
-    ("lake_parts", ADD),
+    ("lake_parts", ALL),
+    ("lake_replaced", ALL),
     ("leases", CHANGE),
     ("ledger_events", ALL),
     ("ledger_hours", CHANGE),

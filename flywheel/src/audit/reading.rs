@@ -138,7 +138,8 @@ impl Reading<'_> {
 
     pub(crate) async fn pairs(&self) -> anyhow::Result<()> {
         self.whole(PREFERENCE_PAIRS, async |entry| {
-            self.item(Kind::Pair, entry).await?;
+            let item = self.items.read(Kind::Pair, entry).await?;
+            self.scratch.saw_item(self.side(PREFERENCE_PAIRS, entry), &item, entry.partition, false)?;
             if is_before(Some(&self.tables.lake), entry)
                 && let Some(pair) = decode::<PreferencePair>(PREFERENCE_PAIRS, &entry.value)?
             {
@@ -146,9 +147,10 @@ impl Reading<'_> {
                 self.scratch
                     .connection
                     .prepare_cached(
-                        "INSERT INTO pair_log (partition, position, pair_id, digest) VALUES (?1, ?2, ?3, ?4)",
+                        "INSERT INTO pair_log (partition, position, pair_id, digest, erased) \
+                         VALUES (?1, ?2, ?3, ?4, ?5)",
                     )?
-                    .execute(params![entry.partition, entry.position.to_string(), id, digest])?;
+                    .execute(params![entry.partition, entry.position.to_string(), id, digest, item.is_erased])?;
             }
             Ok(())
         })

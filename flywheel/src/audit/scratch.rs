@@ -61,10 +61,12 @@ CREATE TABLE outcome_rows (id TEXT PRIMARY KEY, digest BLOB, closed_at INTEGER) 
 CREATE TABLE outcome_log (id TEXT PRIMARY KEY, digest BLOB) WITHOUT ROWID;
 CREATE TABLE parts (
     number INTEGER PRIMARY KEY, part_id TEXT, tenant TEXT, topic TEXT, partition INTEGER, first_position TEXT,
-    last_position TEXT, digest TEXT, pairs INTEGER, bytes INTEGER, min_labeled_at INTEGER, max_labeled_at INTEGER
+    last_position TEXT, digest TEXT, pairs INTEGER, bytes INTEGER, min_labeled_at INTEGER, max_labeled_at INTEGER,
+    day INTEGER, audience TEXT, language TEXT, generation INTEGER
 );
+-- `erased`: its text was sealed under a key that was destroyed.
 CREATE TABLE pair_log (
-    partition INTEGER, position TEXT, pair_id TEXT, digest BLOB, PRIMARY KEY (partition, position)
+    partition INTEGER, position TEXT, pair_id TEXT, digest BLOB, erased INTEGER, PRIMARY KEY (partition, position)
 ) WITHOUT ROWID;
 CREATE TABLE pair_rows (partition INTEGER, position TEXT, pair_id TEXT, digest BLOB, part INTEGER);
 ";

@@ -96,11 +96,12 @@ async fn outcome_rows(
 async fn parts(connection: &mut AnyConnection, scratch: &Scratch) -> anyhow::Result<()> {
     let mut rows = sqlx::query(
         "SELECT part_id, tenant, topic, partition_index, first_position, last_position, digest, pairs, bytes, \
-         min_labeled_at, max_labeled_at FROM lake_parts",
+         min_labeled_at, max_labeled_at, day, audience, language, generation FROM lake_parts",
     )
     .fetch(connection);
     let insert = "INSERT INTO parts (part_id, tenant, topic, partition, first_position, last_position, digest, pairs, \
-         bytes, min_labeled_at, max_labeled_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+         bytes, min_labeled_at, max_labeled_at, day, audience, language, generation) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
     while let Some(row) = rows.try_next().await? {
         let (text, number) = (|at| row.try_get::<String, _>(at), |at| row.try_get::<i64, _>(at));
         scratch.connection.prepare_cached(insert)?.execute(params![
@@ -114,7 +115,11 @@ async fn parts(connection: &mut AnyConnection, scratch: &Scratch) -> anyhow::Res
             number(7)?,
             number(8)?,
             number(9)?,
-            number(10)?
+            number(10)?,
+            row.try_get::<Option<i64>, _>(11)?,
+            row.try_get::<Option<String>, _>(12)?,
+            row.try_get::<Option<String>, _>(13)?,
+            number(14)?
         ])?;
     }
     Ok(())

@@ -1,7 +1,11 @@
 //! A Parquet part: the readable columns of its pairs, and their text as it was sealed.
 //!
-//! Written and read with Parquet's own column interface: the columns are few and final, and Arrow is a large
-//! dependency. Any Parquet reader can open a part; without the person's data key the text is noise.
+//! Written and read with Parquet's own column interface: the columns are few, and Arrow is a large dependency. Any
+//! Parquet reader can open a part (`docs/lake.md` explains the columns); without the person's data key the text is noise.
+//!
+//! Rows are sorted by repository, reason and time, and row groups and pages are small: whoever asks for one repository
+//! or one reason reads the few pages whose statistics admit it. Who looks for one pair, opportunity or person asks the
+//! Bloom filters. Columns are only ever added: an older release reads what it knows by name.
 
 use std::sync::Arc;
 
@@ -10,12 +14,15 @@ use events::{DivergencePoint, ModelVersion, PairReason, PreferencePair, Probabil
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::{ColumnPath, Type};
 use serde::{Deserialize, Serialize};
+
+use super::group::PartGroup;
 
 /// Key under which a part carries [`PartMetadata`] as JSON.
 pub const METADATA_KEY: &str = "flywheel.part";
@@ -26,6 +33,7 @@ pub const FORMAT: u32 = 1;
 pub const SCHEMA: &str = "
 message preference_pairs {
   required binary position (UTF8);
+  required int64 partition;
   required binary pair_id (UTF8);
   required binary tenant (UTF8);
   required binary person (UTF8);
@@ -60,6 +68,18 @@ message preference_pairs {
 }
 ";
 
+/// By what the rows of a part are sorted.
+const SORTED_BY: [&str; 3] = ["repository", "reason", "labeled_at"];
+/// Columns that single rows are looked for by.
+const LOOKED_UP: [&str; 3] = ["pair_id", "opportunity_id", "person"];
+/// Columns whose values are all different: a dictionary of them is as long as they are.
+const WITHOUT_DICTIONARY: [&str; 6] =
+    ["position", "pair_id", "opportunity_id", "event_id", "content_digest", "ciphertext"];
+/// Rows of a page: the unit that statistics leave out.
+const PAGE_ROWS: usize = 1_024;
+/// What a row takes beside its sealed text, about.
+const ROW_BYTES: usize = 512;
+
 /// What a part says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartMetadata {
@@ -69,14 +89,50 @@ pub struct PartMetadata {
     pub tenant: String,
     /// The topic that it was read from.
     pub topic: String,
-    /// The partition of that topic.
+    /// The partition of the first pair, in the order of partitions and positions.
     pub partition: u32,
-    /// Position of the first pair.
+    /// Position of the first pair in that order.
     pub first_position: String,
-    /// Position of the last pair.
+    /// Position of the last one, in its partition.
     pub last_position: String,
     /// Number of pairs.
     pub pairs: u64,
+    /// What all pairs have in common; none: whatever was read together.
+    #[serde(default)]
+    pub group: Option<PartGroup>,
+    /// How often what lies in it was written again. Grows with every rewriting, so that no two objects that ever named
+    /// the same pairs are the same.
+    #[serde(default)]
+    pub generation: u32,
+}
+
+impl PartMetadata {
+    /// Describes `pairs`, which are of one tenant; none without pairs.
+    #[must_use]
+    pub fn of(topic: &str, group: Option<PartGroup>, generation: u32, pairs: &[PlacedPair]) -> Option<Self> {
+        let (first, pair) = pairs.iter().min_by(|(one, _), (other, _)| one.cmp(other))?;
+        let (last, _) = pairs.iter().max_by(|(one, _), (other, _)| one.cmp(other))?;
+        Some(Self {
+            format: FORMAT,
+            tenant: pair.tenant.to_string(),
+            topic: topic.to_owned(),
+            partition: first.partition,
+            first_position: first.position.clone(),
+            last_position: last.position.clone(),
+            pairs: u64::try_from(pairs.len()).unwrap_or(u64::MAX),
+            group,
+            generation,
+        })
+    }
+}
+
+/// When a row group is closed, at whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowGroupLimits {
+    /// Pairs.
+    pub pairs: usize,
+    /// Bytes before compression, about.
+    pub bytes: usize,
 }
 
 /// A part that cannot be written or read.
@@ -92,8 +148,8 @@ pub enum PartError {
         /// Its name.
         column: &'static str,
     },
-    /// A newer release wrote it.
-    #[error("Parquet part: format {found}, this release reads up to {FORMAT}")]
+    /// It has columns of another version.
+    #[error("Parquet part: format {found}, this release reads format {FORMAT}")]
     Format {
         /// What was found.
         found: u32,
@@ -101,29 +157,102 @@ pub enum PartError {
     /// It does not describe itself.
     #[error("Parquet part: no readable description under {METADATA_KEY}")]
     Metadata,
+    /// The Parquet library gave up in the middle.
+    #[error("Parquet part: it cannot be decoded or encoded")]
+    GaveUp,
 }
 
-/// A pair with the text form of its position.
-pub type PlacedPair = (String, PreferencePair);
+/// Where a pair stands in its topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PairPlace {
+    /// The partition.
+    pub partition: u32,
+    /// The position in it, in text form, which sorts as positions do.
+    pub position: String,
+}
+
+/// A pair with its place.
+pub type PlacedPair = (PairPlace, PreferencePair);
+
+/// A part, decoded.
+#[derive(Debug)]
+pub(crate) struct DecodedPart {
+    pub(crate) metadata: PartMetadata,
+    pub(crate) pairs: Vec<PlacedPair>,
+    /// A newer release has put something into it that this one does not know, and would lose by writing it again.
+    pub(crate) is_of_newer_release: bool,
+}
 
 /// Encodes a part.
 ///
 /// # Errors
 /// When the library fails.
-pub fn write_part(metadata: &PartMetadata, pairs: &[PlacedPair]) -> Result<Bytes, PartError> {
+pub fn write_part(metadata: &PartMetadata, pairs: &[PlacedPair], limits: RowGroupLimits) -> Result<Bytes, PartError> {
     let schema = Arc::new(parse_message_type(SCHEMA)?);
+    let mut rows: Vec<&PlacedPair> = pairs.iter().collect();
+    rows.sort_by(|(one_place, one), (other_place, other)| {
+        let key = |pair: &PreferencePair| (pair.reason.as_str(), pair.labeled_at);
+        one.repository
+            .cmp(&other.repository)
+            .then_with(|| key(one).cmp(&key(other)))
+            .then_with(|| one_place.cmp(other_place))
+    });
+    let properties = properties(metadata, &schema, rows.len().min(limits.pairs.max(1)))?;
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?;
+    let mut rest = &rows[..];
+    while !rest.is_empty() {
+        let (group, later) = rest.split_at(fitting(rest, limits));
+        write_group(&mut writer, group)?;
+        rest = later;
+    }
+    Ok(Bytes::from(writer.into_inner()?))
+}
+
+/// How many of the rows make one row group: at least one.
+fn fitting(rows: &[&PlacedPair], limits: RowGroupLimits) -> usize {
+    let mut bytes = 0;
+    let fits = |row: &&&PlacedPair| {
+        let has_room = bytes < limits.bytes;
+        bytes += ROW_BYTES + row.1.sealed.as_ref().map_or(0, |sealed| sealed.ciphertext.len());
+        has_room
+    };
+    rows.iter().take(limits.pairs).take_while(fits).count().max(1).min(rows.len())
+}
+
+fn properties(metadata: &PartMetadata, schema: &Type, group_rows: usize) -> Result<WriterProperties, PartError> {
     let description = serde_json::to_string(metadata).map_err(|_| PartError::Metadata)?;
-    let properties = WriterProperties::builder()
+    let index_of = |name: &str| schema.get_fields().iter().position(|field| field.name() == name);
+    let sorting = SORTED_BY.into_iter().filter_map(|name| {
+        let column_idx = i32::try_from(index_of(name)?).ok()?;
+        Some(SortingColumn { column_idx, descending: false, nulls_first: false })
+    });
+    let mut builder = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         .set_created_by("flywheel".to_owned())
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_sorting_columns(Some(sorting.collect()))
         .set_key_value_metadata(Some(vec![KeyValue::new(METADATA_KEY.to_owned(), description)]))
-        .build();
-    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?;
+        // Sealed text does not become smaller, and there is nothing to be told of its order.
+        .set_column_compression(ColumnPath::from("ciphertext"), Compression::UNCOMPRESSED)
+        .set_column_statistics_enabled(ColumnPath::from("ciphertext"), EnabledStatistics::None);
+    for name in WITHOUT_DICTIONARY {
+        builder = builder.set_column_dictionary_enabled(ColumnPath::from(name), false);
+    }
+    let distinct = u64::try_from(group_rows.max(1)).unwrap_or(u64::MAX);
+    for name in LOOKED_UP {
+        builder = builder
+            .set_column_bloom_filter_fpp(ColumnPath::from(name), 0.01)
+            .set_column_bloom_filter_max_ndv(ColumnPath::from(name), distinct);
+    }
+    Ok(builder.build())
+}
+
+fn write_group(writer: &mut SerializedFileWriter<Vec<u8>>, pairs: &[&PlacedPair]) -> Result<(), PartError> {
     let mut group = writer.next_row_group()?;
     let text = |value: String| ByteArray::from(value.into_bytes());
     macro_rules! texts {
         ($field:expr) => {
-            write_column::<ByteArrayType>(&mut group, pairs.iter().map(|pair| Some(text($field(pair)))).collect())?
+            write_column::<ByteArrayType>(&mut group, pairs.iter().map(|pair| Some(text($field(*pair)))).collect())?
         };
     }
     macro_rules! values {
@@ -137,7 +266,8 @@ pub fn write_part(metadata: &PartMetadata, pairs: &[PlacedPair]) -> Result<Bytes
         };
     }
     // In the order of SCHEMA.
-    texts!(|(position, _): &PlacedPair| position.clone());
+    texts!(|(place, _): &PlacedPair| place.position.clone());
+    write_column::<Int64Type>(&mut group, pairs.iter().map(|(place, _)| Some(i64::from(place.partition))).collect())?;
     texts!(|(_, pair): &PlacedPair| pair.pair_id.to_string());
     texts!(|(_, pair): &PlacedPair| pair.tenant.to_string());
     texts!(|(_, pair): &PlacedPair| pair.person.to_string());
@@ -172,7 +302,7 @@ pub fn write_part(metadata: &PartMetadata, pairs: &[PlacedPair]) -> Result<Bytes
         pair.sealed.as_ref().map(|sealed| ByteArray::from(sealed.ciphertext.clone()))
     });
     group.close()?;
-    Ok(Bytes::from(writer.into_inner()?))
+    Ok(())
 }
 
 fn write_column<T: DataType>(
@@ -190,11 +320,16 @@ fn write_column<T: DataType>(
     Ok(())
 }
 
-/// Decodes a part.
+/// Decodes a part. The order of its pairs is that of its rows.
 ///
 /// # Errors
-/// A part of a newer release, or one whose columns do not hold what they should.
+/// A part of another format, or one whose columns do not hold what they should.
 pub fn read_part(bytes: Bytes) -> Result<(PartMetadata, Vec<PlacedPair>), PartError> {
+    decode_part(bytes).map(|part| (part.metadata, part.pairs))
+}
+
+/// [`read_part`], for whoever writes again what was read.
+pub(crate) fn decode_part(bytes: Bytes) -> Result<DecodedPart, PartError> {
     let reader = SerializedFileReader::new(bytes)?;
     let metadata = reader
         .metadata()
@@ -203,15 +338,20 @@ pub fn read_part(bytes: Bytes) -> Result<(PartMetadata, Vec<PlacedPair>), PartEr
         .and_then(|entries| entries.iter().find(|entry| entry.key == METADATA_KEY))
         .and_then(|entry| serde_json::from_str::<PartMetadata>(entry.value.as_deref()?).ok())
         .ok_or(PartError::Metadata)?;
-    if metadata.format > FORMAT {
+    if metadata.format != FORMAT {
         return Err(PartError::Format { found: metadata.format });
     }
     let mut pairs = Vec::new();
     for index in 0..reader.num_row_groups() {
         let group = reader.get_row_group(index)?;
-        read_group(&*group, &mut pairs)?;
+        read_group(&*group, metadata.partition, &mut pairs)?;
     }
-    Ok((metadata, pairs))
+    let known = parse_message_type(SCHEMA)?;
+    let is_known = |name: &str| known.get_fields().iter().any(|field| field.name() == name);
+    let columns = reader.metadata().file_metadata().schema_descr();
+    let is_of_newer_release = columns.columns().iter().any(|column| !is_known(column.name()))
+        || pairs.iter().any(|(_, pair)| pair.reason == PairReason::Unknown);
+    Ok(DecodedPart { metadata, pairs, is_of_newer_release })
 }
 
 struct Columns<'a> {
@@ -220,6 +360,10 @@ struct Columns<'a> {
 }
 
 impl Columns<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.group.metadata().schema_descr().columns().iter().any(|column| column.name() == name)
+    }
+
     fn cells<T: DataType>(&self, name: &'static str) -> Result<std::vec::IntoIter<Option<T::T>>, PartError> {
         let wrong = || PartError::Column { column: name };
         let descriptor = self.group.metadata().schema_descr_ptr();
@@ -310,10 +454,12 @@ impl Values<i64> {
     }
 }
 
-fn read_group(group: &dyn RowGroupReader, pairs: &mut Vec<PlacedPair>) -> Result<(), PartError> {
+/// `part_partition`: of parts of older releases, whose pairs are of one partition and do not name it.
+fn read_group(group: &dyn RowGroupReader, part_partition: u32, pairs: &mut Vec<PlacedPair>) -> Result<(), PartError> {
     let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
     let columns = Columns { group, rows };
     let mut position = columns.texts("position")?;
+    let mut partition = if columns.has("partition") { Some(columns.numbers("partition")?) } else { None };
     let mut pair_id = columns.texts("pair_id")?;
     let mut tenant = columns.texts("tenant")?;
     let mut person = columns.texts("person")?;
@@ -384,7 +530,15 @@ fn read_group(group: &dyn RowGroupReader, pairs: &mut Vec<PlacedPair>) -> Result
             content_digest: content_digest.next()?,
             sealed: sealed.map(|(key_id, ciphertext)| Sealed { key_id, ciphertext }),
         };
-        pairs.push((position.next()?, pair));
+        let partition = match &mut partition {
+            Some(column) => column.small()?,
+            None => part_partition,
+        };
+        pairs.push((PairPlace { partition, position: position.next()? }, pair));
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "part_tests.rs"]
+mod tests;

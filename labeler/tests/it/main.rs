@@ -11,6 +11,7 @@
 mod faults;
 mod kit;
 mod labels;
+mod lake;
 mod losses;
 mod messy;
 mod newer;

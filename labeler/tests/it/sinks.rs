@@ -161,22 +161,6 @@ async fn the_lake_holds_every_pair_once_over_restarts() {
     assert!(reader.parts(&"other".parse().unwrap()).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_damaged_or_exchanged_part_is_reported() {
-    let bench = bench().await;
-    let (pairs, _) = labeled(&bench.world, 2).await;
-    for pair in &pairs {
-        bench.publish(PREFERENCE_PAIRS, vec![(1, avro::encode(pair).unwrap())]).await;
-        bench.follow(bench.lake()).await;
-    }
-    let reader = LakeReader::new(bench.world.pool.clone(), Arc::clone(&bench.artifacts));
-    let parts = reader.parts(&TenantId::default()).await.unwrap();
-    let exchanged = labeler::lake::LakePart { digest: parts[1].digest, ..parts[0].clone() };
-    assert!(matches!(reader.read(&exchanged).await, Err(labeler::lake::LakeError::Mismatch { .. })));
-    let missing = labeler::lake::LakePart { digest: events::Sha256Digest::of(b"nothing"), ..parts[0].clone() };
-    assert!(matches!(reader.read(&missing).await, Err(labeler::lake::LakeError::Artifacts(_))));
-}
-
 async fn of_two_sinks_of_one_name_one_is_overtaken() {
     let bench = bench().await;
     let (pairs, _) = labeled(&bench.world, 6).await;

@@ -13,7 +13,8 @@ use events::{
     ActionList, ByteRange, EditAction, EditContext, ModelName, ModelVersion, OpportunityId, PairId, PairReason,
     PairText, PreferencePair, Probabilities, RecentEdit, SessionId, SuggestionId, TenantId, Timestamp, Window,
 };
-use labeler::lake::{FORMAT, PartMetadata, content_digest, write_part};
+use labeler::config::LakeConfig;
+use labeler::lake::{PairPlace, PartMetadata, PlacedPair, content_digest, write_part};
 use model_registry::{NewVersion, Promotion, RegistryClient, RegistryConfig, RegistryDeps, RolloutPolicy, Version};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -280,24 +281,15 @@ impl Fixture {
                 content_digest: content_digest(&secret, &bytes),
                 sealed: Some(key.seal(event_id, PREFERENCE_PAIRS, &bytes)),
             };
-            pairs.push((format!("{number:020}"), pair));
+            pairs.push((PairPlace { partition: 0, position: format!("{number:020}") }, pair));
         }
         self.store_part(first, &pairs).await;
     }
 
-    async fn store_part(&self, first: u64, pairs: &[(String, PreferencePair)]) {
+    async fn store_part(&self, first: u64, pairs: &[PlacedPair]) {
         use artifacts::ArtifactStore as _;
-        let (first_position, last_position) = (pairs[0].0.clone(), pairs[pairs.len() - 1].0.clone());
-        let metadata = PartMetadata {
-            format: FORMAT,
-            tenant: TenantId::default().to_string(),
-            topic: PREFERENCE_PAIRS.to_owned(),
-            partition: 0,
-            first_position: first_position.clone(),
-            last_position: last_position.clone(),
-            pairs: pairs.len() as u64,
-        };
-        let bytes: Bytes = write_part(&metadata, pairs).unwrap();
+        let metadata = PartMetadata::of(PREFERENCE_PAIRS, None, 0, pairs).unwrap();
+        let bytes: Bytes = write_part(&metadata, pairs, LakeConfig::default().row_groups()).unwrap();
         let object = self.artifacts.put(bytes).await.unwrap();
         sqlx::query(
             "INSERT INTO lake_parts (part_id, tenant, topic, partition_index, first_position, last_position, digest, \
@@ -305,8 +297,8 @@ impl Fixture {
         )
         .bind(format!("part {first}"))
         .bind(PREFERENCE_PAIRS)
-        .bind(first_position)
-        .bind(last_position)
+        .bind(&metadata.first_position)
+        .bind(&metadata.last_position)
         .bind(object.digest.to_string())
         .bind(pairs.len() as i64)
         .bind(object.bytes as i64)

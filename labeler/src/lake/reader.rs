@@ -1,0 +1,311 @@
+//! Reading the lake: the rows say which parts there are, the objects what is in them.
+//!
+//! A part that cannot be used harms no other. Whoever reads to know (a status, how fresh the data is) goes on with the
+//! others; whoever builds on all of them asks [`LakeRead::whole`], which refuses with the first bad part's name. Both
+//! are counted. Compaction may replace a part after it was listed; its object stays for a long while, and should it be
+//! gone, the reader lists again instead of taking the part for lost.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use artifacts::{ArtifactError, ArtifactStore};
+use events::{Audience, PairId, PreferencePair, TenantId, Timestamp};
+use metrics::counter;
+use sqlx::{AnyPool, Row};
+
+use super::error::{BadPart, LakeError, PartFault};
+use super::group::PartGroup;
+use super::part::{DecodedPart, PartError, PlacedPair, decode_part};
+use super::rows::{self, LakePart};
+
+/// How often a reading begins again because parts were replaced meanwhile.
+const ATTEMPTS: usize = 5;
+
+/// Which pairs somebody wants. Parts that hold none of them are not read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PairFilter {
+    /// Labeled then or later.
+    pub labeled_from: Option<Timestamp>,
+    /// Labeled before then.
+    pub labeled_before: Option<Timestamp>,
+    /// Of this audience.
+    pub audience: Option<Audience>,
+    /// Of this language.
+    pub language: Option<String>,
+}
+
+impl PairFilter {
+    /// Whether it wants a pair.
+    #[must_use]
+    pub fn wants(&self, pair: &PreferencePair) -> bool {
+        self.labeled_from.is_none_or(|from| pair.labeled_at >= from)
+            && self.labeled_before.is_none_or(|before| pair.labeled_at < before)
+            && self.audience.as_ref().is_none_or(|audience| pair.audience == *audience)
+            && self.language.as_ref().is_none_or(|language| pair.language == *language)
+    }
+
+    /// Whether a part may hold a pair that it wants.
+    #[must_use]
+    pub fn may_hold(&self, part: &LakePart) -> bool {
+        let fits = |group: &PartGroup| {
+            self.audience.as_ref().is_none_or(|audience| group.audience == *audience)
+                && self.language.as_ref().is_none_or(|language| group.language == *migrations::storable(language))
+        };
+        self.labeled_from.is_none_or(|from| part.max_labeled_at >= from)
+            && self.labeled_before.is_none_or(|before| part.min_labeled_at < before)
+            && part.group.as_ref().is_none_or(fits)
+    }
+}
+
+/// What was read of a lake.
+#[derive(Debug, Default)]
+pub struct LakeRead {
+    /// The pairs of the parts that could be used, still sealed.
+    pub pairs: Vec<PreferencePair>,
+    /// Those parts.
+    pub parts: Vec<LakePart>,
+    /// The others.
+    pub bad: Vec<BadPart>,
+}
+
+impl LakeRead {
+    /// Pairs and parts, if nothing is missing.
+    ///
+    /// # Errors
+    /// A part could not be used.
+    pub fn whole(self) -> Result<(Vec<PreferencePair>, Vec<LakePart>), LakeError> {
+        let (parts, pairs) = (self.bad.len(), self.bad.iter().map(|part| part.pairs).sum::<u64>());
+        match self.bad.into_iter().next() {
+            Some(first) => Err(LakeError::Incomplete { parts, pairs, first: Box::new(first) }),
+            None => Ok((self.pairs, self.parts)),
+        }
+    }
+}
+
+/// How much lies in the lake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LakeExtent {
+    /// Pairs.
+    pub pairs: u64,
+    /// Parts.
+    pub parts: u64,
+    /// Oldest label.
+    pub oldest_label: Option<Timestamp>,
+    /// Newest label.
+    pub newest_label: Option<Timestamp>,
+}
+
+/// Reads the lake.
+#[derive(Debug, Clone)]
+pub struct LakeReader {
+    pool: AnyPool,
+    artifacts: Arc<dyn ArtifactStore>,
+}
+
+impl LakeReader {
+    /// A reader of the parts that `pool` names and `artifacts` holds.
+    #[must_use]
+    pub fn new(pool: AnyPool, artifacts: Arc<dyn ArtifactStore>) -> Self {
+        Self { pool, artifacts }
+    }
+
+    /// The parts of a tenant, ordered by partition and position. Each pair lies in exactly one of them, whatever is
+    /// compacted meanwhile.
+    ///
+    /// # Errors
+    /// A database that fails or holds something that it may not.
+    pub async fn parts(&self, tenant: &TenantId) -> Result<Vec<LakePart>, LakeError> {
+        rows::list(&self.pool, tenant).await
+    }
+
+    /// The pairs of a part, still sealed. The artifact store verifies the digest; what the part says about itself is
+    /// compared with its row.
+    ///
+    /// # Errors
+    /// [`LakeError::BadPart`] for a part that cannot be used, [`LakeError::Replaced`] for one that was replaced and
+    /// whose object is gone, or a store that fails.
+    pub async fn read(&self, part: &LakePart) -> Result<Vec<PreferencePair>, LakeError> {
+        Ok(self.read_placed(part).await?.into_iter().map(|(_, pair)| pair).collect())
+    }
+
+    /// [`LakeReader::read`], with the place of each pair in its topic.
+    ///
+    /// # Errors
+    /// As [`LakeReader::read`].
+    pub async fn read_placed(&self, part: &LakePart) -> Result<Vec<PlacedPair>, LakeError> {
+        Ok(self.decode(part).await?.pairs)
+    }
+
+    pub(crate) async fn decode(&self, part: &LakePart) -> Result<DecodedPart, LakeError> {
+        let bad = |fault: PartFault| {
+            LakeError::BadPart(BadPart { part_id: part.part_id.clone(), pairs: part.pairs, fault })
+        };
+        let bytes = match self.artifacts.get(&part.digest).await {
+            Ok(bytes) => bytes,
+            Err(ArtifactError::NotFound { .. }) => {
+                // Rows are replaced first, and objects removed afterwards.
+                return Err(if rows::is_there(&self.pool, part).await? {
+                    bad(PartFault::ObjectMissing)
+                } else {
+                    LakeError::Replaced { part_id: part.part_id.clone() }
+                });
+            }
+            Err(error @ ArtifactError::Corrupt { .. }) => return Err(bad(PartFault::ObjectCorrupt(error))),
+            // That the store does not answer says nothing about the part.
+            Err(error) => return Err(error.into()),
+        };
+        let size = bytes.len();
+        // A library that meets what it never expected may panic: that is the end of one reading.
+        let decoded = tokio::task::spawn_blocking(move || decode_part(bytes)).await;
+        let decoded = decoded.unwrap_or(Err(PartError::GaveUp)).map_err(|error| bad(error.into()))?;
+        if u64::try_from(size).is_ok_and(|size| size == part.bytes) && is_the_part(&decoded, part) {
+            Ok(decoded)
+        } else {
+            Err(bad(PartFault::NotWhatItsRowSays))
+        }
+    }
+
+    /// Everything of a tenant that `filter` wants, each pair once. Parts that cannot be used are counted, named in the
+    /// log and in what comes back.
+    ///
+    /// # Errors
+    /// A store that fails, or parts that are replaced faster than they are read.
+    pub async fn read_all(&self, tenant: &TenantId, filter: &PairFilter) -> Result<LakeRead, LakeError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.try_read_all(tenant, filter).await {
+                Err(LakeError::Replaced { .. }) if attempts < ATTEMPTS => {}
+                read => return read,
+            }
+        }
+    }
+
+    async fn try_read_all(&self, tenant: &TenantId, filter: &PairFilter) -> Result<LakeRead, LakeError> {
+        let mut read = LakeRead::default();
+        for part in self.parts(tenant).await? {
+            if !filter.may_hold(&part) {
+                continue;
+            }
+            match self.read(&part).await {
+                Ok(pairs) => {
+                    read.pairs.extend(pairs.into_iter().filter(|pair| filter.wants(pair)));
+                    read.parts.push(part);
+                }
+                Err(LakeError::BadPart(bad)) => {
+                    tell(&bad);
+                    read.bad.push(bad);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    /// How many pairs a tenant has, and when the newest was labeled.
+    ///
+    /// # Errors
+    /// A database that fails.
+    pub async fn extent(&self, tenant: &TenantId) -> Result<LakeExtent, LakeError> {
+        let row = sqlx::query(
+            "SELECT CAST(COALESCE(SUM(pairs), 0) AS BIGINT), CAST(COUNT(*) AS BIGINT), MIN(min_labeled_at), \
+             MAX(max_labeled_at) FROM lake_parts WHERE tenant = $1",
+        )
+        .bind(tenant.as_str())
+        .fetch_one(&self.pool)
+        .await?;
+        let time = |index: usize| row.try_get::<Option<i64>, _>(index).map(|micros| micros.map(Timestamp::from_micros));
+        Ok(LakeExtent {
+            pairs: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0),
+            parts: u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0),
+            oldest_label: time(2)?,
+            newest_label: time(3)?,
+        })
+    }
+
+    /// Freshness: when the oldest label was made that `is_wanted` (passed every filter) and is in no data set of a
+    /// version that serves (`served`). None when every wanted label is in one. Reads as few parts as needed; those that
+    /// cannot be used are passed over and counted, since the age of the others is worth knowing all the more.
+    ///
+    /// # Errors
+    /// A store that fails, or parts that are replaced faster than they are read.
+    pub async fn oldest_label_outside(
+        &self,
+        tenant: &TenantId,
+        served: &HashSet<PairId>,
+        is_wanted: impl Fn(&PreferencePair) -> bool + Send + Sync,
+    ) -> Result<Option<Timestamp>, LakeError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.try_oldest_label_outside(tenant, served, &is_wanted).await {
+                Err(LakeError::Replaced { .. }) if attempts < ATTEMPTS => {}
+                oldest => return oldest,
+            }
+        }
+    }
+
+    async fn try_oldest_label_outside(
+        &self,
+        tenant: &TenantId,
+        served: &HashSet<PairId>,
+        is_wanted: &(impl Fn(&PreferencePair) -> bool + Send + Sync),
+    ) -> Result<Option<Timestamp>, LakeError> {
+        let mut parts = self.parts(tenant).await?;
+        parts.sort_by_key(|part| part.min_labeled_at);
+        let mut oldest: Option<Timestamp> = None;
+        for part in parts {
+            if oldest.is_some_and(|oldest| oldest <= part.min_labeled_at) {
+                break;
+            }
+            let pairs = match self.read(&part).await {
+                Ok(pairs) => pairs,
+                Err(LakeError::BadPart(bad)) => {
+                    tell(&bad);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let outside = pairs
+                .into_iter()
+                .filter(|pair| !served.contains(&pair.pair_id) && is_wanted(pair))
+                .map(|pair| pair.labeled_at)
+                .min();
+            oldest = match (oldest, outside) {
+                (Some(known), Some(found)) => Some(known.min(found)),
+                (known, found) => known.or(found),
+            };
+        }
+        Ok(oldest)
+    }
+}
+
+/// Counts a part that cannot be used, and names it.
+pub(crate) fn tell(bad: &BadPart) {
+    counter!("flywheel_labeler_lake_bad_parts_total", "reason" => bad.fault.as_str()).increment(1);
+    tracing::error!(part = bad.part_id, pairs = bad.pairs, fault = %bad.fault, "a part of the lake cannot be used");
+}
+
+/// Whether a part says about itself what its row does.
+fn is_the_part(decoded: &DecodedPart, part: &LakePart) -> bool {
+    let DecodedPart { metadata, pairs, .. } = decoded;
+    let labeled = || pairs.iter().map(|(_, pair)| pair.labeled_at);
+    let first = pairs.iter().map(|(place, _)| place).min();
+    let last = pairs.iter().map(|(place, _)| place).max();
+    let belongs = |pair: &PreferencePair| {
+        pair.tenant == part.tenant && part.group.as_ref().is_none_or(|group| *group == PartGroup::of(pair))
+    };
+    metadata.tenant == part.tenant.as_str()
+        && metadata.topic == part.topic
+        && metadata.partition == part.partition
+        && metadata.first_position == part.first_position
+        && metadata.last_position == part.last_position
+        && metadata.group == part.group
+        && metadata.generation == part.generation
+        && first.is_some_and(|place| place.partition == part.partition && place.position == part.first_position)
+        && last.is_some_and(|place| place.position == part.last_position)
+        && labeled().min() == Some(part.min_labeled_at)
+        && labeled().max() == Some(part.max_labeled_at)
+        && u64::try_from(pairs.len()).is_ok_and(|pairs| pairs == part.pairs)
+        && pairs.iter().all(|(_, pair)| belongs(pair))
+}

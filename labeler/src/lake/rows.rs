@@ -1,0 +1,202 @@
+//! Parts as rows of the database.
+
+use events::{Sha256Digest, TenantId, Timestamp};
+use sqlx::any::AnyRow;
+use sqlx::{Any, AnyPool, AssertSqlSafe, Row, Transaction};
+
+use super::error::LakeError;
+use super::group::PartGroup;
+
+/// One part, as its row says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LakePart {
+    /// Name of the part: derived from what was read for it, or from the parts that it replaced.
+    pub part_id: String,
+    /// Owner of the data.
+    pub tenant: TenantId,
+    /// The topic that it was read from.
+    pub topic: String,
+    /// Partition of the first pair, in the order of partitions and positions.
+    pub partition: u32,
+    /// Position of its first pair.
+    pub first_position: String,
+    /// Position of its last pair, in the partition of that one.
+    pub last_position: String,
+    /// Name of the object.
+    pub digest: Sha256Digest,
+    /// Number of pairs.
+    pub pairs: u64,
+    /// Size of the object.
+    pub bytes: u64,
+    /// Oldest label.
+    pub min_labeled_at: Timestamp,
+    /// Newest label.
+    pub max_labeled_at: Timestamp,
+    /// What its pairs have in common; none: an older release wrote it, or too many groups were read at once.
+    pub group: Option<PartGroup>,
+    /// How often what lies in it was written again.
+    pub generation: u32,
+    /// How many data keys of the tenant had been destroyed when it was last made sure that nothing in it is sealed
+    /// under one of them.
+    pub erasures: u64,
+}
+
+const COLUMNS: &str = "part_id, tenant, topic, partition_index, first_position, last_position, digest, pairs, bytes, \
+     min_labeled_at, max_labeled_at, day, audience, language, generation, erasures";
+
+fn number(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+fn stored(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn part_of(row: &AnyRow) -> Result<LakePart, LakeError> {
+    let text = |index: usize| row.try_get::<Option<String>, _>(index);
+    let group = match (row.try_get::<Option<i64>, _>(11)?, text(12)?, text(13)?) {
+        (Some(day), Some(audience), Some(language)) => Some(PartGroup { day, audience: audience.parse()?, language }),
+        _ => None,
+    };
+    Ok(LakePart {
+        part_id: row.try_get(0)?,
+        tenant: row.try_get::<String, _>(1)?.parse()?,
+        topic: row.try_get(2)?,
+        partition: u32::try_from(row.try_get::<i64, _>(3)?).unwrap_or(u32::MAX),
+        first_position: row.try_get(4)?,
+        last_position: row.try_get(5)?,
+        digest: row.try_get::<String, _>(6)?.parse()?,
+        pairs: number(row.try_get(7)?),
+        bytes: number(row.try_get(8)?),
+        min_labeled_at: Timestamp::from_micros(row.try_get(9)?),
+        max_labeled_at: Timestamp::from_micros(row.try_get(10)?),
+        group,
+        generation: u32::try_from(row.try_get::<i64, _>(14)?).unwrap_or(u32::MAX),
+        erasures: number(row.try_get(15)?),
+    })
+}
+
+/// The parts of a tenant, ordered by partition and position of their first pairs: one state of the table.
+pub(crate) async fn list(pool: &AnyPool, tenant: &TenantId) -> Result<Vec<LakePart>, LakeError> {
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM lake_parts WHERE tenant = $1 ORDER BY topic, partition_index, first_position"
+    )))
+    .bind(tenant.as_str())
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(part_of).collect()
+}
+
+/// Whoever has parts.
+pub(crate) async fn tenants(pool: &AnyPool) -> Result<Vec<TenantId>, LakeError> {
+    let names: Vec<String> =
+        sqlx::query_scalar("SELECT DISTINCT tenant FROM lake_parts ORDER BY tenant").fetch_all(pool).await?;
+    Ok(names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?)
+}
+
+/// Whether the part is still the one that was listed.
+pub(crate) async fn is_there(pool: &AnyPool, part: &LakePart) -> Result<bool, sqlx::Error> {
+    let found: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM lake_parts WHERE part_id = $1 AND digest = $2")
+        .bind(&part.part_id)
+        .bind(part.digest.to_string())
+        .fetch_one(pool)
+        .await?;
+    Ok(found > 0)
+}
+
+pub(crate) async fn insert(transaction: &mut Transaction<'static, Any>, part: &LakePart) -> Result<(), sqlx::Error> {
+    let group = part.group.as_ref();
+    sqlx::query(
+        "INSERT INTO lake_parts (part_id, tenant, topic, partition_index, first_position, last_position, digest, \
+         pairs, bytes, min_labeled_at, max_labeled_at, day, audience, language, generation, erasures) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+    )
+    .bind(&part.part_id)
+    .bind(part.tenant.as_str())
+    .bind(&part.topic)
+    .bind(i64::from(part.partition))
+    .bind(&part.first_position)
+    .bind(&part.last_position)
+    .bind(part.digest.to_string())
+    .bind(stored(part.pairs))
+    .bind(stored(part.bytes))
+    .bind(part.min_labeled_at.as_micros())
+    .bind(part.max_labeled_at.as_micros())
+    .bind(group.map(|group| group.day))
+    .bind(group.map(|group| group.audience.to_string()))
+    .bind(group.map(|group| group.language.clone()))
+    .bind(i64::from(part.generation))
+    .bind(stored(part.erasures))
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+/// Takes a part out of the lake, and writes down that its object is to be removed some day. False: it is not there any
+/// more, or not the one that was listed.
+pub(crate) async fn replace(
+    transaction: &mut Transaction<'static, Any>,
+    part: &LakePart,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let deleted = sqlx::query("DELETE FROM lake_parts WHERE part_id = $1 AND digest = $2")
+        .bind(&part.part_id)
+        .bind(part.digest.to_string())
+        .execute(&mut **transaction)
+        .await?;
+    if deleted.rows_affected() != 1 {
+        return Ok(false);
+    }
+    sqlx::query(
+        "INSERT INTO lake_replaced (digest, tenant, part_id, replaced_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (digest) DO UPDATE SET replaced_at = excluded.replaced_at",
+    )
+    .bind(part.digest.to_string())
+    .bind(part.tenant.as_str())
+    .bind(&part.part_id)
+    .bind(now.as_micros())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(true)
+}
+
+/// Writes down that nothing in the part is sealed under one of the first `erasures` keys that were destroyed.
+pub(crate) async fn mark(
+    transaction: &mut Transaction<'static, Any>,
+    part: &LakePart,
+    erasures: u64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE lake_parts SET erasures = $1 WHERE part_id = $2 AND digest = $3 AND erasures < $1")
+        .bind(stored(erasures))
+        .bind(&part.part_id)
+        .bind(part.digest.to_string())
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
+}
+
+/// Objects of parts that were replaced before `until`, the oldest first, a bounded number of them.
+pub(crate) async fn replaced_before(pool: &AnyPool, until: Timestamp) -> Result<Vec<Sha256Digest>, LakeError> {
+    let digests: Vec<String> = sqlx::query_scalar(
+        "SELECT digest FROM lake_replaced WHERE replaced_at < $1 ORDER BY replaced_at, digest LIMIT 1000",
+    )
+    .bind(until.as_micros())
+    .fetch_all(pool)
+    .await?;
+    Ok(digests.iter().map(|digest| digest.parse()).collect::<Result<_, _>>()?)
+}
+
+/// Whether a part in the lake is made of this object.
+pub(crate) async fn is_named(pool: &AnyPool, object: &Sha256Digest) -> Result<bool, sqlx::Error> {
+    let parts: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM lake_parts WHERE digest = $1")
+        .bind(object.to_string())
+        .fetch_one(pool)
+        .await?;
+    Ok(parts > 0)
+}
+
+/// The object is gone.
+pub(crate) async fn forget_replaced(pool: &AnyPool, object: &Sha256Digest) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM lake_replaced WHERE digest = $1").bind(object.to_string()).execute(pool).await?;
+    Ok(())
+}

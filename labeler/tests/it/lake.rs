@@ -1,0 +1,440 @@
+//! The lake: parts by day, audience and language, compaction under faults, erasures, and parts that cannot be used.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use artifacts::{ArtifactError, ArtifactStore, Stored};
+use async_trait::async_trait;
+use bytes::Bytes;
+use events::topics::PREFERENCE_PAIRS;
+use events::{PairId, PreferencePair, Sha256Digest, TenantId, Timestamp, avro};
+use labeler::config::{CompactionConfig, LakeConfig};
+use labeler::lake::compaction::{Compacted, Compactor, LEASE_NAME};
+use labeler::lake::{
+    FORMAT, LakeError, LakePart, LakeReader, LakeWriter, PairFilter, PairPlace, PartFault, PartGroup, PartMetadata,
+    PlacedPair, write_part,
+};
+use service::clock::real_now;
+use service::lease::{Fence, LeaseStore};
+
+use crate::kit::{START, World};
+use crate::sinks::{Bench, bench, labeled};
+
+test_databases::on_both_databases! {
+    a_part_holds_pairs_of_one_day_audience_and_language,
+    many_small_parts_become_few_and_no_pair_moves_under_a_reader,
+    whatever_fails_and_whenever_each_pair_lies_in_one_part,
+    a_former_leader_changes_nothing,
+    pairs_of_an_erased_person_go,
+    a_part_that_cannot_be_used_is_named_and_harms_no_other,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Audiences and languages of [`varied`], together.
+const KINDS: usize = 4;
+
+/// Pairs of two audiences and two languages, each in as many days.
+async fn varied(world: &World, days: usize) -> Vec<PreferencePair> {
+    let (pairs, _) = labeled(world, 5).await;
+    let numbered = (0..days * 20).map(|number| {
+        let mut pair = pairs[number % pairs.len()].clone();
+        pair.action_index = i32::try_from(number).unwrap();
+        pair.language = ["rust", "python"][number % 2].to_owned();
+        pair.audience = ["everyone", "payments"][number / 2 % 2].parse().unwrap();
+        pair.labeled_at = START + DAY * u32::try_from(number / 20).unwrap();
+        renamed(pair)
+    });
+    sorted(numbered.collect())
+}
+
+/// A pair of the same opportunity, with an id of its own.
+fn another(mut pair: PreferencePair) -> PreferencePair {
+    pair.action_index += 1_000;
+    renamed(pair)
+}
+
+fn renamed(mut pair: PreferencePair) -> PreferencePair {
+    let (reason, policy) = (pair.reason.as_str(), pair.label_policy_version);
+    let (opportunity, suggestion) = (pair.opportunity_id, pair.suggestion_id);
+    pair.pair_id = PairId::derive(&pair.tenant, opportunity, suggestion, pair.action_index, reason, policy);
+    pair
+}
+
+fn sorted(mut pairs: Vec<PreferencePair>) -> Vec<PreferencePair> {
+    pairs.sort_by_key(|pair| pair.pair_id);
+    pairs
+}
+
+fn config() -> LakeConfig {
+    LakeConfig {
+        part_age_ms: 20,
+        row_group_pairs: 7,
+        compaction: CompactionConfig { parts: 2, keep_replaced_hours: 24, ..CompactionConfig::default() },
+        ..LakeConfig::default()
+    }
+}
+
+/// A lake whose pairs came a few at a time.
+struct Lake {
+    bench: Bench,
+    pairs: Vec<PreferencePair>,
+    reader: LakeReader,
+}
+
+impl Lake {
+    async fn filled(days: usize) -> Self {
+        let bench = bench().await;
+        let pairs = varied(&bench.world, days).await;
+        let reader = LakeReader::new(bench.world.pool.clone(), Arc::clone(&bench.artifacts));
+        let lake = Self { bench, pairs, reader };
+        lake.fill(&lake.pairs, 10).await;
+        lake
+    }
+
+    /// Publishes pairs and lets the sink write them, `count` at a time.
+    async fn fill(&self, pairs: &[PreferencePair], count: usize) {
+        for (round, chunk) in pairs.chunks(count).enumerate() {
+            let numbered = chunk.iter().enumerate();
+            let records = numbered.map(|(index, pair)| ((round + index) as u8, avro::encode(pair).unwrap())).collect();
+            self.bench.publish(PREFERENCE_PAIRS, records).await;
+            self.bench.follow(Box::new(LakeWriter::new(Arc::clone(&self.bench.artifacts), config()))).await;
+        }
+    }
+
+    async fn parts(&self) -> Vec<LakePart> {
+        self.reader.parts(&TenantId::default()).await.unwrap()
+    }
+
+    /// Each pair is in exactly one part, as it was published, and each part is what its row says.
+    async fn holds(&self, expected: &[PreferencePair]) {
+        let read = self.reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
+        let (pairs, _) = read.whole().unwrap();
+        assert_eq!(sorted(pairs), expected);
+    }
+
+    fn compactor(&self, artifacts: &Arc<dyn ArtifactStore>) -> Compactor {
+        let world = &self.bench.world;
+        Compactor::new(world.pool.clone(), Arc::clone(artifacts), world.keys.clone(), config())
+    }
+
+    async fn lead(&self) -> Fence {
+        let leases = LeaseStore::new(self.bench.world.pool.clone());
+        leases.acquire(LEASE_NAME, "test", Duration::from_secs(600)).await.unwrap().unwrap()
+    }
+
+    /// Compacts until there is nothing to do, and says what that was.
+    async fn compact(&self, now: Timestamp) -> Compacted {
+        let (compactor, fence) = (self.compactor(&self.bench.artifacts), self.lead().await);
+        let mut all = Compacted::default();
+        loop {
+            let done = compactor.compact(&fence, now).await.unwrap();
+            if done == Compacted::default() {
+                return all;
+            }
+            all.parts_replaced += done.parts_replaced;
+            all.parts_made += done.parts_made;
+            all.parts_cleared += done.parts_cleared;
+            all.pairs_erased += done.pairs_erased;
+            all.objects_removed += done.objects_removed;
+        }
+    }
+}
+
+async fn a_part_holds_pairs_of_one_day_audience_and_language() {
+    let lake = Lake::filled(2).await;
+    let (parts, mut groups) = (lake.parts().await, BTreeSet::new());
+    for part in &parts {
+        let group = part.group.clone().unwrap();
+        assert_eq!(group.day, part.min_labeled_at.as_micros().div_euclid(DAY.as_micros() as i64));
+        let pairs = lake.reader.read(part).await.unwrap();
+        assert!(pairs.iter().all(|pair| PartGroup::of(pair) == group), "{part:?}");
+        groups.insert(group);
+    }
+    assert_eq!(groups.len(), 2 * KINDS);
+    lake.holds(&lake.pairs).await;
+
+    // Whoever wants some of them reads the parts that may hold them, and no others.
+    let filter = PairFilter {
+        labeled_from: Some(START + DAY),
+        audience: Some("payments".parse().unwrap()),
+        language: Some("rust".to_owned()),
+        ..PairFilter::default()
+    };
+    let read = lake.reader.read_all(&TenantId::default(), &filter).await.unwrap();
+    let wanted: Vec<PreferencePair> = lake.pairs.iter().filter(|pair| filter.wants(pair)).cloned().collect();
+    assert!(wanted.len() == 5 && read.parts.len() <= parts.len() / 4, "{} of {}", read.parts.len(), parts.len());
+    assert_eq!(sorted(read.pairs), wanted);
+}
+
+#[tokio::test]
+async fn many_groups_at_once_are_few_objects_and_lie_apart_once_they_are_compacted() {
+    let bench = bench().await;
+    let mut pairs = varied(&bench.world, 1).await;
+    for (number, pair) in pairs.iter_mut().enumerate() {
+        pair.language = format!("language {}\0", number % 15);
+    }
+    let reader = LakeReader::new(bench.world.pool.clone(), Arc::clone(&bench.artifacts));
+    let lake = Lake { bench, pairs, reader };
+    let records = lake.pairs.iter().map(|pair| (1, avro::encode(pair).unwrap())).collect();
+    lake.bench.publish(PREFERENCE_PAIRS, records).await;
+    let few = LakeConfig { part_groups: 3, ..config() };
+    lake.bench.follow(Box::new(LakeWriter::new(Arc::clone(&lake.bench.artifacts), few))).await;
+    let parts = lake.parts().await;
+    assert!(parts.iter().any(|part| part.group.is_none()), "{parts:?}");
+    lake.holds(&lake.pairs).await;
+    // Another day begins, so theirs is over.
+    let mut next = varied(&lake.bench.world, 2).await;
+    next.retain(|pair| pair.labeled_at > START);
+    lake.fill(&next, 100).await;
+    lake.compact(real_now()).await;
+    assert!(lake.parts().await.iter().all(|part| part.group.is_some()));
+    lake.holds(&sorted([lake.pairs.clone(), next].concat())).await;
+}
+
+async fn many_small_parts_become_few_and_no_pair_moves_under_a_reader() {
+    let lake = Lake::filled(3).await;
+    let (before, now) = (lake.parts().await, real_now());
+    let done = lake.compact(now).await;
+    assert!(done.parts_replaced >= before.len() as u64 && done.pairs_erased == 0, "{done:?} of {}", before.len());
+    let parts = lake.parts().await;
+    assert_eq!(parts.len(), 3 * KINDS, "one part of each day, audience and language");
+    assert!(parts.len() < before.len() && parts.iter().all(|part| part.generation > 0));
+    lake.holds(&lake.pairs).await;
+    // Whoever has listed the parts before reads on.
+    let mut read = Vec::new();
+    for part in &before {
+        read.extend(lake.reader.read(part).await.unwrap());
+    }
+    assert_eq!(sorted(read), lake.pairs);
+    assert_eq!(lake.compact(now + Duration::from_secs(23 * 3600)).await, Compacted::default());
+
+    // A day later their objects go, and a reader with an old list is told to list again.
+    let removed = lake.compact(now + Duration::from_secs(25 * 3600)).await.objects_removed;
+    assert_eq!(removed, done.parts_replaced);
+    let replaced = before.iter().find(|part| !parts.contains(part)).unwrap();
+    assert!(matches!(lake.reader.read(replaced).await, Err(LakeError::Replaced { .. })));
+    lake.holds(&lake.pairs).await;
+    // What comes later joins what is there.
+    let mut more = varied(&lake.bench.world, 4).await;
+    more.retain(|pair| !lake.pairs.contains(pair));
+    lake.fill(&more, 10).await;
+    lake.compact(now).await;
+    assert_eq!(lake.parts().await.len(), 4 * KINDS);
+    lake.holds(&sorted([lake.pairs.clone(), more].concat())).await;
+}
+
+/// A store that fails from some operation on: before it, or behind its effect.
+#[derive(Debug)]
+struct Failing {
+    inner: Arc<dyn ArtifactStore>,
+    left: AtomicI64,
+    behind: bool,
+}
+
+impl Failing {
+    fn is_over(&self) -> bool {
+        self.left.fetch_sub(1, Ordering::SeqCst) <= 0
+    }
+}
+
+#[async_trait]
+impl ArtifactStore for Failing {
+    async fn put(&self, bytes: Bytes) -> Result<Stored, ArtifactError> {
+        let is_over = self.is_over();
+        let stored = if is_over && !self.behind { None } else { Some(self.inner.put(bytes).await?) };
+        stored.filter(|_| !is_over).ok_or(ArtifactError::Stopped)
+    }
+
+    async fn put_file(&self, path: &Path) -> Result<Stored, ArtifactError> {
+        self.inner.put_file(path).await
+    }
+
+    async fn get(&self, digest: &Sha256Digest) -> Result<Bytes, ArtifactError> {
+        if self.is_over() { Err(ArtifactError::Stopped) } else { self.inner.get(digest).await }
+    }
+
+    async fn get_to_file(&self, digest: &Sha256Digest, path: &Path) -> Result<u64, ArtifactError> {
+        self.inner.get_to_file(digest, path).await
+    }
+
+    async fn exists(&self, digest: &Sha256Digest) -> Result<bool, ArtifactError> {
+        self.inner.exists(digest).await
+    }
+
+    async fn remove(&self, digest: &Sha256Digest) -> Result<bool, ArtifactError> {
+        let is_over = self.is_over();
+        let removed = if is_over && !self.behind { false } else { self.inner.remove(digest).await? };
+        if is_over { Err(ArtifactError::Stopped) } else { Ok(removed) }
+    }
+}
+
+async fn whatever_fails_and_whenever_each_pair_lies_in_one_part() {
+    let lake = Lake::filled(2).await;
+    let fence = lake.lead().await;
+    // The store fails at each of its operations in turn, removals included.
+    let mut now = real_now();
+    for operations in 0.. {
+        let mut is_done = true;
+        for behind in [false, true] {
+            let left = AtomicI64::new(operations);
+            let failing: Arc<dyn ArtifactStore> =
+                Arc::new(Failing { inner: Arc::clone(&lake.bench.artifacts), left, behind });
+            match lake.compactor(&failing).compact(&fence, now).await {
+                Ok(done) => is_done &= done == Compacted::default(),
+                Err(LakeError::Artifacts(ArtifactError::Stopped)) => is_done = false,
+                Err(error) => panic!("{error}"),
+            }
+            lake.holds(&lake.pairs).await;
+            now = now + Duration::from_secs(13 * 3600);
+        }
+        if is_done {
+            break;
+        }
+    }
+    assert_eq!(lake.parts().await.len(), 2 * KINDS);
+    let waiting: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM lake_replaced").fetch_one(&lake.bench.world.pool).await.unwrap();
+    assert_eq!(waiting, 0, "every object that was replaced is removed");
+
+    // The process is gone in the middle, each time a little later.
+    let lake = Lake::filled(2).await;
+    let fence = lake.lead().await;
+    for micros in (0..).step_by(500) {
+        let compactor = lake.compactor(&lake.bench.artifacts);
+        let limit = Duration::from_micros(micros);
+        let ended = tokio::time::timeout(limit, compactor.compact(&fence, real_now())).await;
+        lake.holds(&lake.pairs).await;
+        match ended {
+            Ok(Ok(done)) if done == Compacted::default() => break,
+            // The commit of the one before came only after this one had listed the parts.
+            Ok(Err(error)) => assert!(matches!(error, LakeError::Replaced { .. }), "{error}"),
+            Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+    assert_eq!(lake.parts().await.len(), 2 * KINDS);
+}
+
+async fn a_former_leader_changes_nothing() {
+    let lake = Lake::filled(2).await;
+    let former = lake.lead().await;
+    let leader = lake.lead().await;
+    let before = lake.parts().await;
+    let refused = lake.compactor(&lake.bench.artifacts).compact(&former, real_now()).await;
+    assert!(matches!(refused, Err(LakeError::Lease(_))), "{refused:?}");
+    assert_eq!(lake.parts().await, before);
+    // One whose rows were taken from under it begins again with what is there.
+    let (one, other) = (lake.compactor(&lake.bench.artifacts), lake.compactor(&lake.bench.artifacts));
+    let (one, other) = tokio::join!(one.compact(&leader, real_now()), other.compact(&leader, real_now()));
+    assert!(one.is_ok() || other.is_ok(), "{one:?} {other:?}");
+    lake.holds(&lake.pairs).await;
+    lake.compact(real_now()).await;
+    assert_eq!(lake.parts().await.len(), 2 * KINDS);
+    lake.holds(&lake.pairs).await;
+}
+
+async fn pairs_of_an_erased_person_go() {
+    let lake = Lake::filled(2).await;
+    lake.compact(real_now()).await;
+    let world = &lake.bench.world;
+    let person = world.person("person 2").await.pseudonym;
+    let (gone, rest): (Vec<_>, Vec<_>) = lake.pairs.iter().cloned().partition(|pair| pair.person == person);
+    assert!(!gone.is_empty() && !rest.is_empty());
+    let mut transaction = migrations::begin_write(&world.pool).await.unwrap();
+    world.keys.erase(&mut transaction, &TenantId::default(), &person, START).await.unwrap();
+    transaction.commit().await.unwrap();
+    // The keys in memory know nothing of it yet: it is the database that is asked.
+    let done = lake.compact(real_now()).await;
+    assert_eq!(done.pairs_erased, gone.len() as u64, "{done:?}");
+    lake.holds(&rest).await;
+    assert!(lake.parts().await.iter().all(|part| part.erasures == 1));
+    assert_eq!(lake.compact(real_now()).await, Compacted::default());
+    // Pairs of the same person that are still on their way go when they are merged.
+    lake.fill(&gone, 1_000).await;
+    let mut next = varied(world, 3).await;
+    next.retain(|pair| pair.labeled_at >= START + DAY * 2 && pair.person != person);
+    lake.fill(&next, 1_000).await;
+    lake.compact(real_now()).await;
+    lake.holds(&sorted([rest, next].concat())).await;
+}
+
+impl Lake {
+    /// Lets a part be made of other bytes than it was, as its row says.
+    async fn exchange(&self, part: &LakePart, bytes: Bytes) {
+        let object = self.bench.artifacts.put(bytes).await.unwrap();
+        sqlx::query("UPDATE lake_parts SET digest = $1, bytes = $2 WHERE part_id = $3")
+            .bind(object.digest.to_string())
+            .bind(object.bytes as i64)
+            .bind(&part.part_id)
+            .execute(&self.bench.world.pool)
+            .await
+            .unwrap();
+    }
+}
+
+async fn a_part_that_cannot_be_used_is_named_and_harms_no_other() {
+    let lake = Lake::filled(2).await;
+    lake.compact(real_now()).await;
+    let parts = lake.parts().await;
+    let bytes = lake.bench.artifacts.get(&parts[0].digest).await.unwrap();
+    // Cut off before it was stored; cut off afterwards; gone; of another format; another part.
+    lake.exchange(&parts[0], bytes.slice(..bytes.len() - 9)).await;
+    let path = object_file(&lake.bench, &parts[1].digest);
+    std::fs::write(&path, &std::fs::read(&path).unwrap()[..100]).unwrap();
+    lake.bench.artifacts.remove(&parts[2].digest).await.unwrap();
+    let placed: Vec<PlacedPair> = lake.reader.read_placed(&parts[3]).await.unwrap();
+    let metadata = PartMetadata::of(PREFERENCE_PAIRS, parts[3].group.clone(), parts[3].generation, &placed).unwrap();
+    let newer = PartMetadata { format: FORMAT + 1, ..metadata };
+    lake.exchange(&parts[3], write_part(&newer, &placed, config().row_groups()).unwrap()).await;
+    let (place, pair) = placed[0].clone();
+    let shifted = [(PairPlace { position: format!("{:020}", 999_999), ..place }, pair)];
+    let other = PartMetadata::of(PREFERENCE_PAIRS, parts[4].group.clone(), parts[4].generation, &shifted).unwrap();
+    lake.exchange(&parts[4], write_part(&other, &shifted, config().row_groups()).unwrap()).await;
+
+    let read = lake.reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
+    let faults: Vec<(&str, &str)> =
+        read.bad.iter().map(|bad| (bad.part_id.as_str(), bad.fault.as_str())).collect();
+    let expected = ["unreadable", "object_corrupt", "object_missing", "other_format", "not_what_its_row_says"];
+    let expected: Vec<(&str, &str)> =
+        parts.iter().map(|part| part.part_id.as_str()).zip(expected).collect();
+    assert_eq!(faults, expected);
+    assert!(matches!(read.bad[3].fault, PartFault::OtherFormat { found } if found == FORMAT + 1));
+    // The others are read, and whoever needs everything is refused.
+    assert_eq!(read.parts, parts[5..]);
+    let count = |parts: &[LakePart]| parts.iter().map(|part| part.pairs).sum::<u64>();
+    assert_eq!(read.pairs.len() as u64, count(&parts[5..]));
+    let refused = read.whole().unwrap_err();
+    assert!(matches!(&refused, LakeError::Incomplete { parts: 5, pairs, .. } if *pairs == count(&parts[..5])));
+    assert!(refused.to_string().contains(&parts[0].part_id), "{refused}");
+    let oldest = lake.reader.oldest_label_outside(&TenantId::default(), &Default::default(), |_| true).await.unwrap();
+    assert!(oldest.is_some());
+
+    // Compaction merges what it can and leaves the bad ones where they are, for whoever restores their objects.
+    let more: Vec<PreferencePair> = lake.pairs.iter().cloned().map(another).collect();
+    lake.fill(&more, 10).await;
+    lake.compact(real_now()).await;
+    let after = lake.parts().await;
+    let ids: BTreeSet<&str> = after.iter().map(|part| part.part_id.as_str()).collect();
+    assert!(parts[..5].iter().all(|part| ids.contains(part.part_id.as_str())));
+    assert_eq!(after.len(), 2 * KINDS + 5);
+    let read = lake.reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
+    assert_eq!((read.bad.len(), read.pairs.len() as u64), (5, count(&parts[5..]) + more.len() as u64));
+}
+
+fn object_file(bench: &Bench, digest: &Sha256Digest) -> std::path::PathBuf {
+    let mut folders = vec![bench.world.directory.path().join("artifacts")];
+    let name = digest.to_string();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.ends_with(&name) {
+                return path;
+            }
+        }
+    }
+    panic!("{name} is not there");
+}
