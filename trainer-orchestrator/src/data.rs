@@ -15,7 +15,7 @@ use trainer::methods::{Method, MethodConfig};
 use crate::attempts::AttemptDirectory;
 use crate::error::OrchestratorError;
 use crate::process::JobProcess;
-use crate::reconcile::Orchestrator;
+use crate::reconcile::{Orchestrator, lake_error};
 use crate::sealed_file;
 use crate::snapshot::Purpose;
 use crate::store::{Member, Run};
@@ -97,10 +97,10 @@ async fn open_members(
 ) -> Result<(Vec<TrainingPair>, Vec<TrainingPair>), OrchestratorError> {
     let members = this.store.members(run.snapshot_digest).await?;
     let members: HashMap<&str, &Member> = members.iter().map(|member| (member.pair_id.as_str(), member)).collect();
-    let (pairs, _) = this.pairs().await?;
+    let mut lake = this.read_lake().await?;
     let (mut training, mut gate) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
-    for pair in pairs {
+    for pair in std::mem::take(&mut lake.pairs) {
         let Some(member) = members.get(pair.pair_id.to_string().as_str()) else { continue };
         // What is learned from is what the snapshot's digest names, or nothing.
         if pair.content_digest != member.content_digest || !seen.insert(pair.pair_id) {
@@ -114,6 +114,14 @@ async fn open_members(
             // Erased since the snapshot was made: it must not be learned from.
             None => metrics::counter!("flywheel_orchestrator_pairs_erased_total").increment(1),
         }
+    }
+    let missing = members.len() - seen.len();
+    if missing > 0 {
+        // Nothing is learned from less than the data set says, unless the rest was erased: of a lake that can be read as
+        // a whole, compaction leaves out the pairs of erased persons and no others.
+        lake.whole().map_err(|error| lake_error(&error))?;
+        metrics::counter!("flywheel_orchestrator_pairs_erased_total")
+            .increment(u64::try_from(missing).unwrap_or(u64::MAX));
     }
     for list in [&mut training, &mut gate] {
         list.sort_by(|one, other| one.pair_id.cmp(&other.pair_id));

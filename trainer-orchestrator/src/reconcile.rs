@@ -8,7 +8,7 @@ use anonymizer::shape::Shape;
 use artifacts::ArtifactStore;
 use async_trait::async_trait;
 use events::{Audience, IdSource, ModelName, ModelVersion, PreferencePair, RunId, TenantId};
-use labeler::lake::{LakeExtent, LakeReader};
+use labeler::lake::{LakeExtent, LakeRead, LakeReader, PairFilter};
 use model_registry::client::RegistryClient;
 use model_registry::policy::RolloutPolicy;
 use model_registry::version::Version;
@@ -274,6 +274,8 @@ impl Orchestrator {
 
     async fn lake_state(&self) -> Result<LakeState, OrchestratorError> {
         let extent = self.lake.extent(&self.deps.tenant).await.map_err(|error| lake_error(&error))?;
+        // Compaction changes parts, and no pair: there is nothing new to look at.
+        let extent = LakeExtent { parts: 0, ..extent };
         let rules = self.rules.list(&self.deps.tenant).await?;
         let newest_run = self.store.runs(1).await?.pop().map(|run| (run.run_id, run.state));
         Ok(LakeState { extent, rules, newest_run })
@@ -306,24 +308,27 @@ impl Orchestrator {
         );
     }
 
-    /// All pairs of the tenant's lake, with the parts that they lie in.
-    pub(crate) async fn pairs(&self) -> Result<(Vec<PreferencePair>, Vec<PartRead>), OrchestratorError> {
-        let mut pairs = Vec::new();
-        let mut read = Vec::new();
-        for part in self.lake.parts(&self.deps.tenant).await.map_err(|error| lake_error(&error))? {
-            pairs.extend(self.lake.read(&part).await.map_err(|error| lake_error(&error))?);
-            read.push(PartRead {
-                digest: part.digest,
-                partition: i64::from(part.partition),
-                first_position: part.first_position.to_string(),
-                last_position: part.last_position.to_string(),
-            });
-        }
-        Ok((pairs, read))
+    /// What can be read of the tenant's lake.
+    pub(crate) async fn read_lake(&self) -> Result<LakeRead, OrchestratorError> {
+        let read = self.lake.read_all(&self.deps.tenant, &PairFilter::default()).await;
+        read.map_err(|error| lake_error(&error))
+    }
+
+    /// All pairs of the tenant's lake, with the parts that they lie in. A data set of less than everything would not be
+    /// the one that its filters name: a part that cannot be used lets none be made.
+    async fn pairs(&self) -> Result<(Vec<PreferencePair>, Vec<PartRead>), OrchestratorError> {
+        let (pairs, parts) = self.read_lake().await?.whole().map_err(|error| lake_error(&error))?;
+        let read = parts.into_iter().map(|part| PartRead {
+            digest: part.digest,
+            partition: i64::from(part.partition),
+            first_position: part.first_position,
+            last_position: part.last_position,
+        });
+        Ok((pairs, read.collect()))
     }
 }
 
-fn lake_error(error: &labeler::lake::LakeError) -> OrchestratorError {
+pub(crate) fn lake_error(error: &labeler::lake::LakeError) -> OrchestratorError {
     OrchestratorError::Lake(error.to_string())
 }
 

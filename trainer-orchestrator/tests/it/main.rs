@@ -6,5 +6,6 @@
 mod crashes;
 mod fixture;
 mod foreign;
+mod lake;
 mod refusals;
 mod runs;

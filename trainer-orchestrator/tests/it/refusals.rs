@@ -75,7 +75,7 @@ async fn a_fetched_base_that_was_altered_is_fetched_again() {
     orchestrating.stop().await;
 }
 
-fn find(directory: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
+pub(crate) fn find(directory: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
     std::fs::read_dir(directory).unwrap().filter_map(Result::ok).find_map(|entry| {
         let path = entry.path();
         if path.is_dir() { find(&path, name) } else { path.ends_with(name).then_some(path) }
