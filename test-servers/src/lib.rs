@@ -17,6 +17,7 @@
 //! | `TEST_SERVERS_MINIO_SERVER` | the program of MinIO |
 //! | `TEST_SERVERS_APICURIO` | the directory with the program of the schema registry Apicurio and its jars |
 //! | `TEST_SERVERS_PREVIOUS_RELEASE` | the program of the release before this one, with the parts of a production platform, for a full run |
+//! | `TEST_SERVERS_LAKE_READERS` | the directory with the Python packages DuckDB, Polars and datasets, for a full run |
 //! | `TEST_SERVERS_KAFKA_JAVA` | options of Kafka's Java instead of those for tests: benchmarks want more of it |
 //!
 //! What is not given is started: once a process, or, by the program `test-servers`, once for a whole `cargo test`. What
@@ -31,6 +32,7 @@ mod http;
 mod kafka;
 mod kafka_acls;
 mod kafka_doors;
+mod lake_readers;
 mod minio;
 mod own;
 mod ports;
@@ -241,6 +243,15 @@ pub async fn schema_registry() -> SchemaRegistry {
 #[must_use]
 pub fn previous_release() -> PathBuf {
     previous::program().unwrap_or_else(|sentence| panic!("{sentence}"))
+}
+
+/// The directory of Python packages that read parts of the lake, when [`full_wanted`].
+///
+/// # Panics
+/// They are not there: the sentence says what to do.
+#[must_use]
+pub fn lake_readers() -> PathBuf {
+    lake_readers::packages().unwrap_or_else(|sentence| panic!("{sentence}"))
 }
 
 /// Gives rights at a broker. Whoever enters without a name may do everything; who has a name may do everything with

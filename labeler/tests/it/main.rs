@@ -12,6 +12,7 @@ mod faults;
 mod kit;
 mod labels;
 mod lake;
+mod lake_readers;
 mod losses;
 mod messy;
 mod newer;
