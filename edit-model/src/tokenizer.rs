@@ -280,12 +280,56 @@ pub(crate) mod tests {
         CodeTokenizer::train(std::iter::repeat_n(SAMPLE, 4), 360).unwrap()
     }
 
+    /// Lines over few letters, so that there is much to merge.
+    fn lines() -> Vec<String> {
+        let pieces = ["a", "b", "c", "ab", "bc", "_", " ", "(", ")", ", ", ".", "\n", "é"];
+        let mut state = 7_usize;
+        let mut piece = || {
+            state = (state * 1_103_515_245 + 12_345) % (1 << 31);
+            pieces[(state >> 8) % pieces.len()]
+        };
+        let made: Vec<String> = (0..300).map(|_| (0..12).map(|_| piece()).collect()).collect();
+        made.into_iter().chain(SAMPLE.lines().map(str::to_owned)).collect()
+    }
+
+    /// Our tokenizer, and others read from a `tokenizer.json`: byte-level BPEs that split as GPT-2 and as Qwen2.5 do,
+    /// and one that splits nowhere, so that its tokens merge across everything.
+    pub(crate) fn of_every_kind() -> Vec<(&'static str, CodeTokenizer)> {
+        let lines = lines();
+        let ours = CodeTokenizer::train(lines.iter().map(String::as_str), 420).unwrap();
+        let byte_level = |splits: bool| PreTokenizerWrapper::from(ByteLevel::new(false, true, splits));
+        let qwen = concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        );
+        let split = SplitPattern::Regex(qwen.to_owned());
+        let split = Split::new(split, SplitDelimiterBehavior::Isolated, false).unwrap();
+        let qwen = PreTokenizerWrapper::from(Sequence::new(vec![split.into(), byte_level(false)]));
+        let splits = [("GPT-2", byte_level(true)), ("Qwen2.5", qwen), ("unsplit", byte_level(false))];
+        let loaded = splits.map(|(name, splits)| {
+            let mut tokenizer = Tokenizer::new(BPE::default());
+            tokenizer.with_pre_tokenizer(Some(splits));
+            tokenizer.with_decoder(Some(ByteLevelDecoder::new(false, true, true)));
+            let mut trainer: TrainerWrapper = BpeTrainerBuilder::new()
+                .vocab_size(420)
+                .show_progress(false)
+                .special_tokens(special_names().into_iter().map(|name| AddedToken::from(name, true)).collect())
+                .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+                .build()
+                .into();
+            tokenizer.train(&mut trainer, lines.iter()).unwrap();
+            (name, CodeTokenizer::from_bytes(tokenizer.to_string(false).unwrap().as_bytes()).unwrap())
+        });
+        std::iter::once(("ours", ours)).chain(loaded).collect()
+    }
+
     #[test]
     fn text_survives_and_structure_cannot_be_forged() {
-        let tokenizer = small();
-        for text in [SAMPLE, "<stop>", "naïve = \"日本\"\r\n", "\u{0}\u{7f}", "  \t x", "a<line 0>b"] {
-            let tokens = tokenizer.encode(text).unwrap();
-            assert_eq!(tokenizer.decode(&tokens).as_deref(), Some(text));
+        for (name, tokenizer) in of_every_kind().into_iter().chain([("small", small())]) {
+            for text in [SAMPLE, "<stop>", "naïve = \"日本\"\r\n", "\u{0}\u{7f}", "  \t x", "a<line 0>b"] {
+                let tokens = tokenizer.encode(text).unwrap();
+                assert_eq!(tokenizer.decode(&tokens).as_deref(), Some(text), "{name}");
+            }
         }
     }
 

@@ -1,10 +1,10 @@
 //! Actions reduced to their smallest effect in whole words, and anchored so that line and old text name one place.
 
-use events::{EditAction, EditContext};
+use events::{ByteRange, EditAction, EditContext};
 
 use super::DialectError;
 use super::difference::{cuts_word, ends_in_word, lexemes, starts_with_word};
-use super::prompt::Prompt;
+use super::prompt::VisibleLine;
 
 /// A replacement of bytes `start..end` of the window's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,19 @@ pub struct Hunk {
 pub(crate) struct Anchored {
     pub(crate) marker: usize,
     pub(crate) hunk: Hunk,
+}
+
+impl Hunk {
+    /// The action that it is.
+    pub(crate) fn to_action(&self, context: &EditContext) -> EditAction {
+        let offset = |place: usize| context.window.start_byte.saturating_add(place as u64);
+        EditAction {
+            path: context.path.clone(),
+            range: ByteRange::new(offset(self.start), offset(self.end)),
+            old_text: context.window.text.get(self.start..self.end).unwrap_or_default().to_owned(),
+            new_text: self.new_text.clone(),
+        }
+    }
 }
 
 /// Each action's smallest hunk, in the order of the actions.
@@ -97,15 +110,14 @@ pub(crate) fn places<'a>(
         .filter(move |place| !old.is_empty() || (*place == line_start && line_start == line_end))
 }
 
-/// Widens `hunk` by whole words until its old text is not empty and occurs once in its line.
-pub(crate) fn anchor(text: &str, prompt: &Prompt, hunk: &Hunk) -> Result<Anchored, DialectError> {
-    let (marker, line) = prompt
-        .lines
+/// Widens `hunk` by whole words until its old text is not empty and occurs once in its line, one of `lines`.
+pub(crate) fn anchor(text: &str, lines: &[VisibleLine], hunk: &Hunk) -> Result<Anchored, DialectError> {
+    let (marker, line) = lines
         .iter()
         .enumerate()
         .find(|(_, line)| line.start <= hunk.start && hunk.start <= line.end)
         .ok_or(DialectError::NotVisible)?;
-    let visible_end = prompt.lines.last().map_or(0, |last| last.end);
+    let visible_end = lines.last().map_or(0, |last| last.end);
     let line_text = &text[line.start..line.end];
     let words = lexemes(line_text);
     let mut widened = hunk.clone();
@@ -130,7 +142,7 @@ pub(crate) fn anchor(text: &str, prompt: &Prompt, hunk: &Hunk) -> Result<Anchore
     if widened.end > visible_end {
         return Err(DialectError::NotVisible);
     }
-    let crosses_cut = prompt.lines.iter().any(|line| {
+    let crosses_cut = lines.iter().any(|line| {
         line.cut
             && ((widened.start <= line.end && widened.end > line.end)
                 || widened.start > line.end && widened.start <= line.full_end)

@@ -20,7 +20,7 @@ mod parse;
 mod prompt;
 
 pub use hunk::Hunk;
-pub use pair::{EncodedPair, divergence};
+pub use pair::{EncodedPair, divergence, written, written_pair};
 pub use parse::{AnswerParser, ParsedToken};
 pub use prompt::{Habit, Prompt, VisibleLine, habit_tokens};
 
@@ -127,7 +127,7 @@ pub(crate) fn encode_hunks(
     }
     let text = &context.window.text;
     for hunk in hunks {
-        let anchored = hunk::anchor(text, prompt, hunk)?;
+        let anchored = hunk::anchor(text, &prompt.lines, hunk)?;
         let marker = special.lines.get(anchored.marker).ok_or(DialectError::NotVisible)?;
         tokens.push(*marker);
         tokens.extend(encode(&text[anchored.hunk.start..anchored.hunk.end])?);

@@ -1,9 +1,19 @@
 //! Chosen and rejected written by one encoder with the same boundaries, so that they differ first where they differ in
 //! effect.
+//!
+//! Where the first differing token is. Every text of an action is tokenized by itself and stands between structuring
+//! tokens, which no text encodes to. So for any tokenizer no token reaches over the border of an action, and actions
+//! that are equal are equal in tokens: the first difference lies in the first action that differs, for both sides.
+//! Within it all tokens before the difference are the same and spell the same bytes. The token therefore begins at the
+//! same byte on both sides, at or before the first differing byte: before it when a tokenizer merges what is common
+//! with what differs, or splits what is common otherwise because of what follows. Losses begin at this token, which is
+//! found by comparing tokens. Found from the byte it could be another one on each side, and the tokens before it that
+//! differ already would count for neither.
 
 use events::{ActionList, EditAction, EditContext};
 
-use super::hunk::{Hunk, from_actions};
+use super::hunk::{Hunk, anchor, from_actions};
+use super::prompt::whole_lines;
 use super::{Answer, DialectError, encode_hunks, encode_prompt};
 use crate::tokenizer::CodeTokenizer;
 
@@ -37,13 +47,7 @@ impl EncodedPair {
         rejected: &ActionList,
     ) -> Result<Self, DialectError> {
         let prompt = encode_prompt(tokenizer, context)?;
-        let with_shared = |list: &ActionList| {
-            let actions: Vec<EditAction> = shared.iter().chain(&list.actions).cloned().collect();
-            from_actions(context, &actions)
-        };
-        let (mut chosen_hunks, mut rejected_hunks) = (with_shared(chosen)?, with_shared(rejected)?);
-        share_boundaries(&context.window.text, &mut chosen_hunks, &mut rejected_hunks);
-        let chosen_hunks = in_order_of(chosen_hunks, &rejected_hunks);
+        let (chosen_hunks, rejected_hunks) = hunks_of_both(context, shared, chosen, rejected)?;
         let chosen = encode_hunks(tokenizer, context, &prompt, &chosen_hunks, chosen.closed)?;
         let rejected = encode_hunks(tokenizer, context, &prompt, &rejected_hunks, rejected.closed)?;
         let divergence = divergence(&chosen.tokens, &rejected.tokens);
@@ -55,6 +59,52 @@ impl EncodedPair {
         let (chosen_end, rejected_end) = (end(&chosen), end(&rejected));
         Ok(Self { prompt: prompt.tokens, chosen, rejected, divergence, chosen_end, rejected_end })
     }
+}
+
+/// The actions of both sides as their answers write them, `shared` first: what training is shown. Every line counts as
+/// shown whole, because no prompt is rendered.
+///
+/// # Errors
+/// See [`DialectError`].
+pub fn written_pair(
+    context: &EditContext,
+    shared: &[EditAction],
+    chosen: &ActionList,
+    rejected: &ActionList,
+) -> Result<(Vec<EditAction>, Vec<EditAction>), DialectError> {
+    let (chosen, rejected) = hunks_of_both(context, shared, chosen, rejected)?;
+    Ok((anchored(context, &chosen)?, anchored(context, &rejected)?))
+}
+
+/// The same for actions that are compared with none.
+///
+/// # Errors
+/// See [`DialectError`].
+pub fn written(context: &EditContext, actions: &[EditAction]) -> Result<Vec<EditAction>, DialectError> {
+    anchored(context, &from_actions(context, actions)?)
+}
+
+fn anchored(context: &EditContext, hunks: &[Hunk]) -> Result<Vec<EditAction>, DialectError> {
+    let text = &context.window.text;
+    let lines = whole_lines(text);
+    hunks.iter().map(|hunk| anchor(text, &lines, hunk).map(|anchored| anchored.hunk.to_action(context))).collect()
+}
+
+/// `shared` and each side's own actions as hunks: with the same boundaries, in the same order as far as they are equal.
+fn hunks_of_both(
+    context: &EditContext,
+    shared: &[EditAction],
+    chosen: &ActionList,
+    rejected: &ActionList,
+) -> Result<(Vec<Hunk>, Vec<Hunk>), DialectError> {
+    let with_shared = |list: &ActionList| {
+        let actions: Vec<EditAction> = shared.iter().chain(&list.actions).cloned().collect();
+        from_actions(context, &actions)
+    };
+    let (mut chosen, mut rejected) = (with_shared(chosen)?, with_shared(rejected)?);
+    share_boundaries(&context.window.text, &mut chosen, &mut rejected);
+    let chosen = in_order_of(chosen, &rejected);
+    Ok((chosen, rejected))
 }
 
 /// The first place where both lists have a token and the tokens differ. A list that merely ends is open, not different.

@@ -205,6 +205,12 @@ fn line_spans(text: &str) -> Vec<(usize, usize)> {
     spans
 }
 
+/// Every line of `text`, whole.
+pub(super) fn whole_lines(text: &str) -> Vec<VisibleLine> {
+    let whole = |(start, end)| VisibleLine { start, end, full_end: end, cut: false };
+    line_spans(text).into_iter().map(whole).collect()
+}
+
 /// The last two parts of the path; the language stands in for a missing extension.
 fn path_end(context: &EditContext) -> String {
     let parts: Vec<&str> = context.path.rsplit('/').take(2).map(|part| clipped(part, 128)).collect();

@@ -2,7 +2,7 @@ use events::{ByteRange, RecentEdit, Window, apply_actions};
 use proptest::prelude::*;
 
 use super::*;
-use crate::tokenizer::tests::small;
+use crate::tokenizer::tests::{of_every_kind, small};
 
 pub(crate) fn context(text: &str, cursor: usize) -> EditContext {
     EditContext {
@@ -231,6 +231,101 @@ proptest! {
             prop_assert!(place < pair.chosen_end && place < pair.rejected_end);
         }
     }
+}
+
+/// Bytes and structuring tokens, one number each.
+fn spelled(tokenizer: &CodeTokenizer, tokens: &[u32]) -> Vec<u32> {
+    let spell = |token: &u32| match tokenizer.token_bytes(*token) {
+        Some(bytes) => bytes.iter().map(|byte| u32::from(*byte)).collect::<Vec<_>>(),
+        None => vec![256 + *token],
+    };
+    tokens.iter().flat_map(spell).collect()
+}
+
+fn common<T: PartialEq>(left: &[T], right: &[T]) -> usize {
+    left.iter().zip(right).take_while(|(a, b)| a == b).count()
+}
+
+fn kinds() -> &'static [(&'static str, CodeTokenizer)] {
+    static KINDS: std::sync::OnceLock<Vec<(&'static str, CodeTokenizer)>> = std::sync::OnceLock::new();
+    KINDS.get_or_init(of_every_kind)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn for_every_tokenizer_the_first_differing_token_begins_in_the_action_and_not_behind_the_byte(
+        text in document(),
+        before in proptest::collection::vec((0_usize..100, 0_usize..4, "[a-c, é]{0,4}"), 0..2),
+        left in proptest::collection::vec((0_usize..100, 0_usize..4, "[a-c, é]{0,4}"), 1..3),
+        right in proptest::collection::vec((0_usize..100, 0_usize..4, "[a-c, é]{0,4}"), 1..3),
+        closed in any::<bool>(),
+    ) {
+        let context = context(&text, 0);
+        let shared = edits(&text, &before);
+        let free = |actions: Vec<EditAction>| -> Vec<EditAction> {
+            actions.into_iter().filter(|a| shared.iter().all(|s| !s.range.touches(a.range))).collect()
+        };
+        let (left, right) = (list(free(edits(&text, &left)), closed), list(free(edits(&text, &right)), closed));
+        for (name, tokenizer) in kinds() {
+            let Ok(pair) = EncodedPair::encode(tokenizer, &context, &shared, &left, &right) else { continue };
+            let Some(place) = pair.divergence else { continue };
+            let (chosen, rejected) = (&pair.chosen, &pair.rejected);
+            let complete = |answer: &Answer| answer.action_ends.iter().filter(|end| **end <= place).count();
+            prop_assert_eq!(complete(chosen), complete(rejected), "{}", name);
+            prop_assert!(place < pair.chosen_end && place < pair.rejected_end, "{name}");
+            let (chosen_bytes, rejected_bytes) =
+                (spelled(tokenizer, &chosen.tokens), spelled(tokenizer, &rejected.tokens));
+            let differs_at = common(&chosen_bytes, &rejected_bytes);
+            let begins_at = spelled(tokenizer, &chosen.tokens[..place]).len();
+            prop_assert!(begins_at <= differs_at, "{name}");
+            // The first differing byte, too, lies in that action: no action that is complete before it differs.
+            let action_begins = chosen.action_ends.iter().rfind(|end| **end <= place).copied().unwrap_or(0);
+            prop_assert!(spelled(tokenizer, &chosen.tokens[..action_begins]).len() <= begins_at, "{name}");
+            for (answer, end) in [(chosen, pair.chosen_end), (rejected, pair.rejected_end)] {
+                prop_assert!(differs_at < spelled(tokenizer, &answer.tokens[..end]).len(), "{name}");
+            }
+        }
+    }
+}
+
+/// Why losses do not begin at the token that holds the first differing byte.
+#[test]
+fn tokens_merge_what_is_common_with_what_differs() {
+    let words: Vec<String> = ["a", "b", "c", "ab", "bc", "abc", "cab", "acb"].map(str::to_owned).to_vec();
+    for (name, tokenizer) in kinds() {
+        let early = words.iter().flat_map(|left| words.iter().map(move |right| (left, right))).filter(|(left, right)| {
+            let (one, other) = (tokenizer.encode(left).unwrap(), tokenizer.encode(right).unwrap());
+            let begins_at = spelled(tokenizer, &one[..common(&one, &other)]).len();
+            begins_at < common(left.as_bytes(), right.as_bytes())
+        });
+        assert!(early.count() > 0, "{name}");
+    }
+}
+
+#[test]
+fn what_is_written_is_what_an_answer_says() {
+    let tokenizer = small();
+    let context = context(TEXT, 30);
+    let (start, end) = find(TEXT, "get_name", 1);
+    let renamed = action(TEXT, start, end, "get_display_name");
+    let (start, end) = find(TEXT, "println", 0);
+    let printed = action(TEXT, start, end, "print");
+    let answer = encode_answer(&tokenizer, &context, &list(vec![renamed.clone(), printed.clone()], true)).unwrap();
+    let parsed = parse_answer(&tokenizer, &context, &answer.tokens).unwrap();
+    assert_eq!(written(&context, &[renamed.clone(), printed.clone()]).unwrap(), parsed.actions);
+    assert_eq!(parsed.actions[0].old_text, ", get_name");
+    let no_edit = ActionList::no_edit();
+    let both = list(vec![renamed.clone(), printed], false);
+    let (shown, nothing) = written_pair(&context, &[], &both, &no_edit).unwrap();
+    assert_eq!((shown, nothing), (parsed.actions.clone(), vec![]));
+    // Compared with a side that changes more, it is written as long as that one.
+    let (start, end) = find(TEXT, "get_name(other)", 0);
+    let longer = list(vec![action(TEXT, start, end, "other.name()")], false);
+    let (_, rejected) = written_pair(&context, &[], &longer, &list(vec![renamed], false)).unwrap();
+    assert_ne!(rejected[0], parsed.actions[0]);
+    assert_eq!(apply_actions(1000, TEXT, &rejected), apply_actions(1000, TEXT, &parsed.actions[..1]));
 }
 
 fn small_shared() -> &'static crate::tokenizer::CodeTokenizer {
