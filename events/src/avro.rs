@@ -56,7 +56,7 @@ pub enum AvroError {
 pub trait AvroRecord: Serialize + DeserializeOwned {
     /// Full name of the schema.
     const NAME: &'static str;
-    /// All schemas that this release reads; the first is the one it writes.
+    /// All schemas that this release reads, oldest first; see [`encode`] for the one it writes.
     fn schemas() -> &'static [Schema];
 }
 
@@ -77,18 +77,18 @@ macro_rules! avro_record {
 avro_record!(RawEvent, "flywheel.RawEvent", ["raw_event.v1.avsc"]);
 avro_record!(CleanEvent, "flywheel.CleanEvent", ["clean_event.v1.avsc"]);
 avro_record!(QuarantinedEvent, "flywheel.QuarantinedEvent", ["quarantined_event.v1.avsc"]);
-avro_record!(PreferencePair, "flywheel.PreferencePair", ["preference_pair.v1.avsc"]);
+avro_record!(PreferencePair, "flywheel.PreferencePair", ["preference_pair.v1.avsc", "preference_pair.v2.avsc"]);
 avro_record!(OpportunityOutcome, "flywheel.OpportunityOutcome", ["opportunity_outcome.v1.avsc"]);
 avro_record!(FlywheelEvent, "flywheel.FlywheelEvent", ["flywheel_event.v1.avsc"]);
 
-/// Writes a value with its first schema.
+/// Writes a value with the oldest schema that can hold it, so that a release before reads all that it would understand.
+/// A field of a later schema that has its default is left out when it is serialized.
 ///
 /// # Errors
-/// When the value does not fit the schema.
+/// When the value fits no schema.
 pub fn encode<T: AvroRecord>(value: &T) -> Result<Vec<u8>, AvroError> {
-    let unwritable = || AvroError::Unwritable { schema: T::NAME };
-    let schema = T::schemas().first().ok_or_else(unwritable)?;
-    serde_avro_fast::to_single_object_vec(value, &mut SerializerConfig::new(schema)).map_err(|_| unwritable())
+    let write = |schema| serde_avro_fast::to_single_object_vec(value, &mut SerializerConfig::new(schema)).ok();
+    T::schemas().iter().find_map(write).ok_or(AvroError::Unwritable { schema: T::NAME })
 }
 
 /// Reads a value that any schema of this release wrote.

@@ -80,6 +80,10 @@ pub struct PreferencePair {
     pub probabilities: Probabilities,
     /// Whether scrubbing altered text between the region and the divergence point.
     pub altered: bool,
+    /// Whether a side that was a suggestion is written otherwise than it was generated: it is not the text that the
+    /// model's probabilities speak of. Schema 2; a pair that is on policy is written with schema 1.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub off_policy: bool,
     /// `received_at` of the opportunity's first event.
     pub opened_at: Timestamp,
     /// Partition time at which the label was concluded.

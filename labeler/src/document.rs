@@ -155,7 +155,7 @@ impl TrackedWindow {
         if is_above && !(is_empty_window && edit.start == self.start) {
             let new_end = edit.start.saturating_add(length_in(self.encoding, edit.new_text));
             let shift_from = edit.end;
-            self.start = self.start - shift_from + new_end;
+            self.start = (self.start - shift_from).saturating_add(new_end);
             return Applied::Elsewhere;
         }
         if edit.start > window_end || (edit.start == window_end && !open_end && !is_empty_window) {

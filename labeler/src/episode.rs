@@ -10,6 +10,7 @@ use events::{
 use crate::alignment::{Hunk, apply_hunks, hunks_between};
 use crate::decision_table::{Acceptance, Evidence, Fate, Label, SUPERSEDED, Typed, Visibility, decide};
 use crate::divergence::{Divergence, canonical, divergence, to_action};
+use crate::generated::Generated;
 use crate::kept::{Kept, kept};
 use crate::lexing::{equal_after_lexing, solid};
 use crate::policy::LabelPolicy;
@@ -37,6 +38,8 @@ pub struct Conclusion {
     pub weight: f64,
     /// Whether scrubbing changed what it rests on.
     pub altered: bool,
+    /// Whether it teaches about other text than was generated (see [`Generated::is_off_policy`]).
+    pub off_policy: bool,
     /// Greatest `received_at` of what it rests on.
     pub last_signal_at: Timestamp,
 }
@@ -393,7 +396,8 @@ impl Case<'_> {
                 } else {
                     return match canonical(self.context(), self.visible_actions()) {
                         Some(actions) if !actions.is_empty() => {
-                            self.pair(reason, 0, Sides { rejected: Some(open(actions)), ..Sides::default() })
+                            let generated = self.generated_and_rejected();
+                            self.pair(reason, 0, Sides { rejected: Some(open(actions)), generated, ..Sides::default() })
                         }
                         _ => Verdict::NoPair("does_not_fit"),
                     };
@@ -408,14 +412,15 @@ impl Case<'_> {
             Label::NoLabel | Label::Wait => None,
         };
         let Some(parted) = parted else { return Verdict::NoPair("identical_effect") };
-        let index = if label == Label::Missed { -1 } else { i32::try_from(parted.point.action_index).unwrap_or(0) };
-        let sides = Sides {
-            shared: parted.shared,
-            chosen: Some(parted.chosen),
-            rejected: Some(parted.rejected),
-            point: Some(parted.point),
+        let (index, generated) = match label {
+            Label::Missed => (-1, Generated::default()),
+            _ => (i32::try_from(parted.point.action_index).unwrap_or(0), self.generated_and_rejected()),
         };
-        self.pair(reason, index, sides)
+        self.pair(reason, index, Sides::parted(parted, generated))
+    }
+
+    fn generated_and_rejected(&self) -> Generated {
+        Generated { chosen: None, rejected: Some(self.visible_actions().to_vec()) }
     }
 
     fn positive(&self, reason: PairReason) -> Verdict {
@@ -426,20 +431,17 @@ impl Case<'_> {
         };
         let chosen = open(chosen);
         let sibling = if reason == PairReason::AcceptedKept { self.rejected_sibling(&chosen) } else { None };
+        let generated = |rejected| Generated { chosen: Some(actions.to_vec()), rejected };
         let sides = match sibling {
-            Some(parted) => Sides {
-                shared: parted.shared,
-                chosen: Some(parted.chosen),
-                rejected: Some(parted.rejected),
-                point: Some(parted.point),
-            },
-            None => Sides { chosen: Some(chosen), ..Sides::default() },
+            Some((parted, served)) => Sides::parted(parted, generated(Some(served))),
+            None => Sides { chosen: Some(chosen), generated: generated(None), ..Sides::default() },
         };
         self.pair(reason, 0, sides)
     }
 
-    /// An earlier answer of the same opportunity over the same window that was shown long enough and not taken.
-    fn rejected_sibling(&self, chosen: &ActionList) -> Option<Divergence> {
+    /// An earlier answer of the same opportunity over the same window that was shown long enough and not taken, with
+    /// what was visible of it.
+    fn rejected_sibling(&self, chosen: &ActionList) -> Option<(Divergence, Vec<EditAction>)> {
         self.story.earlier.iter().rev().find_map(|earlier| {
             let text = earlier.text.as_ref().filter(|text| text.context.window == self.context().window)?;
             let story = Story { answer: earlier.clone(), earlier: Vec::new(), ..self.story.clone() };
@@ -447,7 +449,8 @@ impl Case<'_> {
             let rejected = seen.visibility == Visibility::Visible && seen.acceptance == Acceptance::None;
             let visible = text.actions.get(..seen.visible.min(text.actions.len()))?;
             let served = ActionList { actions: visible.to_vec(), closed: false };
-            rejected.then(|| divergence(self.context(), chosen, &served)).flatten()
+            let parted = rejected.then(|| divergence(self.context(), chosen, &served)).flatten()?;
+            Some((parted, served.actions))
         })
     }
 
@@ -468,15 +471,17 @@ impl Case<'_> {
             .map(|fact| fact.received_at);
         let last_signal_at =
             signal_times.chain(self.pause.last_received_at).fold(self.story.answer.first_received_at, Timestamp::max);
+        let text = PairText {
+            context: self.context().clone(),
+            shared: sides.shared,
+            chosen: sides.chosen,
+            rejected: sides.rejected,
+        };
         Verdict::Pair(Box::new(Conclusion {
             reason,
             action_index,
-            text: PairText {
-                context: self.context().clone(),
-                shared: sides.shared,
-                chosen: sides.chosen,
-                rejected: sides.rejected,
-            },
+            off_policy: sides.generated.is_off_policy(&text),
+            text,
             divergence: sides.point,
             weight,
             altered: self.pause.altered,
@@ -491,6 +496,19 @@ struct Sides {
     chosen: Option<ActionList>,
     rejected: Option<ActionList>,
     point: Option<DivergencePoint>,
+    generated: Generated,
+}
+
+impl Sides {
+    fn parted(parted: Divergence, generated: Generated) -> Self {
+        Self {
+            shared: parted.shared,
+            chosen: Some(parted.chosen),
+            rejected: Some(parted.rejected),
+            point: Some(parted.point),
+            generated,
+        }
+    }
 }
 
 /// Whether what was typed is, so far, the beginning of what was served there, equal after lexing.
@@ -572,7 +590,7 @@ fn is_censored(story: &Story) -> bool {
         return false;
     }
     match story.opened_ms() {
-        Some(opened) => ended_ms - opened < 30_000,
+        Some(opened) => ended_ms.saturating_sub(opened) < 30_000,
         None => ended_at.since(story.answer.first_received_at) < std::time::Duration::from_secs(30),
     }
 }

@@ -7,6 +7,7 @@ pub mod decision_table;
 pub mod divergence;
 pub mod document;
 pub mod episode;
+pub mod generated;
 pub mod kept;
 pub mod keys;
 pub mod lake;

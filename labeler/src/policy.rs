@@ -42,6 +42,10 @@ pub struct LabelPolicy {
     pub typed_against_weight: f64,
     /// Whether Esc and then nothing also teaches `NO_EDIT`.
     pub no_edit_for_dismissed: bool,
+    /// Whether pairs say that they are off-policy. A release that does not know the mark waits for one that does, so it
+    /// is set when none of them runs any more. Written only when it is set: they wait for this setting, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mark_off_policy: bool,
     /// How late an event may come (the anonymizer's `lateness`): an episode that no event closes waits that much
     /// longer.
     #[serde(with = "seconds")]
@@ -66,6 +70,7 @@ impl Default for LabelPolicy {
             typed_through_weight: 0.5,
             typed_against_weight: 0.5,
             no_edit_for_dismissed: true,
+            mark_off_policy: false,
             lateness: Duration::from_secs(15 * 60),
             timer_margin: Duration::from_secs(60),
         }
@@ -80,9 +85,15 @@ impl LabelPolicy {
     /// judged the same. They say until when facts are awaited, and so which of them are known when a timer closes an
     /// episode that no event did. Within one log that is settled once for every opportunity, at one position and by one
     /// policy (the control record carries both settings), so two different pairs under one id cannot come of it.
+    /// `mark_off_policy` is none either: it says what of a pair is told, not which pair it is.
     #[must_use]
     pub fn version(&self) -> i32 {
-        let judging = |policy: &Self| Self { lateness: Duration::ZERO, timer_margin: Duration::ZERO, ..policy.clone() };
+        let judging = |policy: &Self| Self {
+            lateness: Duration::ZERO,
+            timer_margin: Duration::ZERO,
+            mark_off_policy: false,
+            ..policy.clone()
+        };
         let own = judging(self);
         if own == judging(&Self::default()) {
             return LABEL_POLICY_VERSION;
@@ -129,6 +140,10 @@ mod tests {
         let patient =
             LabelPolicy { timer_margin: Duration::from_secs(1800), lateness: Duration::ZERO, ..default.clone() };
         assert_eq!(patient.version(), LABEL_POLICY_VERSION);
+        let marking = LabelPolicy { mark_off_policy: true, ..default.clone() };
+        assert_eq!(marking.version(), LABEL_POLICY_VERSION);
+        let written = |policy: &LabelPolicy| serde_json::to_string(policy).unwrap();
+        assert!(written(&marking).contains("mark_off_policy") && !written(&default).contains("mark_off_policy"));
         let others = [
             LabelPolicy { settle_ms: 9_999, ..default.clone() },
             LabelPolicy { close_ms: 300_001, ..default.clone() },

@@ -76,9 +76,11 @@ fn start_of(story: &Story) -> Option<Start> {
         What::Look { .. } => false,
         _ => story.is_about_answer(fact),
     };
-    let signal = story.facts.iter().find(is_signal).map(|fact| Start::Sequence(fact.sequence - 1));
+    let signal = story.facts.iter().find(is_signal).map(|fact| Start::Sequence(fact.sequence.saturating_sub(1)));
     let look = story.facts.iter().find_map(|fact| match fact.what {
-        What::Look { delay_s, .. } => Some(Start::Monotonic(fact.monotonic_ms - i64::from(delay_s) * 1000)),
+        What::Look { delay_s, .. } => {
+            Some(Start::Monotonic(fact.monotonic_ms.saturating_sub(i64::from(delay_s) * 1000)))
+        }
         _ => None,
     });
     signal.or(look)
@@ -154,6 +156,7 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
     let close_ms = story.opened_ms().map_or(i64::MAX, |opened| opened.saturating_add(policy.close_ms));
     // What is worked on beyond close goes on after what is known of it.
     let mut known_until_ms = story.known_until_ms;
+    let last_look_ms = close_ms.saturating_add(policy.look_grace_ms);
     for fact in &story.facts {
         match &fact.what {
             What::Edit { origin, text } => {
@@ -182,13 +185,15 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
             What::Accepted { action_index, accepted_length } if story.is_about_answer(fact) => {
                 replayer.acceptance(fact, exposure, *action_index, *accepted_length);
             }
-            What::Look { text: Some(text), .. } if fact.monotonic_ms <= close_ms + policy.look_grace_ms => {
+            What::Look { text: Some(text), .. } if fact.monotonic_ms <= last_look_ms => {
                 replayer.looked(fact, text);
             }
             _ => {}
         }
     }
-    let quiet_since = |quiet_ms: i64| replayer.last_activity_ms.is_none_or(|last| known_until_ms >= last + quiet_ms);
+    let quiet_since = |quiet_ms: i64| {
+        replayer.last_activity_ms.is_none_or(|last| known_until_ms >= last.saturating_add(quiet_ms))
+    };
     let (is_paused, is_complete) = (quiet_since(policy.settle_ms), quiet_since(policy.boundary_ms));
     if is_paused && replayer.last_activity_ms.is_some() {
         replayer.pause();
@@ -275,7 +280,7 @@ impl Replayer<'_> {
                 self.visited.extend(self.window.sites_touched(&written));
                 if let Some(previous) = self.burst.last_mut() {
                     let touches = replaced.start <= previous.written.end && previous.written.start <= replaced.end;
-                    let long_pause = fact.monotonic_ms - previous.monotonic_ms >= self.policy.boundary_ms;
+                    let long_pause = fact.monotonic_ms.saturating_sub(previous.monotonic_ms) >= self.policy.boundary_ms;
                     previous.completed = !touches || long_pause;
                 }
                 self.by_hand = true;
@@ -367,7 +372,7 @@ impl Replayer<'_> {
 
     /// Something happened in the region; if it was quiet before for long enough, that was a pause.
     fn active(&mut self, fact: &Fact) {
-        if self.last_activity_ms.is_some_and(|last| fact.monotonic_ms >= last + self.policy.settle_ms) {
+        if self.last_activity_ms.is_some_and(|last| fact.monotonic_ms >= last.saturating_add(self.policy.settle_ms)) {
             self.pause();
         }
         self.last_activity_ms = Some(fact.monotonic_ms);
@@ -407,7 +412,7 @@ impl Replayer<'_> {
         let Some(((last, rest), first)) = self.burst.split_last().zip(self.burst.first()) else {
             return self.made.clone();
         };
-        let in_time = |edit: &&HandEdit| edit.monotonic_ms - first.monotonic_ms <= self.policy.editing_ms;
+        let in_time = |edit: &&HandEdit| edit.monotonic_ms.saturating_sub(first.monotonic_ms) <= self.policy.editing_ms;
         let whole = Some(last).filter(|_| is_complete).filter(in_time);
         let complete = whole.or_else(|| rest.iter().rev().find(|edit| in_time(edit) && edit.completed))?;
         Some(complete.text.clone())

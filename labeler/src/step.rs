@@ -307,7 +307,8 @@ impl Turn<'_> {
         let decided_ms = match header.kind {
             EventKind::Exposure => None,
             EventKind::RegionLook => {
-                Some(header.monotonic_ms - i64::from(header.look_delay_s.unwrap_or_default()) * 1000)
+                let delay_ms = i64::from(header.look_delay_s.unwrap_or_default()) * 1000;
+                Some(header.monotonic_ms.saturating_sub(delay_ms))
             }
             _ => Some(header.monotonic_ms),
         };
@@ -337,7 +338,7 @@ impl Turn<'_> {
         let mut reader = StoryReader::new(self.keys);
         let open: Vec<(OpportunityId, Open)> = session.open.iter().map(|(id, open)| (*id, open.clone())).collect();
         for (opportunity, open) in open {
-            let is_over = open.opened_ms.is_some_and(|opened| session.latest_ms - opened >= close_ms);
+            let is_over = open.opened_ms.is_some_and(|opened| session.latest_ms.saturating_sub(opened) >= close_ms);
             if is_over || closes == Some(opportunity) {
                 self.close(session, context, &mut reader, opportunity, at)?;
             } else if open.unjudged && !open.concluded && (is_pause || is_look) {
@@ -541,6 +542,7 @@ impl Turn<'_> {
             model_version: receipt.model_version,
             probabilities: receipt.probabilities,
             altered: conclusion.altered,
+            off_policy: conclusion.off_policy && self.policy.mark_off_policy,
             opened_at: story.answer.first_received_at,
             labeled_at: at,
             last_signal_at: conclusion.last_signal_at,
@@ -550,6 +552,9 @@ impl Turn<'_> {
         };
         let value = avro::encode(&pair).map_err(|_| Stop::Unwritable)?;
         counter!("flywheel_labeler_pairs_total", "reason" => conclusion.reason.as_str()).increment(1);
+        if conclusion.off_policy {
+            counter!("flywheel_labeler_pairs_off_policy_total", "reason" => conclusion.reason.as_str()).increment(1);
+        }
         context.emit(PREFERENCE_PAIRS, Record { key: context.key(), value: Bytes::from(value) });
         Ok(())
     }

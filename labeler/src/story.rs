@@ -145,7 +145,7 @@ pub fn opened_ms<'a>(facts: impl Iterator<Item = &'a Fact>) -> Option<i64> {
     facts
         .filter_map(|fact| match fact.what {
             What::Edit { .. } => None,
-            What::Look { delay_s, .. } => Some(fact.monotonic_ms - i64::from(delay_s) * 1000),
+            What::Look { delay_s, .. } => Some(fact.monotonic_ms.saturating_sub(i64::from(delay_s) * 1000)),
             _ => Some(fact.monotonic_ms),
         })
         .min()

@@ -146,6 +146,7 @@ async fn opened(this: &Orchestrator, pair: &PreferencePair) -> Result<Option<Tra
         reason: pair.reason.as_str().to_owned(),
         weight: pair.weight as f32,
         observed_micros: pair.opened_at.as_micros(),
+        off_policy: pair.off_policy,
         context: text.context,
         shared: text.shared,
         chosen: text.chosen,
@@ -209,6 +210,7 @@ mod tests {
             reason: "missed".to_owned(),
             weight: 1.0,
             observed_micros: 0,
+            off_policy: false,
             context: EditContext {
                 repository: format!("r{}", number % 3),
                 path: "a.rs".to_owned(),

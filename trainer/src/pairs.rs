@@ -25,6 +25,10 @@ pub struct TrainingPair {
     pub weight: f32,
     /// When it was observed, in microseconds since 1970.
     pub observed_micros: i64,
+    /// Whether a side that was a suggestion is written otherwise than it was generated. Methods that weigh by the
+    /// probability of what was sampled have none for it.
+    #[serde(default)]
+    pub off_policy: bool,
     /// What the model saw.
     pub context: EditContext,
     /// Actions before the divergence that both sides share.

@@ -47,7 +47,7 @@ pub(super) fn subject_of(config: &KafkaConfig, topic: &str) -> String {
     format!("{}-value", config.stored_name(topic))
 }
 
-/// The schemas of a topic's values, the one that is written first; none: the topic is none of ours.
+/// The schemas of a topic's values, oldest first; none: the topic is none of ours.
 fn schemas_of(topic: &str) -> &'static [Schema] {
     match topic {
         topics::TELEMETRY_RAW => RawEvent::schemas(),

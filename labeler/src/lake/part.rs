@@ -58,6 +58,7 @@ message preference_pairs {
   required double threshold;
   required boolean explored;
   required boolean altered;
+  required boolean off_policy;
   required int64 opened_at (TIMESTAMP(MICROS,true));
   required int64 labeled_at (TIMESTAMP(MICROS,true));
   required int64 last_signal_at (TIMESTAMP(MICROS,true));
@@ -292,6 +293,7 @@ fn write_group(writer: &mut SerializedFileWriter<Vec<u8>>, pairs: &[&PlacedPair]
     values!(DoubleType, |pair: &PreferencePair| pair.probabilities.threshold);
     values!(BoolType, |pair: &PreferencePair| pair.probabilities.explored);
     values!(BoolType, |pair: &PreferencePair| pair.altered);
+    values!(BoolType, |pair: &PreferencePair| pair.off_policy);
     values!(Int64Type, |pair: &PreferencePair| pair.opened_at.as_micros());
     values!(Int64Type, |pair: &PreferencePair| pair.labeled_at.as_micros());
     values!(Int64Type, |pair: &PreferencePair| pair.last_signal_at.as_micros());
@@ -484,6 +486,8 @@ fn read_group(group: &dyn RowGroupReader, part_partition: u32, pairs: &mut Vec<P
     let mut threshold = columns.reals("threshold")?;
     let mut explored = columns.flags("explored")?;
     let mut altered = columns.flags("altered")?;
+    // Parts of a release before do not have it.
+    let mut off_policy = if columns.has("off_policy") { Some(columns.flags("off_policy")?) } else { None };
     let mut opened_at = columns.numbers("opened_at")?;
     let mut labeled_at = columns.numbers("labeled_at")?;
     let mut last_signal_at = columns.numbers("last_signal_at")?;
@@ -523,6 +527,7 @@ fn read_group(group: &dyn RowGroupReader, part_partition: u32, pairs: &mut Vec<P
                 explored: explored.next()?,
             },
             altered: altered.next()?,
+            off_policy: off_policy.as_mut().map_or(Ok(false), Values::next)?,
             opened_at: opened_at.time()?,
             labeled_at: labeled_at.time()?,
             last_signal_at: last_signal_at.time()?,

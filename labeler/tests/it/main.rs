@@ -16,6 +16,7 @@ mod lake_readers;
 mod losses;
 mod messy;
 mod newer;
+mod off_policy;
 mod orders;
 mod rig;
 mod secrets;

@@ -274,6 +274,7 @@ impl Fixture {
                     explored: false,
                 },
                 altered: false,
+                off_policy: false,
                 opened_at: at,
                 labeled_at: at,
                 last_signal_at: at,

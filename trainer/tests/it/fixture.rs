@@ -82,6 +82,7 @@ pub(crate) fn correction(number: u64) -> TrainingPair {
         reason: "correction".to_owned(),
         weight: 1.0,
         observed_micros: number as i64,
+        off_policy: false,
         context,
         shared: Vec::new(),
         chosen: Some(chosen),

@@ -1,0 +1,74 @@
+//! Pairs that write a suggestion otherwise than it was generated.
+
+use bytes::Bytes;
+use events::avro::AvroRecord as _;
+use events::topics::PREFERENCE_PAIRS;
+use events::{Decision, EditAction, Origin, PreferencePair, TenantId};
+use labeler::LabelPolicy;
+use labeler::lake::{FORMAT, PartMetadata, read_part, write_part};
+
+use crate::kit::{Editor, World, label_with};
+
+fn marking() -> LabelPolicy {
+    LabelPolicy { mark_off_policy: true, ..LabelPolicy::default() }
+}
+
+/// A suggestion that was dismissed, and something else typed.
+async fn corrected(world: &World, seed: u8, action: impl FnOnce(&Editor) -> EditAction) -> Editor {
+    let mut editor = Editor::new(&world.person("someone").await, seed);
+    let action = action(&editor);
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000);
+    editor.replace("get_name", 0, "load_name", Origin::Typed).looks(&served, opened);
+    editor
+}
+
+#[tokio::test]
+async fn what_was_generated_in_other_words_is_marked_where_the_policy_says_so() {
+    let world = World::new().await;
+    let whole = corrected(&world, 70, |editor| editor.action("get_name", 0, "fetch_name")).await;
+    let longer = corrected(&world, 71, |editor| editor.action("= get_name", 0, "= fetch_name")).await;
+    for (editor, is_off_policy) in [(&whole, false), (&longer, true)] {
+        for (policy, marks) in [(LabelPolicy::default(), false), (marking(), true)] {
+            let (pairs, _) = label_with(&world, editor, policy).await;
+            assert_eq!(pairs.len(), 1);
+            assert_eq!(pairs[0].off_policy, is_off_policy && marks);
+            assert_eq!(pairs[0].label_policy_version, labeler::LABEL_POLICY_VERSION);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_release_before_reads_every_pair_that_is_not_marked_and_a_part_keeps_the_mark() {
+    let world = World::new().await;
+    let whole = corrected(&world, 72, |editor| editor.action("get_name", 0, "fetch_name")).await;
+    let longer = corrected(&world, 73, |editor| editor.action("= get_name", 0, "= fetch_name")).await;
+    let mut labeling = world.step_with(1, marking());
+    for event in whole.events.iter().chain(&longer.events) {
+        labeling.publish(event, &world.secret);
+    }
+    labeling.finish().await;
+    let values: Vec<Bytes> = labeling.step.emitted(PREFERENCE_PAIRS).into_iter().map(|record| record.value).collect();
+    let pairs = labeling.pairs();
+    assert_eq!((values.len(), pairs.len()), (2, 2));
+    for (value, pair) in values.iter().zip(&pairs) {
+        let schema = &PreferencePair::schemas()[usize::from(pair.off_policy)];
+        assert_eq!(value[2..10], *schema.rabin_fingerprint());
+    }
+    assert_eq!(pairs.iter().filter(|pair| pair.off_policy).count(), 1);
+
+    let placed: Vec<(String, PreferencePair)> =
+        pairs.into_iter().enumerate().map(|(index, pair)| (format!("{index:020}"), pair)).collect();
+    let metadata = PartMetadata {
+        format: FORMAT,
+        tenant: TenantId::default().to_string(),
+        topic: PREFERENCE_PAIRS.to_owned(),
+        partition: 0,
+        first_position: placed[0].0.clone(),
+        last_position: placed[1].0.clone(),
+        pairs: 2,
+    };
+    let (_, read) = read_part(write_part(&metadata, &placed).unwrap()).unwrap();
+    assert_eq!(read, placed);
+}
