@@ -1,20 +1,57 @@
 //! The behavioral divergence point: where what the developer wanted parts from what the model proposed.
 //!
-//! Both sides are written by one encoder over the same base text. The encoder knows effects only: a side's actions are
-//! applied, the result is compared with the base, and the hunks of both sides that touch are widened to their union, so
-//! that both replace the same old text. How a side was cut into actions therefore does not matter, and the first action
-//! that differs is the first that differs *in effect*. Order stays as served; what both sides do in another order
-//! commutes and is no divergence.
+//! # Definition
+//!
+//! Given a base text and two lists of actions over it, chosen and rejected (what was served):
+//!
+//! 1. The *canonical hunks* of a side are those between the base and the text that its actions make of it
+//!    ([`hunks_between`]). A hunk has the place in the served order of the first action that touches it; hunks of one
+//!    action are in the order of the text.
+//! 2. *Clusters* are what canonical hunks of the two sides make up that share a byte or touch, directly or by others in
+//!    between. Where both sides have part in a cluster, each side's hunks there become one over the whole cluster, at
+//!    the place of the first of them: both replace the same old text. These are the *actions in effect*.
+//! 3. *Shared* is the longest beginning of the rejected side's actions in effect that the chosen side has too, in
+//!    whatever order.
+//! 4. The sides *diverge* at the first rejected action behind that; or at STOP, if one side is known to end there and
+//!    the other one goes on. Where a list is open and nothing more of it is known they do not diverge. The counterpart
+//!    is the chosen action that replaces the same old text, else the first one that is left.
+//! 5. The point is the number of shared actions and, in the new text of the diverging action, the first byte at which
+//!    the two sides differ, moved back to where a character starts in both; 0 when they replace different text or one
+//!    stops.
+//!
+//! # What follows, and the test that proves it
+//!
+//! Each is a property test below by the name given; the definition itself is compared with an oracle that knows neither
+//! differences nor hunks and shares no code with this module.
+//!
+//! | obligation | test |
+//! |---|---|
+//! | what is computed is what is defined | `as_the_oracle_says` |
+//! | how a side is cut into actions does not matter | `invariant_under_splitting_and_merging` |
+//! | exchanged sides part at the same place, if both change the same places in the same order | `symmetric` |
+//! | nothing before the point differs, and at the point something does | `minimal` |
+//! | identical effect is no pair | `identical_effect_is_no_pair` |
+//! | no effect of either side is lost or added | `keeps_the_effect_of_both_sides` |
+//! | order is as served | `the_served_order_is_kept` |
+//! | other orders of commuting actions do not diverge | `commuting_actions_in_another_order_do_not_diverge` |
+//! | the first differing byte starts a character | `no_character_is_cut` |
+//! | boundaries are those of both sides' hunks, and no others | `boundaries_are_the_union_of_both_sides` |
+//! | the first differing token lies in that action | `the_first_differing_token_lies_in_the_diverging_action` |
+//!
+//! The last one holds for every tokenizer because a dialect tokenizes each text of an action by itself, between tokens
+//! that no text contains; [`edit_model::dialect`] says where in the action that token begins.
+
+use std::iter::Peekable;
 
 use events::{ActionList, ByteRange, DivergencePoint, EditAction, EditContext, apply_actions};
 
 use crate::alignment::{Hunk, hunks_between};
 
-/// A hunk with the place of the action that it came from, in served order.
+/// A hunk with its place in the served order: the number of the action that it came from, then its own first byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Ordered {
     hunk: Hunk,
-    rank: usize,
+    order: (usize, usize),
 }
 
 /// Chosen and rejected in canonical form, parted at their divergence.
@@ -34,28 +71,33 @@ pub struct Divergence {
 /// when the actions do not fit the window, overlap, or are about another file.
 #[must_use]
 pub fn canonical(context: &EditContext, actions: &[EditAction]) -> Option<Vec<EditAction>> {
-    let ordered = ordered_hunks(context, actions)?;
-    Some(ordered.into_iter().map(|ordered| to_action(context, &ordered.hunk)).collect())
+    Some(to_actions(context, &in_served_order(hunks_of(context, actions)?)))
 }
 
 /// Where `chosen` and `rejected` part, or none when they do not as far as both are known (identical effect is no pair),
 /// or when a side does not fit the window.
 #[must_use]
 pub fn divergence(context: &EditContext, chosen: &ActionList, rejected: &ActionList) -> Option<Divergence> {
-    let text = &context.window.text;
-    let (mut chosen_hunks, mut rejected_hunks) =
-        (ordered_hunks(context, &chosen.actions)?, ordered_hunks(context, &rejected.actions)?);
-    share_boundaries(text, &mut chosen_hunks, &mut rejected_hunks);
-    let mut shared = Vec::new();
-    let mut left = rejected_hunks.into_iter().peekable();
-    while let Some(served) = left.peek() {
-        let Some(index) = chosen_hunks.iter().position(|candidate| candidate.hunk == served.hunk) else { break };
-        shared.push(to_action(context, &served.hunk));
-        chosen_hunks.remove(index);
-        left.next();
+    let sides = (hunks_of(context, &chosen.actions)?, hunks_of(context, &rejected.actions)?);
+    let (chosen_hunks, rejected_hunks) = with_shared_boundaries(&context.window.text, sides.0, sides.1);
+    let (chosen_hunks, rejected_hunks) = (in_served_order(chosen_hunks), in_served_order(rejected_hunks));
+
+    let mut places: Vec<(usize, usize)> =
+        chosen_hunks.iter().enumerate().map(|(index, hunk)| (hunk.start, index)).collect();
+    places.sort_unstable();
+    let of_chosen = |served: &Hunk| {
+        let found = places.binary_search_by_key(&served.start, |(start, _)| *start).ok()?;
+        places.get(found).map(|(_, index)| *index).filter(|index| chosen_hunks.get(*index) == Some(served))
+    };
+    let shared: Vec<usize> = rejected_hunks.iter().map_while(of_chosen).collect();
+    let mut is_shared = vec![false; chosen_hunks.len()];
+    for index in &shared {
+        is_shared[*index] = true;
     }
-    let rejected_rest: Vec<Hunk> = left.map(|ordered| ordered.hunk).collect();
-    let mut chosen_rest: Vec<Hunk> = chosen_hunks.into_iter().map(|ordered| ordered.hunk).collect();
+    let mut chosen_rest: Vec<&Hunk> =
+        chosen_hunks.iter().zip(&is_shared).filter(|(_, is_shared)| !**is_shared).map(|(hunk, _)| hunk).collect();
+    let rejected_rest = &rejected_hunks[shared.len()..];
+
     let byte = match rejected_rest.first() {
         Some(served) => {
             if chosen_rest.is_empty() && !chosen.closed {
@@ -64,10 +106,8 @@ pub fn divergence(context: &EditContext, chosen: &ActionList, rejected: &ActionL
             }
             match chosen_rest.iter().position(|hunk| (hunk.start, hunk.end) == (served.start, served.end)) {
                 Some(counterpart) => {
-                    let hunk = chosen_rest.remove(counterpart);
-                    let byte = first_difference(&hunk.new_text, &served.new_text);
-                    chosen_rest.insert(0, hunk);
-                    byte
+                    chosen_rest[..=counterpart].rotate_right(1);
+                    chosen_rest.first().map_or(0, |hunk| first_difference(&hunk.new_text, &served.new_text))
                 }
                 // Another place, or STOP: they part before the first byte.
                 None => 0,
@@ -80,19 +120,14 @@ pub fn divergence(context: &EditContext, chosen: &ActionList, rejected: &ActionL
             0
         }
     };
-    let point = DivergencePoint {
-        action_index: u32::try_from(shared.len()).unwrap_or(u32::MAX),
-        byte: u32::try_from(byte).unwrap_or(u32::MAX),
-    };
-    let list = |hunks: Vec<Hunk>, closed| ActionList {
-        actions: hunks.iter().map(|hunk| to_action(context, hunk)).collect(),
-        closed,
-    };
     Some(Divergence {
-        shared,
-        chosen: list(chosen_rest, chosen.closed),
-        rejected: list(rejected_rest, rejected.closed),
-        point,
+        shared: to_actions(context, &rejected_hunks[..shared.len()]),
+        chosen: ActionList { actions: to_actions(context, chosen_rest), closed: chosen.closed },
+        rejected: ActionList { actions: to_actions(context, rejected_rest), closed: rejected.closed },
+        point: DivergencePoint {
+            action_index: u32::try_from(shared.len()).unwrap_or(u32::MAX),
+            byte: u32::try_from(byte).unwrap_or(u32::MAX),
+        },
     })
 }
 
@@ -106,7 +141,7 @@ pub fn first_difference(left: &str, right: &str) -> usize {
 /// The action that a hunk of the window's text is.
 #[must_use]
 pub fn to_action(context: &EditContext, hunk: &Hunk) -> EditAction {
-    let offset = |place: usize| context.window.start_byte + u64::try_from(place).unwrap_or(u64::MAX);
+    let offset = |place: usize| context.window.start_byte.saturating_add(u64::try_from(place).unwrap_or(u64::MAX));
     EditAction {
         path: context.path.clone(),
         range: ByteRange::new(offset(hunk.start), offset(hunk.end)),
@@ -115,7 +150,12 @@ pub fn to_action(context: &EditContext, hunk: &Hunk) -> EditAction {
     }
 }
 
-fn ordered_hunks(context: &EditContext, actions: &[EditAction]) -> Option<Vec<Ordered>> {
+fn to_actions<'a>(context: &EditContext, hunks: impl IntoIterator<Item = &'a Hunk>) -> Vec<EditAction> {
+    hunks.into_iter().map(|hunk| to_action(context, hunk)).collect()
+}
+
+/// The canonical hunks of a side in the order of the text, each with its place in the served order.
+fn hunks_of(context: &EditContext, actions: &[EditAction]) -> Option<Vec<Ordered>> {
     if actions.iter().any(|action| action.path != context.path) {
         return None;
     }
@@ -123,59 +163,75 @@ fn ordered_hunks(context: &EditContext, actions: &[EditAction]) -> Option<Vec<Or
     let result = apply_actions(context.window.start_byte, text, actions)?;
     let offset =
         |place: u64| place.checked_sub(context.window.start_byte).and_then(|place| usize::try_from(place).ok());
-    let places: Vec<(usize, usize)> =
-        actions.iter().map(|action| offset(action.range.start).zip(offset(action.range.end))).collect::<Option<_>>()?;
-    let mut ordered: Vec<Ordered> = hunks_between(text, &result)
-        .into_iter()
-        .map(|hunk| {
-            let touching = places.iter().position(|(start, end)| hunk.touches(*start, *end));
-            Ordered { hunk, rank: touching.unwrap_or(places.len()) }
-        })
-        .collect();
-    // Stable: hunks of one action stay in the order of the text.
-    ordered.sort_by_key(|ordered| ordered.rank);
-    Some(ordered)
+    let mut places: Vec<(usize, usize, usize)> = actions
+        .iter()
+        .enumerate()
+        .map(|(index, action)| Some((offset(action.range.start)?, offset(action.range.end)?, index)))
+        .collect::<Option<_>>()?;
+    places.sort_unstable();
+    // They do not overlap, so their ends ascend as well, as those of the hunks do.
+    let mut from = 0;
+    let ordered = hunks_between(text, &result).into_iter().map(|hunk| {
+        while places.get(from).is_some_and(|(_, end, _)| *end < hunk.start) {
+            from += 1;
+        }
+        let touching = places[from..].iter().take_while(|(start, ..)| *start <= hunk.end).map(|place| place.2).min();
+        // What was put into a repetition, or taken out of one, is told at its end, where no action may touch it.
+        let before = || places[..from].last().map(|place| place.2);
+        let rank = touching.or_else(before).unwrap_or(actions.len());
+        Ordered { order: (rank, hunk.start), hunk }
+    });
+    Some(ordered.collect())
 }
 
-/// Widens hunks of the two sides that touch to their union.
-fn share_boundaries(text: &str, chosen: &mut Vec<Ordered>, rejected: &mut Vec<Ordered>) {
-    let mut ranges: Vec<(usize, usize)> =
-        chosen.iter().chain(rejected.iter()).map(|ordered| (ordered.hunk.start, ordered.hunk.end)).collect();
-    ranges.sort_unstable();
-    let mut clusters: Vec<(usize, usize)> = Vec::new();
-    for (start, end) in ranges {
-        match clusters.last_mut() {
-            Some(last) if start <= last.1 => last.1 = last.1.max(end),
-            _ => clusters.push((start, end)),
-        }
-    }
-    for (start, end) in clusters {
-        let inside = |ordered: &Ordered| ordered.hunk.start >= start && ordered.hunk.end <= end;
-        if chosen.iter().any(inside) && rejected.iter().any(inside) {
-            widen(text, chosen, start, end);
-            widen(text, rejected, start, end);
-        }
-    }
+fn in_served_order(mut side: Vec<Ordered>) -> Vec<Hunk> {
+    side.sort_unstable_by_key(|ordered| ordered.order);
+    side.into_iter().map(|ordered| ordered.hunk).collect()
 }
 
-/// Replaces the hunks inside `start..end` by one over the whole range, at the place of the first of them.
-fn widen(text: &str, side: &mut Vec<Ordered>, start: usize, end: usize) {
-    let inside = |ordered: &Ordered| ordered.hunk.start >= start && ordered.hunk.end <= end;
-    let Some(first) = side.iter().position(inside) else { return };
-    let mut members: Vec<Hunk> = side.iter().filter(|ordered| inside(ordered)).map(|o| o.hunk.clone()).collect();
-    members.sort();
+/// Widens hunks of the two sides that touch to their union. Both sides are in the order of the text, before and after.
+fn with_shared_boundaries(text: &str, chosen: Vec<Ordered>, rejected: Vec<Ordered>) -> (Vec<Ordered>, Vec<Ordered>) {
+    let (mut chosen_shared, mut rejected_shared) = (Vec::new(), Vec::new());
+    let (mut chosen, mut rejected) = (chosen.into_iter().peekable(), rejected.into_iter().peekable());
+    while let Some(start) = [chosen.peek(), rejected.peek()].into_iter().flatten().map(|next| next.hunk.start).min() {
+        let mut end = start;
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        while take_touching(&mut chosen, &mut end, &mut ours) || take_touching(&mut rejected, &mut end, &mut theirs) {}
+        if ours.is_empty() || theirs.is_empty() {
+            chosen_shared.append(&mut ours);
+            rejected_shared.append(&mut theirs);
+        } else {
+            chosen_shared.push(widened(text, ours, start, end));
+            rejected_shared.push(widened(text, theirs, start, end));
+        }
+    }
+    (chosen_shared, rejected_shared)
+}
+
+/// Moves the next hunk of a side into a cluster that reaches to `end`, if it touches it.
+fn take_touching(
+    side: &mut Peekable<impl Iterator<Item = Ordered>>,
+    end: &mut usize,
+    cluster: &mut Vec<Ordered>,
+) -> bool {
+    let Some(next) = side.next_if(|next| next.hunk.start <= *end) else { return false };
+    *end = next.hunk.end.max(*end);
+    cluster.push(next);
+    true
+}
+
+/// One hunk over `start..end` for all `members`, at the place of the first of them.
+fn widened(text: &str, members: Vec<Ordered>, start: usize, end: usize) -> Ordered {
+    let order = members.iter().map(|member| member.order).min().unwrap_or((usize::MAX, start));
     let mut new_text = String::new();
     let mut position = start;
-    for member in &members {
-        new_text.push_str(&text[position..member.start]);
-        new_text.push_str(&member.new_text);
-        position = member.end;
+    for member in members {
+        new_text.push_str(&text[position..member.hunk.start]);
+        new_text.push_str(&member.hunk.new_text);
+        position = member.hunk.end;
     }
     new_text.push_str(&text[position..end]);
-    let rank = side[first].rank;
-    side.retain(|ordered| !inside(ordered));
-    // Everything before the first member was outside, so its index still is the place.
-    side.insert(first, Ordered { hunk: Hunk { start, end, new_text }, rank });
+    Ordered { hunk: Hunk { start, end, new_text }, order }
 }
 
 #[cfg(test)]

@@ -1,6 +1,12 @@
-use super::*;
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
+use edit_model::CodeTokenizer;
+use edit_model::dialect::{Answer, EncodedPair};
 use events::{ByteRange, Window};
 use proptest::prelude::*;
+
+use super::*;
 
 const START: u64 = 100;
 
@@ -86,6 +92,15 @@ fn stop_needs_evidence_and_no_edit_is_a_decision() {
     assert!(missed.rejected.is_no_edit() && missed.rejected.closed);
 }
 
+/// What was inserted into a repetition is told at its end, far from the action that did it.
+#[test]
+fn what_moves_along_a_repetition_keeps_its_place_in_the_order() {
+    let text = "x\nx\nx\nother\nlast\n";
+    let served = [action(text, 0, 0, "x\n"), replace(text, "last", "end")];
+    let written = canonical(&context(text), &served).unwrap();
+    assert_eq!(written.iter().map(|action| action.range.start - START).collect::<Vec<_>>(), [6, 12]);
+}
+
 #[test]
 fn a_character_is_never_cut() {
     assert_eq!(first_difference("aé", "aè"), 1);
@@ -167,7 +182,7 @@ fn script() -> impl Strategy<Value = (Vec<String>, Vec<String>, Vec<String>)> {
     })
 }
 
-/// Slow and obvious: the first byte at which the two results differ, told by the texts alone.
+/// What both sides make of the text.
 fn results(context: &EditContext, chosen: &[EditAction], rejected: &[EditAction]) -> (String, String) {
     let apply = |actions| apply_actions(START, &context.window.text, actions).unwrap();
     (apply(chosen), apply(rejected))
@@ -192,7 +207,7 @@ proptest! {
         prop_assert_eq!(parted(&cuts, &other_cuts), parted(&[true], &[false]));
     }
 
-    /// Both sides can be rebuilt: nothing of their effect is lost, and identical effect is no pair.
+    /// Both sides can be rebuilt: nothing of their effect is lost.
     #[test]
     fn keeps_the_effect_of_both_sides(
         (words, chosen, rejected) in script(),
@@ -210,6 +225,67 @@ proptest! {
             let rebuilt = results(&context, &with_shared(&parted.chosen), &with_shared(&parted.rejected));
             prop_assert_eq!(rebuilt, (wanted, served));
         }
+    }
+
+    /// However it was written.
+    #[test]
+    fn identical_effect_is_no_pair(
+        (words, chosen, _) in script(),
+        cuts in prop::collection::vec(any::<bool>(), 4), other_cuts in prop::collection::vec(any::<bool>(), 4),
+        chosen_closed in any::<bool>(), rejected_closed in any::<bool>(),
+    ) {
+        let context = context(&base_of(&words));
+        let script = Script { words, results: chosen };
+        let chosen = ActionList { actions: actions_of(&script, &cuts), closed: chosen_closed };
+        let rejected = ActionList { actions: actions_of(&script, &other_cuts), closed: rejected_closed };
+        prop_assert_eq!(divergence(&context, &chosen, &rejected), None);
+    }
+
+    /// Clusters grown by hand: one after the other takes in what touches it, until nothing does.
+    #[test]
+    fn boundaries_are_the_union_of_both_sides(
+        (words, chosen, rejected) in script(),
+        cuts in prop::collection::vec(any::<bool>(), 4),
+    ) {
+        let context = context(&base_of(&words));
+        let chosen = closed(actions_of(&Script { words: words.clone(), results: chosen }, &cuts));
+        let rejected = closed(actions_of(&Script { words, results: rejected }, &[true]));
+        let ranges = |actions: &[EditAction]| -> Vec<ByteRange> {
+            canonical(&context, actions).unwrap().iter().map(|action| action.range).collect()
+        };
+        let (ours, theirs) = (ranges(&chosen.actions), ranges(&rejected.actions));
+        let grown = |seed: ByteRange| {
+            let mut range = seed;
+            loop {
+                let touched = ours.iter().chain(&theirs).filter(|other| range.touches(**other));
+                let next = touched.fold(range, |grown, other| {
+                    ByteRange::new(grown.start.min(other.start), grown.end.max(other.end))
+                });
+                if next == range {
+                    return range;
+                }
+                range = next;
+            }
+        };
+        let of_side = |own: &[ByteRange], other: &[ByteRange]| -> BTreeSet<ByteRange> {
+            let is_shared = |range: ByteRange| other.iter().any(|other| range.touches(*other));
+            own.iter().map(|range| if is_shared(grown(*range)) { grown(*range) } else { *range }).collect()
+        };
+        let Some(parted) = divergence(&context, &chosen, &rejected) else { return Ok(()) };
+        let found = |list: &ActionList| -> BTreeSet<ByteRange> {
+            parted.shared.iter().chain(&list.actions).map(|action| action.range).collect()
+        };
+        prop_assert_eq!(found(&parted.chosen), of_side(&ours, &theirs));
+        prop_assert_eq!(found(&parted.rejected), of_side(&theirs, &ours));
+    }
+
+    #[test]
+    fn no_character_is_cut(common in "[aé😀]{0,4}", left in "[aéè😀😁]{0,4}", right in "[aéè😀😁]{0,4}") {
+        let (left, right) = (common.clone() + &left, common + &right);
+        let byte = first_difference(&left, &right);
+        prop_assert_eq!(left.get(..byte), right.get(..byte));
+        prop_assert!(left.is_char_boundary(byte) && right.is_char_boundary(byte));
+        prop_assert!(left == right || left[byte..].chars().next() != right[byte..].chars().next());
     }
 
     /// The first actions after the shared ones differ, and at that byte for the first time.
@@ -259,6 +335,180 @@ proptest! {
             prop_assert_eq!(there.shared, back.shared);
             prop_assert_eq!(there.chosen, back.rejected);
             prop_assert_eq!(there.rejected, back.chosen);
+        }
+    }
+}
+
+/// Lines of one word each, and which of them the two sides rewrite, in the order in which they do. No word of the base
+/// shares a letter with one that is written, so every rewritten line is one hunk, whatever differences are.
+#[derive(Debug, Clone)]
+struct Rewrites {
+    base: Vec<String>,
+    chosen: Vec<(usize, String)>,
+    rejected: Vec<(usize, String)>,
+}
+
+fn rewrites() -> impl Strategy<Value = Rewrites> {
+    prop::collection::vec(("[n-zé]{1,3}", "[n-zéè]{1,3}", 0..3_u8, 0..4_u8), 1..6)
+        .prop_flat_map(|lines| {
+            let base: Vec<String> = ["aaa", "bb", "cccc", "d", "ee", "ff"].map(str::to_owned)[..lines.len()].to_vec();
+            let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
+            for (line, (one, other, ours, theirs)) in lines.into_iter().enumerate() {
+                if ours > 0 {
+                    chosen.push((line, one.clone()));
+                }
+                if theirs > 0 {
+                    rejected.push((line, if theirs == 1 { other } else { one }));
+                }
+            }
+            (Just(base), Just(chosen).prop_shuffle(), Just(rejected).prop_shuffle())
+        })
+        .prop_map(|(base, chosen, rejected)| Rewrites { base, chosen, rejected })
+}
+
+impl Rewrites {
+    fn text(&self) -> String {
+        self.base.join("\n") + "\n"
+    }
+
+    fn starts(&self) -> Vec<usize> {
+        let mut next = 0;
+        let start_of = |word: &String| {
+            let start = next;
+            next += word.len() + 1;
+            start
+        };
+        self.base.iter().map(start_of).collect()
+    }
+
+    fn actions(&self, rewritten: &[(usize, String)]) -> Vec<EditAction> {
+        let (text, starts) = (self.text(), self.starts());
+        let rewrite = |(line, word): &(usize, String)| {
+            action(&text, starts[*line], starts[*line] + self.base[*line].len(), word)
+        };
+        rewritten.iter().map(rewrite).collect()
+    }
+}
+
+/// Where two lists of rewritten lines part: how many they share, the first differing byte, and the line that each side
+/// rewrites next. The definition, read aloud.
+fn oracle(
+    chosen: &[(usize, String)],
+    chosen_closed: bool,
+    rejected: &[(usize, String)],
+    rejected_closed: bool,
+) -> Option<(usize, usize, Option<usize>, Option<usize>)> {
+    let mut shared = 0;
+    while shared < rejected.len() && chosen.contains(&rejected[shared]) {
+        shared += 1;
+    }
+    let left: Vec<&(usize, String)> = chosen.iter().filter(|line| !rejected[..shared].contains(line)).collect();
+    if shared == rejected.len() {
+        let goes_on = !left.is_empty() && rejected_closed;
+        return goes_on.then(|| (shared, 0, Some(left[0].0), None));
+    }
+    let (line, served) = &rejected[shared];
+    if let Some((_, wanted)) = left.iter().find(|(other, _)| other == line) {
+        let mut byte = 0;
+        for (one, other) in wanted.chars().zip(served.chars()) {
+            if one != other {
+                break;
+            }
+            byte += one.len_utf8();
+        }
+        return Some((shared, byte, Some(*line), Some(*line)));
+    }
+    match left.first() {
+        Some((other, _)) => Some((shared, 0, Some(*other), Some(*line))),
+        None => chosen_closed.then_some((shared, 0, None, Some(*line))),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn as_the_oracle_says(rewrites in rewrites(), chosen_closed in any::<bool>(), rejected_closed in any::<bool>()) {
+        let chosen = ActionList { actions: rewrites.actions(&rewrites.chosen), closed: chosen_closed };
+        let rejected = ActionList { actions: rewrites.actions(&rewrites.rejected), closed: rejected_closed };
+        let starts = rewrites.starts();
+        let line_of = |list: &ActionList| {
+            list.actions.first().map(|action| {
+                starts.iter().position(|start| START + *start as u64 == action.range.start).unwrap()
+            })
+        };
+        let found = divergence(&context(&rewrites.text()), &chosen, &rejected).map(|parted| {
+            let point = parted.point;
+            let (chosen, rejected) = (line_of(&parted.chosen), line_of(&parted.rejected));
+            (point.action_index as usize, point.byte as usize, chosen, rejected)
+        });
+        prop_assert_eq!(found, oracle(&rewrites.chosen, chosen_closed, &rewrites.rejected, rejected_closed));
+    }
+
+    #[test]
+    fn the_served_order_is_kept(rewrites in rewrites()) {
+        let context = context(&rewrites.text());
+        let (chosen, rejected) = (rewrites.actions(&rewrites.chosen), rewrites.actions(&rewrites.rejected));
+        prop_assert_eq!(canonical(&context, &rejected).as_ref(), Some(&rejected));
+        let Some(parted) = divergence(&context, &closed(chosen.clone()), &closed(rejected.clone())) else {
+            return Ok(());
+        };
+        let served: Vec<EditAction> = parted.shared.iter().chain(&parted.rejected.actions).cloned().collect();
+        prop_assert_eq!(&served, &rejected);
+        // The chosen side's own order, but for what is shared and for the counterpart, which come first.
+        let rest = &parted.chosen.actions[parted.chosen.actions.len().min(1)..];
+        let own: Vec<&EditAction> = chosen.iter().filter(|action| rest.contains(action)).collect();
+        prop_assert_eq!(rest.iter().collect::<Vec<_>>(), own);
+    }
+
+    #[test]
+    fn commuting_actions_in_another_order_do_not_diverge(
+        (served, other) in rewrites().prop_flat_map(|rewrites| {
+            let shuffled = Just(rewrites.rejected.clone()).prop_shuffle();
+            (Just(rewrites), shuffled)
+        }),
+        chosen_closed in any::<bool>(), rejected_closed in any::<bool>(),
+    ) {
+        let chosen = ActionList { actions: served.actions(&other), closed: chosen_closed };
+        let rejected = ActionList { actions: served.actions(&served.rejected), closed: rejected_closed };
+        prop_assert_eq!(divergence(&context(&served.text()), &chosen, &rejected), None);
+    }
+}
+
+/// From nearly bytes to whole words of the tests' texts.
+fn tokenizers() -> &'static [CodeTokenizer] {
+    static TOKENIZERS: OnceLock<Vec<CodeTokenizer>> = OnceLock::new();
+    TOKENIZERS.get_or_init(|| {
+        let texts = ["abab baba (abé, aab) bé", "éa, ab( ba, bb) (a aé ba", "ab, ba aab( éb, b"];
+        let train = |size| CodeTokenizer::train(texts.iter().copied().cycle().take(30), size).unwrap();
+        [290, 310, 400].map(train).to_vec()
+    })
+}
+
+proptest! {
+    /// From the actions of both sides to the tokens that train: the first one that differs lies in the action with the
+    /// point's number, on both sides. A line of this text is short enough for a prompt to show it.
+    #[test]
+    fn the_first_differing_token_lies_in_the_diverging_action(
+        (words, chosen, rejected) in script(),
+        cuts in prop::collection::vec(any::<bool>(), 4),
+        chosen_closed in any::<bool>(), rejected_closed in any::<bool>(),
+    ) {
+        let context = context(&base_of(&words));
+        let chosen = Script { words: words.clone(), results: chosen };
+        let rejected = Script { words, results: rejected };
+        let chosen = ActionList { actions: actions_of(&chosen, &cuts), closed: chosen_closed };
+        let rejected = ActionList { actions: actions_of(&rejected, &[true]), closed: rejected_closed };
+        let Some(parted) = divergence(&context, &chosen, &rejected) else { return Ok(()) };
+        for tokenizer in tokenizers() {
+            let encoded = EncodedPair::encode(tokenizer, &context, &parted.shared, &parted.chosen, &parted.rejected);
+            // Some places cannot be named in the dialect; those that can be must part there.
+            let Ok(pair) = encoded else { continue };
+            let place = pair.divergence.unwrap();
+            let complete = |answer: &Answer| answer.action_ends.iter().filter(|end| **end <= place).count();
+            let number = parted.point.action_index as usize;
+            prop_assert_eq!((complete(&pair.chosen), complete(&pair.rejected)), (number, number));
+            prop_assert!(place < pair.chosen_end && place < pair.rejected_end);
         }
     }
 }
