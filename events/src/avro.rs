@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_avro_fast::Schema;
+use serde_avro_fast::de::read::ReaderRead;
+use serde_avro_fast::de::{DeserializerConfig, DeserializerState};
 use serde_avro_fast::ser::SerializerConfig;
 
 use crate::pair::{FlywheelEvent, OpportunityOutcome, PreferencePair};
@@ -81,8 +83,8 @@ avro_record!(PreferencePair, "flywheel.PreferencePair", ["preference_pair.v1.avs
 avro_record!(OpportunityOutcome, "flywheel.OpportunityOutcome", ["opportunity_outcome.v1.avsc"]);
 avro_record!(FlywheelEvent, "flywheel.FlywheelEvent", ["flywheel_event.v1.avsc"]);
 
-/// Writes a value with the oldest schema that can hold it, so that a release before reads all that it would understand.
-/// A field of a later schema that has its default is left out when it is serialized.
+/// Writes a value with the oldest schema that can hold it, so that a release before reads all that it would
+/// understand. A field of a later schema that has its default is left out when it is serialized.
 ///
 /// # Errors
 /// When the value fits no schema.
@@ -108,9 +110,13 @@ fn decode_with<T: DeserializeOwned>(bytes: &[u8], schemas: &[Schema], name: &'st
         .iter()
         .find(|schema| schema.rabin_fingerprint() == &header[2..])
         .ok_or_else(|| AvroError::UnknownFingerprint(hex::encode(&header[2..])))?;
-    let mut rest = datum;
-    let value =
-        serde_avro_fast::from_datum_reader(&mut rest, schema).map_err(|_| AvroError::Malformed { schema: name })?;
+    let mut reader = ReaderRead::new(datum);
+    // All of it is at hand: a length beyond it is damage, and nothing to make room for.
+    reader.max_alloc_size = datum.len();
+    let mut state = DeserializerState::with_config(reader, DeserializerConfig::new(schema));
+    let value: T = serde::Deserialize::deserialize(state.deserializer())
+        .map_err(|_| AvroError::Malformed { schema: name })?;
+    let rest = state.into_reader().into_inner();
     if rest.is_empty() { Ok(value) } else { Err(AvroError::TrailingBytes { schema: name, count: rest.len() }) }
 }
 

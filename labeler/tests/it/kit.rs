@@ -185,6 +185,28 @@ impl Person {
         RawEvent { header, filtered_at_door: None, sealed }
     }
 
+    /// The event as the anonymizer publishes it.
+    pub(crate) fn clean(&self, header: EventHeader, text: Option<EventText>) -> CleanEvent {
+        #[expect(clippy::disallowed_methods, reason = "the test plays the anonymizer")]
+        let text = text.map(|text| ScrubbedText::declare(text, false, &ScrubWitness::issue()));
+        CleanEvent::scrubbed(header, text.as_ref(), Some(&self.key))
+    }
+
+    /// The event with `change` made to its header and text.
+    pub(crate) fn changed(
+        &self,
+        event: &CleanEvent,
+        change: impl FnOnce(&mut EventHeader, &mut Option<EventText>),
+    ) -> CleanEvent {
+        let mut header = event.header.clone();
+        let mut text = event.sealed().map(|sealed| {
+            let text = self.key.open(header.event_id, TELEMETRY_CLEAN, sealed).unwrap();
+            serde_json::from_slice(&text).unwrap()
+        });
+        change(&mut header, &mut text);
+        self.clean(header, text)
+    }
+
     /// What was sealed for an event of a topic.
     pub(crate) fn open(&self, event: EventId, topic: &str, sealed: &Sealed) -> Vec<u8> {
         self.key.open(event, topic, sealed).unwrap()
@@ -301,9 +323,7 @@ impl Editor {
     }
 
     fn push(&mut self, header: EventHeader, text: Option<EventText>) -> &mut Self {
-        #[expect(clippy::disallowed_methods, reason = "the test plays the anonymizer")]
-        let text = text.map(|text| ScrubbedText::declare(text, false, &ScrubWitness::issue()));
-        self.events.push(CleanEvent::scrubbed(header, text.as_ref(), Some(&self.person.key)));
+        self.events.push(self.person.clean(header, text));
         self
     }
 

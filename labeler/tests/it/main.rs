@@ -9,6 +9,7 @@
 )]
 
 mod faults;
+mod fuzz;
 mod kit;
 mod labels;
 mod lake;
