@@ -51,6 +51,7 @@ fn placed(number: u64, with_text: bool) -> PlacedPair {
             explored: number.is_multiple_of(10),
         },
         altered: number.is_multiple_of(6),
+        off_policy: number.is_multiple_of(5),
         opened_at: at,
         labeled_at: at,
         last_signal_at: at,

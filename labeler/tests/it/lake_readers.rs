@@ -76,6 +76,7 @@ fn row((place, pair): &PlacedPair) -> Map<String, Value> {
         ("threshold", bits(probabilities.threshold)),
         ("explored", json!(probabilities.explored)),
         ("altered", json!(pair.altered)),
+        ("off_policy", json!(pair.off_policy)),
         ("opened_at", json!(pair.opened_at.as_micros())),
         ("labeled_at", json!(pair.labeled_at.as_micros())),
         ("last_signal_at", json!(pair.last_signal_at.as_micros())),
