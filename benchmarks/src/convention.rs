@@ -101,6 +101,7 @@ fn pair(planned: &PlannedTask, number: usize) -> TrainingPair {
         shared: Vec::new(),
         chosen: Some(planned.task.wanted.clone()),
         rejected: is_corrected.then(|| planned.task.plain.clone()),
+        identifiers_seen: None,
     }
 }
 

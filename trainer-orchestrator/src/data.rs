@@ -59,6 +59,7 @@ pub(crate) async fn prepare(
         },
         training_file: attempt.file("training.sealed"),
         gate_file: attempt.file("gate.sealed"),
+        general_file: None,
         anchor: model_directory(this, run.anchor_version).await?,
         parent: model_directory(this, run.parent_version).await?,
         replay_file: this.deps.replay.clone(),
@@ -71,6 +72,7 @@ pub(crate) async fn prepare(
         snapshot_digest: run.snapshot_digest.to_string(),
         code_version: this.deps.code_version.clone(),
         gate_opportunities: this.config.gate_opportunities,
+        general_opportunities: 0,
     };
     let job_file = attempt.file("job.json");
     std::fs::write(&job_file, serde_json::to_vec_pretty(&job)?)?;
@@ -151,6 +153,7 @@ async fn opened(this: &Orchestrator, pair: &PreferencePair) -> Result<Option<Tra
         shared: text.shared,
         chosen: text.chosen,
         rejected: text.rejected,
+        identifiers_seen: None,
     }))
 }
 
@@ -222,6 +225,7 @@ mod tests {
             shared: Vec::new(),
             chosen,
             rejected,
+            identifiers_seen: None,
         }
     }
 

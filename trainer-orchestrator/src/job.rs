@@ -45,6 +45,10 @@ pub fn run(path: &Path, secret: &str) -> Result<(), OrchestratorError> {
     let run = job.run_id.parse()?;
     let training = sealed_file::read(&job.training_file, secret, run)?;
     let gate = sealed_file::read(&job.gate_file, secret, run)?;
-    run_job(&job, &training, &gate).map_err(|error| OrchestratorError::Job(error.to_string()))?;
+    let general = match &job.general_file {
+        Some(file) => sealed_file::read(file, secret, run)?,
+        None => Vec::new(),
+    };
+    run_job(&job, &training, &gate, &general).map_err(|error| OrchestratorError::Job(error.to_string()))?;
     Ok(())
 }

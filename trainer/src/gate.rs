@@ -3,6 +3,10 @@
 //! Held-out opportunities are answered by candidate and parent. Utility per opportunity is +0.75 for a first action
 //! that matches what the developer did, -0.25 for one that was shown and does not, 0 for silence. Persons are the
 //! units: their opportunities are resampled together.
+//!
+//! Two sets judge, each what it can: *adapt* (the same repositories, later) whether the candidate gained anything,
+//! *general* (repositories and people that train nothing) whether it does harm elsewhere. Gain is an estimate above 0;
+//! no harm is a bound on the loss.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +25,10 @@ pub const UTILITY_WRONG: f64 = -0.25;
 pub struct GateConfig {
     /// Fewest opportunities that allow a judgement.
     pub least_opportunities: usize,
+    /// Fewest opportunities of the set *general* that bound a loss.
+    pub least_general_opportunities: usize,
+    /// Largest loss of utility in the set *general*: the lower bound of the difference must be above its negative.
+    pub general_tolerance: f64,
     /// The lower bound of the difference in utility must be above this.
     pub least_lower_bound: f64,
     /// Largest relative difference of the shown rate.
@@ -37,6 +45,8 @@ impl Default for GateConfig {
     fn default() -> Self {
         Self {
             least_opportunities: 300,
+            least_general_opportunities: 100,
+            general_tolerance: 0.05,
             least_lower_bound: -0.05,
             shown_rate_tolerance: 0.10,
             old_skills_tolerance: 0.05,
@@ -76,6 +86,9 @@ pub struct GateOutcome {
     pub candidate: Behaviour,
     /// What the parent did.
     pub parent: Behaviour,
+    /// Whether the names that the developer wrote there are all written by pairs that train; not known of every pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identifiers_seen: Option<bool>,
 }
 
 /// What the gate says.
@@ -88,6 +101,48 @@ pub enum GateVerdict {
     Held,
     /// Too few opportunities to judge: held.
     Insufficient,
+}
+
+/// Figures of a set of opportunities, or of a part of one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PartReport {
+    /// Opportunities judged.
+    pub opportunities: usize,
+    /// Persons they belong to.
+    pub persons: usize,
+    /// Mean utility of the candidate.
+    pub utility_candidate: f64,
+    /// Mean utility of the parent.
+    pub utility_parent: f64,
+    /// Candidate minus parent.
+    pub estimate: f64,
+    /// Lower bound of the difference (2.5th percentile over resampled persons).
+    pub low: f64,
+    /// Upper bound of the difference (97.5th percentile).
+    pub high: f64,
+}
+
+impl PartReport {
+    /// The figures of some opportunities; none of no opportunity.
+    fn of(config: &GateConfig, outcomes: &[&GateOutcome]) -> Option<Self> {
+        if outcomes.is_empty() {
+            return None;
+        }
+        let count = outcomes.len() as f64;
+        let utility_candidate = outcomes.iter().map(|outcome| outcome.candidate.utility()).sum::<f64>() / count;
+        let utility_parent = outcomes.iter().map(|outcome| outcome.parent.utility()).sum::<f64>() / count;
+        let persons = differences(outcomes.iter().copied());
+        let (low, high) = bootstrap(&persons, config.resamples, config.seed);
+        Some(Self {
+            opportunities: outcomes.len(),
+            persons: persons.len(),
+            utility_candidate,
+            utility_parent,
+            estimate: utility_candidate - utility_parent,
+            low,
+            high,
+        })
+    }
 }
 
 /// A judgement with its figures.
@@ -119,6 +174,15 @@ pub struct GateReport {
     pub old_skills_candidate: f64,
     /// Share that the parent answers exactly.
     pub old_skills_parent: f64,
+    /// Of the opportunities judged, those where the developer wrote only names that training pairs write.
+    #[serde(default)]
+    pub seen_identifiers: Option<PartReport>,
+    /// Those where the developer wrote a name that no training pair writes.
+    #[serde(default)]
+    pub unseen_identifiers: Option<PartReport>,
+    /// The set *general*; none while too few repositories train for one to be held out.
+    #[serde(default)]
+    pub general: Option<PartReport>,
 }
 
 impl GateReport {
@@ -152,13 +216,7 @@ pub fn judge(
     let shown_rate_candidate = mean(&|outcome| f64::from(u8::from(outcome.candidate.shown)));
     let shown_rate_parent = mean(&|outcome| f64::from(u8::from(outcome.parent.shown)));
     let estimate = utility_candidate - utility_parent;
-    let mut by_person: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for outcome in outcomes {
-        let entry = by_person.entry(&outcome.person).or_default();
-        entry.0 += outcome.candidate.utility() - outcome.parent.utility();
-        entry.1 += 1.0;
-    }
-    let persons: Vec<(f64, f64)> = by_person.into_values().collect();
+    let persons = differences(outcomes.iter());
     let (low, high) = bootstrap(&persons, config.resamples, config.seed);
     let mut reasons = Vec::new();
     let verdict = if count < config.least_opportunities {
@@ -179,7 +237,14 @@ pub fn judge(
         }
         if reasons.is_empty() { GateVerdict::Eligible } else { GateVerdict::Held }
     };
+    let part = |seen: bool| {
+        let of_part: Vec<_> = outcomes.iter().filter(|outcome| outcome.identifiers_seen == Some(seen)).collect();
+        PartReport::of(config, &of_part)
+    };
     GateReport {
+        seen_identifiers: part(true),
+        unseen_identifiers: part(false),
+        general: None,
         verdict,
         reasons,
         opportunities: count,
@@ -194,6 +259,34 @@ pub fn judge(
         old_skills_candidate,
         old_skills_parent,
     }
+}
+
+/// Adds what the set *general* says of harm: a loss that can not be ruled out speaks against the candidate, and too few
+/// opportunities to rule it out decide nothing. Without any such set old skills alone stand for it.
+pub fn judge_harm(config: &GateConfig, report: &mut GateReport, outcomes: &[GateOutcome]) {
+    let outcomes: Vec<_> = outcomes.iter().collect();
+    report.general = PartReport::of(config, &outcomes);
+    let Some(general) = report.general else { return };
+    if general.opportunities < config.least_general_opportunities {
+        report.reasons.push("insufficient_general_opportunities".to_owned());
+        report.verdict = GateVerdict::Insufficient;
+    } else if general.low <= -config.general_tolerance {
+        report.reasons.push("general_loss_possible".to_owned());
+        if report.verdict == GateVerdict::Eligible {
+            report.verdict = GateVerdict::Held;
+        }
+    }
+}
+
+/// Sum of differences in utility and number of opportunities of each person.
+fn differences<'a>(outcomes: impl Iterator<Item = &'a GateOutcome>) -> Vec<(f64, f64)> {
+    let mut by_person: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for outcome in outcomes {
+        let entry = by_person.entry(&outcome.person).or_default();
+        entry.0 += outcome.candidate.utility() - outcome.parent.utility();
+        entry.1 += 1.0;
+    }
+    by_person.into_values().collect()
 }
 
 /// 95% interval of the mean difference by resampling persons with all their opportunities.
@@ -233,6 +326,7 @@ mod tests {
                 person: format!("p{}", index % 30),
                 candidate: behaviour(candidate(index)),
                 parent: behaviour(parent(index)),
+                identifiers_seen: None,
             })
             .collect()
     }
@@ -268,6 +362,36 @@ mod tests {
         assert_eq!(report.verdict, GateVerdict::Insufficient);
         assert!(!report.is_eligible());
         assert_eq!(judge(&GateConfig::default(), &[], 0.7, 0.7).verdict, GateVerdict::Insufficient);
+    }
+
+    #[test]
+    fn benefit_and_harm_are_decided_by_sets_of_their_own() {
+        let better = outcomes(300, |i| (true, i % 2 == 0), |i| (true, i % 4 == 0));
+        let judged = |general: &[GateOutcome]| {
+            let mut report = judge(&GateConfig::default(), &better, 0.7, 0.7);
+            judge_harm(&GateConfig::default(), &mut report, general);
+            (report.verdict, report.reason(), report.general.map(|general| general.opportunities))
+        };
+        assert_eq!(judged(&[]), (GateVerdict::Eligible, "eligible".to_owned(), None));
+        let same = outcomes(120, |i| (true, i % 2 == 0), |i| (true, i % 2 == 0));
+        assert_eq!(judged(&same), (GateVerdict::Eligible, "eligible".to_owned(), Some(120)));
+        let worse = outcomes(120, |i| (true, i % 4 == 0), |i| (true, i % 2 == 0));
+        assert_eq!(judged(&worse), (GateVerdict::Held, "general_loss_possible".to_owned(), Some(120)));
+        let few = judged(&same[..99]);
+        assert_eq!(few, (GateVerdict::Insufficient, "insufficient_general_opportunities".to_owned(), Some(99)));
+    }
+
+    #[test]
+    fn names_that_training_writes_are_reported_apart() {
+        let mut mixed = outcomes(300, |i| (true, i % 3 == 0), |i| (true, i % 3 == 1));
+        for (index, outcome) in mixed.iter_mut().enumerate() {
+            outcome.identifiers_seen = Some(index % 3 == 0);
+        }
+        let report = judge(&GateConfig::default(), &mixed, 0.7, 0.7);
+        let (seen, unseen) = (report.seen_identifiers.unwrap(), report.unseen_identifiers.unwrap());
+        assert_eq!((seen.opportunities, unseen.opportunities), (100, 200));
+        assert!((seen.estimate - 1.0).abs() < 1e-12 && (unseen.estimate + 0.5).abs() < 1e-12);
+        assert!(seen.low <= seen.estimate && seen.estimate <= seen.high);
     }
 
     #[test]

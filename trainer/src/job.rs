@@ -18,7 +18,7 @@ use crate::checkpoint::{Checkpoint, write_atomically};
 use crate::error::TrainerError;
 use crate::evaluation::{TaskSummary, answer_tasks, in_parallel, matches_one};
 use crate::examples::{BaseTask, read_tasks};
-use crate::gate::{Behaviour, GateConfig, GateOutcome, GateReport, GateVerdict, judge};
+use crate::gate::{Behaviour, GateConfig, GateOutcome, GateReport, GateVerdict, judge, judge_harm};
 use crate::methods::{MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
 use crate::pairs::{PairCensus, TrainingPair, parse_pairs};
 
@@ -36,6 +36,9 @@ pub struct JobFile {
     pub training_file: PathBuf,
     /// Sealed pairs to judge by, one of each held-out opportunity, as JSON lines once opened; weight 0 is allowed.
     pub gate_file: PathBuf,
+    /// Sealed pairs of repositories and people that train nothing, which bound the harm; absent while there are none.
+    #[serde(default)]
+    pub general_file: Option<PathBuf>,
     /// Model directory that training starts from and compares with.
     pub anchor: PathBuf,
     /// Model directory that the candidate must beat.
@@ -60,6 +63,9 @@ pub struct JobFile {
     pub code_version: String,
     /// Fewest judged opportunities that allow a verdict.
     pub gate_opportunities: usize,
+    /// Fewest opportunities of `general_file` that allow a verdict.
+    #[serde(default)]
+    pub general_opportunities: usize,
 }
 
 /// Where a job is.
@@ -175,12 +181,12 @@ fn check(config: &MethodConfig) -> Result<(), TrainerError> {
 }
 
 /// Runs a job to its end: trains from the anchor, writes the model, answers the held-out opportunities and the old
-/// tasks with candidate and parent, judges, and writes the result. `training` and `gate` are JSON lines of
-/// [`TrainingPair`].
+/// tasks with candidate and parent, judges, and writes the result. `training`, `gate` and `general` (of no line while
+/// there is no such set) are JSON lines of [`TrainingPair`].
 ///
 /// # Errors
 /// See [`TrainerError`]; nothing is left in `output` that could be taken for a finished model without its result.
-pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult, TrainerError> {
+pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8], general: &[u8]) -> Result<JobResult, TrainerError> {
     check(&job.config)?;
     let progress = JobProgress {
         stage: "prepare".to_owned(),
@@ -196,6 +202,7 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
     let (parent, parent_manifest) = EditModel::load_with_manifest(&job.parent)?;
     let pairs = parse_pairs(&job.training_file, training)?;
     let held_out = parse_pairs(&job.gate_file, gate)?;
+    let elsewhere = parse_pairs(job.general_file.as_ref().unwrap_or(&job.gate_file), general)?;
     let replay = read_tasks(&job.replay_file)?;
     let old_skills = read_tasks(&job.old_skills_file)?;
 
@@ -234,8 +241,14 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
     let manifest = save(job, &candidate, &anchor_manifest, &parent_manifest)?;
 
     let started = Instant::now();
-    let gate_config = GateConfig { least_opportunities: job.gate_opportunities, ..GateConfig::default() };
-    let opportunities: Vec<&TrainingPair> = held_out.iter().filter(|pair| is_judgeable(pair)).collect();
+    let gate_config = GateConfig {
+        least_opportunities: job.gate_opportunities,
+        least_general_opportunities: job.general_opportunities,
+        ..GateConfig::default()
+    };
+    let mut opportunities: Vec<&TrainingPair> = held_out.iter().filter(|pair| is_judgeable(pair)).collect();
+    let adapt = opportunities.len();
+    opportunities.extend(elsewhere.iter().filter(|pair| is_judgeable(pair)));
     let mut outcomes = Vec::with_capacity(opportunities.len());
     for chunk in opportunities.chunks(32) {
         outcomes.extend(gate_outcomes(&candidate, &parent, chunk, job.config.threads)?);
@@ -255,7 +268,9 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8]) -> Result<JobResult,
         Ok(TaskSummary::of(&all))
     };
     let (old_skills_candidate, old_skills_parent) = (old(&candidate)?, old(&parent)?);
+    let general = outcomes.split_off(adapt);
     let mut report = judge(&gate_config, &outcomes, old_skills_candidate.exact, old_skills_parent.exact);
+    judge_harm(&gate_config, &mut report, &general);
     check_health(&mut report, trained.chosen_log_p_before, trained.chosen_log_p_after);
     let last = trained.history.last();
     let result = JobResult {
@@ -349,7 +364,12 @@ pub fn gate_outcomes(
                 }
             })
         };
-        Ok(GateOutcome { person: pair.person.clone(), candidate: behave(candidate)?, parent: behave(parent)? })
+        Ok(GateOutcome {
+            person: pair.person.clone(),
+            candidate: behave(candidate)?,
+            parent: behave(parent)?,
+            identifiers_seen: pair.identifiers_seen,
+        })
     })
 }
 
@@ -372,6 +392,7 @@ mod tests {
                 person: format!("p{}", number % 30),
                 candidate: behaviour(true),
                 parent: behaviour(number % 2 == 0),
+                identifiers_seen: None,
             })
             .collect();
         let judged = |before: f64, after: f64| {

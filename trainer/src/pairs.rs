@@ -40,6 +40,9 @@ pub struct TrainingPair {
     /// What was proposed and not wanted.
     #[serde(default)]
     pub rejected: Option<ActionList>,
+    /// Of a pair that judges: whether every name that the developer wrote there is written by a pair that trains, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identifiers_seen: Option<bool>,
 }
 
 impl std::fmt::Debug for TrainingPair {

@@ -87,5 +87,6 @@ pub(crate) fn correction(number: u64) -> TrainingPair {
         shared: Vec::new(),
         chosen: Some(chosen),
         rejected: Some(wanted),
+        identifiers_seen: None,
     }
 }

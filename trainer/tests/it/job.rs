@@ -25,6 +25,7 @@ fn job(folder: &Path, seconds: i64) -> JobFile {
         config: MethodConfig { method: Method::Actionrl, steps: 24, batch_pairs: 8, ..MethodConfig::default() },
         training_file: folder.join("training"),
         gate_file: folder.join("gate"),
+        general_file: None,
         anchor: base.clone(),
         parent: base,
         replay_file: folder.join("replay.jsonl"),
@@ -37,6 +38,7 @@ fn job(folder: &Path, seconds: i64) -> JobFile {
         snapshot_digest: "snapshot".to_owned(),
         code_version: "0.1.0+0123456789ab".to_owned(),
         gate_opportunities: 300,
+        general_opportunities: 0,
     }
 }
 
@@ -48,7 +50,7 @@ fn pairs(first: u64, count: u64) -> Vec<TrainingPair> {
 fn a_job_leaves_a_verified_model_and_a_result() {
     let folder = tempfile::tempdir().unwrap();
     let job = job(folder.path(), 600);
-    let result = run_job(&job, &lines(&pairs(0, 24)), &lines(&pairs(100, 30))).unwrap();
+    let result = run_job(&job, &lines(&pairs(0, 24)), &lines(&pairs(100, 30)), &[]).unwrap();
     let read: JobResult = serde_json::from_slice(&std::fs::read(&job.result_file).unwrap()).unwrap();
     // Numbers are written with as many digits as they need, and read back to the last bit but one.
     assert_eq!(
@@ -69,6 +71,24 @@ fn a_job_leaves_a_verified_model_and_a_result() {
 }
 
 #[test]
+fn both_evaluation_sets_are_judged_apart_and_known_names_from_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile { general_opportunities: 5, gate_opportunities: 10, ..job(folder.path(), 600) };
+    let mut adapt = pairs(100, 30);
+    for (number, pair) in adapt.iter_mut().enumerate() {
+        pair.identifiers_seen = Some(number % 3 == 0);
+    }
+    let result = run_job(&job, &lines(&pairs(0, 24)), &lines(&adapt), &lines(&pairs(200, 12))).unwrap();
+    let gate = &result.gate;
+    let counted = |part: Option<trainer::gate::PartReport>| part.map(|part| part.opportunities);
+    let by_identifiers = (counted(gate.seen_identifiers), counted(gate.unseen_identifiers));
+    assert_eq!((gate.opportunities, by_identifiers), (30, (Some(10), Some(20))));
+    assert_eq!(counted(gate.general), Some(12));
+    let progress: JobProgress = serde_json::from_slice(&std::fs::read(&job.progress_file).unwrap()).unwrap();
+    assert_eq!((progress.evaluated, progress.to_evaluate), (42, 42));
+}
+
+#[test]
 fn the_order_of_pairs_does_not_matter_and_the_model_repeats() {
     let digest = |reverse: bool| {
         let folder = tempfile::tempdir().unwrap();
@@ -76,7 +96,7 @@ fn the_order_of_pairs_does_not_matter_and_the_model_repeats() {
         if reverse {
             pairs.reverse();
         }
-        run_job(&job(folder.path(), 600), &lines(&pairs), &[]).unwrap().model_digest
+        run_job(&job(folder.path(), 600), &lines(&pairs), &[], &[]).unwrap().model_digest
     };
     assert_eq!(digest(false), digest(true));
 }
@@ -85,7 +105,7 @@ fn the_order_of_pairs_does_not_matter_and_the_model_repeats() {
 fn the_deadline_is_absolute() {
     let folder = tempfile::tempdir().unwrap();
     let job = job(folder.path(), -1);
-    let result = run_job(&job, &lines(&pairs(0, 24)), &[]);
+    let result = run_job(&job, &lines(&pairs(0, 24)), &[], &[]);
     assert!(matches!(result, Err(TrainerError::Deadline { .. })));
     assert!(!job.result_file.exists());
 }
@@ -94,15 +114,15 @@ fn the_deadline_is_absolute() {
 fn bad_input_is_refused_without_its_content() {
     let folder = tempfile::tempdir().unwrap();
     let mut job = job(folder.path(), 600);
-    let error = run_job(&job, b"{\"pair_id\": \"secret code\"}\n", &[]).unwrap_err().to_string();
+    let error = run_job(&job, b"{\"pair_id\": \"secret code\"}\n", &[], &[]).unwrap_err().to_string();
     assert!(error.contains("line 1") && !error.contains("secret"), "{error}");
     job.config.steps = 0;
-    assert!(matches!(run_job(&job, &[], &[]), Err(TrainerError::Job(_))));
+    assert!(matches!(run_job(&job, &[], &[], &[]), Err(TrainerError::Job(_))));
     job.config.steps = 24;
-    assert!(matches!(run_job(&job, &[], &[]), Err(TrainerError::NoExamples(_))));
+    assert!(matches!(run_job(&job, &[], &[], &[]), Err(TrainerError::NoExamples(_))));
     let weights = job.anchor.join("model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() - 7]).unwrap();
-    let error = run_job(&job, &lines(&pairs(0, 24)), &[]).unwrap_err().to_string();
+    let error = run_job(&job, &lines(&pairs(0, 24)), &[], &[]).unwrap_err().to_string();
     assert!(error.contains("model.safetensors"), "{error}");
 }
