@@ -17,7 +17,7 @@ const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 /// Tables, and what services do with their rows, in PostgreSQL's words. What nobody changes afterwards (the audit log,
 /// data sets, the evidence of rollouts) no service may change.
-pub const TABLE_RIGHTS: [(&str, &[&str]); 28] = [
+pub const TABLE_RIGHTS: [(&str, &[&str]); 30] = [
     ("_sqlx_migrations", READ),
     ("api_keys", CHANGE),
     ("audience_rules", ALL),
@@ -41,6 +41,8 @@ pub const TABLE_RIGHTS: [(&str, &[&str]); 28] = [
     ("schema_compatibility", READ),
     ("settings", CHANGE),
     ("sink_positions", CHANGE),
+    ("snapshot_compositions", ADD),
+    ("snapshot_left_out", ADD),
     ("snapshot_pairs", ADD),
     ("snapshot_parts", ADD),
     ("snapshots", ADD),

@@ -8,8 +8,8 @@ use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Row};
 
 use crate::error::RegistryError;
 use crate::lineage::{
-    SnapshotFilters, SnapshotLineage, SnapshotMember, SnapshotPart, Trace, TraceOf, TracedSnapshot, TracedVersion,
-    VersionLineage, evaluation_digest, snapshot_digest,
+    MemberEntry, Purpose, SnapshotFilters, SnapshotLineage, SnapshotMember, SnapshotPart, Support, Trace, TraceOf,
+    TracedSnapshot, TracedVersion, VersionLineage, evaluation_digest, snapshot_digest,
 };
 use crate::store;
 use crate::version::Version;
@@ -85,13 +85,12 @@ pub(crate) async fn snapshot(
     .fetch_optional(&mut *connection)
     .await?
     .ok_or(RegistryError::UnknownSnapshot { snapshot: digest })?;
-    let members = members(connection, tenant, digest, None, i64::MAX).await?;
-    let list: Vec<_> = members.iter().map(|one| (one.pair_id, one.content_digest, one.purpose)).collect();
+    let (members, persons) = entries(connection, digest).await?;
     let audience = parsed(&row, "audience")?;
     // The audience that decides who is served is a column of its own: it must be the one that the digest covers.
     let is_verified = serde_json::from_str::<SnapshotFilters>(&row.try_get::<String, _>("filters")?)
-        .is_ok_and(|filters| filters.audience == audience && snapshot_digest(&filters, &list) == digest);
-    let count = |purpose| members.iter().filter(|member| member.purpose == purpose).count();
+        .is_ok_and(|filters| filters.audience == audience && snapshot_digest(&filters, &members) == Some(digest));
+    let training = members.iter().filter(|member| member.purpose == Purpose::Training).count();
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     Ok(SnapshotLineage {
         digest,
@@ -99,13 +98,46 @@ pub(crate) async fn snapshot(
         audience,
         label_policy_version: row.try_get("label_policy_version")?,
         code_version: row.try_get("code_version")?,
-        training_pairs: number(count(crate::lineage::Purpose::Training)),
-        gate_pairs: number(count(crate::lineage::Purpose::Gate)),
-        persons: number(members.iter().map(|member| &member.person).collect::<BTreeSet<_>>().len()),
+        training_pairs: number(training),
+        gate_pairs: number(members.len() - training),
+        persons: number(persons),
         first_labeled_at: time(&row, "first_labeled_at")?,
         last_labeled_at: time(&row, "last_labeled_at")?,
         parts: parts(connection, digest).await?,
     })
+}
+
+/// What the digest of a snapshot covers of its members, and how many persons they are of.
+async fn entries(
+    connection: &mut AnyConnection,
+    snapshot: Sha256Digest,
+) -> Result<(Vec<MemberEntry>, usize), RegistryError> {
+    let rows = sqlx::query(
+        "SELECT pair_id, content_digest, person, purpose, support_people, support_repositories, weight_millionths \
+         FROM snapshot_pairs WHERE snapshot_digest = $1",
+    )
+    .bind(snapshot.to_string())
+    .fetch_all(connection)
+    .await?;
+    let mut persons = BTreeSet::new();
+    let mut entries = Vec::with_capacity(rows.len());
+    let number = |row: &AnyRow, column: &'static str| -> Result<u32, RegistryError> {
+        u32::try_from(row.try_get::<i64, _>(column)?).map_err(|_| RegistryError::Unreadable { what: column })
+    };
+    for row in &rows {
+        persons.insert(row.try_get::<String, _>("person")?);
+        entries.push(MemberEntry {
+            pair_id: parsed(row, "pair_id")?,
+            content_digest: parsed(row, "content_digest")?,
+            purpose: parsed(row, "purpose")?,
+            support: Support {
+                people: number(row, "support_people")?,
+                repositories: number(row, "support_repositories")?,
+                weight_millionths: row.try_get("weight_millionths")?,
+            },
+        });
+    }
+    Ok((entries, persons.len()))
 }
 
 async fn parts(connection: &mut AnyConnection, snapshot: Sha256Digest) -> Result<Vec<SnapshotPart>, RegistryError> {
@@ -160,7 +192,8 @@ pub(crate) async fn back(
     Ok(chain)
 }
 
-/// Pairs of all data sets that a version which may be served now learned from, itself or through its anchors.
+/// Pairs that the data sets decided about of all versions which may be served now and their anchors: those that trained
+/// or judged, and those that were candidates and left out for a reason.
 ///
 /// # Errors
 /// The database failed.
@@ -180,10 +213,13 @@ pub async fn served_pairs(
         let Some(version) = by_number.get(&number).filter(|_| seen.insert(number)) else { continue };
         waiting.extend(version.anchor);
         let Some(snapshot) = version.snapshot_digest else { continue };
-        let rows = sqlx::query("SELECT pair_id FROM snapshot_pairs WHERE snapshot_digest = $1")
-            .bind(snapshot.to_string())
-            .fetch_all(&mut *connection)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT pair_id FROM snapshot_pairs WHERE snapshot_digest = $1 \
+             UNION ALL SELECT pair_id FROM snapshot_left_out WHERE snapshot_digest = $1",
+        )
+        .bind(snapshot.to_string())
+        .fetch_all(&mut *connection)
+        .await?;
         for row in &rows {
             pairs.insert(parsed(row, "pair_id")?);
         }
@@ -201,12 +237,16 @@ pub(crate) async fn forward(
         TraceOf::Person(person) => ("person", person.to_string()),
         TraceOf::Pair(pair) => ("pair_id", pair.to_string()),
     };
+    // A pair that was merged into another one gave that one weight: as far as its person goes, it trains.
     let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT p.snapshot_digest AS snapshot_digest, s.model AS model, \
-         CAST(SUM(CASE WHEN p.purpose = 'training' THEN 1 ELSE 0 END) AS BIGINT) AS training_pairs, \
-         CAST(SUM(CASE WHEN p.purpose = 'gate' THEN 1 ELSE 0 END) AS BIGINT) AS gate_pairs \
-         FROM snapshot_pairs p JOIN snapshots s ON s.snapshot_digest = p.snapshot_digest \
-         WHERE s.tenant = $1 AND p.{column} = $2 GROUP BY p.snapshot_digest, s.model ORDER BY p.snapshot_digest"
+         CAST(SUM(CASE WHEN p.purpose IN ('training', 'merged') THEN 1 ELSE 0 END) AS BIGINT) AS training_pairs, \
+         CAST(SUM(CASE WHEN p.purpose IN ('gate', 'general') THEN 1 ELSE 0 END) AS BIGINT) AS gate_pairs \
+         FROM (SELECT snapshot_digest, purpose FROM snapshot_pairs WHERE {column} = $2 \
+         UNION ALL SELECT snapshot_digest, reason AS purpose FROM snapshot_left_out \
+         WHERE {column} = $2 AND reason = 'merged') p \
+         JOIN snapshots s ON s.snapshot_digest = p.snapshot_digest \
+         WHERE s.tenant = $1 GROUP BY p.snapshot_digest, s.model ORDER BY p.snapshot_digest"
     )))
     .bind(tenant.as_str())
     .bind(value)

@@ -7,6 +7,8 @@
 //! what was decided and not what follows from both, so that a change of one never freezes the other. Of two values of a
 //! subject the one with the later `decided_at` counts.
 
+use std::collections::BTreeSet;
+
 use events::{ConsentTier, IdSource, PersonPseudonym, TenantId, Timestamp, topics};
 use serde::{Deserialize, Serialize};
 use sqlx::{AnyConnection, AnyPool, Row};
@@ -80,6 +82,9 @@ pub enum ConsentError {
     /// The value could not be written.
     #[error("consent: {0}")]
     Json(#[from] serde_json::Error),
+    /// A row holds something that is no pseudonym.
+    #[error("consent: {0}")]
+    Row(#[from] events::InvalidId),
     /// The database failed.
     #[error("consent: {0}")]
     Database(#[from] sqlx::Error),
@@ -105,6 +110,23 @@ impl ConsentStore {
     pub async fn effective(&self, tenant: &TenantId, person: &PersonPseudonym) -> Result<ConsentTier, ConsentError> {
         let mut connection = self.pool.acquire().await?;
         effective(&mut connection, tenant, person).await
+    }
+
+    /// Everybody whose code may be used now: who chose the tier `code`, while the tenant allows it.
+    ///
+    /// # Errors
+    /// A database that fails, or holds something that is no pseudonym.
+    pub async fn sharing_code(&self, tenant: &TenantId) -> Result<BTreeSet<PersonPseudonym>, ConsentError> {
+        let mut connection = self.pool.acquire().await?;
+        if ceiling(&mut connection, tenant).await? != ConsentTier::Code {
+            return Ok(BTreeSet::new());
+        }
+        let persons: Vec<String> = sqlx::query_scalar("SELECT person FROM consents WHERE tenant = $1 AND tier = $2")
+            .bind(tenant.as_str())
+            .bind(ConsentTier::Code.as_str())
+            .fetch_all(&mut *connection)
+            .await?;
+        Ok(persons.iter().map(|person| person.parse::<PersonPseudonym>()).collect::<Result<BTreeSet<_>, _>>()?)
     }
 
     /// The widest tier that a tenant allows; [`DEFAULT_CEILING`] until it is set.

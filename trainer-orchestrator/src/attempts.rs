@@ -12,7 +12,7 @@ use crate::error::OrchestratorError;
 
 const CHECKPOINT: &str = "model.checkpoint";
 /// What is of no use once the run has ended; the log, the job file and the result stay.
-const LARGE: [&str; 3] = ["training.sealed", "gate.sealed", CHECKPOINT];
+const LARGE: [&str; 4] = ["training.sealed", "gate.sealed", "general.sealed", CHECKPOINT];
 
 /// The directory of a run.
 #[derive(Debug, Clone)]

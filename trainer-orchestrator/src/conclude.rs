@@ -55,14 +55,22 @@ pub(crate) async fn conclude(
     };
     // What is registered decides, not what lies on disk: of two results the first registered one is the run's.
     let result: JobResult = serde_json::from_value(version.evaluation.clone())?;
-    let enough = result.gate.opportunities >= this.config.gate_opportunities;
-    let eligible = result.gate.is_eligible() && enough;
+    let policy = &this.config.data_set;
+    let general = result.gate.general.map_or(0, |general| general.opportunities);
+    let missing = if result.gate.opportunities < this.config.gate_opportunities {
+        Some("insufficient_opportunities")
+    } else if policy.require_general && general < policy.general_opportunities {
+        Some("insufficient_general_opportunities")
+    } else {
+        None
+    };
+    let eligible = result.gate.is_eligible() && missing.is_none();
     // A placebo is rolled out whatever the gate says: it must fail in front of developers, not before.
     let rolls_out = eligible || this.config.placebo_exchange_repositories;
     let rollout = if rolls_out { Some(roll_out(this, version.version).await?) } else { None };
     let mut detail = version.evaluation.clone();
     if let Some(detail) = detail.as_object_mut() {
-        let reason = if enough { result.gate.reason() } else { "insufficient_opportunities".to_owned() };
+        let reason = missing.map_or_else(|| result.gate.reason(), str::to_owned);
         detail.insert("reason".to_owned(), reason.into());
         detail.insert("training_pairs".to_owned(), result.training_pairs.into());
     }

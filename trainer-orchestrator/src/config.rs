@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use events::{Audience, ModelName};
+use events::{Audience, ModelName, TenantId};
+use model_registry::lineage::{FORMULA, SnapshotFilters};
 use serde::{Deserialize, Serialize};
 use trainer::Device;
 use trainer::methods::MethodConfig;
 
+use crate::data_set::policy::DataSetPolicy;
 use crate::error::OrchestratorError;
 
 /// Fewer opportunities judge nobody.
@@ -69,6 +71,8 @@ pub struct OrchestratorConfig {
     pub program: Option<PathBuf>,
     /// Trains with the repository name of each prompt exchanged for another one: the placebo of an experiment.
     pub placebo_exchange_repositories: bool,
+    /// How pairs are capped, held out and weighted.
+    pub data_set: DataSetPolicy,
 }
 
 impl Default for OrchestratorConfig {
@@ -100,6 +104,7 @@ impl Default for OrchestratorConfig {
             interval_seconds: 5,
             program: None,
             placebo_exchange_repositories: false,
+            data_set: DataSetPolicy::default(),
         }
     }
 }
@@ -130,7 +135,32 @@ impl OrchestratorConfig {
         check(self.deadline_minimum_seconds > 0, "deadline_minimum_seconds", "expected at least 1")?;
         check(self.heartbeat_seconds > 0, "heartbeat_seconds", "expected at least 1")?;
         check(self.chain_depth <= MOST_CHAIN_DEPTH, "chain_depth", "expected at most 3")?;
+        self.data_set.validate().map_err(|(key, reason)| refuse(key, reason.to_owned()))?;
         Ok((model, audience))
+    }
+
+    /// What decides which pairs a data set made now holds, but for the policy.
+    #[must_use]
+    pub fn filters(
+        &self,
+        tenant: TenantId,
+        model: ModelName,
+        audience: Audience,
+        label_policy_version: i32,
+        code_version: &str,
+    ) -> SnapshotFilters {
+        SnapshotFilters {
+            tenant,
+            model,
+            audience,
+            label_policy_version,
+            code_version: code_version.to_owned(),
+            maximum_pairs: self.maximum_pairs,
+            gate_opportunities: self.gate_opportunities,
+            placebo_exchange_repositories: self.placebo_exchange_repositories,
+            formula: FORMULA,
+            policy: self.data_set.value(),
+        }
     }
 
     /// Whether a run has what it would compute on. To be asked where training can start and nowhere else: it asks the
@@ -162,6 +192,10 @@ mod tests {
             named(OrchestratorConfig { audience: String::new(), ..Default::default() }),
             named(OrchestratorConfig { chain_depth: 4, ..Default::default() }),
             named(OrchestratorConfig { steps: 0, ..Default::default() }),
+            named(OrchestratorConfig {
+                data_set: DataSetPolicy { general_permille: 501, ..Default::default() },
+                ..Default::default()
+            }),
         ];
         insta::assert_snapshot!(refusals.join("\n"));
     }

@@ -1,23 +1,24 @@
 //! The data of a job: the pairs of a snapshot, opened for the job alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use artifacts::get_directory;
 use events::{ActionList, ModelVersion, PreferencePair};
 use labeler::lake::{OpenTextError, open_text};
+use model_registry::lineage::Purpose;
 use service::clock::real_now;
 use trainer::TrainingPair;
 use trainer::job::JobFile;
 use trainer::methods::{Method, MethodConfig};
 
 use crate::attempts::AttemptDirectory;
+use crate::data_set::lesson::written_identifiers;
 use crate::error::OrchestratorError;
 use crate::process::JobProcess;
 use crate::reconcile::{Orchestrator, lake_error};
 use crate::sealed_file;
-use crate::snapshot::Purpose;
 use crate::store::{Member, Run};
 
 /// Threads of a job.
@@ -29,9 +30,9 @@ pub(crate) async fn prepare(
     run: &Run,
     attempt: &AttemptDirectory,
 ) -> Result<JobProcess, OrchestratorError> {
-    let (training, gate) = open_members(this, run).await?;
+    let Opened { training, gate, general } = open_members(this, run).await?;
     let key = sealed_file::fresh_key();
-    for (name, list) in [("training.sealed", &training), ("gate.sealed", &gate)] {
+    for (name, list) in [("training.sealed", &training), ("gate.sealed", &gate), ("general.sealed", &general)] {
         let mut lines = Vec::new();
         for pair in list {
             serde_json::to_writer(&mut lines, pair)?;
@@ -59,7 +60,7 @@ pub(crate) async fn prepare(
         },
         training_file: attempt.file("training.sealed"),
         gate_file: attempt.file("gate.sealed"),
-        general_file: None,
+        general_file: (!general.is_empty()).then(|| attempt.file("general.sealed")),
         anchor: model_directory(this, run.anchor_version).await?,
         parent: model_directory(this, run.parent_version).await?,
         replay_file: this.deps.replay.clone(),
@@ -72,7 +73,7 @@ pub(crate) async fn prepare(
         snapshot_digest: run.snapshot_digest.to_string(),
         code_version: this.deps.code_version.clone(),
         gate_opportunities: this.config.gate_opportunities,
-        general_opportunities: 0,
+        general_opportunities: this.config.data_set.general_opportunities,
     };
     let job_file = attempt.file("job.json");
     std::fs::write(&job_file, serde_json::to_vec_pretty(&job)?)?;
@@ -92,15 +93,19 @@ pub(crate) async fn prepare(
     })
 }
 
-/// The members of the run's snapshot, opened, sorted by id.
-async fn open_members(
-    this: &Orchestrator,
-    run: &Run,
-) -> Result<(Vec<TrainingPair>, Vec<TrainingPair>), OrchestratorError> {
+/// The members of a snapshot by what they are used for, opened, sorted by id.
+#[derive(Default)]
+struct Opened {
+    training: Vec<TrainingPair>,
+    gate: Vec<TrainingPair>,
+    general: Vec<TrainingPair>,
+}
+
+async fn open_members(this: &Orchestrator, run: &Run) -> Result<Opened, OrchestratorError> {
     let members = this.store.members(run.snapshot_digest).await?;
     let members: HashMap<&str, &Member> = members.iter().map(|member| (member.pair_id.as_str(), member)).collect();
-    let mut lake = this.read_lake().await?;
-    let (mut training, mut gate) = (Vec::new(), Vec::new());
+    let mut lake = this.sources.read_lake().await?;
+    let mut all = Opened::default();
     let mut seen = BTreeSet::new();
     for pair in std::mem::take(&mut lake.pairs) {
         let Some(member) = members.get(pair.pair_id.to_string().as_str()) else { continue };
@@ -108,10 +113,11 @@ async fn open_members(
         if pair.content_digest != member.content_digest || !seen.insert(pair.pair_id) {
             continue;
         }
-        match opened(this, &pair).await? {
+        match opened(this, &pair, member).await? {
             Some(opened) => match member.purpose {
-                Purpose::Training => training.push(opened),
-                Purpose::Gate => gate.push(opened),
+                Purpose::Training => all.training.push(opened),
+                Purpose::Gate => all.gate.push(opened),
+                Purpose::General => all.general.push(opened),
             },
             // Erased since the snapshot was made: it must not be learned from.
             None => metrics::counter!("flywheel_orchestrator_pairs_erased_total").increment(1),
@@ -125,17 +131,23 @@ async fn open_members(
         metrics::counter!("flywheel_orchestrator_pairs_erased_total")
             .increment(u64::try_from(missing).unwrap_or(u64::MAX));
     }
-    for list in [&mut training, &mut gate] {
+    for list in [&mut all.training, &mut all.gate, &mut all.general] {
         list.sort_by(|one, other| one.pair_id.cmp(&other.pair_id));
     }
-    balance_silence(&mut training);
+    balance_silence(&mut all.training);
     if this.config.placebo_exchange_repositories {
-        exchange_repositories(&mut training);
+        exchange_repositories(&mut all.training);
     }
-    Ok((training, gate))
+    mark_identifiers(&all.training, &mut all.gate);
+    mark_identifiers(&all.training, &mut all.general);
+    Ok(all)
 }
 
-async fn opened(this: &Orchestrator, pair: &PreferencePair) -> Result<Option<TrainingPair>, OrchestratorError> {
+async fn opened(
+    this: &Orchestrator,
+    pair: &PreferencePair,
+    member: &Member,
+) -> Result<Option<TrainingPair>, OrchestratorError> {
     let text = match open_text(pair, &this.deps.keys).await {
         Ok(text) => text,
         Err(OpenTextError::Erased) => return Ok(None),
@@ -146,7 +158,7 @@ async fn opened(this: &Orchestrator, pair: &PreferencePair) -> Result<Option<Tra
         person: pair.person.to_string(),
         repository: pair.repository.clone(),
         reason: pair.reason.as_str().to_owned(),
-        weight: pair.weight as f32,
+        weight: member.weight_millionths.map_or(pair.weight, |millionths| millionths as f64 / 1e6) as f32,
         observed_micros: pair.opened_at.as_micros(),
         off_policy: pair.off_policy,
         context: text.context,
@@ -155,6 +167,15 @@ async fn opened(this: &Orchestrator, pair: &PreferencePair) -> Result<Option<Tra
         rejected: text.rejected,
         identifiers_seen: None,
     }))
+}
+
+/// Says of every pair that judges whether its developer wrote only names that pairs which train write, too.
+fn mark_identifiers(training: &[TrainingPair], judging: &mut [TrainingPair]) {
+    let written = |pair: &TrainingPair| written_identifiers(&pair.shared, pair.chosen.as_ref());
+    let known: HashSet<u64> = training.iter().flat_map(written).collect();
+    for pair in judging {
+        pair.identifiers_seen = Some(written(pair).iter().all(|name| known.contains(name)));
+    }
 }
 
 /// `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones. The snapshot saw to that by the pairs' reasons; here
@@ -253,6 +274,19 @@ mod tests {
             prop_assert_eq!(chosen, count(0).min(count(1)));
             prop_assert_eq!(pairs.len() - chosen, count(1) + count(2));
         }
+    }
+
+    #[test]
+    fn names_that_nothing_that_trains_writes_are_marked() {
+        let writes = |text: &str| {
+            let mut list = edit();
+            list.actions[0].new_text = text.to_owned();
+            pair(0, Some(list), None)
+        };
+        let training = [writes("fetch(item)"), pair(1, Some(ActionList::no_edit()), None)];
+        let mut judging = [writes("item.fetch()"), writes("item.load()"), pair(2, Some(ActionList::no_edit()), None)];
+        mark_identifiers(&training, &mut judging);
+        assert_eq!(judging.map(|pair| pair.identifiers_seen), [Some(true), Some(false), Some(true)]);
     }
 
     #[test]

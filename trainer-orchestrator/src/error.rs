@@ -9,6 +9,9 @@ pub enum OrchestratorError {
     /// A stored id does not read back.
     #[error("stored row: {0}")]
     Row(#[from] events::InvalidId),
+    /// A stored pair of a data set serves no purpose that this release knows.
+    #[error("stored row: {0}")]
+    Purpose(#[from] model_registry::lineage::UnknownPurpose),
     /// A stored or produced JSON does not read back.
     #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -39,6 +42,12 @@ pub enum OrchestratorError {
     /// A fact for the bus that does not fit its schema.
     #[error("event: {0}")]
     Event(#[from] events::avro::AvroError),
+    /// A data set that can not be, or is not what its digest names.
+    #[error(transparent)]
+    DataSet(#[from] crate::data_set::manifest::DataSetError),
+    /// Consents can not be read.
+    #[error(transparent)]
+    Consents(#[from] service::consent::ConsentError),
     /// A setting is not usable.
     #[error("orchestrator.{key}: {reason}")]
     Config {

@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use service::keys::KeyStore;
 use sqlx::AnyPool;
 
+use crate::data_set::candidates::says_what_was_wanted;
 use crate::erasure::erased;
 use crate::error::OrchestratorError;
-use crate::snapshot::says_what_was_wanted;
 
 /// Label time of the oldest usable pair that no version which may be served now has seen, itself or through its
 /// anchors; none when there is none. A version that was rolled back serves nobody.

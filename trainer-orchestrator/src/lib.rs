@@ -9,6 +9,7 @@ mod attempts;
 mod conclude;
 pub mod config;
 mod data;
+pub mod data_set;
 pub mod deadline;
 mod erasure;
 pub mod error;
@@ -19,7 +20,6 @@ mod reconcile;
 mod requests;
 mod run;
 mod sealed_file;
-pub mod snapshot;
 pub mod store;
 pub mod trigger;
 

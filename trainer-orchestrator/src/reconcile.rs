@@ -1,15 +1,16 @@
 //! The reconciler: take up the run there is, or decide whether to start one.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anonymizer::shape::Shape;
 use artifacts::ArtifactStore;
 use async_trait::async_trait;
-use events::{Audience, IdSource, ModelName, ModelVersion, PreferencePair, RunId, TenantId};
-use labeler::lake::{LakeExtent, LakeRead, LakeReader, PairFilter};
+use events::{Audience, IdSource, ModelName, ModelVersion, PersonPseudonym, RunId, TenantId};
+use labeler::lake::{LakeExtent, LakeReader};
 use model_registry::client::RegistryClient;
+use model_registry::lineage::{Purpose, SnapshotFilters};
 use model_registry::policy::RolloutPolicy;
 use model_registry::version::Version;
 use parking_lot::Mutex;
@@ -17,19 +18,18 @@ use service::clock::{SharedClock, real_now};
 use service::keys::KeyStore;
 use service::lease::{self, Fence, LeaseHandle, LeaseStore};
 use service::reconciler::{Next, ReconcileError, Reconciler, ReconcilerHandle, RequestError, Schedule, drive};
-use service::repositories::{RepositoryRule, RepositoryStore};
+use service::repositories::RepositoryRule;
 use sqlx::AnyPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::allow_list::AllowList;
 use crate::config::OrchestratorConfig;
+use crate::data_set::manifest::{DataSetError, SnapshotPlan};
+use crate::data_set::sources::Sources;
 use crate::deadline::deadline;
-use crate::erasure;
 use crate::error::OrchestratorError;
 use crate::requests::Requests;
 use crate::run::{Finished, work};
-use crate::snapshot::{Filters, SnapshotPlan, plan};
-use crate::store::{NewRun, PartRead, RunState, Store};
+use crate::store::{NewRun, RunState, Store};
 use crate::trigger::{NewEvidence, decide};
 
 /// How long a leader that vanished keeps the lease. Real time.
@@ -74,8 +74,8 @@ pub(crate) struct Orchestrator {
     pub(crate) store: Store,
     pub(crate) model: ModelName,
     pub(crate) audience: Audience,
+    pub(crate) sources: Sources,
     lake: LakeReader,
-    rules: RepositoryStore,
     lease: LeaseHandle,
     requests: Arc<Requests>,
     looked: Mutex<Option<Look>>,
@@ -94,6 +94,7 @@ struct Look {
 struct LakeState {
     extent: LakeExtent,
     rules: Vec<RepositoryRule>,
+    sharing: BTreeSet<PersonPseudonym>,
     newest_run: Option<(RunId, RunState)>,
 }
 
@@ -171,8 +172,8 @@ pub fn run(
         store: store.clone(),
         model,
         audience,
+        sources: Sources::new(&deps.pool, deps.tenant.clone(), lake.clone(), deps.keys.clone()),
         lake,
-        rules: RepositoryStore::new(deps.pool.clone()),
         lease: lease.clone(),
         requests: Arc::clone(&requests),
         looked: Mutex::new(None),
@@ -234,15 +235,16 @@ impl Orchestrator {
         if known.is_some_and(|evidence| decide(&self.config, evidence, requested, now).is_none()) {
             return Ok(Planned::Nothing);
         }
-        let shape = Shape::new(&self.deps.keys.tenant_secret(&self.deps.tenant).await?);
-        let allowed = AllowList::new(&state.rules, &shape);
-        let (mut pairs, parts) = self.pairs().await?;
-        erasure::leave_out(&self.deps.keys, &mut pairs).await?;
-        let plan = plan(self.filters(), &allowed, pairs);
-        let evidence = self.new_evidence(plan.as_ref()).await?;
+        let planned = self.sources.plan(self.filters(), &self.config.data_set, &state.rules, &state.sharing).await;
+        let planned = match planned {
+            Ok(planned) => Some(planned),
+            Err(OrchestratorError::DataSet(DataSetError::Empty { .. })) => None,
+            Err(error) => return Err(error),
+        };
+        let evidence = self.new_evidence(planned.as_ref().map(|(plan, _)| plan)).await?;
         let trigger = decide(&self.config, evidence, requested, now);
         *self.looked.lock() = Some(Look { at: state, evidence });
-        let (Some(plan), Some(trigger)) = (plan, trigger) else { return Ok(Planned::Nothing) };
+        let (Some((plan, parts)), Some(trigger)) = (planned, trigger) else { return Ok(Planned::Nothing) };
 
         let versions = self.deps.registry.list_versions(&self.model).await.map_err(registry)?;
         let run = NewRun {
@@ -259,39 +261,37 @@ impl Orchestrator {
         Ok(Planned::Run)
     }
 
-    fn filters(&self) -> Filters {
-        Filters {
-            tenant: self.deps.tenant.clone(),
-            model: self.model.clone(),
-            audience: self.audience.clone(),
-            label_policy_version: self.deps.label_policy_version,
-            code_version: self.deps.code_version.clone(),
-            maximum_pairs: self.config.maximum_pairs,
-            gate_opportunities: self.config.gate_opportunities,
-            placebo_exchange_repositories: self.config.placebo_exchange_repositories,
-        }
+    fn filters(&self) -> SnapshotFilters {
+        self.config.filters(
+            self.deps.tenant.clone(),
+            self.model.clone(),
+            self.audience.clone(),
+            self.deps.label_policy_version,
+            &self.deps.code_version,
+        )
     }
 
     async fn lake_state(&self) -> Result<LakeState, OrchestratorError> {
         let extent = self.lake.extent(&self.deps.tenant).await.map_err(|error| lake_error(&error))?;
         // Compaction changes parts, and no pair: there is nothing new to look at.
         let extent = LakeExtent { parts: 0, ..extent };
-        let rules = self.rules.list(&self.deps.tenant).await?;
+        let rules = self.sources.rules().await?;
+        let sharing = self.sources.sharing().await?;
         let newest_run = self.store.runs(1).await?.pop().map(|run| (run.run_id, run.state));
-        Ok(LakeState { extent, rules, newest_run })
+        Ok(LakeState { extent, rules, sharing, newest_run })
     }
 
     /// What of a planned data set is in none before it.
     async fn new_evidence(&self, plan: Option<&SnapshotPlan>) -> Result<NewEvidence, OrchestratorError> {
         let used = self.store.used_pairs().await?;
-        let members = plan.into_iter().flat_map(|plan| plan.training.iter().chain(&plan.gate));
+        let members = plan.into_iter().flat_map(|plan| &plan.members);
         let new: Vec<_> =
-            members.filter(|pair| pair.weight > 0.0 && !used.contains(&pair.pair_id.to_string())).collect();
+            members.filter(|member| member.teaches && !used.contains(&member.entry.pair_id.to_string())).collect();
         Ok(NewEvidence {
             pairs: new.len(),
-            oldest: new.iter().map(|pair| pair.labeled_at).min(),
+            oldest: new.iter().map(|member| member.labeled_at).min(),
             last_failure: self.store.last_failure().await?,
-            can_be_judged: plan.is_some_and(SnapshotPlan::can_be_judged),
+            can_be_judged: plan.is_some_and(|plan| plan.can_be_judged(&self.config.data_set)),
         })
     }
 
@@ -301,30 +301,13 @@ impl Orchestrator {
             run = %run.run_id,
             trigger,
             snapshot = %plan.digest,
-            training_pairs = plan.training.len(),
-            gate_pairs = plan.gate.len(),
-            left_out = ?plan.left_out,
+            training_pairs = plan.count(Purpose::Training),
+            gate_pairs = plan.count(Purpose::Gate),
+            general_pairs = plan.count(Purpose::General),
+            effective_sample_size = plan.composition.weights.effective_sample_size,
+            stages = ?plan.composition.stages,
             "a training run is queued"
         );
-    }
-
-    /// What can be read of the tenant's lake.
-    pub(crate) async fn read_lake(&self) -> Result<LakeRead, OrchestratorError> {
-        let read = self.lake.read_all(&self.deps.tenant, &PairFilter::default()).await;
-        read.map_err(|error| lake_error(&error))
-    }
-
-    /// All pairs of the tenant's lake, with the parts that they lie in. A data set of less than everything would not be
-    /// the one that its filters name: a part that cannot be used lets none be made.
-    async fn pairs(&self) -> Result<(Vec<PreferencePair>, Vec<PartRead>), OrchestratorError> {
-        let (pairs, parts) = self.read_lake().await?.whole().map_err(|error| lake_error(&error))?;
-        let read = parts.into_iter().map(|part| PartRead {
-            digest: part.digest,
-            partition: i64::from(part.partition),
-            first_position: part.first_position,
-            last_position: part.last_position,
-        });
-        Ok((pairs, read.collect()))
     }
 }
 

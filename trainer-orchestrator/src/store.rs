@@ -2,13 +2,15 @@
 
 use events::{EventId, FlywheelEvent, ModelName, RunId, Sha256Digest, TenantId, Timestamp, topics, uuid_v7};
 use migrations::{begin_write, commit, retried};
+use model_registry::lineage::Purpose;
 use serde::Serialize;
 use service::lease::Fence;
 use service::outbox::{self, OutboxKind, OutboxMessage};
 use sqlx::{AnyPool, AssertSqlSafe, Row};
 
+use crate::data_set::manifest::SnapshotPlan;
+use crate::data_set::stored;
 use crate::error::OrchestratorError;
-use crate::snapshot::{Purpose, SnapshotPlan};
 
 /// A lake part that a snapshot read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +107,8 @@ pub struct Member {
     pub content_digest: Sha256Digest,
     /// What it is used for.
     pub purpose: Purpose,
+    /// Weight in training, in millionths; none in data sets of earlier releases, which left it to the pair.
+    pub weight_millionths: Option<i64>,
 }
 
 /// How a run ended.
@@ -135,11 +139,14 @@ pub struct Store {
     model: ModelName,
 }
 
-/// Rows in one statement; SQLite takes 32,766 parameters, PostgreSQL 65,535.
-const ROWS: usize = 500;
-
 const RUN_COLUMNS: &str = "run_id, snapshot_digest, parent_version, anchor_version, method, seed, state, outcome, \
      detail, attempt, last_signal_at, deadline_at, created_at, finished_at, version, rollout_id";
+
+/// What a row says that its pair is used for.
+pub(crate) fn purpose_of(row: &sqlx::any::AnyRow) -> Result<Purpose, OrchestratorError> {
+    let text: String = row.try_get("purpose")?;
+    Ok(text.parse::<Purpose>()?)
+}
 
 fn run_of(row: &sqlx::any::AnyRow) -> Result<Run, OrchestratorError> {
     let text = |name: &str| row.try_get::<String, _>(name);
@@ -230,69 +237,7 @@ impl Store {
     ) -> Result<(), OrchestratorError> {
         let mut transaction = begin_write(&self.pool).await?;
         fence.check(&mut transaction).await?;
-        let digest = plan.digest.to_string();
-        let exists = sqlx::query("SELECT 1 AS one FROM snapshots WHERE snapshot_digest = $1")
-            .bind(digest.clone())
-            .fetch_optional(&mut *transaction)
-            .await?
-            .is_some();
-        if !exists {
-            sqlx::query(
-                "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, \
-                 filters, training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-            )
-            .bind(digest.clone())
-            .bind(self.tenant.as_str().to_owned())
-            .bind(self.model.as_str().to_owned())
-            .bind(plan.filters.audience.as_str().to_owned())
-            .bind(i64::from(plan.filters.label_policy_version))
-            .bind(plan.filters.code_version.clone())
-            .bind(serde_json::to_string(&plan.filters)?)
-            .bind(i64::try_from(plan.training.len()).unwrap_or(i64::MAX))
-            .bind(i64::try_from(plan.gate.len()).unwrap_or(i64::MAX))
-            .bind(plan.first_labeled_at.as_micros())
-            .bind(plan.last_labeled_at.as_micros())
-            .bind(plan.last_signal_at.as_micros())
-            .bind(run.created_at.as_micros())
-            .execute(&mut *transaction)
-            .await?;
-            let training = plan.training.iter().map(|pair| (pair, Purpose::Training));
-            let members: Vec<_> = training.chain(plan.gate.iter().map(|pair| (pair, Purpose::Gate))).collect();
-            // Many in one statement: the lease's row is held meanwhile, and each statement is a journey to a server.
-            for chunk in members.chunks(ROWS) {
-                let rows: Vec<String> = (0..chunk.len())
-                    .map(|row| row * 4 + 2)
-                    .map(|at| format!("($1, ${}, ${}, ${}, ${})", at, at + 1, at + 2, at + 3))
-                    .collect();
-                let statement = format!(
-                    "INSERT INTO snapshot_pairs (snapshot_digest, pair_id, content_digest, person, purpose) VALUES {}",
-                    rows.join(", ")
-                );
-                let mut query = sqlx::query(AssertSqlSafe(statement)).bind(digest.clone());
-                for (pair, purpose) in chunk {
-                    query = query
-                        .bind(pair.pair_id.to_string())
-                        .bind(pair.content_digest.to_string())
-                        .bind(pair.person.as_str().to_owned())
-                        .bind(purpose.as_str().to_owned());
-                }
-                query.execute(&mut *transaction).await?;
-            }
-            for part in parts {
-                sqlx::query(
-                    "INSERT INTO snapshot_parts (snapshot_digest, part_digest, partition, first_position, \
-                     last_position) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                )
-                .bind(digest.clone())
-                .bind(part.digest.to_string())
-                .bind(part.partition)
-                .bind(part.first_position.clone())
-                .bind(part.last_position.clone())
-                .execute(&mut *transaction)
-                .await?;
-            }
-        }
+        stored::keep(&mut transaction, plan, parts, run.created_at).await?;
         sqlx::query(
             "INSERT INTO training_runs (run_id, tenant, model, snapshot_digest, parent_version, anchor_version, \
              method, seed, state, detail, attempt, owner_epoch, last_signal_at, deadline_at, created_at) \
@@ -301,7 +246,7 @@ impl Store {
         .bind(run.run_id.to_string())
         .bind(self.tenant.as_str().to_owned())
         .bind(self.model.as_str().to_owned())
-        .bind(digest)
+        .bind(plan.digest.to_string())
         .bind(run.parent_version)
         .bind(run.anchor_version)
         .bind(run.method.clone())
@@ -383,7 +328,8 @@ impl Store {
     /// Members of a snapshot.
     pub async fn members(&self, snapshot: Sha256Digest) -> Result<Vec<Member>, OrchestratorError> {
         let rows = sqlx::query(
-            "SELECT pair_id, content_digest, purpose FROM snapshot_pairs WHERE snapshot_digest = $1 ORDER BY pair_id",
+            "SELECT pair_id, content_digest, purpose, weight_millionths FROM snapshot_pairs \
+             WHERE snapshot_digest = $1 ORDER BY pair_id",
         )
         .bind(snapshot.to_string())
         .fetch_all(&self.pool)
@@ -393,10 +339,8 @@ impl Store {
                 Ok(Member {
                     pair_id: row.try_get("pair_id")?,
                     content_digest: row.try_get::<String, _>("content_digest")?.parse()?,
-                    purpose: match row.try_get::<String, _>("purpose")?.as_str() {
-                        "gate" => Purpose::Gate,
-                        _ => Purpose::Training,
-                    },
+                    purpose: purpose_of(row)?,
+                    weight_millionths: row.try_get("weight_millionths")?,
                 })
             })
             .collect()

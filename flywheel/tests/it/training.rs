@@ -3,20 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anonymizer::shape::Shape;
 use artifacts::{ArtifactStore, LocalArtifacts};
 use events::{ModelName, ModelVersion, RunId, TenantId};
 use labeler::lake::LakeReader;
+use model_registry::lineage::Purpose;
 use service::clock::{RealClock, real_now};
 use service::ids::SystemIds;
 use service::keys::KeyStore;
 use service::lease::LeaseStore;
-use service::repositories::RepositoryStore;
 use sqlx::AnyPool;
-use trainer_orchestrator::allow_list::AllowList;
-use trainer_orchestrator::progress_of;
-use trainer_orchestrator::snapshot::{Filters, plan};
-use trainer_orchestrator::store::{NewRun, PartRead, Run, Store};
+use trainer_orchestrator::data_set::sources::Sources;
+use trainer_orchestrator::store::{NewRun, Run, Store};
+use trainer_orchestrator::{OrchestratorConfig, progress_of};
 
 use crate::harness::{Place, until};
 
@@ -39,31 +37,19 @@ pub(crate) async fn begun(place: &Place, pool: &AnyPool) -> RunId {
     let artifacts: Arc<dyn ArtifactStore> = Arc::new(LocalArtifacts::open(place.data().join("artifacts")).unwrap());
     let lake = LakeReader::new(pool.clone(), artifacts);
     let keys = KeyStore::open(pool.clone(), &place.data().join("keys/master.key")).await.unwrap();
-    let shape = Shape::new(&keys.tenant_secret(&tenant).await.unwrap());
-    let rules = RepositoryStore::new(pool.clone()).list(&tenant).await.unwrap();
+    let sources = Sources::new(pool, tenant.clone(), lake, keys);
+    let config = OrchestratorConfig { maximum_pairs: 100, ..OrchestratorConfig::default() };
+    let filters = config.filters(
+        tenant,
+        "edit".parse().unwrap(),
+        "everyone".parse().unwrap(),
+        labeler::policy::LABEL_POLICY_VERSION,
+        env!("CARGO_PKG_VERSION"),
+    );
     let (plan, parts) = until("pairs to train on", || async {
-        let (mut pairs, mut parts) = (Vec::new(), Vec::new());
-        for part in lake.parts(&tenant).await.ok()? {
-            pairs.extend(lake.read(&part).await.ok()?);
-            parts.push(PartRead {
-                digest: part.digest,
-                partition: i64::from(part.partition),
-                first_position: part.first_position.to_string(),
-                last_position: part.last_position.to_string(),
-            });
-        }
-        let filters = Filters {
-            tenant: tenant.clone(),
-            model: "edit".parse().unwrap(),
-            audience: "everyone".parse().unwrap(),
-            label_policy_version: labeler::policy::LABEL_POLICY_VERSION,
-            code_version: env!("CARGO_PKG_VERSION").to_owned(),
-            maximum_pairs: 100,
-            gate_opportunities: trainer_orchestrator::LEAST_GATE_OPPORTUNITIES,
-            placebo_exchange_repositories: false,
-        };
-        let plan = plan(filters, &AllowList::new(&rules, &shape), pairs)?;
-        (plan.training.len() >= PAIRS).then_some((plan, parts))
+        let (rules, sharing) = (sources.rules().await.ok()?, sources.sharing().await.ok()?);
+        let planned = sources.plan(filters.clone(), &config.data_set, &rules, &sharing).await.ok()?;
+        (planned.0.count(Purpose::Training) >= PAIRS).then_some(planned)
     })
     .await;
     let now = real_now();

@@ -9,7 +9,7 @@ use artifacts::{LocalArtifacts, put_directory};
 use events::{
     Arm, ModelName, ModelVersion, PairId, PersonPseudonym, RolloutId, RunId, Sha256Digest, TenantId, Timestamp,
 };
-use model_registry::lineage::{Purpose, SnapshotFilters, snapshot_digest};
+use model_registry::lineage::{FORMULA, MemberEntry, Purpose, SnapshotFilters, Support, snapshot_digest};
 use model_registry::{
     ClientError, NewVersion, RegistryClient, RegistryConfig, RegistryDeps, Rollout, RolloutPolicy, RolloutState,
     RunningRegistry, Trust, assign, run,
@@ -183,12 +183,19 @@ impl Fixture {
             maximum_pairs: 100,
             gate_opportunities: 300,
             placebo_exchange_repositories: false,
+            formula: FORMULA,
+            policy: serde_json::json!({ "near_duplicate_permille": 700 }),
         };
         let list: Vec<_> = members
             .iter()
-            .map(|(pair, _, purpose)| (pair_id(pair), Sha256Digest::of(pair.as_bytes()), *purpose))
+            .map(|(pair, _, purpose)| MemberEntry {
+                pair_id: pair_id(pair),
+                content_digest: Sha256Digest::of(pair.as_bytes()),
+                purpose: *purpose,
+                support: Support::default(),
+            })
             .collect();
-        let digest = snapshot_digest(&filters, &list);
+        let digest = snapshot_digest(&filters, &list).unwrap();
         sqlx::query(
             "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, \
              filters, training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \

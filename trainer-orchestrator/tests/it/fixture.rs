@@ -1,5 +1,6 @@
 //! A platform that is small enough for a test: a database, keys, a lake of pairs, a registry with a tiny base model.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use edit_model::{CodeTokenizer, EditModel, ModelConfig, ModelManifest, Network};
 use events::topics::PREFERENCE_PAIRS;
 use events::{
     ActionList, ByteRange, EditAction, EditContext, ModelName, ModelVersion, OpportunityId, PairId, PairReason,
-    PairText, PreferencePair, Probabilities, RecentEdit, SessionId, SuggestionId, TenantId, Timestamp, Window,
+    PairText, PersonPseudonym, PreferencePair, Probabilities, RecentEdit, SessionId, SuggestionId, TenantId, Timestamp, Window,
 };
 use labeler::config::LakeConfig;
 use labeler::lake::{PairPlace, PartMetadata, PlacedPair, content_digest, write_part};
@@ -285,6 +286,24 @@ impl Fixture {
             pairs.push((PairPlace { partition: 0, position: format!("{number:020}") }, pair));
         }
         self.store_part(first, &pairs).await;
+        let persons: BTreeSet<PersonPseudonym> = pairs.into_iter().map(|(_, pair)| pair.person).collect();
+        self.consent(&persons).await;
+    }
+
+    /// Who is labeled has agreed that code is used.
+    async fn consent(&self, persons: &BTreeSet<PersonPseudonym>) {
+        let ceiling = "UPDATE tenants SET consent_ceiling = 'code' WHERE tenant = 'default'";
+        sqlx::query(ceiling).execute(&self.pool).await.unwrap();
+        for person in persons {
+            sqlx::query(
+                "INSERT INTO consents (tenant, person, tier, decided_at) VALUES ('default', $1, 'code', 1) \
+                 ON CONFLICT (tenant, person) DO NOTHING",
+            )
+            .bind(person.as_str().to_owned())
+            .execute(&self.pool)
+            .await
+            .unwrap();
+        }
     }
 
     async fn store_part(&self, first: u64, pairs: &[PlacedPair]) {
@@ -393,25 +412,26 @@ fn task(number: u64) -> serde_json::Value {
 }
 
 fn rename(number: u64, repository: &str) -> (EditContext, EditAction) {
-    let old = NAMES[(number % 8) as usize];
-    let new = NAMES[((number / 8 % 7 + number % 8 + 1) % 8) as usize];
+    // Every task is about a function of its own: none repeats another one.
+    let old = format!("{}_value_{number}", NAMES[(number % 8) as usize]);
+    let new = format!("{}_value_{number}", NAMES[((number / 8 % 7 + number % 8 + 1) % 8) as usize]);
     let context = EditContext {
         repository: repository.to_owned(),
         path: "a.rs".to_owned(),
         language: "rust".to_owned(),
         recent_edits: vec![RecentEdit {
             path: "a.rs".to_owned(),
-            old_text: format!("fn {old}_value(item: &Item)"),
-            new_text: format!("fn {new}_value(item: &Item)"),
+            old_text: format!("fn {old}(item: &Item)"),
+            new_text: format!("fn {new}(item: &Item)"),
         }],
-        window: Window { start_byte: 0, first_line: 0, text: format!("let x = {old}_value(item);\n") },
+        window: Window { start_byte: 0, first_line: 0, text: format!("let x = {old}(item);\n") },
         cursor_byte: 8,
     };
     let action = EditAction {
         path: "a.rs".to_owned(),
-        range: ByteRange::new(8, 8 + format!("{old}_value").len() as u64),
-        old_text: format!("{old}_value"),
-        new_text: format!("{new}_value"),
+        range: ByteRange::new(8, 8 + old.len() as u64),
+        old_text: old,
+        new_text: new,
     };
     (context, action)
 }

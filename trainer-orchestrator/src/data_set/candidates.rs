@@ -1,0 +1,85 @@
+//! Which pairs of the lake may be asked at all, before any text is opened: whose they are, for whom, and whether rules
+//! and consent of now allow it.
+
+use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use events::{OpportunityId, PairId, PairReason, PersonPseudonym, PreferencePair, Timestamp};
+use model_registry::lineage::SnapshotFilters;
+
+use super::composition::{Census, Reason};
+use crate::allow_list::AllowList;
+
+/// Whether it is known what the developer wanted. It is not after a rejection with nothing in place of the suggestion:
+/// such a pair has a rejected side only, and so no place where two sides part.
+pub(crate) fn says_what_was_wanted(pair: &PreferencePair) -> bool {
+    let rejects = matches!(pair.reason, PairReason::Dismissed | PairReason::AcceptedThenUndone);
+    !rejects || pair.divergence.is_some()
+}
+
+/// Sorts the newest opportunity first, and in it the first action.
+pub(crate) fn newest_first(pair: &PreferencePair) -> (Reverse<Timestamp>, Reverse<OpportunityId>, i32, PairId) {
+    (Reverse(pair.opened_at), Reverse(pair.opportunity_id), pair.action_index, pair.pair_id)
+}
+
+/// Those of `pairs`, in any order, that may be in a data set, newest first, and how many of the others there are, by
+/// reason. The same pair twice is one. `allowed` says which repositories may be trained on (the licence), `sharing` who
+/// agrees that code is used; both now, whatever held when a pair was labeled.
+#[must_use]
+pub fn choose(
+    filters: &SnapshotFilters,
+    allowed: &AllowList,
+    sharing: &BTreeSet<PersonPseudonym>,
+    pairs: Vec<PreferencePair>,
+) -> (Vec<PreferencePair>, Census) {
+    let reason = |pair: &PreferencePair| {
+        let audience = allowed.audience_of(&pair.repository);
+        if pair.tenant != filters.tenant || pair.model != filters.model {
+            Some(Reason::AnotherTenantOrModel)
+        } else if audience.is_none() {
+            Some(Reason::RepositoryWithoutRule)
+        } else if pair.audience != filters.audience || audience != Some(&filters.audience) {
+            Some(Reason::AnotherAudience)
+        } else if pair.label_policy_version != filters.label_policy_version {
+            Some(Reason::AnotherLabelPolicy)
+        } else if pair.sealed.is_none() {
+            Some(Reason::WithoutText)
+        } else if !sharing.contains(&pair.person) {
+            Some(Reason::WithoutConsent)
+        } else {
+            None
+        }
+    };
+    let mut left_out = Census::new();
+    let mut once: BTreeMap<PairId, PreferencePair> = BTreeMap::new();
+    for pair in pairs {
+        match once.entry(pair.pair_id) {
+            Entry::Vacant(place) => {
+                place.insert(pair);
+            }
+            // A pair is never revised; were it, the choice must not depend on which came first.
+            Entry::Occupied(mut known) if pair.content_digest < known.get().content_digest => {
+                known.insert(pair);
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+    let mut chosen: Vec<PreferencePair> = once
+        .into_values()
+        .filter(|pair| match reason(pair) {
+            None => true,
+            Some(reason) => {
+                *left_out.entry(reason).or_default() += 1;
+                false
+            }
+        })
+        .collect();
+    chosen.sort_unstable_by_key(newest_first);
+    let beyond = chosen.len().saturating_sub(filters.maximum_pairs);
+    if beyond > 0 {
+        left_out.insert(Reason::OlderThanTheNewest, beyond);
+        chosen.truncate(filters.maximum_pairs);
+    }
+    (chosen, left_out)
+}

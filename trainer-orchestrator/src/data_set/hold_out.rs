@@ -1,0 +1,192 @@
+//! What judges does not train.
+//!
+//! *General* is of repositories and people that train nothing. Repositories are chosen by the digest of their names, so
+//! that they stay chosen while others come, and never hold more than a share of all pairs; people are held out with
+//! them when at least half of what they did lies there. What the two cross (a person who trains, in a repository that is
+//! held out, and the other way round) is in no set.
+//!
+//! *Adapt* is later than everything that trains: the newest opportunities of which it is known what the developer
+//! wanted, one pair of each, and of those only what no pair that trains nearly equals. The time from which on pairs are
+//! held out goes back until enough of them remain, but at most to the middle.
+
+use std::collections::{HashMap, HashSet};
+
+use events::{OpportunityId, Sha256Digest};
+
+use super::composition::Reason;
+use super::minhash::have_near_duplicates;
+use super::policy::DataSetPolicy;
+use super::{Entry, LeftOut};
+
+/// The pairs of one set, and the rest.
+pub(crate) struct Parted<'a> {
+    pub(crate) held_out: Vec<Entry<'a>>,
+    pub(crate) rest: Vec<Entry<'a>>,
+}
+
+/// Parts the set *general*, of at most `most` opportunities, from the rest. `entries` are newest first. While there
+/// would be too few opportunities in it, there is none, and nothing is left out.
+pub(crate) fn general<'a>(
+    policy: &DataSetPolicy,
+    most: usize,
+    entries: Vec<Entry<'a>>,
+    left_out: &mut LeftOut<'a>,
+) -> Parted<'a> {
+    let none = |rest| Parted { held_out: Vec::new(), rest };
+    if policy.general_opportunities == 0 {
+        return none(entries);
+    }
+    let repositories = unseen_repositories(policy.general_permille as usize, &entries);
+    let people = unseen_people(&repositories, &entries);
+    let is_of = |entry: &Entry<'a>| {
+        let pair = &entry.candidate.pair;
+        (repositories.contains(pair.repository.as_str()), people.contains(pair.person.as_str()))
+    };
+    let mut opportunities = HashSet::new();
+    let judging: HashSet<_> = entries
+        .iter()
+        .filter(|entry| is_of(entry) == (true, true) && entry.candidate.judges())
+        .filter(|entry| opportunities.insert(entry.candidate.pair.opportunity_id))
+        .map(|entry| entry.candidate.pair.pair_id)
+        .take(most.max(policy.general_opportunities))
+        .collect();
+    if judging.len() < policy.general_opportunities {
+        return none(entries);
+    }
+    let (held_out, entries): (Vec<_>, Vec<_>) =
+        entries.into_iter().partition(|entry| judging.contains(&entry.candidate.pair.pair_id));
+    let rest = left_out.retain(entries, |entry| match is_of(entry) {
+        (false, false) => Ok(()),
+        (true, true) => Err(Reason::HeldOutWithoutJudging),
+        (true, false) => Err(Reason::HeldOutRepository),
+        (false, true) => Err(Reason::HeldOutPerson),
+    });
+    Parted { held_out, rest }
+}
+
+/// Repositories in the order of the digests of their names, as long as together they hold at most `permille` of all.
+fn unseen_repositories<'a>(permille: usize, entries: &[Entry<'a>]) -> HashSet<&'a str> {
+    let mut counts: HashMap<&'a str, usize> = HashMap::new();
+    for entry in entries {
+        *counts.entry(&entry.candidate.pair.repository).or_default() += 1;
+    }
+    let mut ordered: Vec<(Sha256Digest, &'a str, usize)> = counts
+        .into_iter()
+        .map(|(name, count)| (Sha256Digest::of_parts("flywheel unseen repository", &[name.as_bytes()]), name, count))
+        .collect();
+    ordered.sort_unstable();
+    let mut left = entries.len() * permille / 1000;
+    let mut chosen = HashSet::new();
+    for (_, name, count) in ordered {
+        if count <= left {
+            left -= count;
+            chosen.insert(name);
+        }
+    }
+    chosen
+}
+
+/// Persons at least half of whose pairs are of `repositories`.
+fn unseen_people<'a>(repositories: &HashSet<&'a str>, entries: &[Entry<'a>]) -> HashSet<&'a str> {
+    let mut counts: HashMap<&'a str, (usize, usize)> = HashMap::new();
+    for entry in entries {
+        let pair = &entry.candidate.pair;
+        let (inside, all) = counts.entry(pair.person.as_str()).or_default();
+        *inside += usize::from(repositories.contains(pair.repository.as_str()));
+        *all += 1;
+    }
+    counts.into_iter().filter(|(_, (inside, all))| inside * 2 >= *all).map(|(person, _)| person).collect()
+}
+
+/// Parts the set *adapt*, of at most `wanted` opportunities, from what trains. `entries` are newest first.
+pub(crate) fn adapt<'a>(
+    policy: &DataSetPolicy,
+    wanted: usize,
+    entries: &[Entry<'a>],
+    left_out: &mut LeftOut<'a>,
+) -> Parted<'a> {
+    let judgeable: HashSet<OpportunityId> = entries
+        .iter()
+        .filter(|entry| entry.candidate.judges())
+        .map(|entry| entry.candidate.pair.opportunity_id)
+        .collect();
+    // While nothing would be left to train on, half of them train all the same: the gate then says that it can not
+    // judge, with its figures.
+    let wanted = if judgeable.len() > wanted { wanted } else { judgeable.len() / 2 };
+    let most = wanted.max(judgeable.len() / 2);
+    let mut count = wanted;
+    let mut found = Split::at(entries, count, policy.near_duplicate_permille);
+    while found.fresh().count() < wanted && count < most {
+        count = (count * wanted).div_ceil(found.fresh().count().max(1)).max(count + 1).min(most);
+        found = Split::at(entries, count, policy.near_duplicate_permille);
+    }
+    // It may have gone back further than it had to.
+    if let Some(last) = wanted.checked_sub(1).and_then(|last| found.fresh().nth(last)) {
+        let nearer = Split::at(entries, last + 1, policy.near_duplicate_permille);
+        if nearer.fresh().count() >= wanted {
+            found = nearer;
+        }
+    }
+    for entry in &found.aside {
+        left_out.leave(entry.candidate, Reason::HeldOutWithoutJudging);
+    }
+    let mut held_out = Vec::with_capacity(wanted);
+    for (entry, repeats) in found.held.into_iter().zip(found.repeats) {
+        if repeats {
+            left_out.leave(entry.candidate, Reason::NearDuplicate);
+        } else if held_out.len() < wanted {
+            held_out.push(entry);
+        } else {
+            left_out.leave(entry.candidate, Reason::HeldOutWithoutJudging);
+        }
+    }
+    let trains = |entry: &Entry<'a>| if entry.candidate.trains() { Ok(()) } else { Err(Reason::CalibrationOnly) };
+    Parted { held_out, rest: left_out.retain(found.rest, trains) }
+}
+
+/// Pairs by whether they are older than the newest so many opportunities that can judge.
+struct Split<'a> {
+    /// One pair of each of those opportunities.
+    held: Vec<Entry<'a>>,
+    /// Which of them nearly repeat what trains.
+    repeats: Vec<bool>,
+    /// As new as they are, or of the same opportunities.
+    aside: Vec<Entry<'a>>,
+    /// Older.
+    rest: Vec<Entry<'a>>,
+}
+
+impl<'a> Split<'a> {
+    fn at(entries: &[Entry<'a>], count: usize, near_duplicate_permille: u32) -> Self {
+        let (mut held, mut aside, mut rest) = (Vec::with_capacity(count), Vec::new(), Vec::new());
+        let mut opportunities = HashSet::with_capacity(count);
+        for entry in entries {
+            let opportunity = entry.candidate.pair.opportunity_id;
+            if held.len() < count {
+                let is_first = entry.candidate.judges() && opportunities.insert(opportunity);
+                if is_first {
+                    held.push(*entry);
+                } else {
+                    aside.push(*entry);
+                }
+            } else if opportunities.contains(&opportunity) {
+                aside.push(*entry);
+            } else {
+                rest.push(*entry);
+            }
+        }
+        let judging: Vec<&[u32]> = held.iter().map(shingles).collect();
+        let training = rest.iter().filter(|entry| entry.candidate.trains()).map(shingles);
+        let repeats = have_near_duplicates(&judging, training, near_duplicate_permille);
+        Self { held, repeats, aside, rest }
+    }
+
+    /// Places in `held` of what repeats nothing that trains.
+    fn fresh(&self) -> impl Iterator<Item = usize> {
+        self.repeats.iter().enumerate().filter(|(_, repeats)| !**repeats).map(|(place, _)| place)
+    }
+}
+
+fn shingles<'a>(entry: &Entry<'a>) -> &'a [u32] {
+    &entry.candidate.lesson.shingles
+}

@@ -1,0 +1,188 @@
+//! Near-duplicates of what judges, found among what trains.
+//!
+//! MinHash over sets of shingles, as datasketch defines it (Zhu et al., `datasketch.MinHash`): 128 permutations
+//! `((a x + b) mod 2^64) mod (2^61 - 1) mod 2^32` of 32-bit hashes, and locality-sensitive hashing over bands of the
+//! signature. What the bands find is compared exactly, so that chance can miss a near-duplicate (one in a hundred at a
+//! similarity of 0.7, fewer above) and never invent one.
+//!
+//! What trains is many, what judges is few. A set can only be similar to one of the few if enough of it lies in their
+//! union: Jaccard(A, B) >= t needs |A and B| >= t |A|. That rules nearly all of the many out before any permutation is
+//! computed, and loses nothing.
+
+use std::collections::{HashMap, HashSet};
+
+/// Permutations.
+pub const PERMUTATIONS: usize = 128;
+const BANDS: usize = 25;
+const ROWS: usize = 5;
+const MERSENNE_PRIME: u64 = (1 << 61) - 1;
+
+/// The permutations: those that datasketch takes as its argument `permutations`.
+#[derive(Debug, Clone)]
+pub struct MinHash {
+    /// From 1 to the prime less 1.
+    pub a: [u64; PERMUTATIONS],
+    /// From 0 to the prime less 1.
+    pub b: [u64; PERMUTATIONS],
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014).
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut value = *state;
+    value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+/// `value` modulo the prime, without a division.
+const fn modulo(value: u64) -> u64 {
+    let folded = (value & MERSENNE_PRIME) + (value >> 61);
+    if folded >= MERSENNE_PRIME { folded - MERSENNE_PRIME } else { folded }
+}
+
+impl MinHash {
+    /// Permutations that depend on `seed` alone.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut state = seed;
+        let mut permutations = Self { a: [0; PERMUTATIONS], b: [0; PERMUTATIONS] };
+        for (a, b) in permutations.a.iter_mut().zip(&mut permutations.b) {
+            *a = next_random(&mut state) % (MERSENNE_PRIME - 1) + 1;
+            *b = next_random(&mut state) % MERSENNE_PRIME;
+        }
+        permutations
+    }
+
+    /// The signature of a set.
+    #[must_use]
+    pub fn signature(&self, shingles: &[u32]) -> [u32; PERMUTATIONS] {
+        let mut least = [u32::MAX; PERMUTATIONS];
+        for shingle in shingles {
+            let value = u64::from(*shingle);
+            for ((least, a), b) in least.iter_mut().zip(&self.a).zip(&self.b) {
+                let permuted = modulo(a.wrapping_mul(value).wrapping_add(*b)) as u32;
+                *least = permuted.min(*least);
+            }
+        }
+        least
+    }
+}
+
+impl Default for MinHash {
+    fn default() -> Self {
+        Self::new(1)
+    }
+}
+
+/// One key of every band of a signature.
+fn bands(signature: &[u32; PERMUTATIONS]) -> impl Iterator<Item = (usize, [u32; ROWS])> {
+    let rows = signature.as_chunks::<ROWS>().0.iter().take(BANDS).copied();
+    rows.enumerate()
+}
+
+/// Whether two sets, sorted, have at least this Jaccard similarity.
+pub(crate) fn are_similar(one: &[u32], other: &[u32], permille: u32) -> bool {
+    let (mut left, mut right, mut common) = (0, 0, 0);
+    while let (Some(a), Some(b)) = (one.get(left), other.get(right)) {
+        left += usize::from(a <= b);
+        right += usize::from(b <= a);
+        common += usize::from(a == b);
+    }
+    let all = one.len() + other.len() - common;
+    common * 1000 >= all * permille as usize
+}
+
+/// For each of `few`, whether one of `many` is at least so similar. Sets are sorted. With 0 nothing is.
+pub(crate) fn have_near_duplicates<'a>(
+    few: &[&[u32]],
+    many: impl Iterator<Item = &'a [u32]>,
+    permille: u32,
+) -> Vec<bool> {
+    let mut found = vec![false; few.len()];
+    if permille == 0 || few.is_empty() {
+        return found;
+    }
+    let permutations = MinHash::default();
+    let mut union = HashSet::new();
+    let mut index: HashMap<(usize, [u32; ROWS]), Vec<usize>> = HashMap::new();
+    for (number, shingles) in few.iter().enumerate() {
+        union.extend(shingles.iter().copied());
+        for key in bands(&permutations.signature(shingles)) {
+            index.entry(key).or_default().push(number);
+        }
+    }
+    for shingles in many {
+        let inside = shingles.iter().filter(|shingle| union.contains(*shingle)).count();
+        if inside * 1000 < shingles.len() * permille as usize {
+            continue;
+        }
+        for key in bands(&permutations.signature(shingles)) {
+            for number in index.get(&key).into_iter().flatten() {
+                if !found[*number] && are_similar(few[*number], shingles, permille) {
+                    found[*number] = true;
+                }
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_prime_is_taken_without_a_division() {
+        for value in [0, 1, MERSENNE_PRIME - 1, MERSENNE_PRIME, MERSENNE_PRIME + 1, u64::MAX, u64::MAX - 7] {
+            assert_eq!(modulo(value), value % MERSENNE_PRIME);
+        }
+    }
+
+    #[test]
+    fn similarity_is_exact_at_the_threshold() {
+        let ten: Vec<u32> = (0..10).collect();
+        assert!(are_similar(&ten, &ten[..7], 700) && !are_similar(&ten, &ten[..6], 700));
+        assert!(are_similar(&ten, &ten, 1000) && !are_similar(&ten, &ten[1..], 1000));
+        assert!(!are_similar(&ten, &[20, 30], 1));
+    }
+
+    proptest! {
+        #[test]
+        fn signatures_estimate_similarity(shared in 1..200_u32, own in 0..100_u32, other in 0..100_u32) {
+            // Hashes as text gives them, spread over all numbers.
+            let spread = |number: u32| next_random(&mut u64::from(number)) as u32;
+            let one: Vec<u32> = (0..shared + own).map(spread).collect();
+            let two: Vec<u32> = (0..shared).chain(1000..1000 + other).map(spread).collect();
+            let permutations = MinHash::default();
+            let (left, right) = (permutations.signature(&one), permutations.signature(&two));
+            let equal = left.iter().zip(&right).filter(|(left, right)| left == right).count();
+            let jaccard = f64::from(shared) / f64::from(shared + own + other);
+            // Five standard deviations of 128 draws.
+            let bound = 5.0 * (jaccard * (1.0 - jaccard) / 128.0).sqrt() + 0.02;
+            prop_assert!((equal as f64 / 128.0 - jaccard).abs() <= bound);
+        }
+
+        #[test]
+        fn what_is_found_is_near_and_what_is_equal_is_found(
+            few in prop::collection::vec(prop::collection::btree_set(0..40_u32, 1..20), 0..12),
+            many in prop::collection::vec(prop::collection::btree_set(0..40_u32, 1..20), 0..12),
+            permille in 1..=1000_u32,
+        ) {
+            let list = |sets: &[std::collections::BTreeSet<u32>]| -> Vec<Vec<u32>> {
+                sets.iter().map(|set| set.iter().copied().collect()).collect()
+            };
+            let (few, many) = (list(&few), list(&many));
+            let few: Vec<&[u32]> = few.iter().map(Vec::as_slice).collect();
+            let found = have_near_duplicates(&few, many.iter().map(Vec::as_slice), permille);
+            for (set, found) in few.iter().zip(&found) {
+                let is_near = many.iter().any(|other| are_similar(set, other, permille));
+                prop_assert!(!found || is_near);
+                prop_assert!(*found || !many.iter().any(|other| other == set));
+            }
+            prop_assert!(have_near_duplicates(&few, many.iter().map(Vec::as_slice), 0).iter().all(|found| !found));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Where candidates come from: the lake, the rules and consents of now, and the keys that open text.
+//!
+//! Text is opened a few pairs at a time, taken for what it says, and dropped. What was taken is kept for the next look,
+//! by pair and content, because what a pair says never changes: a look reads anew only what came since the last one.
+
+use std::collections::{BTreeSet, HashMap};
+
+use anonymizer::shape::Shape;
+use events::{PairId, PairText, PersonPseudonym, PreferencePair, Sha256Digest, TenantId};
+use labeler::lake::{LakeRead, LakeReader, OpenTextError, PairFilter, open_text};
+use model_registry::lineage::SnapshotFilters;
+use parking_lot::Mutex;
+use service::consent::ConsentStore;
+use service::keys::KeyStore;
+use service::repositories::{RepositoryRule, RepositoryStore};
+use sqlx::AnyPool;
+
+use super::candidates::choose;
+use super::composition::{Census, Reason};
+use super::lesson::Lesson;
+use super::manifest::SnapshotPlan;
+use super::policy::DataSetPolicy;
+use super::{Candidate, build};
+use crate::allow_list::AllowList;
+use crate::erasure;
+use crate::error::OrchestratorError;
+use crate::reconcile::lake_error;
+use crate::store::PartRead;
+
+/// Texts that are open at a time.
+const OPEN_TEXTS: usize = 256;
+
+/// Everything that a data set of a tenant is made of.
+#[derive(Debug)]
+pub struct Sources {
+    tenant: TenantId,
+    lake: LakeReader,
+    keys: KeyStore,
+    rules: RepositoryStore,
+    consents: ConsentStore,
+    known: Mutex<HashMap<PairId, (Sha256Digest, Lesson)>>,
+}
+
+impl Sources {
+    /// The sources of `tenant`.
+    #[must_use]
+    pub fn new(pool: &AnyPool, tenant: TenantId, lake: LakeReader, keys: KeyStore) -> Self {
+        Self {
+            tenant,
+            lake,
+            keys,
+            rules: RepositoryStore::new(pool.clone()),
+            consents: ConsentStore::new(pool.clone()),
+            known: Mutex::default(),
+        }
+    }
+
+    /// The rules of now.
+    ///
+    /// # Errors
+    /// A database that fails.
+    pub async fn rules(&self) -> Result<Vec<RepositoryRule>, OrchestratorError> {
+        Ok(self.rules.list(&self.tenant).await?)
+    }
+
+    /// Who agrees now that code is used.
+    ///
+    /// # Errors
+    /// A database that fails.
+    pub async fn sharing(&self) -> Result<BTreeSet<PersonPseudonym>, OrchestratorError> {
+        Ok(self.consents.sharing_code(&self.tenant).await?)
+    }
+
+    /// What can be read of the tenant's lake.
+    pub(crate) async fn read_lake(&self) -> Result<LakeRead, OrchestratorError> {
+        let read = self.lake.read_all(&self.tenant, &PairFilter::default()).await;
+        read.map_err(|error| lake_error(&error))
+    }
+
+    /// All pairs of the lake, with the parts that they lie in. A data set of less than everything would not be the one
+    /// that its filters name: a part that cannot be used lets none be made.
+    async fn pairs(&self) -> Result<(Vec<PreferencePair>, Vec<PartRead>), OrchestratorError> {
+        let (pairs, parts) = self.read_lake().await?.whole().map_err(|error| lake_error(&error))?;
+        let read = parts.into_iter().map(|part| PartRead {
+            digest: part.digest,
+            partition: i64::from(part.partition),
+            first_position: part.first_position,
+            last_position: part.last_position,
+        });
+        Ok((pairs, read.collect()))
+    }
+
+    /// The data set of what lies in the lake, with the parts that it was read from, as rules and consents of now allow.
+    ///
+    /// # Errors
+    /// A source that fails, or a data set that can not be: see [`build`].
+    pub async fn plan(
+        &self,
+        filters: SnapshotFilters,
+        policy: &DataSetPolicy,
+        rules: &[RepositoryRule],
+        sharing: &BTreeSet<PersonPseudonym>,
+    ) -> Result<(SnapshotPlan, Vec<PartRead>), OrchestratorError> {
+        let shape = Shape::new(&self.keys.tenant_secret(&self.tenant).await?);
+        let (mut pairs, parts) = self.pairs().await?;
+        let read = pairs.len();
+        erasure::leave_out(&self.keys, &mut pairs).await?;
+        let erased = read - pairs.len();
+        let (pairs, mut before) = choose(&filters, &AllowList::new(rules, &shape), sharing, pairs);
+        let candidates = self.open(pairs, &mut before).await?;
+        if erased > 0 {
+            *before.entry(Reason::Erased).or_default() += erased;
+        }
+        let policy = policy.clone();
+        let plan = off_the_runtime(move || build(filters, &policy, &candidates, &before)).await??;
+        Ok((plan, parts))
+    }
+
+    /// Opens what is not known yet. What can not be opened is left out, and counted.
+    async fn open(
+        &self,
+        pairs: Vec<PreferencePair>,
+        left_out: &mut Census,
+    ) -> Result<Vec<Candidate>, OrchestratorError> {
+        // What is no candidate any more is forgotten.
+        let mut known = std::mem::take(&mut *self.known.lock());
+        let mut candidates = Vec::with_capacity(pairs.len());
+        let mut waiting: Vec<(PreferencePair, PairText)> = Vec::with_capacity(OPEN_TEXTS);
+        for pair in pairs {
+            if let Some((content, lesson)) = known.remove(&pair.pair_id)
+                && content == pair.content_digest
+            {
+                candidates.push(Candidate { pair, lesson });
+                continue;
+            }
+            match open_text(&pair, &self.keys).await {
+                Ok(text) => waiting.push((pair, text)),
+                Err(OpenTextError::Keys(error)) => return Err(error.into()),
+                Err(OpenTextError::Erased) => *left_out.entry(Reason::Erased).or_default() += 1,
+                Err(error) => {
+                    tracing::warn!(pair = %pair.pair_id, reason = %error, "a pair is left out of data sets");
+                    *left_out.entry(Reason::Unreadable).or_default() += 1;
+                }
+            }
+            if waiting.len() == OPEN_TEXTS {
+                candidates.extend(lessons(std::mem::take(&mut waiting)).await?);
+            }
+        }
+        candidates.extend(lessons(waiting).await?);
+        let of = |candidate: &Candidate| {
+            (candidate.pair.pair_id, (candidate.pair.content_digest, candidate.lesson.clone()))
+        };
+        *self.known.lock() = candidates.iter().map(of).collect();
+        Ok(candidates)
+    }
+}
+
+async fn lessons(opened: Vec<(PreferencePair, PairText)>) -> Result<Vec<Candidate>, OrchestratorError> {
+    let lesson = |(pair, text): (PreferencePair, PairText)| Candidate { lesson: Lesson::of(&text), pair };
+    off_the_runtime(move || opened.into_iter().map(lesson).collect()).await
+}
+
+/// Parsing and sorting take long enough to keep others waiting.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, OrchestratorError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| OrchestratorError::Job(format!("a data set could not be made: {error}")))
+}

@@ -1,0 +1,538 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use events::{
+    DataKey, DivergencePoint, EventId, KeyId, ModelVersion, OpportunityId, PairId, PairReason, PersonPseudonym,
+    Probabilities, SessionId, Sha256Digest, SuggestionId, TenantId, Timestamp,
+};
+use proptest::prelude::*;
+
+use super::candidates::choose;
+use super::lesson::Silence;
+use super::*;
+use crate::allow_list::AllowList;
+
+const PARTED: DivergencePoint = DivergencePoint { action_index: 0, byte: 0 };
+const DAY_SECONDS: i64 = 86_400;
+
+fn uuid(number: u32) -> String {
+    format!("{:032x}", u128::from(number) << 96)
+}
+
+fn person(number: u32) -> PersonPseudonym {
+    format!("{number:032x}").parse().unwrap()
+}
+
+fn pair(number: u32, reason: PairReason) -> PreferencePair {
+    let opportunity_id: OpportunityId = uuid(number).parse().unwrap();
+    let suggestion_id: SuggestionId = uuid(number).parse().unwrap();
+    let pair_id = PairId::derive(&TenantId::default(), opportunity_id, Some(suggestion_id), 0, reason.as_str(), 1);
+    let key_id: KeyId = uuid(number).parse().unwrap();
+    let event_id: EventId = PreferencePair::event_id_of(pair_id);
+    let session_id: SessionId = uuid(number).parse().unwrap();
+    PreferencePair {
+        pair_id,
+        tenant: TenantId::default(),
+        person: person(number),
+        session_id,
+        opportunity_id,
+        suggestion_id: Some(suggestion_id),
+        action_index: 0,
+        reason,
+        label_policy_version: 1,
+        weight: if reason == PairReason::SilenceConfirmed { 0.0 } else { 1.0 },
+        // As the labeler: what stands alone parts nowhere.
+        divergence: (!matches!(reason, PairReason::AcceptedKept | PairReason::SilenceConfirmed)).then_some(PARTED),
+        audience: "everyone".parse().unwrap(),
+        repository: "r".to_owned(),
+        language: "rust".to_owned(),
+        model: "edit".parse().unwrap(),
+        model_version: ModelVersion(1),
+        probabilities: Probabilities {
+            arm_probability: 1.0,
+            p_show: 0.98,
+            log_p_text: -1.0,
+            gate_score: 0.9,
+            threshold: 0.5,
+            explored: false,
+        },
+        altered: false,
+        opened_at: Timestamp::from_seconds(i64::from(number)),
+        labeled_at: Timestamp::from_seconds(i64::from(number) + 400),
+        last_signal_at: Timestamp::from_seconds(i64::from(number) + 20),
+        event_id,
+        content_digest: Sha256Digest::of(&number.to_be_bytes()),
+        sealed: Some(DataKey::new(key_id, [1; 32]).seal(event_id, "t", b"{}")),
+    }
+}
+
+fn lesson(number: u32, reason: PairReason) -> Lesson {
+    Lesson {
+        correction: Sha256Digest::of(&number.to_be_bytes()),
+        file: Sha256Digest::of(b"one file"),
+        silence: match reason {
+            PairReason::Dismissed | PairReason::SilenceConfirmed => Some(Silence::Chosen),
+            PairReason::Missed => Some(Silence::Rejected),
+            _ => None,
+        },
+        judges: true,
+        shingles: (0..10).map(|gram| number * 100 + gram).collect(),
+        identifiers: vec![u64::from(number % 4)],
+        fault: None,
+    }
+}
+
+fn candidate(number: u32, reason: PairReason) -> Candidate {
+    Candidate { pair: pair(number, reason), lesson: lesson(number, reason) }
+}
+
+/// The same correction as `number`'s, of another person in another place.
+fn again(number: u32, by: u32, repository: &str, correction: u32) -> Candidate {
+    let mut candidate = candidate(number, PairReason::DismissedThenTyped);
+    candidate.pair.person = person(by);
+    candidate.pair.repository = repository.to_owned();
+    candidate.lesson.correction = Sha256Digest::of(&correction.to_be_bytes());
+    candidate
+}
+
+fn filters() -> SnapshotFilters {
+    SnapshotFilters {
+        tenant: TenantId::default(),
+        model: "edit".parse().unwrap(),
+        audience: "everyone".parse().unwrap(),
+        label_policy_version: 1,
+        code_version: "test".to_owned(),
+        maximum_pairs: 1000,
+        gate_opportunities: 2,
+        placebo_exchange_repositories: false,
+        formula: FORMULA,
+        policy: serde_json::Value::Null,
+    }
+}
+
+fn build_with(filters: SnapshotFilters, candidates: &[Candidate]) -> Result<SnapshotPlan, DataSetError> {
+    build(filters, &DataSetPolicy::default(), candidates, &Census::new())
+}
+
+fn build_all(candidates: &[Candidate]) -> SnapshotPlan {
+    build_with(filters(), candidates).unwrap()
+}
+
+/// When the opportunities of a set's pairs opened, in seconds.
+fn opened(plan: &SnapshotPlan, candidates: &[Candidate], purpose: Purpose) -> Vec<i64> {
+    let by_id: BTreeMap<PairId, &Candidate> =
+        candidates.iter().map(|candidate| (candidate.pair.pair_id, candidate)).collect();
+    let members = plan.members.iter().filter(|member| member.entry.purpose == purpose);
+    let mut opened: Vec<i64> =
+        members.map(|member| by_id[&member.entry.pair_id].pair.opened_at.as_micros() / 1_000_000).collect();
+    opened.sort_unstable();
+    opened
+}
+
+fn left_out(plan: &SnapshotPlan) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for pair in &plan.left_out {
+        *counts.entry(pair.reason.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn the_newest_opportunities_are_held_out() {
+    let candidates: Vec<_> = (1..=6).map(|number| candidate(number, PairReason::DismissedThenTyped)).collect();
+    let plan = build_all(&candidates);
+    assert_eq!(opened(&plan, &candidates, Purpose::Gate), [5, 6]);
+    assert_eq!(opened(&plan, &candidates, Purpose::Training), [1, 2, 3, 4]);
+    assert_eq!(plan.last_signal_at, Timestamp::from_seconds(26));
+    assert_eq!((plan.composition.read, plan.composition.adapt_identifiers_seen), (6, 2));
+}
+
+#[test]
+fn exactly_as_many_are_held_out_as_can_be_judged_by() {
+    // Of the newest, 12 and 10 say only what was not wanted; 11 has two pairs.
+    let mut candidates: Vec<_> = (1..=9).map(|number| candidate(number, PairReason::AcceptedKept)).collect();
+    for (number, reason) in [(10, PairReason::Dismissed), (12, PairReason::AcceptedThenUndone)] {
+        let mut silent = candidate(number, reason);
+        silent.pair.divergence = None;
+        candidates.push(silent);
+    }
+    let eleventh = candidate(11, PairReason::Missed);
+    let mut twin = eleventh.clone();
+    twin.pair.pair_id = PairId::derive(&TenantId::default(), twin.pair.opportunity_id, None, 1, "missed", 1);
+    twin.pair.action_index = 1;
+    twin.lesson.correction = Sha256Digest::of(b"another");
+    candidates.extend([twin, eleventh]);
+    // An older pair of a held-out opportunity trains as little as a newer one.
+    let mut ninth = candidate(9, PairReason::Missed);
+    ninth.pair.opened_at = Timestamp::from_seconds(1);
+    ninth.lesson.correction = Sha256Digest::of(b"one more");
+    candidates.push(ninth);
+    let plan = build_all(&candidates);
+    assert_eq!(opened(&plan, &candidates, Purpose::Gate), [9, 11]);
+    assert!(plan.can_be_judged(&DataSetPolicy::default()));
+    assert_eq!(opened(&plan, &candidates, Purpose::Training), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(left_out(&plan), BTreeMap::from([("held_out_without_judging", 4)]));
+}
+
+#[test]
+fn while_there_are_too_few_half_of_them_train_and_nothing_can_be_judged() {
+    let five: Vec<_> = (1..=5).map(|number| candidate(number, PairReason::DismissedThenTyped)).collect();
+    let wanted = |gate_opportunities| {
+        let plan = build_with(SnapshotFilters { gate_opportunities, ..filters() }, &five).unwrap();
+        let can_be_judged = plan.can_be_judged(&DataSetPolicy::default());
+        (plan.count(Purpose::Training), plan.count(Purpose::Gate), can_be_judged)
+    };
+    assert_eq!(wanted(300), (3, 2, false));
+    assert_eq!(wanted(4), (1, 4, true));
+    let policy = DataSetPolicy { require_general: true, ..DataSetPolicy::default() };
+    assert!(!build(filters(), &policy, &five, &Census::new()).unwrap().can_be_judged(&policy));
+}
+
+#[test]
+fn silence_never_outnumbers_what_was_missed() {
+    let mut candidates: Vec<_> = (1..=5).map(|number| candidate(number, PairReason::Dismissed)).collect();
+    candidates.extend((6..=7).map(|number| candidate(number, PairReason::Missed)));
+    candidates.push(candidate(8, PairReason::SilenceConfirmed));
+    candidates.extend((20..=21).map(|number| candidate(number, PairReason::AcceptedKept)));
+    let plan = build_all(&candidates);
+    let training = &plan.composition.training;
+    assert_eq!((training.choosing_no_edit, training.rejecting_no_edit, training.pairs), (2, 2, 4));
+    assert_eq!(left_out(&plan), BTreeMap::from([("calibration_only", 1), ("no_edit_outnumbers", 3)]));
+}
+
+#[test]
+fn only_what_rules_and_consent_of_now_allow_is_asked() {
+    let everyone = AllowList::everything_for("everyone".parse().unwrap());
+    let sharing: BTreeSet<_> = (1..=8).map(person).collect();
+    let mut pairs: Vec<_> = (1..=8).map(|number| pair(number, PairReason::AcceptedKept)).collect();
+    pairs[0].model = "other".parse().unwrap();
+    pairs[1].audience = "payments".parse().unwrap();
+    pairs[2].label_policy_version = 2;
+    pairs[3].sealed = None;
+    pairs.push(pairs[7].clone());
+    let asked = |allowed: &AllowList, sharing: &BTreeSet<PersonPseudonym>, maximum_pairs| {
+        let filters = SnapshotFilters { maximum_pairs, ..filters() };
+        let (chosen, census) = choose(&filters, allowed, sharing, pairs.clone());
+        let numbers: Vec<i64> = chosen.iter().map(|pair| pair.opened_at.as_micros() / 1_000_000).collect();
+        let census: Vec<_> = census.into_iter().map(|(reason, count)| (reason.as_str(), count)).collect();
+        (numbers, census)
+    };
+    let wrong = [
+        ("another_tenant_or_model", 1),
+        ("another_audience", 1),
+        ("another_label_policy", 1),
+        ("without_text", 1),
+    ];
+    assert_eq!(asked(&everyone, &sharing, 100), (vec![8, 7, 6, 5], wrong.to_vec()));
+    let (numbers, census) = asked(&everyone, &(1..=6).map(person).collect(), 1);
+    assert_eq!(numbers, [6]);
+    assert_eq!(census[4..], [("without_consent", 2), ("older_than_the_newest", 1)]);
+    let none = [("another_tenant_or_model", 1), ("repository_without_rule", 7)];
+    assert_eq!(asked(&AllowList::default(), &sharing, 100), (Vec::new(), none.to_vec()));
+    let moved = AllowList::everything_for("payments".parse().unwrap());
+    assert_eq!(asked(&moved, &sharing, 100).0, [0_i64; 0]);
+}
+
+#[test]
+fn faults_are_left_out_and_a_data_set_without_a_pair_says_why() {
+    let mut candidates: Vec<_> = (1..=3).map(|number| candidate(number, PairReason::AcceptedKept)).collect();
+    let faults = [Reason::ParseErrors, Reason::Generated, Reason::Minified];
+    for (candidate, fault) in candidates.iter_mut().zip(faults) {
+        candidate.lesson.fault = Some(fault);
+    }
+    let before = Census::from([(Reason::WithoutConsent, 4)]);
+    let refused = build(filters(), &DataSetPolicy::default(), &candidates, &before).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "data set: no pair is left to train on; left out: 4 without_consent, 1 parse_errors, 1 generated, 1 minified"
+    );
+}
+
+#[test]
+fn one_loud_person_does_not_outvote_five() {
+    // The same correction, day after day, again and again; and another one, once each by five persons in two
+    // repositories. Both are older than what is held out.
+    let loud = (0..40).map(|number| {
+        let mut candidate = again(number, 1, "r", 1000);
+        candidate.pair.opened_at = Timestamp::from_seconds(i64::from(number / 4) * DAY_SECONDS + i64::from(number));
+        candidate
+    });
+    let five = (100..105).map(|number| {
+        let mut candidate = again(number, number, if number == 100 { "other" } else { "r" }, 2000);
+        candidate.pair.opened_at = Timestamp::from_seconds(i64::from(number));
+        candidate
+    });
+    let others = (200..320).map(|number| {
+        let mut candidate = candidate(number, PairReason::AcceptedKept);
+        candidate.pair.opened_at = Timestamp::from_seconds(i64::from(number) * DAY_SECONDS);
+        candidate
+    });
+    let candidates: Vec<_> = loud.chain(five).chain(others).collect();
+    let policy = DataSetPolicy { most_of_repository_permille: 1000, ..DataSetPolicy::default() };
+    let plan = build(filters(), &policy, &candidates, &Census::new()).unwrap();
+    let left_out = left_out(&plan);
+    // Ten days, one pair each; of those three times the mean of all persons.
+    assert_eq!((left_out["duplicate"], left_out["merged"], left_out["beyond_person"]), (30, 4, 7));
+    let merged: Vec<_> = plan.members.iter().filter(|member| member.entry.support.people > 1).collect();
+    assert_eq!(merged.len(), 1);
+    let support = merged[0].entry.support;
+    assert_eq!((support.people, support.repositories), (5, 2));
+    // log2(1 + 5), as much as the loud person's three pairs at most.
+    assert_eq!(support.weight_millionths, Some(2_584_963));
+    // The one that stands for all is the oldest.
+    assert_eq!(merged[0].person, person(100));
+    let training = &plan.composition.training;
+    assert_eq!((training.merged, training.most_support_people, training.most_support_repositories), (1, 5, 2));
+}
+
+#[test]
+fn what_judges_is_near_nothing_that_trains_as_long_as_enough_remains() {
+    let candidates = |near: std::ops::RangeInclusive<u32>| -> Vec<Candidate> {
+        (1..=20)
+            .map(|number| {
+                let mut candidate = candidate(number, PairReason::DismissedThenTyped);
+                if near.contains(&number) {
+                    // Nine of the ten shingles of the first.
+                    candidate.lesson.shingles = (100..109).collect();
+                }
+                candidate
+            })
+            .collect()
+    };
+    let few = candidates(18..=19);
+    let plan = build_with(SnapshotFilters { gate_opportunities: 4, ..filters() }, &few).unwrap();
+    assert_eq!(opened(&plan, &few, Purpose::Gate), [15, 16, 17, 20]);
+    assert_eq!(opened(&plan, &few, Purpose::Training), (1..=14).collect::<Vec<_>>());
+    assert_eq!(left_out(&plan), BTreeMap::from([("near_duplicate", 2)]));
+    // At most half is held out for it; what remains then has to do.
+    let many = candidates(10..=20);
+    let plan = build_with(SnapshotFilters { gate_opportunities: 4, ..filters() }, &many).unwrap();
+    assert_eq!((plan.count(Purpose::Training), plan.count(Purpose::Gate)), (10, 0));
+    let policy = DataSetPolicy { near_duplicate_permille: 0, ..DataSetPolicy::default() };
+    let filters = SnapshotFilters { gate_opportunities: 4, ..filters() };
+    assert_eq!(build(filters, &policy, &many, &Census::new()).unwrap().count(Purpose::Gate), 4);
+}
+
+#[test]
+fn weights_by_inverse_probability_need_chance_and_are_clipped() {
+    let mut candidates: Vec<_> = (1..=8).map(|number| candidate(number, PairReason::DismissedThenTyped)).collect();
+    let policy = DataSetPolicy { inverse_p_show: true, ..DataSetPolicy::default() };
+    let built = |candidates: &[Candidate]| build(filters(), &policy, candidates, &Census::new());
+    assert_eq!(built(&candidates).unwrap_err(), DataSetError::NoRandomisation);
+    candidates[0].pair.probabilities.explored = true;
+    candidates[0].pair.probabilities.p_show = 0.02;
+    candidates[1].pair.probabilities.p_show = 0.5;
+    let mut missed = candidate(3, PairReason::Missed);
+    missed.pair.probabilities.p_show = 0.75;
+    candidates[2] = missed;
+    let plan = built(&candidates).unwrap();
+    let weight = |candidate: &Candidate| {
+        let member = plan.members.iter().find(|member| member.entry.pair_id == candidate.pair.pair_id).unwrap();
+        member.entry.support.weight_millionths.unwrap()
+    };
+    assert_eq!([0, 1, 2, 3].map(|index| weight(&candidates[index])), [20_000_000, 2_000_000, 4_000_000, 1_020_408]);
+    let weights = plan.composition.weights;
+    assert_eq!((weights.clipped, weights.largest), (1, 20.0));
+    let (sum, squares) = (26.0 + 3.0 * 1.020_408, 420.0 + 3.0 * 1.020_408 * 1.020_408);
+    assert!((weights.effective_sample_size - sum * sum / squares).abs() < 1e-9);
+    // Without such weights every pair counts once.
+    let plain = build_all(&candidates).composition.weights;
+    assert!((plain.effective_sample_size - 6.0).abs() < 1e-12);
+}
+
+/// A company: twelve repositories of two teams, forty persons who each work in one of them and now and then elsewhere.
+fn company() -> Vec<Candidate> {
+    (0..2400)
+        .map(|number| {
+            let by = number % 40;
+            let repository = if number % 11 == 0 { (by + 1) % 12 } else { by % 12 };
+            let name = format!("team{}/repository{repository}", repository % 2);
+            let mut candidate = again(number, by, &name, number);
+            candidate.lesson.file = Sha256Digest::of(&(number % 300).to_be_bytes());
+            candidate
+        })
+        .collect()
+}
+
+#[test]
+fn harm_is_judged_where_nothing_trains() {
+    let candidates = company();
+    let policy = DataSetPolicy { general_opportunities: 50, ..DataSetPolicy::default() };
+    let filters = SnapshotFilters { gate_opportunities: 100, ..filters() };
+    let plan = build(filters.clone(), &policy, &candidates, &Census::new()).unwrap();
+    let by_id: BTreeMap<PairId, &Candidate> =
+        candidates.iter().map(|candidate| (candidate.pair.pair_id, candidate)).collect();
+    let of = |purpose: Purpose| -> (BTreeSet<&str>, BTreeSet<&PersonPseudonym>) {
+        let members = plan.members.iter().filter(|member| member.entry.purpose == purpose);
+        let pairs = members.map(|member| &by_id[&member.entry.pair_id].pair);
+        pairs.map(|pair| (pair.repository.as_str(), &pair.person)).unzip()
+    };
+    let (training, adapt, general) = (of(Purpose::Training), of(Purpose::Gate), of(Purpose::General));
+    assert!(plan.count(Purpose::General) >= 50 && plan.count(Purpose::Gate) == 100);
+    for trains in [&training, &adapt] {
+        assert!(general.0.is_disjoint(&trains.0) && general.1.is_disjoint(&trains.1));
+    }
+    assert!(plan.composition.left_out(Reason::HeldOutRepository) > 0);
+    assert!(plan.composition.left_out(Reason::HeldOutPerson) > 0);
+    // A set that would be too small is none, and costs nothing.
+    let large = DataSetPolicy { general_opportunities: 500, ..policy };
+    let without = build(filters, &large, &candidates, &Census::new()).unwrap();
+    assert_eq!((without.count(Purpose::General), without.composition.left_out(Reason::HeldOutPerson)), (0, 0));
+}
+
+/// Who, where, which correction, on which day, and which row of the label table.
+type Told = (u32, u32, u32, u32, u8);
+
+fn told(index: usize, (by, repository, correction, day, reason): Told) -> Candidate {
+    let number = u32::try_from(index).unwrap() + 1;
+    let reason = match reason {
+        0 | 1 => PairReason::Dismissed,
+        2 => PairReason::Missed,
+        3 => PairReason::SilenceConfirmed,
+        _ => PairReason::AcceptedKept,
+    };
+    let mut candidate = candidate(number, reason);
+    candidate.pair.person = person(by);
+    candidate.pair.repository = format!("t{}/r{repository}", repository % 2);
+    candidate.pair.opened_at = Timestamp::from_seconds(i64::from(day) * DAY_SECONDS + i64::from(number));
+    candidate.lesson.correction = Sha256Digest::of(&[correction.to_be_bytes(), [0, 0, 0, reason as u8]].concat());
+    candidate.lesson.file = Sha256Digest::of(&correction.to_be_bytes());
+    candidate.lesson.shingles = (0..10).map(|gram| correction * 7 + gram).collect();
+    candidate
+}
+
+fn many() -> impl Strategy<Value = Vec<Told>> {
+    prop::collection::vec((0..8_u32, 0..5_u32, 0..30_u32, 0..4_u32, 0..8_u8), 1..120)
+}
+
+proptest! {
+    #[test]
+    fn a_data_set_keeps_its_promises(
+        pairs in many(),
+        gate_opportunities in 0..12_usize,
+        general_opportunities in 0..6_usize,
+        permille in 1..=1000_u32,
+    ) {
+        let candidates: Vec<_> = pairs.into_iter().enumerate().map(|(index, pair)| told(index, pair)).collect();
+        let policy = DataSetPolicy {
+            most_of_person_permille: permille,
+            general_permille: 300,
+            general_opportunities,
+            ..DataSetPolicy::default()
+        };
+        let filters = SnapshotFilters { gate_opportunities, ..filters() };
+        let plan = match build(filters, &policy, &candidates, &Census::new()) {
+            Ok(plan) => plan,
+            Err(DataSetError::Empty { left_out }) => {
+                let lost: usize = left_out.iter().map(|(_, count)| count).sum();
+                prop_assert!(lost <= candidates.len());
+                return Ok(());
+            }
+            Err(error) => return Err(TestCaseError::fail(error.to_string())),
+        };
+        // Everything is accounted for, once.
+        let mut ids: Vec<PairId> = plan.members.iter().map(|member| member.entry.pair_id).collect();
+        ids.extend(plan.left_out.iter().map(|pair| pair.pair_id));
+        ids.sort_unstable();
+        let mut all: Vec<PairId> = candidates.iter().map(|candidate| candidate.pair.pair_id).collect();
+        all.sort_unstable();
+        prop_assert_eq!(ids, all);
+        let stages = &plan.composition.stages;
+        prop_assert!(stages.is_sorted_by(|one, next| one.kept == next.entered));
+        prop_assert_eq!(stages.last().map(|stage| stage.kept), Some(plan.members.len()));
+        // What is said of silence.
+        let training = &plan.composition.training;
+        prop_assert!(training.choosing_no_edit <= training.rejecting_no_edit);
+        // Nothing that trains is newer than what judges by time, or of the same opportunity, or nearly the same.
+        let by_id: BTreeMap<PairId, &Candidate> =
+            candidates.iter().map(|candidate| (candidate.pair.pair_id, candidate)).collect();
+        let of = |purpose: Purpose| -> Vec<&Candidate> {
+            let members = plan.members.iter().filter(|member| member.entry.purpose == purpose);
+            members.map(|member| by_id[&member.entry.pair_id]).collect()
+        };
+        let (training, adapt, general) = (of(Purpose::Training), of(Purpose::Gate), of(Purpose::General));
+        prop_assert!(adapt.len() <= gate_opportunities);
+        prop_assert!(training.iter().all(|candidate| candidate.pair.weight > 0.0));
+        for judging in &adapt {
+            prop_assert!(judging.judges());
+            for candidate in &training {
+                prop_assert!(candidate.pair.opened_at < judging.pair.opened_at);
+                prop_assert!(candidate.pair.opportunity_id != judging.pair.opportunity_id);
+            }
+        }
+        for judging in &general {
+            for candidate in training.iter().chain(&adapt) {
+                prop_assert!(candidate.pair.repository != judging.pair.repository);
+                prop_assert!(candidate.pair.person != judging.pair.person);
+            }
+        }
+        // A member that several persons stand behind has no equal.
+        let mut corrections = BTreeMap::new();
+        for member in &plan.members {
+            let known = corrections.insert(by_id[&member.entry.pair_id].lesson.correction, member);
+            if let Some(known) = known {
+                prop_assert_eq!((known.entry.support.people, member.entry.support.people), (1, 1));
+                prop_assert_eq!(&known.person, &member.person);
+            }
+        }
+        prop_assert!(plan.manifest().verify().is_ok());
+    }
+
+    #[test]
+    fn limits_hold_for_what_enters_the_hold_outs(pairs in many(), permille in 1..=1000_u32) {
+        let candidates: Vec<_> = pairs.into_iter().enumerate().map(|(index, pair)| told(index, pair)).collect();
+        let policy = DataSetPolicy {
+            most_of_person_permille: permille,
+            most_of_team_permille: 1000 - permille / 2,
+            most_of_repository_permille: permille,
+            most_of_file_permille: permille / 3,
+            ..DataSetPolicy::default()
+        };
+        let mut left_out = LeftOut::default();
+        let kept = caps::apply(&policy, newest_first(&candidates), &mut left_out);
+        prop_assert_eq!(kept.len() + left_out.0.len(), candidates.len());
+        let permilles = [permille, 1000 - permille / 2, permille, permille / 3];
+        let keys: [fn(&Candidate) -> String; 4] = [
+            |candidate| candidate.pair.person.to_string(),
+            |candidate| caps::team(&candidate.pair.repository).to_owned(),
+            |candidate| candidate.pair.repository.clone(),
+            |candidate| candidate.lesson.file.to_string(),
+        ];
+        for (permille, key) in permilles.into_iter().zip(keys) {
+            let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+            for entry in &kept {
+                *counts.entry(key(entry.candidate)).or_default() += 1;
+            }
+            let most = (kept.len() * permille as usize / 1000).max(3 * kept.len() / counts.len());
+            prop_assert!(counts.values().all(|count| *count <= most), "{:?} beyond {}", counts, most);
+        }
+    }
+
+    #[test]
+    fn the_digest_names_the_set_and_not_its_order(
+        (pairs, order) in many().prop_flat_map(|pairs| {
+            let order = Just((0..pairs.len()).collect::<Vec<_>>()).prop_shuffle();
+            (Just(pairs), order)
+        }),
+    ) {
+        let sorted: Vec<_> = pairs.into_iter().enumerate().map(|(index, pair)| told(index, pair)).collect();
+        let shuffled: Vec<_> = order.iter().map(|index| sorted[*index].clone()).collect();
+        let (Ok(one), Ok(other)) = (build_with(filters(), &sorted), build_with(filters(), &shuffled)) else {
+            prop_assert_eq!(
+                build_with(filters(), &sorted).map(|plan| plan.digest),
+                build_with(filters(), &shuffled).map(|plan| plan.digest)
+            );
+            return Ok(());
+        };
+        prop_assert_eq!(one.manifest(), other.manifest());
+        let renamed = SnapshotFilters { code_version: "other".to_owned(), ..filters() };
+        prop_assert_ne!(build_with(renamed, &sorted).unwrap().digest, one.digest);
+        let policy = DataSetPolicy { most_inverse_p_show: 7, ..DataSetPolicy::default() };
+        prop_assert_ne!(build(filters(), &policy, &sorted, &Census::new()).unwrap().digest, one.digest);
+        let mut edited = sorted;
+        let member = one.members[0].entry.pair_id;
+        for candidate in edited.iter_mut().filter(|candidate| candidate.pair.pair_id == member) {
+            candidate.pair.content_digest = Sha256Digest::of(b"another text under the same id");
+        }
+        prop_assert_ne!(build_with(filters(), &edited).unwrap().digest, one.digest);
+    }
+}
