@@ -103,6 +103,9 @@ pub(crate) enum Command {
     /// Look at rollouts and decide them.
     #[command(subcommand)]
     Rollout(RolloutCommand),
+    /// Make data sets, look at them and compare them.
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
 
     /// Run one training job (started by the orchestrator).
     Train(TrainArgs),
@@ -393,6 +396,38 @@ pub(crate) enum RolloutCommand {
     Abort(DecisionArgs),
     /// Take a candidate or promoted version back.
     Rollback(DecisionArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DatasetCommand {
+    /// Make the data set that a training run would get now, and store it under its digest. Nothing trains on it.
+    #[command(after_help = "What is in the lake, in the rules and in the consents of now decides; the settings are those \
+                            of [orchestrator]. The same pairs and settings make the same data set, with the same \
+                            digest. docs/data-sets.md says what the stages do.")]
+    Build {
+        /// Only say what it would hold; store nothing.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Show a data set in counts, once its rows were found to be what its digest names; without a digest, list them.
+    Show {
+        /// Its digest, or the first digits of it, as listed.
+        digest: Option<String>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Say which pairs came, which left and why, and what settings differ.
+    #[command(after_help = "Pairs are counted by what they were and what they became; --json names every one of them.")]
+    Diff {
+        /// The first data set: its digest, or the first digits of it.
+        from: String,
+        /// The second one.
+        to: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
 }
 
 /// A named person's word about a rollout.

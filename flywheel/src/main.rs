@@ -6,6 +6,7 @@ mod cli;
 mod config_show;
 mod data_dir;
 mod database;
+mod dataset;
 mod demo;
 mod doctor;
 mod embedded;
@@ -90,6 +91,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Log(command) => log_skip::run(common, command).await,
             Command::Models(command) => operations::models(common, command).await,
             Command::Rollout(command) => operations::rollout(common, command).await,
+            Command::Dataset(command) => dataset::run(common, command).await,
             Command::Train(_) | Command::Pretrain(_) => Err(Failure::refused("handled above".to_owned())),
         }
     });

@@ -1,0 +1,148 @@
+//! `flywheel dataset`: data sets made, shown and compared. Ids, digests and counts; never text, never a person.
+
+mod text;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use events::Sha256Digest;
+use labeler::lake::LakeReader;
+use serde_json::json;
+use trainer_orchestrator::OrchestratorError;
+use trainer_orchestrator::data_set::manifest::Manifest;
+use trainer_orchestrator::data_set::sources::Sources;
+use trainer_orchestrator::data_set::stored::{self, SnapshotSummary};
+
+use crate::cli::{CODE_VERSION, Common, DatasetCommand, ListArgs};
+use crate::failure::Failure;
+use crate::foundation::Foundation;
+use crate::operations::open;
+use crate::table::{print, print_json};
+
+/// Data sets that are listed, or looked through for the digits of a digest.
+const MOST_LISTED: i64 = 1000;
+
+pub(crate) async fn run(common: &Common, command: &DatasetCommand) -> Result<ExitCode, Failure> {
+    let foundation = open(common).await?;
+    match command {
+        DatasetCommand::Build { dry_run, list } => build(&foundation, *dry_run, list).await?,
+        DatasetCommand::Show { digest: None, list } => {
+            let known = known(&foundation).await?;
+            if list.json {
+                print_json(&known)?;
+            } else {
+                print(&text::list(&known))?;
+            }
+        }
+        DatasetCommand::Show { digest: Some(digest), list } => {
+            let manifest = manifest(&foundation, digest).await?;
+            if list.json {
+                print_json(&manifest)?;
+            } else {
+                print(&text::manifest(&manifest))?;
+            }
+        }
+        DatasetCommand::Diff { from, to, list } => {
+            let (from, to) = (manifest(&foundation, from).await?, manifest(&foundation, to).await?);
+            let diff = from.diff(&to);
+            if list.json {
+                print_json(&diff)?;
+            } else {
+                print(&text::diff(&diff))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is asked for and can not be is for the caller to mend; a platform that fails is not.
+fn refused(error: OrchestratorError) -> Failure {
+    match error {
+        OrchestratorError::DataSet(error) => Failure::refuse(error),
+        error => Failure::from(error),
+    }
+}
+
+async fn build(foundation: &Foundation, dry_run: bool, list: &ListArgs) -> Result<(), Failure> {
+    let settings = &foundation.settings;
+    let (model, audience) = settings.orchestrator.validate().map_err(Failure::refuse)?;
+    let label_policy_version = settings.labeler.policy.version();
+    let filters =
+        settings.orchestrator.filters(settings.tenant.clone(), model, audience, label_policy_version, CODE_VERSION);
+    let lake = LakeReader::new(foundation.pool.clone(), Arc::clone(&foundation.artifacts));
+    let sources = Sources::new(&foundation.pool, settings.tenant.clone(), lake, foundation.keys.clone());
+    let rules = sources.rules().await.map_err(refused)?;
+    let sharing = sources.sharing().await.map_err(refused)?;
+    let policy = &settings.orchestrator.data_set;
+    let (plan, parts) = sources.plan(filters, policy, &rules, &sharing).await.map_err(refused)?;
+    if !dry_run {
+        let now = foundation.clock.now();
+        stored::keep_alone(&foundation.pool, &plan, &parts, now).await.map_err(refused)?;
+    }
+    let can_be_judged = plan.can_be_judged(policy);
+    if list.json {
+        return print_json(&json!({
+            "digest": plan.digest, "stored": !dry_run, "can_be_judged": can_be_judged, "filters": plan.filters,
+            "composition": plan.composition,
+        }));
+    }
+    print(&text::manifest(&plan.manifest()))?;
+    let gate = if can_be_judged { "enough is held out for a verdict" } else { "too little is held out for a verdict" };
+    print(&format!("\n{gate}; {}", if dry_run { "nothing was stored" } else { "the data set is stored" }))
+}
+
+async fn known(foundation: &Foundation) -> Result<Vec<SnapshotSummary>, Failure> {
+    stored::list(&foundation.pool, &foundation.settings.tenant, MOST_LISTED).await.map_err(refused)
+}
+
+/// The data set whose digest is, or begins with, `digits`.
+async fn manifest(foundation: &Foundation, digits: &str) -> Result<Manifest, Failure> {
+    let digest = match digits.parse::<Sha256Digest>() {
+        Ok(digest) => digest,
+        Err(_) => the_only_one(digits, &known(foundation).await?)?,
+    };
+    stored::manifest(&foundation.pool, &foundation.settings.tenant, digest).await.map_err(refused)
+}
+
+fn the_only_one(digits: &str, known: &[SnapshotSummary]) -> Result<Sha256Digest, Failure> {
+    let digits = digits.to_ascii_lowercase();
+    let mut found = known.iter().map(|one| one.digest).filter(|digest| digest.to_string().starts_with(&digits));
+    match (found.next(), found.next()) {
+        _ if digits.is_empty() => Err(Failure::refused("a digest has at least one digit")),
+        (Some(digest), None) => Ok(digest),
+        (Some(_), Some(_)) => Err(Failure::refused(format!("several data sets begin with {digits}; give more digits"))),
+        (None, _) => Err(Failure::refused(format!(
+            "no data set has a digest that begins with {digits}; `flywheel dataset show` lists them"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use events::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn digits_name_a_data_set_as_long_as_there_is_one() {
+        let named = |digest: &str| SnapshotSummary {
+            digest: digest.parse().unwrap(),
+            model: "edit".to_owned(),
+            audience: "everyone".to_owned(),
+            training_pairs: 1,
+            gate_pairs: 1,
+            first_labeled_at: Timestamp::EPOCH,
+            last_labeled_at: Timestamp::EPOCH,
+            created_at: Timestamp::EPOCH,
+        };
+        let known = [named(&"ab".repeat(32)), named(&"ac".repeat(32))];
+        assert_eq!(the_only_one("AB", &known).unwrap(), known[0].digest);
+        let sentence = |digits| match the_only_one(digits, &known) {
+            Err(Failure::Refused(sentence)) => sentence,
+            other => panic!("{other:?}"),
+        };
+        assert!(sentence("a").contains("several data sets begin with a"));
+        assert!(sentence("b").contains("no data set"));
+        assert!(sentence("").contains("at least one digit"));
+    }
+}

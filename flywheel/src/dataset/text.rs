@@ -1,0 +1,190 @@
+//! Data sets for people.
+
+use std::fmt::Write as _;
+
+use model_registry::lineage::Purpose;
+use trainer_orchestrator::data_set::composition::{Composition, SetStatistics};
+use trainer_orchestrator::data_set::manifest::{Manifest, ManifestDiff};
+use trainer_orchestrator::data_set::stored::SnapshotSummary;
+
+use crate::table::rows_text;
+
+/// Digits of a digest that tell data sets apart.
+const DIGITS: usize = 12;
+
+fn short(digest: &impl ToString) -> String {
+    digest.to_string().chars().take(DIGITS).collect()
+}
+
+/// A word of a table as people read it.
+fn spoken(symbol: &str) -> String {
+    symbol.replace('_', " ")
+}
+
+pub(super) fn list(known: &[SnapshotSummary]) -> String {
+    let rows = known
+        .iter()
+        .map(|one| {
+            vec![
+                short(&one.digest),
+                one.model.clone(),
+                one.audience.clone(),
+                one.training_pairs.to_string(),
+                one.gate_pairs.to_string(),
+                one.last_labeled_at.to_string(),
+                one.created_at.to_string(),
+            ]
+        })
+        .collect();
+    let header = ["data set", "model", "audience", "to train", "to judge", "newest label", "made"];
+    rows_text(&header, rows, "no data sets")
+}
+
+pub(super) fn manifest(manifest: &Manifest) -> String {
+    let filters = &manifest.filters;
+    let mut text = format!(
+        "data set {}\nfor model {} and audience {}, label policy {}, made by {} (formula {} of the digest)\n",
+        manifest.digest,
+        filters.model,
+        filters.audience,
+        filters.label_policy_version,
+        filters.code_version,
+        filters.formula
+    );
+    match &manifest.composition {
+        Some(composition) => text.push_str(&counted(composition)),
+        None => {
+            let count = |purpose| manifest.members.iter().filter(|member| member.purpose == purpose).count();
+            let (training, judging) = (count(Purpose::Training), count(Purpose::Gate));
+            // Writing to a text can not fail.
+            let _ = write!(text, "{training} pairs train, {judging} judge; no stage was counted when it was made");
+        }
+    }
+    text
+}
+
+fn counted(composition: &Composition) -> String {
+    let stages = composition
+        .stages
+        .iter()
+        .map(|count| {
+            let stage = serde_json::to_value(count.stage).ok();
+            let stage = stage.as_ref().and_then(serde_json::Value::as_str).map(spoken).unwrap_or_default();
+            let reasons: Vec<String> =
+                count.left_out.iter().map(|(reason, count)| format!("{count} {}", spoken(reason))).collect();
+            vec![stage, count.entered.to_string(), count.kept.to_string(), reasons.join(", ")]
+        })
+        .collect();
+    let sets = [
+        ("training", &composition.training),
+        ("adapt (benefit)", &composition.adapt),
+        ("general (harm)", &composition.general),
+    ];
+    let sets = sets.into_iter().map(|(name, set)| set_row(name, set)).collect();
+    let weights = composition.weights;
+    format!(
+        "\n{}\n\n{}\n\nweights: sum {:.1}, largest {:.2}, effective sample size {:.1}, {} clipped\n\
+         adapt: the developer wrote only names that training pairs write in {} of {}",
+        rows_text(&["stage", "entered", "kept", "left out"], stages, ""),
+        rows_text(&["set", "pairs", "persons", "repositories", "NO_EDIT chosen/rejected", "merged"], sets, ""),
+        weights.sum,
+        weights.largest,
+        weights.effective_sample_size,
+        weights.clipped,
+        composition.adapt_identifiers_seen,
+        composition.adapt.pairs,
+    )
+}
+
+/// Fewer persons than this are not told apart from others.
+const LEAST_PERSONS: usize = 5;
+
+fn set_row(name: &str, set: &SetStatistics) -> Vec<String> {
+    let persons = match set.persons {
+        0 => "0".to_owned(),
+        few if few < LEAST_PERSONS => format!("fewer than {LEAST_PERSONS}"),
+        many => many.to_string(),
+    };
+    vec![
+        name.to_owned(),
+        set.pairs.to_string(),
+        persons,
+        set.repositories.to_string(),
+        format!("{}/{}", set.choosing_no_edit, set.rejecting_no_edit),
+        set.merged.to_string(),
+    ]
+}
+
+pub(super) fn diff(diff: &ManifestDiff) -> String {
+    let mut text = format!(
+        "from {} to {}: {} pairs came, {} left, {} moved, {} weigh otherwise\n",
+        short(&diff.from),
+        short(&diff.to),
+        diff.came.len(),
+        diff.left.len(),
+        diff.moved.len(),
+        diff.reweighted.len()
+    );
+    let pairs = diff.summary().into_iter().map(|(from, to, count)| vec![count.to_string(), spoken(&from), spoken(&to)]);
+    let settings = diff.settings.iter().map(|change| {
+        vec![change.name.clone(), change.from.to_string(), change.to.to_string()]
+    });
+    for table in [
+        rows_text(&["pairs", "were", "are"], pairs.collect(), "the same pairs for the same purposes"),
+        rows_text(&["setting", "was", "is"], settings.collect(), "the same settings"),
+    ] {
+        text.push('\n');
+        text.push_str(&table);
+        text.push('\n');
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use events::Sha256Digest;
+    use trainer_orchestrator::data_set::manifest::{PairChange, SettingChange};
+
+    use super::*;
+
+    fn cells(line: &str) -> Vec<&str> {
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
+    }
+
+    #[test]
+    fn a_difference_reads_as_counts_of_what_became_of_what() {
+        let digest = |text: &[u8]| Sha256Digest::of(text);
+        let change = |from: &str, to: &str| PairChange {
+            pair_id: digest(to.as_bytes()).to_string().parse().unwrap(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+        };
+        let one = ManifestDiff {
+            from: digest(b"a"),
+            to: digest(b"b"),
+            settings: vec![SettingChange { name: "maximum_pairs".to_owned(), from: 5.into(), to: 7.into() }],
+            came: vec![change("no candidate", "training"), change("no candidate", "training")],
+            left: vec![change("training", "left out: near_duplicate")],
+            moved: Vec::new(),
+            reweighted: Vec::new(),
+        };
+        let text = diff(&one);
+        let rows: Vec<Vec<&str>> = text.lines().map(cells).collect();
+        assert!(text.contains("2 pairs came, 1 left, 0 moved, 0 weigh otherwise"), "{text}");
+        for expected in [
+            vec!["2", "no candidate", "training"],
+            vec!["1", "training", "left out: near duplicate"],
+            vec!["maximum_pairs", "5", "7"],
+        ] {
+            assert!(rows.contains(&expected), "{expected:?} in {text}");
+        }
+        let none = ManifestDiff { settings: Vec::new(), came: Vec::new(), left: Vec::new(), ..one };
+        assert!(diff(&none).ends_with("the same pairs for the same purposes\n\nthe same settings"));
+    }
+
+    #[test]
+    fn small_groups_of_persons_are_not_counted_out() {
+        let row = |persons| set_row("training", &SetStatistics { persons, ..SetStatistics::default() })[2].clone();
+        assert_eq!([0, 4, 5].map(row), ["0", "fewer than 5", "5"]);
+    }
+}
