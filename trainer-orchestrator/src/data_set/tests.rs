@@ -56,6 +56,7 @@ fn pair(number: u32, reason: PairReason) -> PreferencePair {
             explored: false,
         },
         altered: false,
+        off_policy: false,
         opened_at: Timestamp::from_seconds(i64::from(number)),
         labeled_at: Timestamp::from_seconds(i64::from(number) + 400),
         last_signal_at: Timestamp::from_seconds(i64::from(number) + 20),
