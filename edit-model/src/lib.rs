@@ -1,5 +1,5 @@
 //! The model that proposes edits: a small Llama-shaped network, its tokenizer, its dialect, its directory and its
-//! decoding.
+//! decoding; and what it takes to teach other models the same.
 
 mod backend;
 mod config;
@@ -10,6 +10,7 @@ mod network;
 mod tokenizer;
 
 pub mod dialect;
+pub mod export;
 
 pub use backend::{CpuBackend, Device, NetworkBackend};
 pub use config::{ModelConfig, RopeParameters};
