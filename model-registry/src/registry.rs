@@ -511,6 +511,27 @@ impl Registry {
         take_step(change, rollout, step, By::Person { name: person, key: &actor(key) }, None).await
     }
 
+    /// Writes down that the holder of a key is given text of pairs that the model learns from, before it is given. It
+    /// changes nothing of the model, but stands in its audit log, so that one list tells who did what with it.
+    ///
+    /// # Errors
+    /// There is no such model, or the database failed: then nothing must be given.
+    pub async fn record_reading(
+        &self,
+        key: &ApiKey,
+        model: &ModelName,
+        action: &'static str,
+        subject: &str,
+        detail: &serde_json::Value,
+    ) -> Result<i64, RegistryError> {
+        short_text("subject", subject)?;
+        retried(|| async {
+            let change = Change::begin(self.pool(), &key.tenant, model, self.now()).await?;
+            change.commit(&actor(key), action, subject, detail.clone()).await
+        })
+        .await
+    }
+
     /// The reconciler's step.
     pub(crate) fn stepped(&self) {
         self.changed();

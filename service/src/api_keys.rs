@@ -40,13 +40,16 @@ pub enum Scope {
     Suggest,
     /// Read and change models and rollouts.
     Registry,
+    /// See the text of preference pairs: code of the people who agreed.
+    #[serde(rename = "pairs:read")]
+    PairsRead,
     /// Everything.
     Admin,
 }
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 4] = [Self::Telemetry, Self::Suggest, Self::Registry, Self::Admin];
+    pub const ALL: [Self; 5] = [Self::Telemetry, Self::Suggest, Self::Registry, Self::PairsRead, Self::Admin];
 
     /// The word that names it.
     #[must_use]
@@ -55,6 +58,7 @@ impl Scope {
             Self::Telemetry => "telemetry",
             Self::Suggest => "suggest",
             Self::Registry => "registry",
+            Self::PairsRead => "pairs:read",
             Self::Admin => "admin",
         }
     }
@@ -68,7 +72,7 @@ impl fmt::Display for Scope {
 
 /// A word that names no scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown scope \"{0}\"; expected telemetry, suggest, registry or admin")]
+#[error("unknown scope \"{0}\"; expected telemetry, suggest, registry, pairs:read or admin")]
 pub struct UnknownScope(String);
 
 impl FromStr for Scope {

@@ -201,12 +201,7 @@ impl From<DialectError> for Refusal {
         match error {
             DialectError::TooLong => Self::TooLong,
             DialectError::Tokenizer => Self::Tokenizer,
-            DialectError::Window
-            | DialectError::NotVisible
-            | DialectError::OldText
-            | DialectError::OtherFile
-            | DialectError::NoChange
-            | DialectError::Overlap => Self::Unfit,
+            _ => Self::Unfit,
         }
     }
 }
