@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use edit_model::export::Dialect;
+use events::{Audience, Sha256Digest};
 use trainer::Device;
 use trainer::pretrain::PretrainConfig;
 
@@ -97,6 +99,9 @@ pub(crate) enum Command {
     /// Let a step or a sink go on behind what was deleted before it was read.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Look at preference pairs, and export them for any trainer.
+    #[command(subcommand)]
+    Pairs(PairsCommand),
     /// Look at registered models.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -256,8 +261,8 @@ pub(crate) enum KeysCommand {
         /// What it is for, as `keys list` shows it.
         #[arg(long, default_value = "cli")]
         name: String,
-        /// What it may do: `telemetry` (report), `suggest` (ask), `registry` (read and change models and rollouts) or
-        /// `admin` (everything). May be repeated.
+        /// What it may do: `telemetry` (report), `suggest` (ask), `registry` (read and change models and rollouts),
+        /// `pairs:read` (be shown what is in pairs) or `admin` (everything). May be repeated.
         #[arg(long = "scope", value_name = "SCOPE", default_values_t = ["telemetry".to_owned(), "suggest".to_owned()])]
         scopes: Vec<String>,
         #[command(flatten)]
@@ -364,6 +369,127 @@ pub(crate) struct ReaderArgs {
     /// The sink: `lake`, `ledger` or `tally`. No process may run the labeler.
     #[arg(long, value_name = "SINK")]
     pub(crate) sink: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PairsCommand {
+    /// List pairs, newest first: what they are about, and none of their text.
+    List(PairsListArgs),
+    /// Show one pair as a difference: what the developer wanted, what was proposed, and where the two part. Needs a key
+    /// with the scope `pairs:read`; the audit log keeps its name.
+    Show {
+        /// Its id, as listed, or the beginning of it.
+        id: String,
+        #[command(flatten)]
+        key: ReadingKeyArgs,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Count pairs by reason, language, repository and audience. Groups of fewer than five people are merged.
+    Stats(PairsStatsArgs),
+    /// Say why a pair exists: the row of the label table, and the events behind it as far as the log still holds them.
+    Explain {
+        /// Its id, as listed, or the beginning of it.
+        id: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Write the pairs that may be learned from as text, for a trainer such as TRL. Needs a key with the scope
+    /// `pairs:read`; the audit log keeps its name.
+    #[command(after_help = EXPORT_HELP)]
+    Export(ExportArgs),
+}
+
+/// What `pairs export` says beside its options.
+const EXPORT_HELP: &str = "Left out, and counted by reason: pairs of persons who were erased or do not agree to whole \
+                           events any more, of repositories without a rule or with another audience now, and what the \
+                           dialect can not say within the limit. Delete the file when somebody is erased: nobody else \
+                           can. docs/pairs.md explains columns, dialects and how trainers read them. Example: flywheel \
+                           pairs export --dialect qwen2.5-coder-fim --tokenizer ./Qwen2.5-Coder-1.5B --output \
+                           pairs.parquet --key-file reader.key";
+
+/// Which pairs.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PairFilterArgs {
+    /// Only with this reason, such as `typed_against`; docs/pairs.md lists them.
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: Option<String>,
+    /// Only in this language, as LSP calls it.
+    #[arg(long, value_name = "LANGUAGE")]
+    pub(crate) language: Option<String>,
+    /// Only what this audience may be served.
+    #[arg(long, value_name = "AUDIENCE")]
+    pub(crate) audience: Option<Audience>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PairsListArgs {
+    #[command(flatten)]
+    pub(crate) filter: PairFilterArgs,
+    /// Most pairs that are listed.
+    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PairsStatsArgs {
+    #[command(flatten)]
+    pub(crate) filter: PairFilterArgs,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+/// By whose right text is read.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReadingKeyArgs {
+    /// File with an API key that has the scope `pairs:read`: `flywheel keys create --name ada --scope pairs:read > FILE`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExportArgs {
+    /// How pairs are written: `flywheel` (ours), `qwen2.5-coder-fim`, `starcoder-fim` (StarCoder or StarCoder2) or
+    /// `region-rewrite` (any base).
+    #[arg(long, value_name = "DIALECT")]
+    pub(crate) dialect: Dialect,
+    /// Directory of the base model, for its tokenizer.json.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) tokenizer: PathBuf,
+    /// Most tokens of prompt and answer together. The code around a change is cut, never the change.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1024)]
+    #[arg(value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    pub(crate) max_tokens: u32,
+    /// The file to write. It is written beside, and put in its place when it is whole.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// `parquet` or `jsonl` (an object a line, with the same fields).
+    #[arg(long, value_name = "FORMAT", default_value = "parquet", hide_possible_values = true)]
+    pub(crate) format: ExportFormat,
+    /// Write single answers with a label (`prompt`, `completion`, `label`), as KTO learns from them, instead of pairs.
+    #[arg(long)]
+    pub(crate) kto: bool,
+    /// The one audience whose pairs are written. Default: that of the data set, or `everyone`.
+    #[arg(long, value_name = "AUDIENCE")]
+    pub(crate) audience: Option<Audience>,
+    /// Only what trains in this data set, by its digest, instead of the whole lake.
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) snapshot: Option<Sha256Digest>,
+    #[command(flatten)]
+    pub(crate) key: ReadingKeyArgs,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+/// What an export is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ExportFormat {
+    // No documentation: help texts would show it at length.
+    Parquet,
+    Jsonl,
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,9 +16,11 @@ mod glance;
 mod greeting;
 mod log_skip;
 mod operations;
+mod pairs;
 mod parts;
 mod platform;
 mod pretrain;
+mod progress;
 mod rules;
 mod services;
 mod serving_alone;
@@ -89,6 +91,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Consent(command) => operations::consent(common, command).await,
             Command::DeadLetters(command) => operations::dead_letters(common, command).await,
             Command::Log(command) => log_skip::run(common, command).await,
+            Command::Pairs(command) => pairs::run(common, command).await,
             Command::Models(command) => operations::models(common, command).await,
             Command::Rollout(command) => operations::rollout(common, command).await,
             Command::Dataset(command) => dataset::run(common, command).await,

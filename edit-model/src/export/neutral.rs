@@ -129,6 +129,8 @@ mod tests {
 
     use super::*;
 
+    const PIECES: [&str; 12] = ["<|a|>", "<|", "a", "|>", "<|b|>", "<", ">", " ", "line 0", "é", "\n", "/"];
+
     fn names() -> Vec<String> {
         // One is the beginning of another, one ends as another begins, and one holds a space.
         ["<|a|>", "<|a|><|b|>", "<|b|>", "a<|", "<line 0>", "</a>"].map(str::to_owned).to_vec()
@@ -153,9 +155,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_name_is_left_and_nothing_is_lost(pieces in prop::collection::vec(
-            prop::sample::select(vec!["<|a|>", "<|", "a", "|>", "<|b|>", "<", ">", " ", "line 0", "é", "\n", "/"]), 0..40,
-        )) {
+        fn no_name_is_left_and_nothing_is_lost(
+            pieces in prop::collection::vec(prop::sample::select(PIECES.to_vec()), 0..40),
+        ) {
             let neutral = Neutralizer::new(names()).unwrap();
             let text = pieces.concat();
             let applied = neutral.apply(&text);

@@ -85,19 +85,18 @@ impl Renderer {
     /// [`ModelError::Tokenizer`] when it is malformed, lacks a token of the dialect, or has added tokens that text can
     /// not be told from.
     pub fn from_bytes(dialect: Dialect, tokenizer: &[u8], maximum_tokens: usize) -> Result<Self, ModelError> {
-        let (base, form) = match dialect {
-            Dialect::Flywheel => {
-                let own = CodeTokenizer::from_bytes(tokenizer)?;
-                // With the tokens of habits, which an older file may lack.
-                (BaseTokenizer::from_bytes(own.to_json()?.as_bytes())?, Form::Own(Box::new(own)))
-            }
-            Dialect::QwenCoderFim => (BaseTokenizer::from_bytes(tokenizer)?, Form::Region(Layout::Fill(Fill::QwenCoder))),
-            Dialect::StarcoderFim => {
-                let base = BaseTokenizer::from_bytes(tokenizer)?;
-                let fill = Fill::of_starcoder(&base);
-                (base, Form::Region(Layout::Fill(fill)))
-            }
-            Dialect::RegionRewrite => (BaseTokenizer::from_bytes(tokenizer)?, Form::Region(Layout::Rewrite)),
+        let (base, form) = if dialect == Dialect::Flywheel {
+            let own = CodeTokenizer::from_bytes(tokenizer)?;
+            // With the tokens of habits, which an older file may lack.
+            (BaseTokenizer::from_bytes(own.to_json()?.as_bytes())?, Form::Own(Box::new(own)))
+        } else {
+            let base = BaseTokenizer::from_bytes(tokenizer)?;
+            let layout = match dialect {
+                Dialect::QwenCoderFim => Layout::Fill(Fill::QwenCoder),
+                Dialect::StarcoderFim => Layout::Fill(Fill::of_starcoder(&base)),
+                Dialect::Flywheel | Dialect::RegionRewrite => Layout::Rewrite,
+            };
+            (base, Form::Region(layout))
         };
         if let Form::Region(Layout::Fill(fill)) = &form {
             let is_missing = |mark: &&str| base.control_token(mark).is_none();
@@ -105,7 +104,7 @@ impl Renderer {
             if !missing.is_empty() {
                 let missing = missing.join(", ");
                 return Err(ModelError::Tokenizer(format!(
-                    "the dialect {dialect} needs {missing}, which this base does not have; region-rewrite suits any base"
+                    "the dialect {dialect} needs {missing}, which this base does not have; region-rewrite suits any"
                 )));
             }
         }

@@ -88,7 +88,8 @@ fn both_starcoders_are_asked_as_they_were_trained() {
     let (mut context, chosen, rejected) = renamed();
     context.recent_edits.clear();
     let sides = Sides { context: &context, shared: &[], chosen: Some(&chosen), rejected: Some(&rejected) };
-    let code = "fn one() {\n    let user = users.get(1);\n    let name = <fim_suffix>(user);\n    print(name);\n}\n<fim_middle>";
+    let code = "fn one() {\n    let user = users.get(1);\n    let name = <fim_suffix>(user);\n    print(name);\n}\n\
+                <fim_middle>";
     let first = rendered(Dialect::StarcoderFim, STARCODER, &sides);
     assert_eq!(first.prompt, format!("<fim_prefix><reponame>team/display<filename>src/name.rs\n{code}"));
     let second = rendered(Dialect::StarcoderFim, STARCODER2, &sides);
@@ -113,7 +114,7 @@ fn a_region_is_rewritten_with_a_line_more_each_way() {
         )
     };
     let (chosen, rejected) = (pair.chosen.unwrap().text, pair.rejected.unwrap().text);
-    assert_eq!((chosen.as_str(), rejected.as_str()), (answer("get_display_name").as_str(), answer("get_name").as_str()));
+    assert_eq!((&chosen, &rejected), (&answer("get_display_name"), &answer("get_name")));
     let byte = pair.divergence_byte.unwrap();
     assert!(chosen[byte..].starts_with("display_name") && rejected[byte..].starts_with("name"));
 }
@@ -267,7 +268,9 @@ fn holds(dialect: Dialect, base: &BaseTokenizer, pair: &Rendered, maximum_tokens
             prop_assert!(pair.prompt.matches("<|user_cursor_is_here|>").count() <= 1);
         }
         Dialect::Flywheel => {
-            prop_assert_eq!((count(&prompt, "<start>"), count(&prompt, "<answer>"), count(&prompt, "<stop>")), (1, 1, 0));
+            for (name, times) in [("<start>", 1), ("<answer>", 1), ("<stop>", 0), ("<end_action>", 0)] {
+                prop_assert_eq!(count(&prompt, name), times);
+            }
         }
     }
     for answer in pair.chosen.iter().chain(&pair.rejected) {

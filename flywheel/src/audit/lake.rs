@@ -7,9 +7,9 @@ use labeler::lake::{LakeError, LakePart, LakeReader, PartGroup};
 use rusqlite::params;
 
 use super::items::Items;
-use super::progress::Progress;
 use super::report::{Check, SHOWN};
 use super::scratch::{Named, Scratch, reason};
+use crate::progress::Progress;
 
 /// Reads every part.
 pub(crate) async fn parts(

@@ -12,11 +12,11 @@ use rusqlite::params;
 
 use super::cut::Cut;
 use super::items::{Items, decode};
-use super::progress::Progress;
 use super::replay::Visitor;
 use super::scratch::{LATER, PLATFORM, Scratch, reason};
 use super::stage::{Kind, Stage};
 use super::tables::Tables;
+use crate::progress::Progress;
 
 /// When the first entry that is left was appended, in the partitions whose beginning retention has deleted.
 pub(crate) async fn first_entries(

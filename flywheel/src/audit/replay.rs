@@ -25,9 +25,9 @@ use service::clock::SimulatedClock;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::progress::Progress;
 use super::stage::Stage;
 use crate::failure::Failure;
+use crate::progress::Progress;
 
 /// The key of marks. Keys of records are 16 bytes of a keyed digest; none is this one.
 const MARK: RecordKey = RecordKey([0xff; 16]);

@@ -1,4 +1,4 @@
-//! How far an audit is, for people: one bar on standard error, where that is a terminal.
+//! How far a long command is, for people: one bar on standard error, where that is a terminal.
 
 use std::io::IsTerminal;
 
