@@ -52,7 +52,7 @@ fn differing(said: &Said) -> BTreeMap<String, Vec<String>> {
 
 /// A platform on which developers worked for a while; audited once while it ran. It is stopped, and everything was
 /// concluded.
-async fn worked() -> Place {
+pub(crate) async fn worked() -> Place {
     let place = Place::new("");
     let configure = |hours_ahead: u64| {
         let ahead = std::time::Duration::from_secs(hours_ahead * 3600) / 59;

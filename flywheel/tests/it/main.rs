@@ -16,6 +16,7 @@ mod fleet;
 mod harness;
 mod kills;
 mod load;
+mod pairs;
 #[cfg(feature = "production")]
 mod postgresql;
 mod refusals;

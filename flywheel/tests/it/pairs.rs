@@ -1,0 +1,275 @@
+//! `flywheel pairs`: what is listed can be explained, what is shown is written down, and what is exported is what a
+//! trainer reads.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use artifacts::LocalArtifacts;
+use events::{PreferencePair, Sha256Digest, TenantId};
+use labeler::lake::LakeReader;
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
+use serde_json::Value;
+use sqlx::AnyPool;
+
+use crate::audit;
+use crate::harness::{Place, Said};
+use crate::load::person;
+
+/// A folder of the room with the models.
+fn edit_model(folder: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../edit-model").join(folder).to_str().unwrap().to_owned()
+}
+
+/// Makes a key with this scope; the file that holds it.
+fn key_file(place: &Place, name: &str, scope: &str) -> PathBuf {
+    let made = place.say(&["keys", "create", "--name", name, "--scope", scope]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let file = place.path().join(format!("{name}.key"));
+    std::fs::write(&file, made.stdout).unwrap();
+    file
+}
+
+/// An export as its arguments say it.
+struct Asked<'a> {
+    place: &'a Place,
+    key: &'a Path,
+}
+
+impl Asked<'_> {
+    fn export(&self, file: &str, arguments: &[&str]) -> (Said, PathBuf) {
+        let output = self.place.path().join(file);
+        let mut all = vec!["pairs", "export", "--json", "--output", output.to_str().unwrap()];
+        all.extend(["--key-file", self.key.to_str().unwrap()]);
+        all.extend(arguments);
+        (self.place.say(&all), output)
+    }
+}
+
+/// The rows of an export in lines, as many as it says.
+fn lines(said: &Said, output: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(output).unwrap();
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(said.json()["rows"], rows.len());
+    rows
+}
+
+fn text<'a>(row: &'a Value, name: &str) -> &'a str {
+    row[name].as_str().unwrap_or_else(|| panic!("{name} is no text: {row}"))
+}
+
+/// What the audit log says of readings: who, what and of what.
+async fn readings(pool: &AnyPool) -> Vec<(String, String, String)> {
+    sqlx::query_as(
+        "SELECT actor, action, subject FROM audit_log WHERE action IN ('pair_text_shown', 'pairs_exported') \
+         ORDER BY revision",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+/// Every pair of the lake.
+async fn lake(place: &Place, pool: &AnyPool) -> Vec<PreferencePair> {
+    let artifacts = LocalArtifacts::open(place.data().join("artifacts")).unwrap();
+    let reader = LakeReader::new(pool.clone(), Arc::new(artifacts));
+    let mut pairs = Vec::new();
+    for part in reader.parts(&TenantId::default()).await.unwrap() {
+        pairs.extend(reader.read(&part).await.unwrap());
+    }
+    pairs
+}
+
+/// A data set in which half of the pairs train.
+async fn snapshot(pool: &AnyPool, pairs: &[PreferencePair]) -> Sha256Digest {
+    let digest = Sha256Digest::of(b"a data set of this test");
+    let half = i64::try_from(pairs.len() / 2).unwrap();
+    sqlx::query(
+        "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, filters, \
+         training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \
+         VALUES ($1, 'default', $2, 'everyone', 1, 'test', '{}', $3, $3, 0, 0, 0, 0)",
+    )
+    .bind(digest.to_string())
+    .bind(pairs[0].model.as_str())
+    .bind(half)
+    .execute(pool)
+    .await
+    .unwrap();
+    for (number, pair) in pairs.iter().enumerate() {
+        sqlx::query(
+            "INSERT INTO snapshot_pairs (snapshot_digest, pair_id, content_digest, person, purpose) \
+             VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(digest.to_string())
+        .bind(pair.pair_id.to_string())
+        .bind(pair.content_digest.to_string())
+        .bind(pair.person.as_str())
+        .bind(if number % 2 == 0 { "training" } else { "gate" })
+        .execute(pool)
+        .await
+        .unwrap();
+    }
+    digest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pairs_are_listed_explained_shown_and_exported() {
+    let place = audit::worked().await;
+    let pool = place.database().await;
+
+    // What a pair is about is for whoever administers the platform, and names nobody.
+    let listed = place.say(&["pairs", "list", "--json"]).json();
+    let listed = listed.as_array().unwrap();
+    assert!(listed.len() >= 10, "{listed:?}");
+    assert!(listed.iter().all(|pair| pair.get("person").is_none() && pair["weight"].as_f64().is_some()));
+    let two_sided = listed.iter().find(|pair| pair["has_two_sides"] == true).unwrap();
+    let (id, reason) = (text(two_sided, "pair_id"), text(two_sided, "reason"));
+    let of_reason = place.say(&["pairs", "list", "--reason", reason, "--limit", "1", "--json"]).json();
+    assert_eq!((of_reason.as_array().unwrap().len(), text(&of_reason[0], "reason")), (1, reason));
+    let table = place.say(&["pairs", "list"]);
+    assert!(table.stdout.contains(&id[..12]) && table.stdout.contains(reason), "{table:?}");
+    assert!(place.say(&["pairs", "list", "--reason", "liked"]).sentence().contains("typed_against"));
+
+    let counted = place.say(&["pairs", "stats", "--json"]).json();
+    assert_eq!(counted["pairs"], listed.len());
+    let reasons: u64 = counted["by_reason"].as_array().unwrap().iter().map(|row| row["pairs"].as_u64().unwrap()).sum();
+    assert_eq!(reasons, counted["pairs"].as_u64().unwrap());
+    // Two people are too few to be told apart.
+    let languages: Vec<&str> = counted["by_language"].as_array().unwrap().iter().map(|row| text(row, "name")).collect();
+    assert_eq!(languages, ["(groups of fewer than 5 people)"]);
+
+    // Every pair has its row and its events.
+    for pair in listed {
+        let explained = place.say(&["pairs", "explain", text(pair, "pair_id"), "--json"]).json();
+        assert_eq!(explained["rows"].as_array().unwrap().len(), 1, "{explained}");
+        let events = explained["events"].as_array().unwrap();
+        assert!(events.iter().any(|event| event["kind"] == "exposure"), "{explained}");
+    }
+    let explained = place.say(&["pairs", "explain", &id[..10]]);
+    assert!(explained.stdout.contains("the label table's row "), "{explained:?}");
+    assert!(explained.stdout.contains("exposure"), "{explained:?}");
+    assert!(place.say(&["pairs", "explain", "00000000"]).sentence().contains("flywheel pairs list"));
+    assert!(place.say(&["pairs", "explain", "some pair"]).sentence().contains("no id of a pair"));
+
+    // Text takes a key with the scope, and is written down.
+    assert!(place.say(&["pairs", "show", id]).sentence().contains("--scope pairs:read"));
+    let suggest = key_file(&place, "editor", "suggest");
+    let refused = place.say(&["pairs", "show", id, "--key-file", suggest.to_str().unwrap()]);
+    assert!(refused.sentence().contains("lacks the scope `pairs:read`"), "{refused:?}");
+    assert!(readings(&pool).await.is_empty());
+    let key = key_file(&place, "ada", "pairs:read");
+    let shown = place.say(&["pairs", "show", id, "--key-file", key.to_str().unwrap()]);
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert!(shown.stdout.contains("+ what the developer wanted"), "{shown:?}");
+    assert!(shown.stdout.contains("^ here they part"), "{shown:?}");
+    assert!(!shown.stdout.contains('\u{1b}'), "no colours where nobody looks");
+    let json = place.say(&["pairs", "show", id, "--json", "--key-file", key.to_str().unwrap()]).json();
+    assert!(!text(&json["text"]["context"]["window"], "text").is_empty() && text(&json["pair"], "pair_id") == id);
+    let by_ada = ("key ada".to_owned(), "pair_text_shown".to_owned(), id.to_owned());
+    assert_eq!(readings(&pool).await, [by_ada.clone(), by_ada]);
+
+    exports(&place, &pool, &key).await;
+    what_people_say_now_counts(&place, &pool, &key, id).await;
+}
+
+/// Each dialect with a base that it suits, in both formats and both forms.
+async fn exports(place: &Place, pool: &AnyPool, key: &Path) {
+    let asked = Asked { place, key };
+    let qwen = edit_model("tests/fixtures/qwen2.5-coder");
+    let starcoder = edit_model("tests/fixtures/starcoder2");
+    let own = edit_model("base");
+    for (dialect, tokenizer, ends) in [
+        ("flywheel", &own, "<answer>"),
+        ("qwen2.5-coder-fim", &qwen, "<|fim_middle|>"),
+        ("starcoder-fim", &starcoder, "<fim_middle>"),
+        ("region-rewrite", &starcoder, "\n"),
+    ] {
+        let arguments = ["--dialect", dialect, "--tokenizer", tokenizer, "--format", "jsonl"];
+        let (said, output) = asked.export(&format!("{dialect}.jsonl"), &arguments);
+        let rows = lines(&said, &output);
+        for row in &rows {
+            let (chosen, rejected) = (text(row, "chosen"), text(row, "rejected"));
+            assert!(text(row, "prompt").ends_with(ends) && !chosen.is_empty() && !rejected.is_empty(), "{row}");
+            let byte = |name: &str| usize::try_from(row[name].as_u64().unwrap()).unwrap();
+            let (left, right) = (byte("chosen_bdp_byte"), byte("rejected_bdp_byte"));
+            assert!(chosen[..left] == rejected[..right] && chosen[left..] != rejected[right..], "{row}");
+            assert!(row["weight"].as_f64().unwrap() > 0.0 && row.get("person").is_none(), "{row}");
+        }
+        let singles = [&arguments[..], &["--kto"]].concat();
+        let (said, output) = asked.export(&format!("{dialect}-kto.jsonl"), &singles);
+        let answers = lines(&said, &output);
+        assert!(answers.len() >= 2 * rows.len(), "each pair gives both its answers");
+        assert!(answers.iter().all(|row| row["label"].is_boolean() && !text(row, "completion").is_empty()));
+    }
+
+    let arguments = ["--dialect", "qwen2.5-coder-fim", "--tokenizer", &qwen];
+    let (said, output) = asked.export("pairs.parquet", &arguments);
+    let reader = SerializedFileReader::new(File::open(&output).unwrap()).unwrap();
+    let metadata = reader.metadata().file_metadata();
+    assert_eq!(said.json()["rows"], metadata.num_rows());
+    let columns: BTreeMap<&str, i16> =
+        metadata.schema_descr().columns().iter().map(|column| (column.name(), column.max_def_level())).collect();
+    assert!(["prompt", "chosen", "rejected"].iter().all(|name| columns.get(name) == Some(&0)), "{columns:?}");
+    assert!(columns.values().all(|level| *level == 0), "no column may be null: {columns:?}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().filter(|entry| is_temporary(entry)).count(), 0);
+    assert!(readings(pool).await.iter().any(|(actor, action, _)| actor == "key ada" && action == "pairs_exported"));
+    // What was written down of readings leaves no hole in what is written down of changes.
+    audit::consistent(place);
+
+    let digest = snapshot(pool, &lake(place, pool).await).await.to_string();
+    let (said, _) = asked.export("snapshot.parquet", &[&arguments[..], &["--snapshot", &digest]].concat());
+    assert!(said.json()["left_out"]["held_out"].as_u64().unwrap() > 0, "{said:?}");
+    let for_others = [&arguments[..], &["--snapshot", &digest, "--audience", "acme"]].concat();
+    let (said, _) = asked.export("other.parquet", &for_others);
+    assert!(said.sentence().contains("the data set is for everyone"), "{said:?}");
+    let unknown = Sha256Digest::of(b"none").to_string();
+    let (said, _) = asked.export("other.parquet", &[&arguments[..], &["--snapshot", &unknown]].concat());
+    assert!(said.sentence().contains("there is no data set"), "{said:?}");
+
+    let (said, output) = asked.export("tight.parquet", &[&arguments[..], &["--max-tokens", "16"]].concat());
+    assert!(said.sentence().contains("too_long") && !output.exists(), "{said:?}");
+    let wrong = ["--dialect", "starcoder-fim", "--tokenizer", &qwen];
+    let (said, output) = asked.export("wrong.parquet", &wrong);
+    assert!(said.sentence().contains("<fim_prefix>") && !output.exists(), "{said:?}");
+    let (said, _) = asked.export("wrong.parquet", &["--dialect", "gpt", "--tokenizer", &qwen]);
+    assert!(said.code == Some(2) && said.stderr.contains("region-rewrite"), "{said:?}");
+}
+
+fn is_temporary(entry: &std::io::Result<std::fs::DirEntry>) -> bool {
+    entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".tmp")
+}
+
+/// Consent, rules and erasures count as they are when somebody exports.
+async fn what_people_say_now_counts(place: &Place, pool: &AnyPool, key: &Path, id: &str) {
+    let asked = Asked { place, key };
+    let qwen = edit_model("tests/fixtures/qwen2.5-coder");
+    let export = |file: &str| asked.export(file, &["--dialect", "qwen2.5-coder-fim", "--tokenizer", &qwen, "--kto"]);
+    let all = export("all.parquet").0.json()["pairs"].as_u64().unwrap();
+    assert_eq!(place.say(&["consent", "set", &person(0), "usage"]).code, Some(0));
+    let said = export("agreed.parquet").0.json();
+    assert!(said["left_out"]["consent_withdrawn"].as_u64().unwrap() > 0, "{said}");
+    assert!(said["pairs"].as_u64().unwrap() < all, "{said}");
+    assert_eq!(place.say(&["consent", "set", &person(0), "code"]).code, Some(0));
+
+    assert_eq!(place.say(&["repositories", "deny", "*"]).code, Some(0));
+    let (said, output) = export("denied.parquet");
+    assert!(said.sentence().contains("repository_without_rule") && !output.exists(), "{said:?}");
+    assert_eq!(place.say(&["repositories", "allow", "*", "--audience", "acme"]).code, Some(0));
+    assert!(export("moved.parquet").0.sentence().contains("another_audience"));
+    assert_eq!(place.say(&["repositories", "allow", "*"]).code, Some(0));
+
+    sqlx::query("UPDATE person_keys SET wrapped_key = NULL, erased_at = 1").execute(pool).await.unwrap();
+    assert!(export("erased.parquet").0.sentence().contains("erased"));
+    let shown = place.say(&["pairs", "show", id, "--key-file", key.to_str().unwrap()]);
+    assert!(shown.sentence().contains("was erased"), "{shown:?}");
+    let explained = place.say(&["pairs", "explain", id]);
+    assert!(explained.code == Some(0) && explained.stdout.contains("row "), "{explained:?}");
+}
+
+#[test]
+fn pairs_of_no_platform_are_refused() {
+    let place = Place::new("");
+    assert!(place.say(&["pairs", "list"]).sentence().contains("holds no platform"));
+    assert!(!place.data().exists());
+}
