@@ -525,11 +525,19 @@ impl Registry {
         detail: &serde_json::Value,
     ) -> Result<i64, RegistryError> {
         short_text("subject", subject)?;
-        retried(|| async {
-            let change = Change::begin(self.pool(), &key.tenant, model, self.now()).await?;
-            change.commit(&actor(key), action, subject, detail.clone()).await
-        })
-        .await
+        retried(|| self.try_record_reading(key, model, action, subject, detail)).await
+    }
+
+    async fn try_record_reading(
+        &self,
+        key: &ApiKey,
+        model: &ModelName,
+        action: &'static str,
+        subject: &str,
+        detail: &serde_json::Value,
+    ) -> Result<i64, RegistryError> {
+        let change = Change::begin(self.pool(), &key.tenant, model, self.now()).await?;
+        change.commit(&actor(key), action, subject, detail.clone()).await
     }
 
     /// The reconciler's step.

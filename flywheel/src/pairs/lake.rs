@@ -83,7 +83,7 @@ impl Lake {
         for part in &self.parts {
             let pairs = self.reader.read(part).await.map_err(|error| unreadable(part, error))?;
             for (number, pair) in pairs.into_iter().enumerate() {
-                if number % BREATH == 0 {
+                if number.is_multiple_of(BREATH) {
                     tokio::task::yield_now().await;
                 }
                 progress.advance(1);

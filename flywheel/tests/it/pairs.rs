@@ -105,7 +105,7 @@ async fn snapshot(pool: &AnyPool, pairs: &[PreferencePair]) -> Sha256Digest {
         .bind(pair.pair_id.to_string())
         .bind(pair.content_digest.to_string())
         .bind(pair.person.as_str())
-        .bind(if number % 2 == 0 { "training" } else { "gate" })
+        .bind(if number.is_multiple_of(2) { "training" } else { "gate" })
         .execute(pool)
         .await
         .unwrap();

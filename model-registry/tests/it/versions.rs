@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use events::ModelVersion;
+use events::{ModelName, ModelVersion, TenantId};
 use model_registry::lineage::Purpose;
 use model_registry::{Alias, ClientError, NewVersion, RegistryClient};
 use service::api_keys::Scope;
@@ -19,6 +19,7 @@ test_databases::on_both_databases! {
     a_watcher_sees_every_newest_table,
     strangers_are_refused_and_tenants_do_not_see_each_other,
     versions_registered_at_once_are_numbered_without_gaps,
+    readings_of_pairs_stand_in_the_audit_log,
 }
 
 async fn registers_serves_and_tells() {
@@ -200,4 +201,33 @@ async fn versions_registered_at_once_are_numbered_without_gaps() {
     numbers.sort();
     assert_eq!(numbers, (2..=9).map(ModelVersion).collect::<Vec<_>>());
     fixture.assert_audit_is_complete().await;
+}
+
+/// Many at once: none is lost, and the changes of the model keep their numbers without a hole.
+async fn readings_of_pairs_stand_in_the_audit_log() {
+    let fixture = Fixture::with_versions(2).await;
+    let registry = fixture.running.registry.clone();
+    let (key, _) = fixture.keys.create(&TenantId::default(), "ada", &[Scope::PairsRead]).await.unwrap();
+    let before = fixture.assert_audit_is_complete().await.len();
+    let routing = registry.routing(&TenantId::default(), &model()).await.unwrap();
+    let detail = serde_json::json!({ "pairs": 1 });
+    let readings: Vec<_> = (0..6)
+        .map(|_| {
+            let (registry, key, detail) = (registry.clone(), key.clone(), detail.clone());
+            tokio::spawn(async move {
+                registry.record_reading(&key, &model(), "pair_text_shown", "the first pair", &detail).await
+            })
+        })
+        .collect();
+    for reading in readings {
+        reading.await.unwrap().unwrap();
+    }
+    let told = fixture.assert_audit_is_complete().await;
+    assert_eq!(told.len(), before + 6);
+    assert!(told[before..].iter().all(|entry| entry == "pair_text_shown by key ada"), "{told:?}");
+    let after = registry.routing(&TenantId::default(), &model()).await.unwrap();
+    assert_eq!(after.versions(), routing.versions(), "nothing of the model has changed");
+    let absent: ModelName = "absent".parse().unwrap();
+    let nobodys = registry.record_reading(&key, &absent, "pair_text_shown", "a pair", &detail).await;
+    assert!(nobodys.is_err());
 }
