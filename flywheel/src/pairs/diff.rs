@@ -50,9 +50,7 @@ pub(super) fn difference(before: &Side, after: &Side, first_line: u64, colour: C
         }
     };
     same(prefix.saturating_sub(AROUND)..prefix, &mut shown);
-    for (side, sign, code, all, end) in
-        [(before, '-', RED, &left, left_end), (after, '+', GREEN, &right, right_end)]
-    {
+    for (side, sign, code, all, end) in [(before, '-', RED, &left, left_end), (after, '+', GREEN, &right, right_end)] {
         for (index, line) in all.iter().enumerate().take(end).skip(prefix) {
             shown.push(colour.paint(code, &format!("{:>6} {sign} {}", number(index), visible(line.text))));
             if let Some(column) = side.parts_at.and_then(|place| place.checked_sub(line.start))

@@ -166,7 +166,7 @@ impl Table {
 }
 
 fn object(row: Row) -> Map<String, Value> {
-    let value = |cell| match cell {
+    let value = |cell: Cell| match cell {
         Cell::Text(text) => Value::from(text),
         Cell::Integer(number) => Value::from(number),
         Cell::Real(number) => Value::from(number),
