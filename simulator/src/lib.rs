@@ -13,6 +13,7 @@ pub mod habit;
 pub mod judge;
 pub mod plan;
 pub mod random;
+pub mod scene;
 pub mod source;
 pub mod syntax;
 pub mod tasks;
@@ -26,6 +27,7 @@ pub use developer::{Behaviour, BehaviourKind, ClientAction, ClientActionKind, De
 pub use error::{Result, SimulatorError};
 pub use habit::{HabitTask, SpelledHabit};
 pub use plan::{Convention, DemoPlan, PlanSettings, PlannedTask};
+pub use scene::{Disturbances, Meaning, Scene, SceneMaker, SceneSettings};
 pub use source::{BaseManifest, Language, SourceFile, default_source_cache};
 pub use syntax::SymbolKind;
 pub use tasks::{EditTask, Limits, Mix, TaskKind};

@@ -7,6 +7,7 @@ mod developer;
 mod driver;
 mod judge;
 mod plan;
+mod scene;
 
 use simulator::{Corpus, DemoPlan, EditTask, Language, PlanSettings};
 use std::path::{Path, PathBuf};

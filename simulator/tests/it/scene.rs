@@ -1,0 +1,120 @@
+use super::corpus;
+use events::apply_actions;
+use events::vocabulary::{Decision, Origin};
+use simulator::random::Dice;
+use simulator::{ClientActionKind, Disturbances, Language, Meaning, Scene, SceneMaker, SceneSettings};
+
+const SCENES: u64 = 12;
+
+fn scenes(disturbances: Disturbances) -> Vec<Scene> {
+    let corpus = corpus();
+    let settings = SceneSettings { disturbances, ..SceneSettings::default() };
+    let maker = SceneMaker::new(&corpus, 0, settings).unwrap();
+    let drawn = Meaning::ALL.iter().flat_map(|meaning| {
+        (0..SCENES).map(|number| maker.scene(*meaning, &mut Dice::new(3, "scene", &[*meaning as u64, number])))
+    });
+    drawn.map(Option::unwrap).collect()
+}
+
+/// What is reported, replayed on the document; every look shows the window as it is then.
+fn replay(scene: &Scene) -> String {
+    let mut text = scene.document.clone();
+    let mut last = 0;
+    for reported in &scene.reported {
+        assert!(reported.action.at_ms >= last, "time goes forward");
+        last = reported.action.at_ms;
+        match &reported.action.kind {
+            ClientActionKind::Edited { range, old_text, new_text, .. } => {
+                let range = range.start as usize..range.end as usize;
+                assert_eq!(text.get(range.clone()), Some(old_text.as_str()));
+                text.replace_range(range, new_text);
+            }
+            ClientActionKind::Look { text: look, .. } => assert!(text.contains(look.as_str())),
+            _ => {}
+        }
+    }
+    text
+}
+
+/// The window in the end, as the last look shows it.
+fn last_look(scene: &Scene) -> &str {
+    let looks = scene.reported.iter().filter_map(|reported| match &reported.action.kind {
+        ClientActionKind::Look { text, .. } => Some(text.as_str()),
+        _ => None,
+    });
+    looks.last().unwrap()
+}
+
+#[test]
+fn what_is_reported_is_what_was_done() {
+    for disturbances in [Disturbances::default(), Disturbances::busy()] {
+        for scene in scenes(disturbances) {
+            let window = &scene.context.window;
+            let start = window.start_byte as usize;
+            assert_eq!(scene.document.get(start..start + window.text.len()), Some(window.text.as_str()));
+            assert!(apply_actions(window.start_byte, &window.text, &scene.proposed).is_some());
+            let text = replay(&scene);
+            assert_eq!(text == scene.document, last_look(&scene) == window.text && !has_edits_outside(&scene));
+        }
+    }
+}
+
+fn has_edits_outside(scene: &Scene) -> bool {
+    replay(scene) != scene.document.replacen(scene.context.window.text.as_str(), last_look(scene), 1)
+}
+
+#[test]
+fn without_disturbances_the_window_ends_as_it_is_meant() {
+    for scene in scenes(Disturbances::default()) {
+        let base = &scene.context.window.text;
+        let language = Language::of_id(&scene.context.language).unwrap();
+        let is_same = |left: &str, right: &str| simulator::judge::same(language, left, right);
+        match &scene.wanted {
+            Some(wanted) => {
+                assert!(is_same(last_look(&scene), wanted), "{:?}", scene.meaning);
+                assert!(!is_same(base, wanted), "{:?}", scene.meaning);
+            }
+            None if matches!(scene.meaning, Meaning::Overlooks | Meaning::Pastes) => {
+                assert!(!is_same(last_look(&scene), base), "{:?}", scene.meaning);
+            }
+            None => assert!(is_same(last_look(&scene), base), "{:?}", scene.meaning),
+        }
+    }
+}
+
+#[test]
+fn silence_shows_nothing_and_everything_else_is_shown() {
+    for scene in scenes(Disturbances::busy()) {
+        let kinds = || scene.reported.iter().map(|reported| &reported.action.kind);
+        let shown = kinds().any(|kind| matches!(kind, ClientActionKind::Shown { .. }));
+        assert_eq!(shown, !scene.meaning.is_of_silence());
+        assert_eq!(scene.decision == Decision::Shown, shown);
+        assert_eq!(scene.proposed.is_empty(), scene.decision == Decision::Silent);
+    }
+}
+
+#[test]
+fn disturbances_happen_and_keep_away_from_what_is_meant() {
+    let (calm, busy) = (scenes(Disturbances::default()), scenes(Disturbances::busy()));
+    let origins = |scenes: &[Scene], origin: Origin| {
+        let edits = scenes.iter().flat_map(|scene| &scene.reported);
+        edits.filter(|reported| matches!(&reported.action.kind, ClientActionKind::Edited { origin: found, .. } if *found == origin)).count()
+    };
+    for origin in [Origin::Formatter, Origin::Paste, Origin::Undo, Origin::Suggestion, Origin::Typed] {
+        assert!(origins(&busy, origin) > origins(&calm, origin), "{origin}");
+    }
+    for scene in &busy {
+        let Some(wanted) = &scene.wanted else { continue };
+        // Every line that is meant stands there in the end, whatever else came between them.
+        let look = last_look(scene);
+        let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+        let stands = lines(look);
+        assert!(lines(wanted).iter().all(|line| stands.contains(line)), "{:?}", scene.meaning);
+    }
+    assert!(busy.iter().any(|scene| scene.reported.iter().any(|reported| reported.by_another_tool)));
+}
+
+#[test]
+fn a_scene_is_a_function_of_the_dice() {
+    assert_eq!(scenes(Disturbances::busy()), scenes(Disturbances::busy()));
+}
