@@ -6,6 +6,7 @@
 pub mod scripted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -24,10 +25,38 @@ enum Entry {
     Control(Control),
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct KeyState {
     values: BTreeMap<String, Bytes>,
     timers: BTreeMap<String, Timestamp>,
+}
+
+/// What stood there before a handler changed it.
+enum Before {
+    Value(String, Option<Bytes>),
+    Timer(String, Option<Timestamp>),
+}
+
+impl KeyState {
+    /// Takes changes back, last first.
+    fn revert(&mut self, changes: Vec<Before>) {
+        for change in changes.into_iter().rev() {
+            match change {
+                Before::Value(name, Some(value)) => {
+                    self.values.insert(name, value);
+                }
+                Before::Value(name, None) => {
+                    self.values.remove(&name);
+                }
+                Before::Timer(name, Some(due)) => {
+                    self.timers.insert(name, due);
+                }
+                Before::Timer(name, None) => {
+                    self.timers.remove(&name);
+                }
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -37,8 +66,34 @@ struct Partition {
     end: Position,
     time: Option<Timestamp>,
     keys: BTreeMap<RecordKey, KeyState>,
+    /// The timers of all keys, in the order in which they fire.
+    due: BTreeSet<(Timestamp, RecordKey, String)>,
     poisoned: BTreeSet<RecordKey>,
     control: ControlTable,
+}
+
+impl Partition {
+    /// Brings the order of firing in line with what a handler did to timers of a key.
+    fn reschedule(&mut self, key: RecordKey, changes: Vec<Before>) {
+        for change in changes {
+            let Before::Timer(name, before) = change else { continue };
+            if let Some(before) = before {
+                self.due.remove(&(before, key, name.clone()));
+            }
+            if let Some(due) = self.keys.get(&key).and_then(|state| state.timers.get(&name)) {
+                self.due.insert((*due, key, name));
+            }
+        }
+    }
+
+    /// Everything that was kept of a key, which goes with this.
+    fn forget(&mut self, key: RecordKey) -> BTreeMap<String, Bytes> {
+        let KeyState { values, timers } = self.keys.remove(&key).unwrap_or_default();
+        for (name, due) in timers {
+            self.due.remove(&(due, key, name));
+        }
+        values
+    }
 }
 
 /// A step over plain maps, driven by hand.
@@ -129,8 +184,7 @@ impl ReferenceStep {
     /// Up to where everything of a partition is emitted: a timer that is due and has not fired holds that back.
     fn concluded(&self, index: usize) -> Option<Timestamp> {
         let partition = self.partitions.get(index)?;
-        let due = partition.keys.values().flat_map(|state| state.timers.values()).min();
-        let before_due = due.map(|due| Timestamp::from_micros(due.as_micros() - 1));
+        let before_due = partition.due.first().map(|(due, ..)| Timestamp::from_micros(due.as_micros() - 1));
         partition.time.map(|time| before_due.map_or(time, |before_due| time.min(before_due)))
     }
 
@@ -254,18 +308,15 @@ impl ReferenceStep {
         loop {
             let partition = &self.partitions[index];
             let Some(time) = partition.time else { return Ok(()) };
-            let timers = partition
-                .keys
-                .iter()
-                .flat_map(|(key, state)| state.timers.iter().map(move |(name, due)| (*due, *key, name.clone())));
-            let Some((due, key, name)) = timers.filter(|(due, ..)| *due <= time).min() else { return Ok(()) };
+            let first = partition.due.first().filter(|(due, ..)| *due <= time);
+            let Some((due, key, name)) = first.cloned() else { return Ok(()) };
             if let Err((reason, _)) = self.handle(index, key, Input::Timer { name: &name, due })? {
                 self.dead_letter(index, key, FailedInput::Timer { name: &name, due }, &reason, true);
             }
         }
     }
 
-    /// Runs the handler on a copy of the key's state, which replaces the state when all is well. The inner error is the
+    /// Runs the handler on the key's state; what it did there is taken back unless all is well. The inner error is the
     /// reason of poison and whether the key is poisoned with it.
     fn handle(
         &mut self,
@@ -273,35 +324,41 @@ impl ReferenceStep {
         key: RecordKey,
         input: Input<'_>,
     ) -> Result<Result<(), (String, bool)>, Vec<String>> {
-        let partition = &self.partitions[index];
-        let mut state = partition.keys.get(&key).cloned().unwrap_or_default();
-        if let Input::Timer { name, .. } = &input {
-            state.timers.remove(*name);
-        }
+        let partition = &mut self.partitions[index];
+        let was_known = partition.keys.contains_key(&key);
         let mut context = Context {
             spec: &self.spec,
             key,
             partition: u32::try_from(index).unwrap_or(u32::MAX),
             time: partition.time.unwrap_or(Timestamp::EPOCH),
             control: &partition.control,
-            state,
+            state: partition.keys.entry(key).or_default(),
+            changes: Vec::new(),
             emitted: Vec::new(),
             fault: None,
             undecodable: false,
         };
+        if let Input::Timer { name, .. } = &input {
+            context.cancel_timer(name);
+        }
         let outcome = catch_unwind(AssertUnwindSafe(|| self.handler.handle(input, &mut context)))
             .unwrap_or_else(|_| Outcome::Poison(REASON_PANIC.to_owned()));
-        let Context { state, mut emitted, fault, undecodable, .. } = context;
-        match (outcome, fault) {
+        let Context { state, changes, mut emitted, fault, undecodable, .. } = context;
+        let failed = match (outcome, fault) {
+            (Outcome::Ok, None) => {
+                self.emitted.append(&mut emitted);
+                partition.reschedule(key, changes);
+                return Ok(Ok(()));
+            }
             (Outcome::Unavailable(dependency), _) => Err(vec![dependency]),
             (Outcome::Poison(reason), _) => Ok(Err((reason, undecodable))),
             (Outcome::Ok, Some(fault)) => Ok(Err((fault.to_owned(), false))),
-            (Outcome::Ok, None) => {
-                self.emitted.append(&mut emitted);
-                self.partitions[index].keys.insert(key, state);
-                Ok(Ok(()))
-            }
+        };
+        state.revert(changes);
+        if !was_known {
+            partition.keys.remove(&key);
         }
+        failed
     }
 
     fn dead_letter(&mut self, index: usize, key: RecordKey, input: FailedInput<'_>, reason: &str, poisons_key: bool) {
@@ -309,7 +366,7 @@ impl ReferenceStep {
         let mut lost_state = Vec::new();
         if poisons_key {
             partition.poisoned.insert(key);
-            lost_state.extend(partition.keys.remove(&key).unwrap_or_default().values);
+            lost_state.extend(partition.forget(key));
         }
         let partition_time = partition.time.unwrap_or(Timestamp::EPOCH);
         let (kind, position, timer) = match input {
@@ -342,7 +399,8 @@ struct Context<'a> {
     partition: u32,
     time: Timestamp,
     control: &'a ControlTable,
-    state: KeyState,
+    state: &'a mut KeyState,
+    changes: Vec<Before>,
     emitted: Vec<(String, Record)>,
     fault: Option<&'static str>,
     undecodable: bool,
@@ -369,24 +427,31 @@ impl StepContext for Context<'_> {
         if value.len() > self.spec.limits.state_value_bytes {
             self.fault.get_or_insert(REASON_LIMIT_EXCEEDED);
         } else {
-            self.state.values.insert(name.to_owned(), value);
+            let before = self.state.values.insert(name.to_owned(), value);
+            self.changes.push(Before::Value(name.to_owned(), before));
         }
     }
 
     fn delete(&mut self, name: &str) {
-        self.state.values.remove(name);
+        if let Some((name, before)) = self.state.values.remove_entry(name) {
+            self.changes.push(Before::Value(name, Some(before)));
+        }
     }
 
     fn names(&mut self, prefix: &str) -> Vec<String> {
-        self.state.values.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
+        let from = self.state.values.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.map(|(name, _)| name).take_while(|name| name.starts_with(prefix)).cloned().collect()
     }
 
     fn set_timer(&mut self, name: &str, due: Timestamp) {
-        self.state.timers.insert(name.to_owned(), due);
+        let before = self.state.timers.insert(name.to_owned(), due);
+        self.changes.push(Before::Timer(name.to_owned(), before));
     }
 
     fn cancel_timer(&mut self, name: &str) {
-        self.state.timers.remove(name);
+        if let Some((name, before)) = self.state.timers.remove_entry(name) {
+            self.changes.push(Before::Timer(name, Some(before)));
+        }
     }
 
     fn emit(&mut self, topic: &str, record: Record) {
