@@ -12,14 +12,22 @@ use serde::Serialize;
 pub(crate) const CONSENT_NONE: &str = "consent_none";
 
 /// What all events of a batch share.
-pub(crate) struct Sender<'a> {
-    pub(crate) tenant: TenantId,
-    pub(crate) secret: &'a TenantSecret,
-    pub(crate) person: PersonPseudonym,
-    pub(crate) session_id: SessionId,
-    pub(crate) offset_encoding: OffsetEncoding,
-    pub(crate) consent: ConsentTier,
-    pub(crate) received_at: Timestamp,
+#[derive(Debug)]
+pub struct Sender<'a> {
+    /// Owner of the data.
+    pub tenant: TenantId,
+    /// Signs receipts, and keys digests.
+    pub secret: &'a TenantSecret,
+    /// The developer.
+    pub person: PersonPseudonym,
+    /// One run of the editor.
+    pub session_id: SessionId,
+    /// How offsets of this client count.
+    pub offset_encoding: OffsetEncoding,
+    /// What the person agreed to.
+    pub consent: ConsentTier,
+    /// When the batch arrived.
+    pub received_at: Timestamp,
 }
 
 /// What the digest of an event's content covers: all that is known of it, in one order.
@@ -42,12 +50,16 @@ struct Facts {
 
 impl Sender<'_> {
     /// The event's id; the same for every attempt to send it.
-    pub(crate) fn event_id(&self, sequence: u64) -> EventId {
+    #[must_use]
+    pub fn event_id(&self, sequence: u64) -> EventId {
         EventId::of_client_event(self.session_id, sequence)
     }
 
     /// The record of an event. `key` is needed for the text, when there is any and consent is `code`.
-    pub(crate) fn record(&self, event: ClientEvent, key: Option<&DataKey>) -> Result<RawEvent, serde_json::Error> {
+    ///
+    /// # Errors
+    /// Content that can not be written as JSON.
+    pub fn record(&self, event: ClientEvent, key: Option<&DataKey>) -> Result<RawEvent, serde_json::Error> {
         let content = serde_json::to_vec(&Content { offset_encoding: self.offset_encoding, event: &event })?;
         let content_digest = hex::encode(self.secret.content_digest(&self.tenant, &content));
         let event_id = self.event_id(event.sequence);

@@ -9,7 +9,7 @@ mod backlog;
 mod batch;
 mod config;
 mod consent;
-mod event;
+pub mod event;
 mod fields;
 mod http;
 
