@@ -28,6 +28,16 @@ impl Dice {
         self.0.next_u64()
     }
 
+    /// What makes an id one of its own (see `events::uuid_v7`).
+    pub fn id_bytes(&mut self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        for chunk in bytes.chunks_mut(8) {
+            let drawn = self.bits().to_le_bytes();
+            chunk.copy_from_slice(drawn.get(..chunk.len()).unwrap_or_default());
+        }
+        bytes
+    }
+
     /// A number below `limit`; 0 when `limit` is 0.
     pub fn below(&mut self, limit: usize) -> usize {
         // Multiply and shift: the bias is below 2^-32 for every limit used here, and no rejection loop is needed.

@@ -9,4 +9,4 @@ mod sse;
 pub use client::HttpError;
 pub use doors::{Answer, DoorSettings, Doors, DriverError};
 pub use load::{LoadReport, LoadSettings, quantile_of, run_load};
-pub use session::{ClientSession, Episode, Played};
+pub use session::{ClientSession, Episode, Played, reported_as};

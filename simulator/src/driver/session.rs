@@ -77,7 +77,7 @@ impl ClientSession {
     #[must_use]
     pub fn new(seed: u64, developer: u64, person: impl Into<String>, number: u64, started: Timestamp) -> Self {
         let mut dice = Dice::new(seed, "session id", &[developer, number]);
-        let session_id = SessionId::from_uuid(uuid_v7(started, random_bytes(&mut dice)));
+        let session_id = SessionId::from_uuid(uuid_v7(started, dice.id_bytes()));
         Self { seed, developer, number, person: person.into(), session_id, started, next_sequence: 1, opportunities: 0 }
     }
 
@@ -130,7 +130,7 @@ impl ClientSession {
         let asked_at_ms = 1000 + self.opportunities * OPPORTUNITY_MS;
         let mut dice = Dice::new(self.seed, "opportunity id", &[self.developer, self.number, self.opportunities]);
         let time = self.started + Duration::from_millis(asked_at_ms);
-        let opportunity_id = OpportunityId::from_uuid(uuid_v7(time, random_bytes(&mut dice)));
+        let opportunity_id = OpportunityId::from_uuid(uuid_v7(time, dice.id_bytes()));
         let answer = doors.suggest(&self.request(task, opportunity_id)).await?;
         let served = visible(task, &answer);
         let mut dice = Dice::new(self.seed, "behaviour", &[self.developer, self.number, self.opportunities]);
@@ -154,35 +154,7 @@ impl ClientSession {
     ) -> Vec<ClientEvent> {
         let mut events = Vec::with_capacity(behaviour.actions.len());
         for action in &behaviour.actions {
-            let suggestion = suggestion.clone();
-            let path = task.context.path.clone();
-            let body = match action.kind.clone() {
-                ClientActionKind::Shown { actions_visible } => {
-                    ClientEventBody::SuggestionShown { suggestion, actions_visible }
-                }
-                ClientActionKind::Hidden { visible_ms } => ClientEventBody::SuggestionHidden { suggestion, visible_ms },
-                ClientActionKind::Accepted { action_index, accepted_length } => {
-                    ClientEventBody::SuggestionAccepted { suggestion, action_index, accepted_length }
-                }
-                ClientActionKind::Dismissed { action_index } => {
-                    ClientEventBody::SuggestionDismissed { suggestion, action_index }
-                }
-                ClientActionKind::Edited { range, old_text, new_text, origin } => {
-                    let suggestion_id = suggestion.suggestion_id.filter(|_| origin == Origin::Suggestion);
-                    ClientEventBody::DocumentEdited {
-                        path,
-                        start: range.start,
-                        end: range.end,
-                        old_text,
-                        new_text,
-                        origin,
-                        suggestion_id,
-                    }
-                }
-                ClientActionKind::Look { delay_s, text } => {
-                    ClientEventBody::RegionLook { suggestion, look_delay_s: delay_s, path, text }
-                }
-            };
+            let body = reported_as(action.kind.clone(), suggestion.clone(), &task.context.path);
             events.push(self.event(asked_at_ms + action.at_ms, body));
         }
         events
@@ -209,13 +181,32 @@ impl ClientSession {
     }
 }
 
-fn random_bytes(dice: &mut Dice) -> [u8; 10] {
-    let mut bytes = [0; 10];
-    for chunk in bytes.chunks_mut(8) {
-        let drawn = dice.bits().to_le_bytes();
-        chunk.copy_from_slice(drawn.get(..chunk.len()).unwrap_or_default());
+/// How a client reports what was done about a suggestion. `path` is the file's. An edit of origin `suggestion` is told to
+/// be this suggestion's.
+#[must_use]
+pub fn reported_as(kind: ClientActionKind, suggestion: SuggestionReference, path: &str) -> ClientEventBody {
+    match kind {
+        ClientActionKind::Shown { actions_visible } => ClientEventBody::SuggestionShown { suggestion, actions_visible },
+        ClientActionKind::Hidden { visible_ms } => ClientEventBody::SuggestionHidden { suggestion, visible_ms },
+        ClientActionKind::Accepted { action_index, accepted_length } => {
+            ClientEventBody::SuggestionAccepted { suggestion, action_index, accepted_length }
+        }
+        ClientActionKind::Dismissed { action_index } => {
+            ClientEventBody::SuggestionDismissed { suggestion, action_index }
+        }
+        ClientActionKind::Edited { range, old_text, new_text, origin } => ClientEventBody::DocumentEdited {
+            path: path.to_owned(),
+            start: range.start,
+            end: range.end,
+            old_text,
+            new_text,
+            origin,
+            suggestion_id: suggestion.suggestion_id.filter(|_| origin == Origin::Suggestion),
+        },
+        ClientActionKind::Look { delay_s, text } => {
+            ClientEventBody::RegionLook { suggestion, look_delay_s: delay_s, path: path.to_owned(), text }
+        }
     }
-    bytes
 }
 
 /// The actions that the editor can show: those that fit the document as it is.
