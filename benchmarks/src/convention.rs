@@ -44,14 +44,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-struct Material {
-    base: EditModel,
+/// The base, what it can do, and what it was not trained on.
+pub(crate) struct Material {
+    pub(crate) base: EditModel,
     old_skills: Vec<BaseTask>,
-    replay: Vec<BaseTask>,
-    corpus: Arc<Corpus>,
+    pub(crate) replay: Vec<BaseTask>,
+    pub(crate) corpus: Arc<Corpus>,
 }
 
-fn material() -> anyhow::Result<Material> {
+pub(crate) fn material() -> anyhow::Result<Material> {
     let base = root().join("edit-model/base");
     Ok(Material {
         old_skills: read_tasks(&base.join("old_skills.jsonl"))?,

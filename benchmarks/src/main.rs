@@ -6,6 +6,7 @@ mod door;
 mod faults;
 #[cfg(feature = "production")]
 mod kafka;
+mod labeling;
 mod log;
 mod measurement;
 #[cfg(feature = "production")]
@@ -21,6 +22,7 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use trainer::methods::{Method, MethodConfig};
 
+use crate::labeling::LabelingSizes;
 use crate::measurement::Measurement;
 
 /// Measures one figure of the product beside its baseline, in the same run.
@@ -36,7 +38,7 @@ struct Arguments {
     /// Name all benchmarks.
     #[arg(long)]
     list: bool,
-    /// Seeds of `demo`, `convention` and `methods`.
+    /// Seeds of `demo`, `convention`, `methods` and `ablations`.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
     /// How often `faults` kills something.
@@ -49,6 +51,8 @@ struct Arguments {
     trial: Trial,
     #[command(flatten)]
     sizes: Sizes,
+    #[command(flatten)]
+    labeling: LabelingSizes,
     /// Of the process that `stalls` starts.
     #[arg(long, hide = true)]
     place: Option<String>,
@@ -84,8 +88,8 @@ struct Sizes {
     write_docs: bool,
 }
 
-/// Settings of learning that `convention` and `methods` try instead of the defaults. What is tried is in the figures'
-/// notes.
+/// Settings of learning that `convention`, `methods` and `ablations` try instead of the defaults. What is tried is in
+/// the figures' notes.
 #[derive(Debug, Clone, Copy, clap::Args)]
 struct Trial {
     /// Steps of a turn.
@@ -125,7 +129,7 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 13] = [
+const NAMES: [(&str, &str); 16] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
@@ -139,6 +143,15 @@ const NAMES: [(&str, &str); 13] = [
     ("sizing", "processor seconds and bytes for 1,000 suggestions, of services and servers in processes of their own"),
     ("convention", "a convention after one turn's steps on 120 corrections, and what was lost, beside the base model"),
     ("methods", "sft, dpo and actionrl on seeds and files other than the demo's; the winner is the default"),
+    (
+        "labels",
+        "precision and recall of every label beside what developers meant; events lost, late, reordered; other edits",
+    ),
+    ("ablations", "what each rule of the label table is worth to the model that learns from it, beside a placebo"),
+    (
+        "labeling",
+        "labels/s in memory and through the local log beside a bare stateful step; memory; the divergence point alone",
+    ),
     ("latency", "first-action latency of `up` under load: P50, P90, P99, beside the same model asked in process"),
     ("memory", "peak memory of `up` under load, beside the model alone in a process"),
     ("training", "time of a training step and tokens/s of our engine, beside burn on the same processors"),
@@ -174,6 +187,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "bus" => log::measure()?,
         "convention" => convention::measure(arguments.seeds, arguments.trial)?,
         "methods" => convention::methods(arguments.seeds, arguments.trial)?,
+        "labels" => labeling::truth::measure(&arguments.labeling)?,
+        "ablations" => labeling::ablation::measure(arguments.seeds, arguments.trial)?,
+        "labeling" => labeling::speed::measure(&arguments.labeling)?,
         "latency" => door::latency()?,
         "memory" => door::memory()?,
         "training" => training::measure()?,

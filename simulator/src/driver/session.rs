@@ -181,8 +181,8 @@ impl ClientSession {
     }
 }
 
-/// How a client reports what was done about a suggestion. `path` is the file's. An edit of origin `suggestion` is told to
-/// be this suggestion's.
+/// How a client reports what was done about a suggestion. `path` is the file's. An edit of origin `suggestion` is told
+/// to be this suggestion's.
 #[must_use]
 pub fn reported_as(kind: ClientActionKind, suggestion: SuggestionReference, path: &str) -> ClientEventBody {
     match kind {

@@ -196,7 +196,7 @@ impl<'c> SceneMaker<'c> {
             },
             cursor_byte: sites.first()?.start as u64,
         };
-        // One proposal and one other text for each place, and one for what happens besides; all strangers to each other.
+        // A proposal and another text for each place, and one for what happens besides; all strangers to each other.
         let mut texts: Vec<&str> = sites.iter().filter_map(|site| file.source.text.get(site.clone())).collect();
         for _ in 0..=count * 2 {
             texts.push(self.stranger(line.file, &texts, dice)?);

@@ -2,6 +2,7 @@ use super::corpus;
 use events::apply_actions;
 use events::vocabulary::{Decision, Origin};
 use simulator::random::Dice;
+use simulator::scene::Reported;
 use simulator::{ClientActionKind, Disturbances, Language, Meaning, Scene, SceneMaker, SceneSettings};
 
 const SCENES: u64 = 12;
@@ -97,8 +98,11 @@ fn silence_shows_nothing_and_everything_else_is_shown() {
 fn disturbances_happen_and_keep_away_from_what_is_meant() {
     let (calm, busy) = (scenes(Disturbances::default()), scenes(Disturbances::busy()));
     let origins = |scenes: &[Scene], origin: Origin| {
-        let edits = scenes.iter().flat_map(|scene| &scene.reported);
-        edits.filter(|reported| matches!(&reported.action.kind, ClientActionKind::Edited { origin: found, .. } if *found == origin)).count()
+        let is_of = |reported: &&Reported| match &reported.action.kind {
+            ClientActionKind::Edited { origin: found, .. } => *found == origin,
+            _ => false,
+        };
+        scenes.iter().flat_map(|scene| &scene.reported).filter(is_of).count()
     };
     for origin in [Origin::Formatter, Origin::Paste, Origin::Undo, Origin::Suggestion, Origin::Typed] {
         assert!(origins(&busy, origin) > origins(&calm, origin), "{origin}");

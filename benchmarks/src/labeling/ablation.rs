@@ -1,0 +1,379 @@
+//! What each rule of the label table is worth: the same telemetry labeled with and without it, and how useful the model
+//! is that learned from the pairs.
+//!
+//! Simulated developers work with the base model on packages that it was not trained on. What their editors report goes
+//! through the anonymizer and the labeler; from the pairs a model is made as a turn makes it, and asked the tasks of
+//! developers who taught nothing. Persons are the units of every interval, each with the mean utility of its tasks. The
+//! placebo learns the same pairs under each other's repository names: on conventions it must gain nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anonymizer::shape::Shape;
+use anyhow::Context as _;
+use edit_model::dialect::Habit;
+use edit_model::{DecodeOptions, EditModel};
+use events::{ActionList, Decision, PairReason, RawEvent};
+use simulator::behaviour::SHOWN_AT_MS;
+use simulator::random::Dice;
+use simulator::{ClientAction, ClientActionKind, DemoPlan, Developer, EditTask, PlanSettings, TaskKind};
+use trainer::evaluation::{TaskOutcome, answer_tasks};
+use trainer::gate::{UTILITY_MATCH, UTILITY_WRONG};
+use trainer::methods::{MethodConfig, train_from_anchor};
+use trainer::{BaseTask, TrainerError, TrainingPair};
+
+use super::interval::{Mean, clustered_mean};
+use super::office::{Office, Opportunity, START};
+use super::truth::Row;
+use super::wheel::{OpenPair, label};
+use crate::Trial;
+use crate::convention::{Material, material};
+use crate::measurement::{Better, Measurement};
+
+/// Developers who teach, and opportunities of each.
+const TEACHERS: usize = 40;
+const LESSONS: usize = 18;
+/// Developers whose tasks judge, and tasks of each: every kind twice.
+const JUDGES: usize = 40;
+const JUDGED: usize = 6;
+/// Neither the demo's seeds nor those that settings of learning were chosen by.
+const FIRST_SEED: u64 = 9_000_001;
+
+/// A way to label, or to use the labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rules {
+    All,
+    WithoutTypedThrough,
+    /// Esc is reported as if the suggestion had gone away.
+    EscIsIgnoring,
+    WithoutSilence,
+    /// Every chosen list ends where it was last observed, evidence or not.
+    StopEverywhere,
+    WithoutStop,
+    /// Each pair under the name of another repository.
+    Placebo,
+}
+
+impl Rules {
+    const ALL: [Self; 7] = [
+        Self::All,
+        Self::WithoutTypedThrough,
+        Self::EscIsIgnoring,
+        Self::WithoutSilence,
+        Self::StopEverywhere,
+        Self::WithoutStop,
+        Self::Placebo,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all rules",
+            Self::WithoutTypedThrough => "without typed-through",
+            Self::EscIsIgnoring => "Esc is ignoring",
+            Self::WithoutSilence => "without silent opportunities",
+            Self::StopEverywhere => "STOP without evidence",
+            Self::WithoutStop => "without STOP",
+            Self::Placebo => "placebo",
+        }
+    }
+}
+
+/// The names of a task as models see them; rendering a rendered name changes nothing, so the office may use them too.
+fn rendered(mut task: EditTask, shape: &Shape) -> EditTask {
+    task.context.repository = shape.repository(&task.context.repository);
+    task.context.path = shape.path(&task.context.path);
+    for edit in &mut task.context.recent_edits {
+        edit.path = shape.path(&edit.path);
+    }
+    for action in task.wanted.actions.iter_mut().chain(&mut task.plain.actions) {
+        action.path = shape.path(&action.path);
+    }
+    task
+}
+
+/// What the base answers, as far as an editor can show it.
+fn answered(base: &EditModel, task: &EditTask) -> anyhow::Result<ActionList> {
+    let completion = base.complete(&task.context, &DecodeOptions::default(), &|| false, &mut |_| {})?;
+    let fits = |action: &events::EditAction| {
+        let (start, end) = (action.range.start as usize, action.range.end as usize);
+        action.path == task.context.path && task.base_document.get(start..end) == Some(action.old_text.as_str())
+    };
+    let actions = completion.actions.actions.into_iter().take_while(fits).collect();
+    Ok(ActionList { actions, closed: true })
+}
+
+/// Esc as an editor reports it that does not tell it from anything else that ends a suggestion.
+fn without_escape(action: &ClientAction) -> ClientAction {
+    let kind = match &action.kind {
+        ClientActionKind::Dismissed { .. } => {
+            ClientActionKind::Hidden { visible_ms: action.at_ms.saturating_sub(SHOWN_AT_MS) }
+        }
+        other => other.clone(),
+    };
+    ClientAction { at_ms: action.at_ms, kind }
+}
+
+/// The telemetry of everybody who teaches: as it was, and as it would be if Esc were not told.
+struct Lessons {
+    told: Vec<RawEvent>,
+    untold: Vec<RawEvent>,
+}
+
+fn lessons(material: &Material, plan: &DemoPlan, office: &Office, shape: &Shape) -> anyhow::Result<Lessons> {
+    let (mut told, mut untold) = (Vec::new(), Vec::new());
+    let developer = Developer::default();
+    for person in 0..TEACHERS {
+        // Two sessions alike but for that: ids are functions of the office's seed.
+        let mut sessions = [office.session(person, 1, START)?, office.session(person, 1, START)?];
+        for number in 0..LESSONS {
+            let task = rendered(plan.task(person, number)?.task, shape);
+            let served = answered(&material.base, &task)?;
+            let mut dice = Dice::new(plan.seed(), "lesson", &[person as u64, number as u64]);
+            let behaviour = developer.decide(&task, &served, &mut dice);
+            let decision = if served.actions.is_empty() { Decision::Silent } else { Decision::Shown };
+            let told_by = |report: fn(&ClientAction) -> ClientAction| -> Vec<(ClientAction, bool)> {
+                behaviour.actions.iter().map(|action| (report(action), false)).collect()
+            };
+            let (as_it_was, without) = (told_by(ClientAction::clone), told_by(without_escape));
+            let parts = sessions.iter_mut().zip([as_it_was, without]).zip([&mut told, &mut untold]);
+            for ((session, reported), events) in parts {
+                let proposed = &served.actions;
+                let opportunity = Opportunity { context: &task.context, decision, proposed, reported };
+                events.extend(session.play(&opportunity)?.1);
+            }
+        }
+        for (session, events) in sessions.iter_mut().zip([&mut told, &mut untold]) {
+            events.push(session.end()?);
+        }
+    }
+    for events in [&mut told, &mut untold] {
+        events.sort_by_key(|event| event.header.received_at);
+    }
+    Ok(Lessons { told, untold })
+}
+
+fn training_pair(open: &OpenPair) -> TrainingPair {
+    TrainingPair {
+        pair_id: open.pair.pair_id.to_string(),
+        person: open.pair.person.to_string(),
+        repository: open.pair.repository.clone(),
+        reason: open.pair.reason.as_str().to_owned(),
+        weight: open.pair.weight as f32,
+        observed_micros: open.pair.opened_at.as_micros(),
+        context: open.text.context.clone(),
+        shared: open.text.shared.clone(),
+        chosen: open.text.chosen.clone(),
+        rejected: open.text.rejected.clone(),
+    }
+}
+
+/// The pairs that a rule leaves, as a snapshot would take them: what has weight, and no more pairs that choose to do
+/// nothing than pairs that refuse it.
+fn taught_by(rules: Rules, told: &[OpenPair], untold: &[OpenPair]) -> Vec<TrainingPair> {
+    let source = if rules == Rules::EscIsIgnoring { untold } else { told };
+    let stays = |open: &&OpenPair| match rules {
+        Rules::WithoutTypedThrough => open.pair.reason != PairReason::TypedThrough,
+        Rules::WithoutSilence => !matches!(open.pair.reason, PairReason::Missed | PairReason::SilenceConfirmed),
+        Rules::WithoutStop => Row::of_pair(open) != Row::Stopped,
+        _ => true,
+    };
+    let mut pairs: Vec<TrainingPair> =
+        source.iter().filter(stays).filter(|open| open.pair.weight > 0.0).map(training_pair).collect();
+    pairs.sort_by(|one, other| one.pair_id.cmp(&other.pair_id));
+    let does_nothing = |pair: &TrainingPair, side: Option<&ActionList>| {
+        pair.shared.is_empty() && side.is_some_and(ActionList::is_no_edit)
+    };
+    let most = pairs.iter().filter(|pair| does_nothing(pair, pair.rejected.as_ref())).count();
+    let mut kept = 0;
+    pairs.retain(|pair| {
+        let chooses_nothing = does_nothing(pair, pair.chosen.as_ref());
+        kept += usize::from(chooses_nothing);
+        !chooses_nothing || kept <= most
+    });
+    match rules {
+        Rules::StopEverywhere => {
+            for chosen in pairs.iter_mut().filter_map(|pair| pair.chosen.as_mut()) {
+                chosen.closed = true;
+            }
+        }
+        Rules::Placebo => exchange_repositories(&mut pairs),
+        _ => {}
+    }
+    pairs
+}
+
+/// Gives each prompt the name of the next repository.
+fn exchange_repositories(pairs: &mut [TrainingPair]) {
+    let names: BTreeSet<String> = pairs.iter().map(|pair| pair.repository.clone()).collect();
+    let next: BTreeMap<String, String> = names.iter().cloned().zip(names.iter().cycle().skip(1).cloned()).collect();
+    for pair in pairs {
+        if let Some(other) = next.get(&pair.repository) {
+            pair.context.repository.clone_from(other);
+            pair.repository.clone_from(other);
+        }
+    }
+}
+
+/// A task that judges.
+struct Judged {
+    person: usize,
+    kind: TaskKind,
+}
+
+fn utility(outcome: &TaskOutcome) -> f64 {
+    match (outcome.shown, outcome.wants_edit && outcome.first_matches) {
+        (false, _) => 0.0,
+        (true, true) => UTILITY_MATCH,
+        (true, false) => UTILITY_WRONG,
+    }
+}
+
+/// Each judging person's mean utility, over all of its tasks or over those of a kind.
+fn by_person(judged: &[Judged], outcomes: &[TaskOutcome], kind: Option<TaskKind>) -> Vec<f64> {
+    let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+    for (task, outcome) in judged.iter().zip(outcomes) {
+        if kind.is_none_or(|kind| kind == task.kind) {
+            let sum = sums.entry(task.person).or_default();
+            *sum = (sum.0 + utility(outcome), sum.1 + 1.0);
+        }
+    }
+    sums.into_values().map(|(utility, tasks)| utility / tasks).collect()
+}
+
+/// What came of the rules, over all seeds; one value a person where persons are the units.
+#[derive(Default)]
+struct Found {
+    pairs: Vec<f64>,
+    /// By reason, over all seeds.
+    reasons: BTreeMap<String, usize>,
+    gain: Vec<f64>,
+    convention_gain: Vec<f64>,
+    /// Less what all rules gain.
+    beside_all: Vec<f64>,
+    /// Mean gain of each seed.
+    by_seed: Vec<f64>,
+    /// Seeds whose training failed: they change nothing.
+    failed: usize,
+}
+
+fn differences(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
+    ours.iter().zip(theirs).map(|(ours, theirs)| ours - theirs).collect()
+}
+
+fn one_seed(
+    material: &Material,
+    seed: u64,
+    config: &MethodConfig,
+    found: &mut BTreeMap<Rules, Found>,
+) -> anyhow::Result<()> {
+    let settings = PlanSettings { developers: TEACHERS + JUDGES, opportunities: LESSONS, ..PlanSettings::default() };
+    let plan = DemoPlan::new(seed, std::sync::Arc::clone(&material.corpus), settings)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let office = runtime.block_on(Office::open(seed, TEACHERS))?;
+    let shape = Shape::new(&office.secret);
+    let lessons = lessons(material, &plan, &office, &shape)?;
+    let told = runtime.block_on(label(&office, &lessons.told))?.pairs;
+    let untold = runtime.block_on(label(&office, &lessons.untold))?.pairs;
+
+    let (mut judged, mut tasks) = (Vec::new(), Vec::new());
+    for person in TEACHERS..TEACHERS + JUDGES {
+        for number in 0..JUDGED {
+            let task = rendered(plan.task(person, number)?.task, &shape);
+            judged.push(Judged { person, kind: task.kind });
+            tasks.push(BaseTask { context: task.context, wanted: task.wanted, habit: Habit::Repository });
+        }
+    }
+    let options = DecodeOptions::default();
+    let before = answer_tasks(&material.base, &tasks, &options, config.threads)?;
+    let mut all: Vec<f64> = Vec::new();
+    for rules in Rules::ALL {
+        let pairs = taught_by(rules, &told, &untold);
+        let entry = found.entry(rules).or_default();
+        entry.pairs.push(pairs.len() as f64);
+        for pair in &pairs {
+            *entry.reasons.entry(pair.reason.clone()).or_default() += 1;
+        }
+        let base = &material.base;
+        let trained =
+            train_from_anchor(config, base.network(), base.weights(), base.tokenizer(), &pairs, &material.replay);
+        let after = match trained {
+            Ok(trained) => {
+                let taught = base.with_weights(trained.weights)?.in_served_precision()?;
+                answer_tasks(&taught, &tasks, &options, config.threads)?
+            }
+            // As in a turn: what fails is not served, and nothing changes.
+            Err(TrainerError::Unhealthy(_) | TrainerError::NoExamples(_) | TrainerError::Diverged { .. }) => {
+                entry.failed += 1;
+                before.clone()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let gains = |kind| differences(&by_person(&judged, &after, kind), &by_person(&judged, &before, kind));
+        let gain = gains(None);
+        if rules == Rules::All {
+            all.clone_from(&gain);
+        }
+        entry.beside_all.extend(differences(&gain, &all));
+        entry.convention_gain.extend(gains(Some(TaskKind::Convention)));
+        entry.by_seed.push(clustered_mean(&gain).value);
+        entry.gain.extend(gain);
+    }
+    Ok(())
+}
+
+fn interval(mean: Mean) -> String {
+    format!("95% [{:+.3}, {:+.3}] by person", mean.value - mean.half, mean.value + mean.half)
+}
+
+fn report(rules: Rules, found: &Found, all: &Found) -> Vec<Measurement> {
+    let name = |what: &str| format!("ablations: {}: {what}", rules.name());
+    let mean = |values: &[f64]| clustered_mean(values).value;
+    let reasons: Vec<String> = found.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let by_seed: Vec<String> = found.by_seed.iter().map(|gain| format!("{gain:+.3}")).collect();
+    let (gain, convention) = (clustered_mean(&found.gain), clustered_mean(&found.convention_gain));
+    let note = format!("a seed; over all seeds {}; baseline: all rules", reasons.join(", "));
+    let mut measurements =
+        vec![Measurement::new(name("pairs"), mean(&found.pairs), "pairs", note).beside(mean(&all.pairs))];
+    let note = format!(
+        "{} over all seeds; by seed {}; {} trainings failed; baseline: all rules",
+        interval(gain),
+        by_seed.join(", "),
+        found.failed
+    );
+    let gained = Measurement::new(name("utility gained on the base"), gain.value, "utility", note);
+    measurements.push(gained.beside(mean(&all.gain)));
+    let note = format!("{}; baseline: all rules", interval(convention));
+    let gained = Measurement::new(name("utility gained on conventions"), convention.value, "utility", note);
+    measurements.push(gained.beside(mean(&all.convention_gain)));
+    match rules {
+        Rules::All => {
+            let low = gain.value - gain.half;
+            let low = Measurement::new(name("utility gained, lower bound"), low, "utility", "95% by person");
+            measurements.push(low.aiming_at(0.0, Better::Above));
+        }
+        Rules::Placebo => {
+            let low = convention.value - convention.half;
+            let note = "95% by person: what was learned of another repository must not help here";
+            let low = Measurement::new(name("gained on conventions, lower bound"), low, "utility", note);
+            measurements.push(low.aiming_at(0.0, Better::Less));
+        }
+        _ => {}
+    }
+    if rules != Rules::All {
+        let beside = clustered_mean(&found.beside_all);
+        let note = format!("{}; what the rule changes, with its sign turned round", interval(beside));
+        measurements.push(Measurement::new(name("utility less that of all rules"), beside.value, "utility", note));
+    }
+    measurements
+}
+
+/// Every rule left out in turn, on the same telemetry.
+pub(crate) fn measure(seeds: u64, tried: Trial) -> anyhow::Result<Vec<Measurement>> {
+    let material = material()?;
+    let mut found: BTreeMap<Rules, Found> = BTreeMap::new();
+    for seed in FIRST_SEED..FIRST_SEED + seeds {
+        let config = tried.config(MethodConfig::default().method, seed);
+        one_seed(&material, seed, &config, &mut found)?;
+    }
+    let all = found.get(&Rules::All).context("no seed was measured")?;
+    Ok(found.iter().flat_map(|(rules, found)| report(*rules, found, all)).collect())
+}
