@@ -1,6 +1,7 @@
 //! Every claimed figure: a command that measures it beside its baseline.
 
 mod convention;
+mod data_set;
 mod demo;
 mod door;
 mod faults;
@@ -22,6 +23,7 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use trainer::methods::{Method, MethodConfig};
 
+use crate::data_set::DataSetSizes;
 use crate::labeling::LabelingSizes;
 use crate::measurement::Measurement;
 
@@ -53,6 +55,8 @@ struct Arguments {
     sizes: Sizes,
     #[command(flatten)]
     labeling: LabelingSizes,
+    #[command(flatten)]
+    data_set: DataSetSizes,
     /// Of the process that `stalls` starts.
     #[arg(long, hide = true)]
     place: Option<String>,
@@ -129,7 +133,7 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 16] = [
+const NAMES: [(&str, &str); 17] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
@@ -152,6 +156,7 @@ const NAMES: [(&str, &str); 16] = [
         "labeling",
         "labels/s in memory and through the local log beside a bare stateful step; memory; the divergence point alone",
     ),
+    ("data-set", "choosing a data set from 10^4, 10^5 and 10^6 pairs, beside DuckDB; near-duplicates by datasketch"),
     ("latency", "first-action latency of `up` under load: P50, P90, P99, beside the same model asked in process"),
     ("memory", "peak memory of `up` under load, beside the model alone in a process"),
     ("training", "time of a training step and tokens/s of our engine, beside burn on the same processors"),
@@ -190,6 +195,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "labels" => labeling::truth::measure(&arguments.labeling)?,
         "ablations" => labeling::ablation::measure(arguments.seeds, arguments.trial)?,
         "labeling" => labeling::speed::measure(&arguments.labeling)?,
+        "data-set" => data_set::measure(&arguments.data_set)?,
         "latency" => door::latency()?,
         "memory" => door::memory()?,
         "training" => training::measure()?,
