@@ -118,6 +118,16 @@ impl fmt::Debug for RenderedAnswer {
     }
 }
 
+/// The divergence point in two answers, the same in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerDivergence {
+    /// The first byte that differs, on a character boundary.
+    pub byte: usize,
+    /// The first token of the base that differs. It begins at that byte or before: two answers that differ late in a word
+    /// may be different tokens from where the word begins.
+    pub token: usize,
+}
+
 /// A pair in a dialect.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rendered {
@@ -129,9 +139,8 @@ pub struct Rendered {
     pub chosen: Option<RenderedAnswer>,
     /// What it should not answer.
     pub rejected: Option<RenderedAnswer>,
-    /// The divergence point: where the two answers part, in bytes of either; both are the same up to there. None: there is
-    /// one answer only.
-    pub divergence_byte: Option<usize>,
+    /// Where the two answers part. None: there is one answer only.
+    pub divergence: Option<AnswerDivergence>,
 }
 
 impl Rendered {

@@ -7,7 +7,7 @@ use super::fill::Fill;
 use super::neutral::{Draft, Marked, Neutralizer};
 use super::region::{Extent, Region, region_of};
 use super::view::View;
-use super::{Dialect, Refusal, Rendered, RenderedAnswer, Sides, own, rewrite};
+use super::{AnswerDivergence, Dialect, Refusal, Rendered, RenderedAnswer, Sides, own, rewrite};
 use crate::error::ModelError;
 use crate::tokenizer::CodeTokenizer;
 
@@ -185,16 +185,26 @@ impl Renderer {
             if whole.len() > self.maximum_tokens {
                 return Err(Refusal::TooLong);
             }
-            Ok(RenderedAnswer { text: answer.text, tokens: tokens.len() })
+            Ok((RenderedAnswer { text: answer.text, tokens: tokens.len() }, tokens))
         };
         let (chosen, rejected) = (chosen.map(&answer).transpose()?, rejected.map(&answer).transpose()?);
-        let divergence_byte = match (&chosen, &rejected) {
-            (Some(chosen), Some(rejected)) if chosen.text == rejected.text => return Err(Refusal::SameAnswer),
-            (Some(chosen), Some(rejected)) => Some(first_difference(&chosen.text, &rejected.text)),
+        let divergence = match (&chosen, &rejected) {
+            (Some((chosen, _)), Some((rejected, _))) if chosen.text == rejected.text => return Err(Refusal::SameAnswer),
+            (Some((chosen, left)), Some((rejected, right))) => Some(AnswerDivergence {
+                byte: first_difference(&chosen.text, &rejected.text),
+                token: left.iter().zip(right).take_while(|(left, right)| left == right).count(),
+            }),
             (None, None) => return Err(Refusal::NothingChanges),
             _ => None,
         };
-        Ok(Rendered { prompt_tokens: prompt_tokens.len(), prompt: prompt.text, chosen, rejected, divergence_byte })
+        let text = |answer: Option<(RenderedAnswer, Vec<u32>)>| answer.map(|(answer, _)| answer);
+        Ok(Rendered {
+            prompt_tokens: prompt_tokens.len(),
+            prompt: prompt.text,
+            chosen: text(chosen),
+            rejected: text(rejected),
+            divergence,
+        })
     }
 
     /// The control tokens and marks of a text are those that were put there.

@@ -80,7 +80,7 @@ fn qwen_is_asked_as_it_was_trained() {
     assert_eq!(pair.prompt, expected);
     assert_eq!(pair.chosen.unwrap().text, "get_display_name");
     assert_eq!(pair.rejected.unwrap().text, "get_full_name");
-    assert_eq!(pair.divergence_byte, Some("get_".len()));
+    assert_eq!(pair.divergence.map(|point| point.byte), Some("get_".len()));
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_region_is_rewritten_with_a_line_more_each_way() {
     };
     let (chosen, rejected) = (pair.chosen.unwrap().text, pair.rejected.unwrap().text);
     assert_eq!((&chosen, &rejected), (&answer("get_display_name"), &answer("get_name")));
-    let byte = pair.divergence_byte.unwrap();
+    let byte = pair.divergence.unwrap().byte;
     assert!(chosen[byte..].starts_with("display_name") && rejected[byte..].starts_with("name"));
 }
 
@@ -129,7 +129,7 @@ fn our_own_dialect_reads_as_its_tokens() {
     assert!(pair.prompt.starts_with("<start><repository>") && pair.prompt.ends_with("<answer>"), "{}", pair.prompt);
     let chosen = pair.chosen.unwrap().text;
     assert!(chosen.starts_with("<line ") && chosen.ends_with(">get_name<to>get_display_name<end_action>"), "{chosen}");
-    assert_eq!((pair.rejected.unwrap().text.as_str(), pair.divergence_byte), ("<no_edit>", Some(1)));
+    assert_eq!((pair.rejected.unwrap().text.as_str(), pair.divergence.map(|point| point.byte)), ("<no_edit>", Some(1)));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn one_side_is_enough_and_none_is_refused() {
     for (dialect, _, renderer) in suited(1024) {
         let one = Sides { context: &context, shared: &[], chosen: Some(&chosen), rejected: None };
         let pair = renderer.render(&one).unwrap();
-        assert!(pair.chosen.is_some() && pair.rejected.is_none() && pair.divergence_byte.is_none(), "{dialect}");
+        assert!(pair.chosen.is_some() && pair.rejected.is_none() && pair.divergence.is_none(), "{dialect}");
         let none = Sides { context: &context, shared: &[], chosen: None, rejected: None };
         assert_eq!(renderer.render(&none).unwrap_err(), Refusal::NothingChanges, "{dialect}");
         let same = Sides { context: &context, shared: &[], chosen: Some(&chosen), rejected: Some(&chosen) };
@@ -284,7 +284,9 @@ fn holds(dialect: Dialect, base: &BaseTokenizer, pair: &Rendered, maximum_tokens
         }
     }
     if let (Some(chosen), Some(rejected)) = (&pair.chosen, &pair.rejected) {
-        let byte = pair.divergence_byte.unwrap();
+        let AnswerDivergence { byte, token } = pair.divergence.unwrap();
+        let (tokens, others) = (base.encode(&chosen.text).unwrap(), base.encode(&rejected.text).unwrap());
+        prop_assert!(tokens[..token] == others[..token] && tokens.get(token) != others.get(token));
         let (left, right) = (chosen.text.split_at_checked(byte), rejected.text.split_at_checked(byte));
         let ((left, wanted), (right, proposed)) = (left.unwrap(), right.unwrap());
         prop_assert_eq!(left, right);

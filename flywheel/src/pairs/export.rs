@@ -199,18 +199,19 @@ impl Export {
         if text.chosen.is_none() || text.rejected.is_none() {
             return Err("one_sided");
         }
-        let Rendered { prompt, prompt_tokens, chosen, rejected, divergence_byte } =
+        let Rendered { prompt, prompt_tokens, chosen, rejected, divergence } =
             self.renderer.render(&sides(text)).map_err(Refusal::code)?;
         let (Some(chosen), Some(rejected)) = (chosen, rejected) else { return Err("one_sided") };
         self.compare_with_trl(prompt_tokens, chosen.tokens.max(rejected.tokens));
         // Both answers are the same up to there.
-        let byte = integer(divergence_byte.unwrap_or(0));
+        let (byte, token) = divergence.map_or((0, 0), |point| (integer(point.byte), integer(point.token)));
         let mut row = vec![
             ("prompt", Cell::Text(prompt)),
             ("chosen", Cell::Text(chosen.text)),
             ("rejected", Cell::Text(rejected.text)),
             ("chosen_bdp_byte", Cell::Integer(byte)),
             ("rejected_bdp_byte", Cell::Integer(byte)),
+            ("bdp_token", Cell::Integer(token)),
         ];
         row.extend(about(pair));
         row.push(("prompt_tokens", Cell::Integer(integer(prompt_tokens))));
@@ -232,7 +233,8 @@ impl Export {
             Err(refusal) => return Err(refusal.code()),
         };
         let mut rows = Vec::new();
-        for Rendered { prompt, prompt_tokens, chosen, rejected, divergence_byte } in rendered {
+        for Rendered { prompt, prompt_tokens, chosen, rejected, divergence } in rendered {
+            let (byte, token) = divergence.map_or((0, 0), |point| (integer(point.byte), integer(point.token)));
             for (answer, label) in [(chosen, true), (rejected, false)] {
                 let Some(RenderedAnswer { text, tokens }) = answer else { continue };
                 self.compare_with_trl(prompt_tokens, tokens);
@@ -240,7 +242,8 @@ impl Export {
                     ("prompt", Cell::Text(prompt.clone())),
                     ("completion", Cell::Text(text)),
                     ("label", Cell::Flag(label)),
-                    ("bdp_byte", Cell::Integer(integer(divergence_byte.unwrap_or(0)))),
+                    ("bdp_byte", Cell::Integer(byte)),
+                    ("bdp_token", Cell::Integer(token)),
                 ];
                 row.extend(about(pair));
                 row.push(("prompt_tokens", Cell::Integer(integer(prompt_tokens))));
