@@ -1,9 +1,9 @@
 //! Near-duplicates of what judges, found among what trains.
 //!
-//! MinHash over sets of shingles, as datasketch defines it (Zhu et al., `datasketch.MinHash`): 128 permutations
-//! `((a x + b) mod 2^64) mod (2^61 - 1) mod 2^32` of 32-bit hashes, and locality-sensitive hashing over bands of the
-//! signature. What the bands find is compared exactly, so that chance can miss a near-duplicate (one in a hundred at a
-//! similarity of 0.7, fewer above) and never invent one.
+//! MinHash over sets of shingles, as datasketch defines it (Zhu et al., `datasketch.MinHash`, whose releases since 2.0
+//! call it the scheme `legacy`): 128 permutations `((a x + b) mod 2^64) mod (2^61 - 1) mod 2^32` of 32-bit hashes, and
+//! locality-sensitive hashing over bands of the signature. What the bands find is compared exactly, so that chance can
+//! miss a near-duplicate (one in a hundred at a similarity of 0.7, fewer above) and never invent one.
 //!
 //! What trains is many, what judges is few. A set can only be similar to one of the few if enough of it lies in their
 //! union: Jaccard(A, B) >= t needs |A and B| >= t |A|. That rules nearly all of the many out before any permutation is
@@ -13,8 +13,10 @@ use std::collections::{HashMap, HashSet};
 
 /// Permutations.
 pub const PERMUTATIONS: usize = 128;
-const BANDS: usize = 25;
-const ROWS: usize = 5;
+/// Bands of a signature; what is left of it is in none.
+pub const BANDS: usize = 25;
+/// Numbers in a band.
+pub const ROWS: usize = 5;
 const MERSENNE_PRIME: u64 = (1 << 61) - 1;
 
 /// The permutations: those that datasketch takes as its argument `permutations`.
@@ -93,8 +95,9 @@ pub(crate) fn are_similar(one: &[u32], other: &[u32], permille: u32) -> bool {
     common * 1000 >= all * permille as usize
 }
 
-/// For each of `few`, whether one of `many` is at least so similar. Sets are sorted. With 0 nothing is.
-pub(crate) fn have_near_duplicates<'a>(
+/// For each of `few`, whether one of `many` is at least so similar, in thousandths. Sets are sorted. With 0 nothing is.
+#[must_use]
+pub fn have_near_duplicates<'a>(
     few: &[&[u32]],
     many: impl Iterator<Item = &'a [u32]>,
     permille: u32,
