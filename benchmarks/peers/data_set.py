@@ -1,82 +1,140 @@
-"""What others make of the same rows: DuckDB chooses a data set, datasketch looks for near-duplicates.
+"""Answers the questions of `benchmarks/run data-set` with DuckDB and datasketch, in one thread, as JSON.
 
-data_set.py FOLDER GATE_OPPORTUNITIES SIZE...   reads FOLDER/pairs-SIZE.jsonl and FOLDER/texts.jsonl, prints JSON
+data_set.py choose FILE             leaves out duplicates and merges equal corrections of the candidates in a CSV file
+data_set.py near-duplicates FILE    signs sets of shingles, and finds which of the first few are near one of the others
+data_set.py scan FOLDER             reads all parts of a lake
 """
 
+import hashlib
 import json
 import pathlib
+import statistics
 import sys
 import time
 
 import datasketch
 import duckdb
+import numpy
 
-# The rules of trainer-orchestrator/src/snapshot.rs, as one query: the newest opportunities that say what was wanted are
-# held out, whatever is as new as they are is left out, what has no weight is left out, and pairs that choose to do
-# nothing never outnumber pairs that refuse it. The oldest of those that choose it are dropped first, as there.
+ROUNDS = 3
+
+# trainer-orchestrator/src/data_set/{duplicates,merging}.rs as one query. Of equal corrections, that of the greatest
+# weight stands for all, then the oldest.
 CHOICE = """
-WITH pairs AS (SELECT DISTINCT ON (pair_id) * FROM read_parquet('{file}')),
-judging AS (
-    SELECT opportunity_id, opened_at FROM pairs ORDER BY opened_at DESC, opportunity_id DESC LIMIT {gate}
+CREATE OR REPLACE TABLE chosen AS
+WITH once AS (
+    SELECT * FROM candidates WHERE NOT unfit
+    QUALIFY row_number() OVER (
+        PARTITION BY correction, person, opened_at // 86400000000 ORDER BY weight DESC, opened_at, pair_id
+    ) = 1
 ),
-edge AS (SELECT min(opened_at) AS opened_at FROM judging),
-training AS (
-    SELECT pairs.* FROM pairs, edge
-    WHERE pairs.opened_at < edge.opened_at AND weight > 0
-),
-silences AS (
-    SELECT *, row_number() OVER (PARTITION BY reason = 'dismissed' ORDER BY opened_at DESC, pair_id) AS place
-    FROM training
+support AS (
+    SELECT correction, count(DISTINCT person) AS people, count(DISTINCT repository) AS repositories
+    FROM once GROUP BY correction
 )
-SELECT pair_id FROM silences
-WHERE reason <> 'dismissed' OR place <= (SELECT count(*) FROM training WHERE reason = 'missed')
-ORDER BY pair_id
+SELECT once.pair_id, support.people, support.repositories
+FROM once JOIN support ON once.correction = support.correction
+QUALIFY support.people = 1
+    OR row_number() OVER (PARTITION BY once.correction ORDER BY once.weight DESC, once.opened_at, once.pair_id) = 1
+"""
+
+COLUMNS = {
+    "pair_id": "VARCHAR",
+    "correction": "VARCHAR",
+    "person": "VARCHAR",
+    "repository": "VARCHAR",
+    "weight": "DOUBLE",
+    "opened_at": "BIGINT",
+    "unfit": "BOOLEAN",
+}
+
+# Pairs and weight by what people ask a lake for.
+AGGREGATE = """
+SELECT language, repository, reason, epoch_us(labeled_at) // 86400000000 AS day, count(*), sum(weight)
+FROM read_parquet('{parts}') GROUP BY 1, 2, 3, 4
 """
 
 
-def choose(folder, size, gate):
-    connection = duckdb.connect()
-    connection.execute("SET threads = 1")
-    rows, parquet = folder / f"pairs-{size}.jsonl", folder / f"pairs-{size}.parquet"
-    connection.execute(
-        f"COPY (SELECT * FROM read_json('{rows}', format = 'newline_delimited')) TO '{parquet}' (COMPRESSION zstd)"
-    )
-    started = time.perf_counter()
-    chosen = connection.execute(CHOICE.format(file=parquet, gate=gate)).fetchall()
-    return time.perf_counter() - started, len(chosen)
+def connect():
+    return duckdb.connect(config={"threads": 1})
 
 
-def near_duplicates(texts):
-    started = time.perf_counter()
-    index, found = datasketch.MinHashLSH(threshold=0.7, num_perm=128), 0
-    for number, text in enumerate(texts):
-        words = text.split()
-        grams = {" ".join(words[place : place + 5]) for place in range(max(1, len(words) - 4))}
-        sketch = datasketch.MinHash(num_perm=128)
-        sketch.update_batch([gram.encode() for gram in grams])
-        if index.query(sketch):
-            found += 1
-        else:
-            index.insert(str(number), sketch)
-    return len(texts) / (time.perf_counter() - started), found
+def timed(work, rounds=ROUNDS):
+    """The median of the times that it takes, and what came out last."""
+    seconds, result = [], None
+    for _ in range(rounds):
+        started = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds), result
 
 
-def main():
-    folder, gate, sizes = pathlib.Path(sys.argv[1]), int(sys.argv[2]), [int(size) for size in sys.argv[3:]]
-    chosen = {size: choose(folder, size, gate) for size in sizes}
-    with open(folder / "texts.jsonl", encoding="utf-8") as lines:
-        texts = [json.loads(line) for line in lines]
-    rate, found = near_duplicates(texts)
-    json.dump(
-        {
-            "duckdb_seconds": {size: seconds for size, (seconds, _) in chosen.items()},
-            "duckdb_chosen": {size: count for size, (_, count) in chosen.items()},
-            "minhash_texts_per_second": rate,
-            "minhash_near_duplicates": found,
-            "versions": f"DuckDB {duckdb.__version__}, datasketch {datasketch.__version__}",
-        },
-        sys.stdout,
-    )
+def choose(file):
+    connection = connect()
+    options = f"delim = ',', header = true, auto_detect = false, columns = {COLUMNS}"
+    connection.execute(f"CREATE TABLE candidates AS SELECT * FROM read_csv('{file}', {options})").fetchall()
+    # Fetched to its end: an open result would go on while the next is timed.
+    seconds, _ = timed(lambda: connection.execute(CHOICE).fetchall())
+    kept = connection.execute("SELECT pair_id FROM chosen ORDER BY pair_id").fetchall()
+    digest = hashlib.sha256("".join(pair_id for (pair_id,) in kept).encode()).hexdigest()
+    return {"seconds": seconds, "pairs": len(kept), "digest": digest, "version": duckdb.__version__}
 
 
-main()
+def is_near(one, other, permille):
+    common = len(one & other)
+    return common * 1000 >= (len(one) + len(other) - common) * permille
+
+
+def find(few, many, question, options):
+    index = datasketch.MinHashLSH(num_perm=options["num_perm"], params=(question["bands"], question["rows"]))
+    for number, signature in enumerate(datasketch.MinHash.generator(few, **options)):
+        index.insert(number, signature)
+    known, found = [frozenset(shingles) for shingles in few], [False] * len(few)
+    for shingles, signature in zip(many, datasketch.MinHash.generator(many, **options)):
+        numbers = [number for number in index.query(signature) if not found[number]]
+        shingles = frozenset(shingles) if numbers else None
+        for number in numbers:
+            found[number] = is_near(known[number], shingles, question["permille"])
+    return found
+
+
+def near_duplicates(file):
+    question = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
+    sets, count = question["sets"], question["few"]
+    permutations = tuple(numpy.array(question[name], dtype=numpy.uint64) for name in ("a", "b"))
+    default = {"num_perm": len(question["a"]), "hashfunc": lambda shingle: shingle}
+    # The scheme of the permutations that it is given: its only one before release 2.
+    options = {**default, "permutations": permutations, "scheme": "legacy"}
+    signatures_seconds, signatures = timed(lambda: datasketch.MinHash.bulk(sets, **options))
+    default_seconds, _ = timed(lambda: datasketch.MinHash.bulk(sets, **default))
+    found_seconds, found = timed(lambda: find(sets[:count], sets[count:], question, options))
+    numbers = numpy.concatenate([signature.hashvalues for signature in signatures]).astype("<u4")
+    return {
+        "digest": hashlib.sha256(numbers.tobytes()).hexdigest(),
+        "signatures_seconds": signatures_seconds,
+        "default_seconds": default_seconds,
+        "found_seconds": found_seconds,
+        "found": found,
+        "version": datasketch.__version__,
+    }
+
+
+def scan(folder):
+    connection, parts = connect(), f"{folder}/*.parquet"
+    everything = f"CREATE OR REPLACE TABLE everything AS SELECT * FROM read_parquet('{parts}')"
+    whole_seconds, _ = timed(lambda: connection.execute(everything).fetchall())
+    query = AGGREGATE.format(parts=parts)
+    aggregate_seconds, rows = timed(lambda: connection.execute(query).fetchall())
+    return {
+        "groups": [[row[:4], row[4], row[5]] for row in rows],
+        "whole_seconds": whole_seconds,
+        "aggregate_seconds": aggregate_seconds,
+        "version": duckdb.__version__,
+    }
+
+
+ANSWERS = {"choose": choose, "near-duplicates": near_duplicates, "scan": scan}
+
+
+if __name__ == "__main__":
+    json.dump(ANSWERS[sys.argv[1]](sys.argv[2]), sys.stdout)

@@ -150,7 +150,7 @@ pub(crate) fn latency() -> anyhow::Result<Vec<Measurement>> {
 }
 
 /// The peak of a process's resident memory in MiB.
-fn peak(status: &Path) -> anyhow::Result<f64> {
+pub(crate) fn peak(status: &Path) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(status).context("the peak is read from the system's process table")?;
     let kibibytes: f64 = status
         .lines()

@@ -156,7 +156,10 @@ const NAMES: [(&str, &str); 17] = [
         "labeling",
         "labels/s in memory and through the local log beside a bare stateful step; memory; the divergence point alone",
     ),
-    ("data-set", "choosing a data set from 10^4, 10^5 and 10^6 pairs, beside DuckDB; near-duplicates by datasketch"),
+    (
+        "data-set",
+        "data sets of 10^4, 10^5 and 10^6 pairs, lessons, near-duplicates, scans; beside DuckDB and datasketch",
+    ),
     ("latency", "first-action latency of `up` under load: P50, P90, P99, beside the same model asked in process"),
     ("memory", "peak memory of `up` under load, beside the model alone in a process"),
     ("training", "time of a training step and tokens/s of our engine, beside burn on the same processors"),

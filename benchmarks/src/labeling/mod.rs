@@ -3,11 +3,11 @@
 pub(crate) mod ablation;
 mod interval;
 mod load;
-mod office;
+pub(crate) mod office;
 pub(crate) mod speed;
 mod through_bus;
 pub(crate) mod truth;
-mod wheel;
+pub(crate) mod wheel;
 
 /// How much is measured of labels.
 #[derive(Debug, Clone, Copy, clap::Args)]
