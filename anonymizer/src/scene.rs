@@ -142,7 +142,7 @@ impl<'a> Scene<'a> {
         }
         let known_views = self.views.len();
         let placed = match text {
-            EventText::Exposure { mut context, mut actions, window_start_offset, altered } => {
+            EventText::Exposure { mut context, mut actions, window_start_offset, altered, first_action_ms } => {
                 context.repository = self.shape.repository(&context.repository);
                 context.path = self.shape.path(&context.path);
                 for edit in &mut context.recent_edits {
@@ -152,7 +152,8 @@ impl<'a> Scene<'a> {
                     action.path = self.shape.path(&action.path);
                 }
                 let cells = self.place_exposure(&context, &actions, window_start_offset, encoding);
-                Placed { text: EventText::Exposure { context, actions, window_start_offset, altered }, cells }
+                let text = EventText::Exposure { context, actions, window_start_offset, altered, first_action_ms };
+                Placed { text, cells }
             }
             EventText::Edit { path, start, end, old_text, new_text } => {
                 let path = self.shape.path(&path);

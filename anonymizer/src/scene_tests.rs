@@ -53,6 +53,7 @@ fn exposure(window: &str, actions: &[(usize, &str, &str)]) -> EventText {
             .collect(),
         window_start_offset: 0,
         altered: false,
+        first_action_ms: None,
     }
 }
 

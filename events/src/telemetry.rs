@@ -71,6 +71,10 @@ pub enum EventText {
         window_start_offset: u64,
         /// The file's and repository's real names never leave serving; this says what reading the window altered.
         altered: bool,
+        /// From the question to the first action on its way, in milliseconds; none when nothing was shown. No part of
+        /// the content digest: the same answer again is a repetition, however long it took.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        first_action_ms: Option<u32>,
     },
     /// A change of a document.
     Edit {

@@ -131,9 +131,13 @@ impl<'a> StoryReader<'a> {
 
 pub(crate) fn exposure_text(text: EventText, event_altered: bool) -> Option<ExposureText> {
     match text {
-        EventText::Exposure { context, actions, window_start_offset, altered } => {
-            Some(ExposureText { context, actions, window_start_offset, altered: altered || event_altered })
-        }
+        EventText::Exposure { context, actions, window_start_offset, altered, first_action_ms } => Some(ExposureText {
+            context,
+            actions,
+            window_start_offset,
+            altered: altered || event_altered,
+            first_action_ms,
+        }),
         EventText::Edit { .. } | EventText::Look { .. } => None,
     }
 }

@@ -13,6 +13,8 @@ pub struct ExposureText {
     pub window_start_offset: u64,
     /// Whether scrubbing changed something.
     pub altered: bool,
+    /// From the question to the first action on its way; none when nothing was shown.
+    pub first_action_ms: Option<u32>,
 }
 
 /// The answer that counts: the last one delivered.

@@ -124,6 +124,8 @@ struct Verdict {
 #[derive(Default)]
 struct Delivery {
     sent: Vec<EditAction>,
+    /// From the question to the first of them.
+    first_action: Option<Duration>,
     completion: Option<Completion>,
     /// The decision as signed in the `end` event, with the actions it speaks of.
     end: Option<(Receipt, Vec<EditAction>)>,
@@ -245,7 +247,9 @@ impl Answer {
             new_text: action.new_text.clone(),
         };
         if delivery.sent.is_empty() {
-            histogram!("flywheel_serving_first_action_seconds").record(self.asked.started.elapsed());
+            let passed = self.asked.started.elapsed();
+            histogram!("flywheel_serving_first_action_seconds").record(passed);
+            delivery.first_action = Some(passed);
         }
         delivery.sent.push(action);
         self.frames.send(frame("action", &event)).await.map_err(|_| Gone)
@@ -321,7 +325,7 @@ impl Answer {
         if let Some((receipt, actions)) = delivery.end.take()
             && (end_taken || delivered_whole)
         {
-            self.record(receipt, actions);
+            self.record(receipt, actions, delivery.first_action);
             return;
         }
         if actions_taken == 0 {
@@ -341,7 +345,7 @@ impl Answer {
         completion.actions = delivery.sent;
         let verdict = self.verdict(&completion);
         let receipt = self.receipt(&verdict, &completion, &completion.actions);
-        self.record(receipt, completion.actions);
+        self.record(receipt, completion.actions, delivery.first_action);
     }
 
     async fn cancelled_completion(&mut self) -> Option<Completion> {
@@ -356,7 +360,7 @@ impl Answer {
         tokio::time::timeout(CANCEL_WAIT, done).await.ok().flatten()
     }
 
-    fn record(&self, receipt: Receipt, actions: Vec<EditAction>) {
+    fn record(&self, receipt: Receipt, actions: Vec<EditAction>, first_action: Option<Duration>) {
         let now = self.state.clock.now();
         counter!(
             "flywheel_serving_decisions_total",
@@ -378,6 +382,7 @@ impl Answer {
             actions,
             receipt,
             received_at: now,
+            first_action,
         });
     }
 }

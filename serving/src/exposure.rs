@@ -37,6 +37,8 @@ pub(crate) struct Exposure {
     pub(crate) actions: Vec<EditAction>,
     pub(crate) receipt: Receipt,
     pub(crate) received_at: Timestamp,
+    /// From the question to the first action on its way; none when nothing was shown.
+    pub(crate) first_action: Option<Duration>,
 }
 
 /// The database, or whatever stands in for it, does not answer.
@@ -320,20 +322,32 @@ enum Refused {
 
 /// The event as it goes onto the bus. `key` is used for whole events only.
 ///
-/// Digest of the content: for a suggestion over what was shown. A second silent decision of the same opportunity has,
-/// by the derivation of ids, the same event id as the first; its digest covers no more than that id does, so that it
-/// counts as a duplicate and not as another content under a known id.
+/// Digest of the content: for a suggestion over what was shown, however long that took. A second silent decision of the
+/// same opportunity has, by the derivation of ids, the same event id as the first; its digest covers no more than that
+/// id does, so that it counts as a duplicate and not as another content under a known id.
 fn raw_event(exposure: &Exposure, consent: ConsentTier, key: Option<&DataKey>) -> Result<RawEvent, serde_json::Error> {
     let receipt = &exposure.receipt;
     let event_id = EventId::of_exposure(receipt.opportunity_id, receipt.suggestion_id);
-    let text = serde_json::to_vec(&EventText::Exposure {
-        context: EditContext::clone(&exposure.context),
-        actions: exposure.actions.clone(),
-        window_start_offset: exposure.window_start_offset,
-        altered: false,
-    })?;
-    let content: &[u8] = if receipt.suggestion_id.is_some() { &text } else { b"silent" };
+    let text = |first_action_ms| {
+        serde_json::to_vec(&EventText::Exposure {
+            context: EditContext::clone(&exposure.context),
+            actions: exposure.actions.clone(),
+            window_start_offset: exposure.window_start_offset,
+            altered: false,
+            first_action_ms,
+        })
+    };
+    let delivered = text(None)?;
+    let content: &[u8] = if receipt.suggestion_id.is_some() { &delivered } else { b"silent" };
     let content = [receipt.opportunity_id.as_bytes(), content].concat();
+    let sealed = match key.filter(|_| consent == ConsentTier::Code) {
+        Some(key) => {
+            let first_action_ms =
+                exposure.first_action.map(|passed| u32::try_from(passed.as_millis()).unwrap_or(u32::MAX));
+            Some(key.seal(event_id, TELEMETRY_RAW, &text(first_action_ms)?))
+        }
+        None => None,
+    };
     let stub = !matches!(consent, ConsentTier::Usage | ConsentTier::Code);
     let header = EventHeader {
         event_id,
@@ -358,11 +372,7 @@ fn raw_event(exposure: &Exposure, consent: ConsentTier, key: Option<&DataKey>) -
         receipt: (!stub).then(|| receipt.clone()),
         content_digest: hex::encode(exposure.secret.content_digest(&receipt.tenant, &content)),
     };
-    Ok(RawEvent {
-        filtered_at_door: stub.then(|| CONSENT_NONE.to_owned()),
-        sealed: key.filter(|_| consent == ConsentTier::Code).map(|key| key.seal(event_id, TELEMETRY_RAW, &text)),
-        header,
-    })
+    Ok(RawEvent { filtered_at_door: stub.then(|| CONSENT_NONE.to_owned()), sealed, header })
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ fn exposure(secret: &TenantSecret, person: &str, number: u8, suggested: bool) ->
             issued_at: Timestamp::from_seconds(5),
         },
         received_at: Timestamp::from_seconds(6),
+        first_action: suggested.then_some(Duration::from_millis(80)),
     }
 }
 
@@ -99,6 +100,7 @@ async fn consent_decides_what_leaves() {
             actions: exposure(&secret, "open", 0, true).actions,
             window_start_offset: 3,
             altered: false,
+            first_action_ms: Some(80),
         }
     );
 
@@ -139,6 +141,8 @@ async fn repeated_silence_is_a_duplicate_and_another_suggestion_is_another_event
     let (one, other) = (exposure(&secret, "ada", 1, true), exposure(&secret, "ada", 2, true));
     assert_ne!(header(&one).event_id, header(&other).event_id);
     assert_ne!(header(&one).content_digest, header(&other).content_digest);
+    let slower = Exposure { first_action: Some(Duration::from_secs(9)), ..exposure(&secret, "ada", 1, true) };
+    assert_eq!(header(&one).content_digest, header(&slower).content_digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

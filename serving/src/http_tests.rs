@@ -185,10 +185,10 @@ async fn the_first_action_arrives_before_the_end_and_everything_is_recorded() {
     let header = &exposures[0].header;
     assert_eq!(header.receipt.as_ref(), Some(&receipt));
     assert_eq!((header.sequence, header.receipt_state), (0, ReceiptState::Valid));
-    let EventText::Exposure { context, actions, .. } = door.open_text(&exposures[0]).await else {
+    let EventText::Exposure { context, actions, first_action_ms, .. } = door.open_text(&exposures[0]).await else {
         panic!("no exposure")
     };
-    assert_eq!(actions.len(), 2);
+    assert_eq!((actions.len(), first_action_ms.is_some()), (2, true));
     assert_eq!(context.window.text, TEXT);
     // Real names never leave serving.
     assert!(context.path.starts_with("src/") && !context.path.contains("ledger"), "{}", context.path);
@@ -248,9 +248,12 @@ async fn exploration_shows_what_would_be_silent_and_withholds_what_would_be_show
         assert_eq!(receipt.probabilities.explored, explored);
         assert!((receipt.probabilities.p_show - p_show).abs() < 1e-12);
         let exposures = door.exposures().await;
-        let EventText::Exposure { actions, .. } = door.open_text(&exposures[0]).await else { panic!("no exposure") };
+        let EventText::Exposure { actions, first_action_ms, .. } = door.open_text(&exposures[0]).await else {
+            panic!("no exposure")
+        };
         // What was proposed is recorded also when it was withheld.
         assert_eq!(actions.len(), if expected == Decision::Silent { 0 } else { 2 });
+        assert_eq!(first_action_ms.is_some(), expected == Decision::Shown);
     }
 }
 

@@ -184,7 +184,14 @@ impl Bench {
             window: Window { start_byte: 0, first_line: 0, text: window.into() },
             cursor_byte: 0,
         };
-        self.seal(header, &EventText::Exposure { context, actions: vec![], window_start_offset: 0, altered: false })
+        let text = EventText::Exposure {
+            context,
+            actions: vec![],
+            window_start_offset: 0,
+            altered: false,
+            first_action_ms: None,
+        };
+        self.seal(header, &text)
     }
 
     fn publish(&mut self, event: &RawEvent) {

@@ -191,6 +191,7 @@ impl Session<'_> {
             actions: opportunity.proposed.to_vec(),
             window_start_offset: opportunity.context.window.start_byte,
             altered: false,
+            first_action_ms: None,
         })?;
         let header = EventHeader {
             event_id,

@@ -24,6 +24,8 @@ use test_databases::TestDatabase;
 
 pub(crate) const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
 pub(crate) const REPOSITORY: &str = "repo-a";
+/// How long every suggestion takes to come.
+pub(crate) const FIRST_ACTION_MS: u32 = 120;
 
 /// What all editors of a test share.
 #[derive(Clone)]
@@ -395,7 +397,14 @@ impl Editor {
             cursor_byte: self.window_start as u64,
         };
         let window_start_offset = self.units(&self.document[..self.window_start]);
-        let text = EventText::Exposure { context, actions: actions.clone(), window_start_offset, altered: false };
+        let first_action_ms = (decision == Decision::Shown).then_some(FIRST_ACTION_MS);
+        let text = EventText::Exposure {
+            context,
+            actions: actions.clone(),
+            window_start_offset,
+            altered: false,
+            first_action_ms,
+        };
         self.push(header, Some(text));
         Served { opportunity, receipt, actions }
     }

@@ -115,11 +115,11 @@ fn renamed(canaries: &Canaries) -> impl Fn(EventText) -> EventText + Copy {
     move |text| {
         let renamed = format!("src/{file}/a.rs");
         match text {
-            EventText::Exposure { mut context, mut actions, window_start_offset, altered } => {
+            EventText::Exposure { mut context, mut actions, window_start_offset, altered, first_action_ms } => {
                 context.repository = repository.to_owned();
                 context.path.clone_from(&renamed);
                 actions.iter_mut().for_each(|action| action.path.clone_from(&renamed));
-                EventText::Exposure { context, actions, window_start_offset, altered }
+                EventText::Exposure { context, actions, window_start_offset, altered, first_action_ms }
             }
             EventText::Edit { start, end, old_text, new_text, .. } => {
                 EventText::Edit { path: renamed, start, end, old_text, new_text }
