@@ -80,7 +80,11 @@ avro_record!(RawEvent, "flywheel.RawEvent", ["raw_event.v1.avsc"]);
 avro_record!(CleanEvent, "flywheel.CleanEvent", ["clean_event.v1.avsc"]);
 avro_record!(QuarantinedEvent, "flywheel.QuarantinedEvent", ["quarantined_event.v1.avsc"]);
 avro_record!(PreferencePair, "flywheel.PreferencePair", ["preference_pair.v1.avsc", "preference_pair.v2.avsc"]);
-avro_record!(OpportunityOutcome, "flywheel.OpportunityOutcome", ["opportunity_outcome.v1.avsc"]);
+avro_record!(
+    OpportunityOutcome,
+    "flywheel.OpportunityOutcome",
+    ["opportunity_outcome.v1.avsc", "opportunity_outcome.v2.avsc"]
+);
 avro_record!(FlywheelEvent, "flywheel.FlywheelEvent", ["flywheel_event.v1.avsc"]);
 
 /// Writes a value with the oldest schema that can hold it, so that a release before reads all that it would

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::vocabulary::EditPattern;
+
 /// A half-open range of UTF-8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ByteRange {
@@ -162,4 +164,55 @@ pub fn apply_actions(start_byte: u64, text: &str, actions: &[EditAction]) -> Opt
     }
     result.push_str(text.get(position..)?);
     Some(result)
+}
+
+/// What `actions` do to the text; none when there are none. Text that an action repeats before and after what it
+/// changes does not count: models write some around it.
+#[must_use]
+pub fn pattern_of<'a>(actions: impl IntoIterator<Item = &'a EditAction>) -> Option<EditPattern> {
+    let mut actions = actions.into_iter();
+    let first = actions.next()?;
+    if actions.next().is_some() {
+        return Some(EditPattern::SeveralPlaces);
+    }
+    let (removed, written) = changed(&first.old_text, &first.new_text);
+    Some(match (removed.is_empty(), written.is_empty()) {
+        (true, _) => EditPattern::Insert,
+        (false, true) => EditPattern::Delete,
+        (false, false) => EditPattern::Replace,
+    })
+}
+
+/// The two texts without what they share at their beginning and at their end.
+fn changed<'a>(old: &'a str, new: &'a str) -> (&'a str, &'a str) {
+    let alike = |pair: &(char, char)| pair.0 == pair.1;
+    let bytes = |pair: (char, char)| pair.0.len_utf8();
+    let prefix: usize = old.chars().zip(new.chars()).take_while(alike).map(bytes).sum();
+    let (old, new) = (&old[prefix..], &new[prefix..]);
+    let suffix: usize = old.chars().rev().zip(new.chars().rev()).take_while(alike).map(bytes).sum();
+    (&old[..old.len() - suffix], &new[..new.len() - suffix])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_what_changes_without_what_is_repeated_around_it() {
+        let action = |old: &str, new: &str| EditAction {
+            path: "a.rs".to_owned(),
+            range: ByteRange::new(0, old.len() as u64),
+            old_text: old.to_owned(),
+            new_text: new.to_owned(),
+        };
+        let one = |old: &str, new: &str| pattern_of(&[action(old, new)]);
+        assert_eq!(one("", "a"), Some(EditPattern::Insert));
+        assert_eq!(one("f(a)", "f(a, é)"), Some(EditPattern::Insert));
+        assert_eq!(one("aa", "aaa"), Some(EditPattern::Insert));
+        assert_eq!(one("f(a, é)", "f(é)"), Some(EditPattern::Delete));
+        assert_eq!(one("get_name", "fetch_name"), Some(EditPattern::Replace));
+        assert_eq!(one("é", "è"), Some(EditPattern::Replace));
+        assert_eq!(pattern_of(&[action("a", "b"), action("c", "")]), Some(EditPattern::SeveralPlaces));
+        assert_eq!(pattern_of(&[]), None);
+    }
 }

@@ -10,7 +10,7 @@ use crate::ids::{
 use crate::receipt::Probabilities;
 use crate::sealing::Sealed;
 use crate::time::Timestamp;
-use crate::vocabulary::{Arm, Decision, PairReason, Signal};
+use crate::vocabulary::{Arm, Decision, EditPattern, PairReason, Signal};
 
 /// Where chosen and rejected part: the first action that differs in effect and in it the first differing byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +153,27 @@ pub struct OpportunityOutcome {
     pub exposed_at: Timestamp,
     /// Partition time of the close.
     pub closed_at: Timestamp,
+    /// What more the text says. Schema 2; an outcome without it is written with schema 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<OutcomeDetail>,
+}
+
+/// What the text of a closed opportunity says, in numbers and symbols. How much of accepted text stands is told in
+/// thousandths of the characters that Tab wrote, rounded down, so that 500 is at least half.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeDetail {
+    /// Language id as in LSP.
+    pub language: String,
+    /// What the proposed actions would do; none when nothing was proposed.
+    pub pattern: Option<EditPattern>,
+    /// From the question to the first action on its way, by serving's monotonic clock; none when nothing was shown.
+    pub first_action_ms: Option<i64>,
+    /// Of the accepted first action, at the look 30 s after the decision; none without acceptance before it, or look.
+    pub standing_30_s_permille: Option<i64>,
+    /// At the look after 120 s.
+    pub standing_120_s_permille: Option<i64>,
+    /// At the look after 300 s.
+    pub standing_300_s_permille: Option<i64>,
 }
 
 /// A record of `flywheel.events.v1`: what the control plane did.

@@ -196,3 +196,17 @@ symbols!(
         SilenceConfirmed = "silence_confirmed",
     }
 );
+
+symbols!(
+    /// What a list of edit actions does to the text.
+    EditPattern {
+        /// It adds text in one place.
+        Insert = "insert",
+        /// It removes text in one place.
+        Delete = "delete",
+        /// It puts other text in one place.
+        Replace = "replace",
+        /// It changes several places.
+        SeveralPlaces = "several_places",
+    }
+);

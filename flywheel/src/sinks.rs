@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bus::{Bus, Position, Positions, TopicSpec};
-use events::{Arm, Decision, OpportunityId, OpportunityOutcome, Signal, TenantId, Timestamp, topics};
+use events::{
+    Arm, Decision, EditPattern, OpportunityId, OpportunityOutcome, OutcomeDetail, Signal, TenantId, Timestamp, topics,
+};
 use sqlx::any::AnyRow;
 use sqlx::{AnyPool, Row};
 
@@ -132,6 +134,18 @@ pub(crate) fn outcome(row: &AnyRow) -> Result<OpportunityOutcome, Failure> {
         row.try_get::<i64, _>(name).or_else(|_| row.try_get::<i16, _>(name).map(i64::from)).map(|value| value == 1)
     };
     let optional = |name: &str| row.try_get::<Option<String>, _>(name);
+    let number = |name: &str| row.try_get::<Option<i64>, _>(name);
+    let detail = match optional("language")? {
+        Some(language) => Some(OutcomeDetail {
+            language,
+            pattern: optional("pattern")?.map(|symbol| EditPattern::from_symbol(&symbol)),
+            first_action_ms: number("first_action_ms")?,
+            standing_30_s_permille: number("standing_30_s_permille")?,
+            standing_120_s_permille: number("standing_120_s_permille")?,
+            standing_300_s_permille: number("standing_300_s_permille")?,
+        }),
+        None => None,
+    };
     Ok(OpportunityOutcome {
         opportunity_id: text("opportunity_id")?.parse()?,
         suggestion_id: optional("suggestion_id")?.map(|id| id.parse()).transpose()?,
@@ -154,6 +168,7 @@ pub(crate) fn outcome(row: &AnyRow) -> Result<OpportunityOutcome, Failure> {
         repository: text("repository")?,
         exposed_at: Timestamp::from_micros(row.try_get("exposed_at")?),
         closed_at: Timestamp::from_micros(row.try_get("closed_at")?),
+        detail,
     })
 }
 

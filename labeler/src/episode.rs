@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use events::{
-    ActionList, DivergencePoint, EditAction, EditContext, OpportunityOutcome, Origin, PairReason, PairText, Signal,
-    Timestamp, apply_actions,
+    ActionList, DivergencePoint, EditAction, EditContext, OpportunityOutcome, Origin, OutcomeDetail, PairReason,
+    PairText, Signal, Timestamp, apply_actions, pattern_of,
 };
 
 use crate::alignment::{Hunk, apply_hunks, hunks_between};
@@ -13,7 +13,7 @@ use crate::divergence::{Divergence, canonical, divergence, to_action};
 use crate::generated::Generated;
 use crate::kept::{Kept, kept};
 use crate::lexing::{equal_after_lexing, solid};
-use crate::policy::LabelPolicy;
+use crate::policy::{LOOKS_S, LabelPolicy};
 use crate::replay::{Pause, Replay, replay, start_is_known};
 use crate::signals::{Signals, contradictions, part, signals};
 use crate::story::{ExposureText, Story, What};
@@ -68,6 +68,8 @@ pub struct Ending {
     pub accepted: bool,
     /// Characters of the accepted first action that stand.
     pub kept_characters: i64,
+    /// How much of it stood at each look, in thousandths; none where nobody looked, or the policy does not ask.
+    pub standing_permille: [Option<i64>; LOOKS_S.len()],
     /// The session ended before the 30 s look.
     pub censored: bool,
 }
@@ -329,9 +331,8 @@ impl Case<'_> {
         kept(&self.context().language, self.base(), &self.base_with(&parts)?, accepted, standing)
     }
 
-    /// What stands of the accepted part of the first action.
-    fn first_action_kept(&self) -> Option<Kept> {
-        let standing = self.standing()?;
+    /// What stands of the accepted part of the first action in a text.
+    fn first_action_kept(&self, standing: &str) -> Option<Kept> {
         let first = self.exposure.actions.first()?;
         let accepted = part(&self.story.answer, first, *self.signals.accepted.get(&0)?)?;
         let suggested = self.base_with(&[accepted])?;
@@ -341,6 +342,23 @@ impl Case<'_> {
             known => Cow::Borrowed(known),
         };
         kept(&self.context().language, self.base(), &suggested, &at_accept, standing)
+    }
+
+    /// How much of the accepted first action stood at each look that came after it, in thousandths.
+    fn standing_at_looks(&self) -> [Option<i64>; LOOKS_S.len()] {
+        let accepts = self.story.facts.iter().filter(|fact| {
+            matches!(fact.what, What::Accepted { action_index: 0, .. }) && self.story.is_about_answer(fact)
+        });
+        let accepted = accepts.map(|fact| fact.sequence).max();
+        LOOKS_S.map(|look_s| {
+            let looked = self.story.facts.iter().rev().find_map(|fact| match &fact.what {
+                What::Look { delay_s, text: Some(text) } if *delay_s == look_s && Some(fact.sequence) > accepted => {
+                    Some(text)
+                }
+                _ => None,
+            })?;
+            Some(self.first_action_kept(looked)?.standing_permille())
+        })
     }
 
     /// Whether a visible step after the accepted ones was made differently by hand, at its own place.
@@ -531,14 +549,18 @@ pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
     let dismissed = signals.dismissed.map(|(index, _)| index);
     let visibility = signals.visibility;
     let (mut standing, mut fate) = (None, Fate::Unknown);
+    let mut standing_permille = [None; LOOKS_S.len()];
     if accepted {
         match &story.answer.text {
             Some(exposure) => {
                 let replay = replay(story, exposure, signals.visible, policy);
                 let pause = &replay.last;
                 let case = Case { story, exposure, replay: &replay, pause, signals, closed: true, policy };
-                standing = case.first_action_kept();
+                standing = case.standing().and_then(|text| case.first_action_kept(text));
                 fate = case.fate();
+                if policy.describe_outcomes {
+                    standing_permille = case.standing_at_looks();
+                }
             }
             None => standing = kept_without_exposure(story),
         }
@@ -562,7 +584,7 @@ pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
         (false, _) => 0.0,
     };
     let kept_characters = standing.map_or(0, |kept| i64::try_from(kept.kept_characters).unwrap_or(i64::MAX));
-    Ending { signal, utility, shown, accepted, kept_characters, censored: is_censored(story) }
+    Ending { signal, utility, shown, accepted, kept_characters, standing_permille, censored: is_censored(story) }
 }
 
 /// The exposure was lost: what Tab wrote and the last look still tell.
@@ -595,9 +617,23 @@ fn is_censored(story: &Story) -> bool {
     }
 }
 
+/// What the text of a closed story says, if it is known.
+fn detail(story: &Story, ending: &Ending) -> Option<OutcomeDetail> {
+    let exposure = story.answer.text.as_ref()?;
+    let [standing_30_s_permille, standing_120_s_permille, standing_300_s_permille] = ending.standing_permille;
+    Some(OutcomeDetail {
+        language: exposure.context.language.clone(),
+        pattern: pattern_of(&exposure.actions),
+        first_action_ms: exposure.first_action_ms.map(i64::from),
+        standing_30_s_permille,
+        standing_120_s_permille,
+        standing_300_s_permille,
+    })
+}
+
 /// The record of a closed story.
 #[must_use]
-pub fn outcome(story: &Story, ending: &Ending, closed_at: Timestamp) -> OpportunityOutcome {
+pub fn outcome(story: &Story, ending: &Ending, closed_at: Timestamp, policy: &LabelPolicy) -> OpportunityOutcome {
     let receipt = &story.answer.receipt;
     OpportunityOutcome {
         opportunity_id: receipt.opportunity_id,
@@ -621,5 +657,6 @@ pub fn outcome(story: &Story, ending: &Ending, closed_at: Timestamp) -> Opportun
         repository: story.answer.text.as_ref().map(|text| text.context.repository.clone()).unwrap_or_default(),
         exposed_at: receipt.issued_at,
         closed_at,
+        detail: if policy.describe_outcomes { detail(story, ending) } else { None },
     }
 }

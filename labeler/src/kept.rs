@@ -32,6 +32,13 @@ impl Kept {
     pub fn at_least_half(&self) -> bool {
         self.standing_characters * 2 >= self.accepted_characters
     }
+
+    /// How much of it stands, in thousandths, rounded down: 500 is at least half. Of a change of nothing but format all.
+    #[must_use]
+    pub fn standing_permille(&self) -> i64 {
+        let permille = (self.standing_characters * 1000).checked_div(self.accepted_characters);
+        permille.map_or(1000, |permille| i64::try_from(permille).unwrap_or(1000))
+    }
 }
 
 /// What stands in `now` of the step from `before` to `suggested`. `at_accept` is the text right after Tab; several when
@@ -284,6 +291,8 @@ mod tests {
             let all = after("", &before, &accepted, &accepted);
             prop_assert!(all.intact && all.at_least_half());
             let some = after("", &before, &accepted, &now);
+            prop_assert_eq!(all.standing_permille(), 1000);
+            prop_assert_eq!(some.standing_permille() >= 500, some.at_least_half());
             prop_assert!(some.standing_characters <= some.accepted_characters);
             prop_assert!(!some.intact || some.standing_characters == some.accepted_characters);
         }

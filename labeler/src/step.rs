@@ -422,7 +422,7 @@ impl Turn<'_> {
                 counter!("flywheel_labeler_exposures_without_signal_total", "decision" => decision).increment(1);
             }
             let ending = ending(story, self.policy);
-            let record = outcome(story, &ending, at);
+            let record = outcome(story, &ending, at, self.policy);
             let value = avro::encode(&record).map_err(|_| Stop::Unwritable)?;
             counter!(
                 "flywheel_labeler_opportunities_closed_total",

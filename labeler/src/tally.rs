@@ -20,7 +20,7 @@ use crate::statistics::{Cluster, Estimate, clustered_ratio};
 /// Name of the tally's positions.
 pub const SINK: &str = "tally";
 
-const COLUMNS: usize = 21;
+const COLUMNS: usize = 27;
 const ROWS: usize = 200;
 
 /// The sink over `serving.outcomes.v1`.
@@ -83,7 +83,8 @@ async fn insert(
     let mut statement = String::from(
         "INSERT INTO opportunity_outcomes (tenant, opportunity_id, suggestion_id, person, model, model_version, \
          rollout_id, arm, block, decision, signal, utility, shown, accepted, kept_characters, censored, \
-         exposure_missing, explored, repository, exposed_at, closed_at) VALUES ",
+         exposure_missing, explored, repository, exposed_at, closed_at, language, pattern, first_action_ms, \
+         standing_30_s_permille, standing_120_s_permille, standing_300_s_permille) VALUES ",
     );
     for row in 0..outcomes.len() {
         let places: Vec<String> = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column)).collect();
@@ -94,6 +95,7 @@ async fn insert(
     statement.push_str(" ON CONFLICT (tenant, opportunity_id) DO NOTHING");
     let mut query = sqlx::query(sqlx::AssertSqlSafe(statement));
     for outcome in outcomes {
+        let detail = outcome.detail.as_ref();
         query = query
             .bind(outcome.tenant.to_string())
             .bind(outcome.opportunity_id.to_string())
@@ -115,7 +117,13 @@ async fn insert(
             .bind(i16::from(outcome.explored))
             .bind(storable(&outcome.repository).into_owned())
             .bind(outcome.exposed_at.as_micros())
-            .bind(outcome.closed_at.as_micros());
+            .bind(outcome.closed_at.as_micros())
+            .bind(detail.map(|detail| storable(&detail.language).into_owned()))
+            .bind(detail.and_then(|detail| detail.pattern).map(|pattern| pattern.as_str().to_owned()))
+            .bind(detail.and_then(|detail| detail.first_action_ms))
+            .bind(detail.and_then(|detail| detail.standing_30_s_permille))
+            .bind(detail.and_then(|detail| detail.standing_120_s_permille))
+            .bind(detail.and_then(|detail| detail.standing_300_s_permille));
     }
     Ok(query.execute(&mut **transaction).await?.rows_affected())
 }

@@ -114,8 +114,12 @@ impl Items {
     /// Id and digest of an outcome, of the topic or of the table.
     pub(crate) fn closed(&self, outcome: &OpportunityOutcome) -> anyhow::Result<(OpportunityId, [u8; 32])> {
         // A database may not take every character of a name.
-        let repository = migrations::storable(&outcome.repository).into_owned();
-        let said = serde_json::to_vec(&OpportunityOutcome { repository, ..outcome.clone() })?;
+        let mut stored = outcome.clone();
+        stored.repository = migrations::storable(&outcome.repository).into_owned();
+        if let Some(detail) = &mut stored.detail {
+            detail.language = migrations::storable(&detail.language).into_owned();
+        }
+        let said = serde_json::to_vec(&stored)?;
         Ok((outcome.opportunity_id, keyed_digest(&self.digest_key, &[b"outcome", &said])))
     }
 

@@ -19,6 +19,7 @@ mod messy;
 mod newer;
 mod off_policy;
 mod orders;
+mod outcome_detail;
 mod rig;
 mod secrets;
 mod sinks;

@@ -15,7 +15,7 @@ async fn a_fresh_database_is_pending_until_it_is_migrated() {
     let database = TestDatabase::fresh_and_empty().await;
     let pending = check(&database.pool).await.unwrap_err();
     assert!(matches!(pending, MigrationsError::Pending { first: 1, .. }));
-    assert_eq!(pending.to_string(), "the database lacks 7 migration(s), first 1: run `flywheel migrate`");
+    assert_eq!(pending.to_string(), "the database lacks 9 migration(s), first 1: run `flywheel migrate`");
     let steps = migrate(&database.pool).await.unwrap();
     assert_eq!((steps[0].version, steps[0].description.as_str()), (1, "service"));
     check(&database.pool).await.unwrap();
@@ -53,7 +53,7 @@ async fn a_newer_release_says_who_may_go_on() {
     let refused = check(&database.pool).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "a newer release migrated the database to schema version 9999, on which only releases that know version 9999 may work; this one knows 7: start the newer release, or restore a backup from before"
+        "a newer release migrated the database to schema version 9999, on which only releases that know version 9999 may work; this one knows 9: start the newer release, or restore a backup from before"
     );
     assert!(matches!(migrate(&database.pool).await, Err(MigrationsError::Newer { .. })));
     let oldest: i64 =
