@@ -1,8 +1,10 @@
 //! Clean events to opportunities to preference pairs; the pair lake, the ledger and the tally of outcomes.
 
 pub mod alignment;
+pub mod aspects;
 pub mod audience;
 pub mod config;
+pub mod crowd;
 pub mod decision_table;
 pub mod divergence;
 pub mod document;

@@ -274,7 +274,7 @@ async fn rows(
 }
 
 /// Counts stay far below 2^53, where this is exact.
-fn real(number: i64) -> f64 {
+pub(crate) fn real(number: i64) -> f64 {
     i32::try_from(number).map_or(number as f64, f64::from)
 }
 

@@ -8,6 +8,7 @@
     reason = "a test may fail loudly"
 )]
 
+mod aspects;
 mod faults;
 mod fuzz;
 mod kit;

@@ -7,6 +7,7 @@ use model_registry::lineage::Purpose;
 use serde::{Deserialize, Serialize};
 
 use super::Entry;
+use super::groups::SetGroups;
 use super::lesson::Silence;
 
 /// The stages, in their order.
@@ -163,6 +164,9 @@ pub struct SetStatistics {
     pub most_support_people: u32,
     /// Most repositories behind one pair.
     pub most_support_repositories: u32,
+    /// What its pairs are about; nothing in data sets of earlier releases.
+    #[serde(default)]
+    pub groups: SetGroups,
 }
 
 impl SetStatistics {
@@ -192,6 +196,7 @@ impl SetStatistics {
         statistics.by_language = owned(by_language);
         statistics.persons = persons.len();
         statistics.repositories = repositories.len();
+        statistics.groups = SetGroups::of(entries);
         statistics
     }
 }

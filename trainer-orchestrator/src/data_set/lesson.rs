@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use events::{ActionList, EditAction, PairText, Sha256Digest, apply_actions};
+use events::{ActionList, EditAction, EditPattern, PairText, Sha256Digest, apply_actions, pattern_of};
 use labeler::lexing::lexemes;
 
 use super::composition::Reason;
@@ -39,6 +39,12 @@ pub struct Lesson {
     pub shingles: Vec<u32>,
     /// Hashes of the names that the developer wrote. Sorted, each once.
     pub identifiers: Vec<u64>,
+    /// What was wanted (of a rejection alone: what was not) does to the text; none when that is nothing.
+    pub pattern: Option<EditPattern>,
+    /// Characters that the chosen side writes from the divergence on, if there is one.
+    pub chosen_characters: Option<u32>,
+    /// Those of the rejected side.
+    pub rejected_characters: Option<u32>,
     /// Why nobody should learn it.
     pub fault: Option<Reason>,
 }
@@ -73,6 +79,11 @@ impl Lesson {
             None
         };
         let after = wanted.as_deref().or(proposed.as_deref()).unwrap_or_default();
+        let told = text.chosen.as_ref().or(text.rejected.as_ref());
+        let characters = |list: &ActionList| {
+            let written = list.actions.iter().map(|action| action.new_text.chars().count()).sum::<usize>();
+            u32::try_from(written).unwrap_or(u32::MAX)
+        };
         Self {
             correction,
             file: Sha256Digest::of_parts(
@@ -85,6 +96,9 @@ impl Lesson {
             }),
             shingles: shingles(place.before, after),
             identifiers: written_identifiers(&text.shared, text.chosen.as_ref()),
+            pattern: pattern_of(text.shared.iter().chain(told.into_iter().flat_map(|list| &list.actions))),
+            chosen_characters: text.chosen.as_ref().map(characters),
+            rejected_characters: text.rejected.as_ref().map(characters),
             fault: quality::fault(text),
         }
     }
@@ -293,6 +307,12 @@ mod tests {
         assert_eq!((both.silence, both.judges), (Some(Silence::Chosen), true));
         silent.chosen = Some(ActionList::default());
         assert!(!Lesson::of(&silent).judges);
+        let told = |lesson: &Lesson| (lesson.pattern, lesson.chosen_characters, lesson.rejected_characters);
+        assert_eq!(told(&both), (None, Some(0), Some(0)));
+        assert_eq!(told(&Lesson::of(&text("", "fetch"))), (Some(EditPattern::Replace), Some(5), Some(5)));
+        let mut rejection = text("", "fetch");
+        rejection.chosen = None;
+        assert_eq!(told(&Lesson::of(&rejection)), (Some(EditPattern::Replace), None, Some(5)));
     }
 
     #[test]

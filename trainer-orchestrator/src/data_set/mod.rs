@@ -14,6 +14,7 @@ pub mod candidates;
 mod caps;
 pub mod composition;
 mod duplicates;
+pub mod groups;
 mod hold_out;
 pub mod lesson;
 pub mod manifest;

@@ -6,6 +6,7 @@ use events::{PairId, Sha256Digest, TenantId, Timestamp};
 use migrations::{begin_write, commit, retried};
 use model_registry::lineage::{SnapshotFilters, Support};
 use serde::Serialize;
+use sqlx::any::AnyRow;
 use sqlx::{Any, AnyPool, AssertSqlSafe, Row, Transaction};
 
 use super::manifest::{DataSetError, Manifest, ManifestMember, SnapshotPlan};
@@ -175,21 +176,41 @@ pub async fn list(pool: &AnyPool, tenant: &TenantId, limit: i64) -> Result<Vec<S
     .bind(limit)
     .fetch_all(pool)
     .await?;
-    rows.iter()
-        .map(|row| {
-            let time = |name: &str| row.try_get::<i64, _>(name).map(Timestamp::from_micros);
-            Ok(SnapshotSummary {
-                digest: row.try_get::<String, _>("snapshot_digest")?.parse()?,
-                model: row.try_get("model")?,
-                audience: row.try_get("audience")?,
-                training_pairs: row.try_get("training_pairs")?,
-                gate_pairs: row.try_get("gate_pairs")?,
-                first_labeled_at: time("first_labeled_at")?,
-                last_labeled_at: time("last_labeled_at")?,
-                created_at: time("created_at")?,
-            })
-        })
-        .collect()
+    rows.iter().map(summary_of).collect()
+}
+
+/// One of them.
+///
+/// # Errors
+/// [`DataSetError::Unknown`], or a database that fails or holds something that it may not.
+pub async fn summary(
+    pool: &AnyPool,
+    tenant: &TenantId,
+    digest: Sha256Digest,
+) -> Result<SnapshotSummary, OrchestratorError> {
+    let row = sqlx::query(
+        "SELECT snapshot_digest, model, audience, training_pairs, gate_pairs, first_labeled_at, last_labeled_at, \
+         created_at FROM snapshots WHERE tenant = $1 AND snapshot_digest = $2",
+    )
+    .bind(tenant.as_str().to_owned())
+    .bind(digest.to_string())
+    .fetch_optional(pool)
+    .await?;
+    summary_of(&row.ok_or(DataSetError::Unknown { digest })?)
+}
+
+fn summary_of(row: &AnyRow) -> Result<SnapshotSummary, OrchestratorError> {
+    let time = |name: &str| row.try_get::<i64, _>(name).map(Timestamp::from_micros);
+    Ok(SnapshotSummary {
+        digest: row.try_get::<String, _>("snapshot_digest")?.parse()?,
+        model: row.try_get("model")?,
+        audience: row.try_get("audience")?,
+        training_pairs: row.try_get("training_pairs")?,
+        gate_pairs: row.try_get("gate_pairs")?,
+        first_labeled_at: time("first_labeled_at")?,
+        last_labeled_at: time("last_labeled_at")?,
+        created_at: time("created_at")?,
+    })
 }
 
 /// A data set of a tenant, once its rows were found to be what its digest names.

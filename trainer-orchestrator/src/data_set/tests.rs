@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use events::{
-    DataKey, DivergencePoint, EventId, KeyId, ModelVersion, OpportunityId, PairId, PairReason, PersonPseudonym,
-    Probabilities, SessionId, Sha256Digest, SuggestionId, TenantId, Timestamp,
+    DataKey, DivergencePoint, EditPattern, EventId, KeyId, ModelVersion, OpportunityId, PairId, PairReason,
+    PersonPseudonym, Probabilities, SessionId, Sha256Digest, SuggestionId, TenantId, Timestamp,
 };
+use labeler::crowd::MERGED;
 use proptest::prelude::*;
 
 use super::candidates::choose;
+use super::groups::{GroupCount, SetGroups};
 use super::lesson::Silence;
 use super::*;
 use crate::allow_list::AllowList;
@@ -78,6 +80,9 @@ fn lesson(number: u32, reason: PairReason) -> Lesson {
         judges: true,
         shingles: (0..10).map(|gram| number * 100 + gram).collect(),
         identifiers: vec![u64::from(number % 4)],
+        pattern: (reason != PairReason::Dismissed).then_some(EditPattern::Replace),
+        chosen_characters: Some(number),
+        rejected_characters: (reason != PairReason::AcceptedKept).then_some(20),
         fault: None,
     }
 }
@@ -145,6 +150,39 @@ fn the_newest_opportunities_are_held_out() {
     assert_eq!(opened(&plan, &candidates, Purpose::Training), [1, 2, 3, 4]);
     assert_eq!(plan.last_signal_at, Timestamp::from_seconds(26));
     assert_eq!((plan.composition.read, plan.composition.adapt_identifiers_seen), (6, 2));
+}
+
+#[test]
+fn a_set_is_told_apart_only_where_five_persons_stand_behind_each_group() {
+    let mut candidates: Vec<_> = (1..=12).map(|number| candidate(number, PairReason::DismissedThenTyped)).collect();
+    candidates[..3].iter_mut().for_each(|candidate| candidate.pair.language = "python".to_owned());
+    candidates[3..5].iter_mut().for_each(|candidate| candidate.pair.language = "go".to_owned());
+    let training = build_all(&candidates).composition.training;
+    let told = |groups: &[GroupCount]| {
+        groups.iter().map(|group| (group.name.clone(), group.pairs)).collect::<Vec<(String, usize)>>()
+    };
+    let named = |name: &str, pairs| (name.to_owned(), pairs);
+    assert_eq!(told(&training.groups.languages), [named("rust", 5), named(MERGED, 5)]);
+    assert_eq!(told(&training.groups.patterns), [named("replace", 10)]);
+    assert_eq!(told(&training.groups.chosen_characters), [named("1-15", 10)]);
+    assert_eq!(told(&training.groups.rejected_characters), [named("16-63", 10)]);
+    assert_eq!(training.groups.languages[1].by_reason, training.groups.languages[0].by_reason);
+    // Four persons together are too few for any group.
+    let few = build_all(&candidates[..6]).composition.training;
+    assert_eq!((few.pairs, few.groups), (4, SetGroups::default()));
+}
+
+#[test]
+fn a_composition_of_an_earlier_release_has_no_groups() {
+    let candidates: Vec<_> = (1..=8).map(|number| candidate(number, PairReason::AcceptedKept)).collect();
+    let composition = build_all(&candidates).composition;
+    let mut value = serde_json::to_value(&composition).unwrap();
+    assert_eq!(serde_json::from_value::<Composition>(value.clone()).unwrap(), composition);
+    for set in ["training", "adapt", "general"] {
+        value[set].as_object_mut().unwrap().remove("groups").unwrap();
+    }
+    let earlier: Composition = serde_json::from_value(value).unwrap();
+    assert_eq!((earlier.training.groups, earlier.training.pairs), (SetGroups::default(), composition.training.pairs));
 }
 
 #[test]

@@ -1,0 +1,143 @@
+//! A set told apart by what its pairs are about, as far as no person can be told from it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use events::{EditPattern, PersonPseudonym};
+use labeler::crowd::{Crowd, Told, along, apart};
+use serde::{Deserialize, Serialize};
+
+use super::Entry;
+
+/// Where buckets of lengths begin, after the first one, in characters.
+const LENGTHS: [u32; 6] = [1, 16, 64, 256, 1024, 4096];
+
+/// What a pair is called that wants no change.
+const NO_EDIT: &str = "no_edit";
+
+/// Pairs that have something in common, of at least five persons.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupCount {
+    /// What they have in common.
+    pub name: String,
+    /// How many there are.
+    pub pairs: usize,
+    /// Of them, by the row of the label table.
+    pub by_reason: BTreeMap<String, usize>,
+}
+
+/// A set told apart. Each list adds up to the pairs that have what it tells apart, and is empty where fewer than five
+/// persons stand behind all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SetGroups {
+    /// By language.
+    pub languages: Vec<GroupCount>,
+    /// By what was wanted (of a rejection alone: by what was not): `insert`, `delete`, `replace`, `several_places` or
+    /// `no_edit`.
+    pub patterns: Vec<GroupCount>,
+    /// By the characters that the chosen side writes from the divergence on.
+    pub chosen_characters: Vec<GroupCount>,
+    /// By those of the rejected side.
+    pub rejected_characters: Vec<GroupCount>,
+}
+
+/// Persons are numbered, which is faster than their pseudonyms are compared.
+#[derive(Default)]
+struct Pairs {
+    persons: HashSet<u32>,
+    by_reason: BTreeMap<&'static str, usize>,
+}
+
+impl Pairs {
+    fn add(&mut self, person: u32, reason: &'static str) {
+        self.persons.insert(person);
+        *self.by_reason.entry(reason).or_default() += 1;
+    }
+}
+
+impl Crowd for Pairs {
+    fn persons(&self) -> usize {
+        self.persons.len()
+    }
+
+    fn merge(&mut self, others: Self) {
+        self.persons.extend(others.persons);
+        for (reason, pairs) in others.by_reason {
+            *self.by_reason.entry(reason).or_default() += pairs;
+        }
+    }
+}
+
+fn count(name: String, told: Told<Pairs>) -> GroupCount {
+    let by_reason: BTreeMap<String, usize> =
+        told.crowd.by_reason.into_iter().map(|(reason, pairs)| (reason.to_owned(), pairs)).collect();
+    GroupCount { name, pairs: by_reason.values().sum(), by_reason }
+}
+
+/// The largest first.
+fn unordered<K: ToString>(groups: BTreeMap<K, Pairs>) -> Vec<GroupCount> {
+    let told = apart(groups.into_iter().map(|(name, pairs)| (name.to_string(), pairs)));
+    let mut counts: Vec<GroupCount> = told.into_iter().map(|told| count(told.name().to_owned(), told)).collect();
+    counts.sort_by_key(|count| std::cmp::Reverse(count.pairs));
+    counts
+}
+
+fn ordered(groups: BTreeMap<usize, Pairs>) -> Vec<GroupCount> {
+    let told = along(groups.into_iter().map(|(bucket, pairs)| (length_name(bucket), pairs)));
+    told.into_iter().map(|told| count(told.span(), told)).collect()
+}
+
+fn length_bucket(characters: u32) -> usize {
+    LENGTHS.partition_point(|begin| *begin <= characters)
+}
+
+fn length_name(bucket: usize) -> String {
+    let begin = bucket.checked_sub(1).and_then(|before| LENGTHS.get(before)).copied().unwrap_or(0);
+    match LENGTHS.get(bucket) {
+        Some(end) if end - begin == 1 => begin.to_string(),
+        Some(end) => format!("{begin}-{}", end - 1),
+        None => format!("{begin} and more"),
+    }
+}
+
+impl SetGroups {
+    pub(crate) fn of(entries: &[Entry<'_>]) -> Self {
+        let mut numbers: HashMap<&PersonPseudonym, u32> = HashMap::new();
+        let (mut languages, mut patterns): (BTreeMap<&str, Pairs>, BTreeMap<&str, Pairs>) = Default::default();
+        let (mut chosen, mut rejected): (BTreeMap<usize, Pairs>, BTreeMap<usize, Pairs>) = Default::default();
+        for entry in entries {
+            let (pair, lesson) = (&entry.candidate.pair, &entry.candidate.lesson);
+            let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+            let person = *numbers.entry(&pair.person).or_insert(next);
+            let reason = pair.reason.as_str();
+            languages.entry(pair.language.as_str()).or_default().add(person, reason);
+            let pattern = lesson.pattern.map_or(NO_EDIT, EditPattern::as_str);
+            patterns.entry(pattern).or_default().add(person, reason);
+            for (lengths, characters) in
+                [(&mut chosen, lesson.chosen_characters), (&mut rejected, lesson.rejected_characters)]
+            {
+                if let Some(characters) = characters {
+                    lengths.entry(length_bucket(characters)).or_default().add(person, reason);
+                }
+            }
+        }
+        Self {
+            languages: unordered(languages),
+            patterns: unordered(patterns),
+            chosen_characters: ordered(chosen),
+            rejected_characters: ordered(rejected),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_fall_into_buckets_that_say_so() {
+        let name = |characters| length_name(length_bucket(characters));
+        let names = [0, 1, 15, 16, 1023, 1024, 5000].map(name);
+        assert_eq!(names, ["0", "1-15", "1-15", "16-63", "256-1023", "1024-4095", "4096 and more"]);
+    }
+}
