@@ -108,7 +108,7 @@ pub(crate) enum Command {
     /// Look at rollouts and decide them.
     #[command(subcommand)]
     Rollout(RolloutCommand),
-    /// Make data sets, look at them and compare them.
+    /// Make data sets, look at them, compare them and report what they are made of.
     #[command(subcommand)]
     Dataset(DatasetCommand),
 
@@ -553,6 +553,17 @@ pub(crate) enum DatasetCommand {
         to: String,
         #[command(flatten)]
         list: ListArgs,
+    },
+    /// Report what a data set is made of and what developers did meanwhile, in tables and plots.
+    #[command(after_help = "Counts and rates, with what each is computed from; never code, and nothing of fewer than five \
+                            persons. docs/data-sets.md says what is in it.")]
+    Report {
+        /// Its digest, or the first digits of it, as listed. Default: the newest one.
+        digest: Option<String>,
+        /// Where the report goes: FILE.md is Markdown, FILE.html a page that needs nothing else. Default: Markdown on
+        /// standard output.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use comfy_table::Table;
-use comfy_table::presets::NOTHING;
+use comfy_table::presets::{ASCII_MARKDOWN, NOTHING};
 use events::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -35,6 +35,16 @@ pub(crate) fn rows_text(header: &[&str], rows: Vec<Vec<String>>, empty: &str) ->
     }
     // The last column is filled up with spaces, which only bother whoever copies a line.
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// Rows under a header as a table of Markdown.
+pub(crate) fn markdown_text(header: &[String], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN).set_header(header.iter().map(String::as_str));
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string()
 }
 
 /// Prints rows under a header, or `empty` when there are none.

@@ -169,16 +169,14 @@ impl Crowd for Signals {
     }
 }
 
-/// Groups of cells that have the same key; cells without one are in none.
+/// Groups of cells that have the same key.
 pub fn grouped<'a, K: Ord>(
     cells: impl IntoIterator<Item = &'a Cell>,
-    key: impl Fn(&'a Cell) -> Option<K>,
+    key: impl Fn(&'a Cell) -> K,
 ) -> BTreeMap<K, Persons> {
     let mut groups: BTreeMap<K, Persons> = BTreeMap::new();
     for cell in cells {
-        if let Some(key) = key(cell) {
-            groups.entry(key).or_default().add(cell);
-        }
+        groups.entry(key(cell)).or_default().add(cell);
     }
     groups
 }

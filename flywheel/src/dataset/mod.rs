@@ -1,5 +1,7 @@
-//! `flywheel dataset`: data sets made, shown and compared. Ids, digests and counts; never text, never a person.
+//! `flywheel dataset`: data sets made, shown, compared and reported. Ids, digests, counts and rates; never text, never a
+//! person.
 
+mod report;
 mod text;
 
 use std::process::ExitCode;
@@ -51,6 +53,9 @@ pub(crate) async fn run(common: &Common, command: &DatasetCommand) -> Result<Exi
                 print(&text::diff(&diff))?;
             }
         }
+        DatasetCommand::Report { digest, output } => {
+            report::run(&foundation, digest.as_deref(), output.as_deref()).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -95,12 +100,17 @@ async fn known(foundation: &Foundation) -> Result<Vec<SnapshotSummary>, Failure>
     stored::list(&foundation.pool, &foundation.settings.tenant, MOST_LISTED).await.map_err(refused)
 }
 
+/// The digest that is, or begins with, `digits`.
+async fn named(foundation: &Foundation, digits: &str) -> Result<Sha256Digest, Failure> {
+    match digits.parse::<Sha256Digest>() {
+        Ok(digest) => Ok(digest),
+        Err(_) => the_only_one(digits, &known(foundation).await?),
+    }
+}
+
 /// The data set whose digest is, or begins with, `digits`.
 async fn manifest(foundation: &Foundation, digits: &str) -> Result<Manifest, Failure> {
-    let digest = match digits.parse::<Sha256Digest>() {
-        Ok(digest) => digest,
-        Err(_) => the_only_one(digits, &known(foundation).await?)?,
-    };
+    let digest = named(foundation, digits).await?;
     stored::manifest(&foundation.pool, &foundation.settings.tenant, digest).await.map_err(refused)
 }
 

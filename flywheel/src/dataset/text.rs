@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use labeler::crowd::FEWEST_PERSONS;
 use model_registry::lineage::Purpose;
 use trainer_orchestrator::data_set::composition::{Composition, SetStatistics};
 use trainer_orchestrator::data_set::manifest::{Manifest, ManifestDiff};
@@ -12,12 +13,12 @@ use crate::table::rows_text;
 /// Digits of a digest that tell data sets apart.
 const DIGITS: usize = 12;
 
-fn short(digest: &impl ToString) -> String {
+pub(super) fn short(digest: &impl ToString) -> String {
     digest.to_string().chars().take(DIGITS).collect()
 }
 
 /// A word of a table as people read it.
-fn spoken(symbol: &str) -> String {
+pub(super) fn spoken(symbol: &str) -> String {
     symbol.replace('_', " ")
 }
 
@@ -63,8 +64,9 @@ pub(super) fn manifest(manifest: &Manifest) -> String {
     text
 }
 
-fn counted(composition: &Composition) -> String {
-    let stages = composition
+/// What each stage made of the pairs: its name, how many entered and were kept, and why the others were not.
+pub(super) fn stage_rows(composition: &Composition) -> Vec<Vec<String>> {
+    composition
         .stages
         .iter()
         .map(|count| {
@@ -74,7 +76,11 @@ fn counted(composition: &Composition) -> String {
                 count.left_out.iter().map(|(reason, count)| format!("{count} {}", spoken(reason))).collect();
             vec![stage, count.entered.to_string(), count.kept.to_string(), reasons.join(", ")]
         })
-        .collect();
+        .collect()
+}
+
+fn counted(composition: &Composition) -> String {
+    let stages = stage_rows(composition);
     let sets = [
         ("training", &composition.training),
         ("adapt (benefit)", &composition.adapt),
@@ -96,19 +102,20 @@ fn counted(composition: &Composition) -> String {
     )
 }
 
-/// Fewer persons than this are not told apart from others.
-const LEAST_PERSONS: usize = 5;
+/// How many persons there are, where that tells of none of them.
+pub(super) fn persons_text(persons: usize) -> String {
+    match persons {
+        0 => "0".to_owned(),
+        few if few < FEWEST_PERSONS => format!("fewer than {FEWEST_PERSONS}"),
+        many => many.to_string(),
+    }
+}
 
 fn set_row(name: &str, set: &SetStatistics) -> Vec<String> {
-    let persons = match set.persons {
-        0 => "0".to_owned(),
-        few if few < LEAST_PERSONS => format!("fewer than {LEAST_PERSONS}"),
-        many => many.to_string(),
-    };
     vec![
         name.to_owned(),
         set.pairs.to_string(),
-        persons,
+        persons_text(set.persons),
         set.repositories.to_string(),
         format!("{}/{}", set.choosing_no_edit, set.rejecting_no_edit),
         set.merged.to_string(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use events::{PersonPseudonym, PreferencePair};
+use labeler::crowd::FEWEST_PERSONS;
 use serde::Serialize;
 
 use super::lake::{Filter, Lake};
@@ -11,9 +12,7 @@ use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::table::{print, print_json, rows_text};
 
-/// What fewer people did is not shown apart: it would tell of them.
-const FEWEST_PERSONS: usize = 5;
-/// What stands for all of it.
+/// What stands for everything that fewer people did.
 const MERGED: &str = "(groups of fewer than 5 people)";
 
 /// Pairs that have something in common.

@@ -4,6 +4,7 @@
 mod alone;
 mod audit;
 mod commands;
+mod dataset;
 mod demo;
 mod deployment;
 mod doctor;

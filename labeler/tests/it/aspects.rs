@@ -60,12 +60,12 @@ async fn outcomes_are_told_apart_by_what_they_say() {
     let persons = |persons: &Persons| persons.total().measures.opportunities;
     let languages = grouped(&told, |cell| cell.language.as_deref());
     let languages: Vec<_> = languages.iter().map(|(language, who)| (*language, persons(who))).collect();
-    assert_eq!(languages, [("rust", 8.0)]);
+    assert_eq!(languages, [(None, 1.0), (Some("rust"), 8.0)]);
     let patterns = grouped(&told, |cell| cell.pattern);
-    assert_eq!(patterns.keys().copied().collect::<Vec<_>>(), [EditPattern::Replace]);
+    assert_eq!(patterns.keys().copied().collect::<Vec<_>>(), [None, Some(EditPattern::Replace)]);
     let latencies = grouped(&told, |cell| cell.latency);
-    let latencies: Vec<String> = latencies.keys().map(|bucket| latency_name(*bucket)).collect();
-    assert_eq!(latencies, ["100-200 ms"]);
+    let latencies: Vec<Option<String>> = latencies.keys().map(|bucket| bucket.map(latency_name)).collect();
+    assert_eq!(latencies, [None, Some("100-200 ms".to_owned())]);
 
     let everybody = Persons::of(&told);
     let total = everybody.total();
