@@ -26,6 +26,8 @@ mod changelog;
 mod client;
 mod config;
 #[cfg(feature = "production")]
+mod delivery;
+#[cfg(feature = "production")]
 mod existing;
 #[cfg(feature = "production")]
 mod forbidden;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
-use rdkafka::producer::{FutureProducer, Producer};
+use rdkafka::producer::{Producer, ThreadedProducer};
 use service::finding::{Finding, Verdict};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -373,7 +373,7 @@ fn transactions(config: &KafkaConfig, context: &Context, patience: Duration) -> 
         client
             .set("transactional.id", format!("{ids}doctor"))
             .set("transaction.timeout.ms", config.delivery_timeout_ms.to_string());
-        let producer: FutureProducer<Context> = client
+        let producer: ThreadedProducer<Context> = client
             .create_with_context(context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
         producer.init_transactions(patience).map_err(|error| not_begun(config, context, &error, &ids))

@@ -16,13 +16,13 @@ use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducerContext};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::message::ToBytes;
+use rdkafka::producer::{Producer, ThreadedProducer};
 use service::clock::SharedClock;
-use tokio::runtime::Handle;
 
 use super::client::{Context, number};
 use super::config::KafkaConfig;
+use super::delivery::{Batch, FORGOTTEN, Message, OurProducer, send};
 use super::forbidden::{self, Need};
 use super::record::headers;
 use super::rights::Operation;
@@ -36,18 +36,19 @@ const CONTROL: Duration = Duration::from_secs(10);
 const ANSWER_LATE: Duration = Duration::from_secs(1);
 /// How often a full queue is looked at again.
 const QUEUE_LOOK: Duration = Duration::from_millis(5);
+/// How often it is looked whether the client has told all that it tells of at once.
+const COUNT_LOOK: Duration = Duration::from_micros(50);
+/// What the client says when it has no room.
+const QUEUE_FULL: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
 
 /// What the transactional ids of control records begin with.
 pub(super) const CONTROL_IDS: &str = "control-";
-
-type OurProducer = FutureProducer<Context>;
 
 /// The producers of a bus.
 pub(super) struct Publisher {
     config: KafkaConfig,
     context: Context,
     clock: SharedClock,
-    runtime: Handle,
     producer: Mutex<Option<OurProducer>>,
     /// For control records, which go to all partitions or to none. One transaction at a time.
     control: Arc<Mutex<Option<OurProducer>>>,
@@ -61,7 +62,6 @@ impl Publisher {
             config: config.clone(),
             context: context.clone(),
             clock,
-            runtime: Handle::current(),
             producer: Mutex::new(None),
             control: Arc::default(),
             control_name: config.stored_name(&format!("{CONTROL_IDS}{}", hex::encode(rand::random::<[u8; 12]>()))),
@@ -77,10 +77,10 @@ impl Publisher {
         }
         let mut client = self.config.producer()?;
         client.set("linger.ms", self.config.linger_ms.to_string());
-        let made: OurProducer = client
+        let made: ThreadedProducer<Context> = client
             .create_with_context(self.context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
-        Ok(producer.insert(made).clone())
+        Ok(producer.insert(Arc::new(made)).clone())
     }
 
     /// The next call makes new producers: those of now believe what was true before.
@@ -113,74 +113,39 @@ impl Publisher {
             Err(error) => return vec![Err(error.into()); records.len()],
         };
         let deadline = Instant::now() + Duration::from_millis(self.config.publish_wait_ms);
-        let mut waiting = Vec::with_capacity(records.len());
+        let batch = Batch::new(records.len());
+        let mut handed = Vec::with_capacity(records.len());
         let mut overloaded = false;
         for record in records {
             let partition = partition_for(&record.key, partitions);
-            // Once one was refused, none after it may pass it.
-            let sent = if overloaded {
-                Err(PublishError::Overloaded)
-            } else {
-                self.enqueue(&producer, topic, stored, partition, record, deadline).await
-            };
-            overloaded |= matches!(sent, Err(PublishError::Overloaded));
-            waiting.push((partition, sent));
-        }
-        let mut results = Vec::with_capacity(records.len());
-        let mut failed = false;
-        for (partition, sent) in waiting {
-            let result = match sent {
-                Err(error) => Err(error),
-                Ok(delivery) => match delivery.await {
-                    Ok(Ok(delivery)) => {
-                        Ok((partition, Position::from_offset(u64::try_from(delivery.offset).unwrap_or(0))))
-                    }
-                    Ok(Err((error, _))) => {
-                        failed = true;
-                        Err(self.refused(&producer, topic, stored, &error))
-                    }
-                    Err(_) => Err(PublishError::Closed),
-                },
-            };
-            results.push(result);
-        }
-        if failed {
-            self.replace_if_failed(&producer);
-        }
-        results
-    }
-
-    /// Hands a record to the client, waiting for room.
-    async fn enqueue(
-        &self,
-        producer: &OurProducer,
-        topic: &str,
-        stored: &str,
-        partition: u32,
-        record: &Record,
-        deadline: Instant,
-    ) -> Result<DeliveryFuture, PublishError> {
-        loop {
-            let message = FutureRecord::to(stored)
+            let message = Message::with_opaque_to(stored, batch.ticket())
                 .partition(number(partition))
                 .key(&record.key.0)
                 .payload(record.value.as_ref())
                 .headers(headers(self.clock.now(), false));
-            match producer.send_result(message) {
-                Ok(delivery) => return Ok(delivery),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if Instant::now() < deadline => {
-                    tokio::time::sleep(QUEUE_LOOK).await;
-                }
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                    return Err(PublishError::Overloaded);
-                }
-                Err((error, _)) => {
-                    let refused = self.refused(producer, topic, stored, &error);
-                    self.replace_if_failed(producer);
-                    return Err(refused);
-                }
-            }
+            // Once one was refused, none after it may pass it.
+            let sent = if overloaded { Err(QUEUE_FULL) } else { hand_over(&producer, message, deadline).await };
+            overloaded |= sent == Err(QUEUE_FULL);
+            handed.push((partition, sent));
         }
+        let fates = batch.fates().await;
+        let mut failed = false;
+        let results = handed.into_iter().zip(fates).map(|((partition, sent), fate)| {
+            let error = match (sent, fate) {
+                (Ok(()), Ok(offset)) => return Ok((partition, Position::from_offset(offset))),
+                (Ok(()), Err(FORGOTTEN)) => return Err(PublishError::Closed),
+                (Err(QUEUE_FULL), _) => return Err(PublishError::Overloaded),
+                (Ok(()), Err(code)) => KafkaError::MessageProduction(code),
+                (Err(error), _) => error,
+            };
+            failed = true;
+            Err(self.refused(&producer, topic, stored, &error))
+        });
+        let results = results.collect();
+        if failed {
+            self.replace_if_failed(&producer);
+        }
+        results
     }
 
     /// Writes a message as it is, and waits until it is durable.
@@ -192,17 +157,22 @@ impl Publisher {
         value: &[u8],
     ) -> Result<(), BusError> {
         let producer = self.producer()?;
-        let message = FutureRecord::to(stored).partition(number(partition)).key(key).payload(value);
-        let wait = Duration::from_millis(self.config.publish_wait_ms);
-        match producer.send(message, wait).await {
-            Ok(_) => Ok(()),
-            Err((error, _)) => {
-                let doing = format!("Kafka did not acknowledge a message of {stored}");
-                let refused = self.unacknowledged(&producer, &doing, stored, &error);
-                self.replace_if_failed(&producer);
-                Err(refused)
-            }
-        }
+        let batch = Batch::new(1);
+        let message =
+            Message::with_opaque_to(stored, batch.ticket()).partition(number(partition)).key(key).payload(value);
+        let deadline = Instant::now() + Duration::from_millis(self.config.publish_wait_ms);
+        let error = match hand_over(&producer, message, deadline).await {
+            Ok(()) => match batch.fates().await.pop() {
+                Some(Ok(_)) => return Ok(()),
+                Some(Err(code)) => KafkaError::MessageProduction(code),
+                None => KafkaError::Canceled,
+            },
+            Err(error) => error,
+        };
+        let doing = format!("Kafka did not acknowledge a message of {stored}");
+        let refused = self.unacknowledged(&producer, &doing, stored, &error);
+        self.replace_if_failed(&producer);
+        Err(refused)
     }
 
     /// Why a message of a topic was not acknowledged.
@@ -251,7 +221,7 @@ impl Publisher {
             .set("linger.ms", "0")
             .set("message.timeout.ms", CONTROL.as_millis().to_string())
             .set("transaction.timeout.ms", CONTROL.as_millis().to_string());
-        let producer: OurProducer = client
+        let producer: ThreadedProducer<Context> = client
             .create_with_context(self.context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
         let timeout = Duration::from_millis(self.config.request_timeout_ms);
@@ -260,7 +230,7 @@ impl Publisher {
             self.context.error_of("a Kafka transaction can not be begun", &error, &needs)
         })?;
         self.context.forbidden.used_transactions(&self.control_name);
-        Ok(producer)
+        Ok(Arc::new(producer))
     }
 
     fn control_transaction(
@@ -278,19 +248,18 @@ impl Publisher {
         producer.begin_transaction().map_err(|error| failed(&error))?;
         let at = self.clock.now();
         let key = RecordKey([0; 16]);
-        let mut sent = Vec::with_capacity(partitions as usize);
+        let batch = Batch::new(partitions as usize);
         for partition in 0..partitions {
-            let message = FutureRecord::to(stored)
+            let message = Message::with_opaque_to(stored, batch.ticket())
                 .partition(number(partition))
                 .key(&key.0)
                 .payload(value.as_ref())
                 .headers(headers(at, true));
-            match producer.send_result(message) {
-                Ok(delivery) => sent.push(delivery),
-                Err((error, _)) => return Err(self.abort(producer, failed(&error))),
+            if let Err(error) = send(producer, message, deadline) {
+                return Err(self.abort(producer, failed(&error)));
             }
         }
-        let written = acknowledged(producer, &self.runtime, sent, deadline).and_then(|_| commit(producer, deadline));
+        let written = acknowledged(producer, &batch, deadline).and_then(|_| commit(producer, deadline));
         written.map_err(|error| self.abort(producer, failed(&error)))
     }
 
@@ -311,47 +280,64 @@ pub(super) fn why(producer: &OurProducer, error: &KafkaError) -> KafkaError {
     fatal.map_or_else(|| error.clone(), KafkaError::MessageProduction)
 }
 
-/// Waits until all messages of a transaction are acknowledged, and answers the position of the last one. The client's
-/// own wait would look only every 100 ms.
-pub(super) fn acknowledged(
+/// Hands a message to the client, waiting until `deadline` for room.
+async fn hand_over<K, P>(
     producer: &OurProducer,
-    runtime: &Handle,
-    sent: Vec<DeliveryFuture>,
+    mut message: Message<'_, K, P>,
     deadline: Instant,
-) -> Result<u64, KafkaError> {
+) -> Result<(), KafkaError>
+where
+    K: ToBytes + ?Sized,
+    P: ToBytes + ?Sized,
+{
+    loop {
+        match producer.send(message) {
+            Ok(()) => return Ok(()),
+            Err((QUEUE_FULL, again)) if Instant::now() < deadline => {
+                message = again;
+                tokio::time::sleep(QUEUE_LOOK).await;
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// Waits until all messages of a transaction are acknowledged, and answers their positions.
+pub(super) fn acknowledged(producer: &OurProducer, batch: &Batch, deadline: Instant) -> Result<Vec<u64>, KafkaError> {
+    let timed_out = || KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
+    let fates = batch.fates_until(deadline).ok_or_else(timed_out)?;
+    // The client counts what it tells of at once until it has told all of it, and its own wait for that would look only
+    // every 100 ms.
     while producer.in_flight_count() > 0 {
         if Instant::now() >= deadline {
-            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
+            return Err(timed_out());
         }
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(COUNT_LOOK);
     }
-    let (mut last, mut failed) = (0, None);
-    runtime.block_on(async {
-        for delivery in sent {
-            match delivery.await {
-                Ok(Ok(delivery)) => last = u64::try_from(delivery.offset).unwrap_or(0),
-                Ok(Err((error, _))) if failed.as_ref().is_none_or(is_taken_back) => failed = Some(error),
-                Ok(Err(_)) => {}
-                Err(_) => return Err(KafkaError::Canceled),
-            }
+    let (mut positions, mut failed) = (Vec::with_capacity(fates.len()), None);
+    for fate in fates {
+        match fate {
+            Ok(position) => positions.push(position),
+            Err(FORGOTTEN) => return Err(KafkaError::Canceled),
+            Err(code) if failed.is_none_or(is_taken_back) => failed = Some(code),
+            Err(_) => {}
         }
-        Ok(())
-    })?;
+    }
     match failed {
-        None => Ok(last),
+        None => Ok(positions),
         // Why it was taken back is known to the transaction. One that is open and well can not be begun, either, and
         // says only that.
-        Some(error) if is_taken_back(&error) => match producer.begin_transaction() {
+        Some(code) if is_taken_back(code) => match producer.begin_transaction() {
             Err(why) if why.rdkafka_error_code() != Some(RDKafkaErrorCode::State) => Err(why),
-            _ => Err(error),
+            _ => Err(KafkaError::MessageProduction(code)),
         },
-        Some(error) => Err(error),
+        Some(code) => Err(KafkaError::MessageProduction(code)),
     }
 }
 
 /// Whether a message was not sent because its transaction had failed.
-fn is_taken_back(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight))
+fn is_taken_back(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
 }
 
 /// Adds the position of a group to a transaction, in `timeout`. The client's own call may never return when whoever keeps
@@ -380,13 +366,7 @@ pub(super) fn add_position(
 }
 
 /// Commits. A commit that is answered with "try again" may have been made; it is repeated until it is known.
-pub(super) fn commit<C: rdkafka::ClientContext + 'static>(
-    producer: &FutureProducer<C>,
-    deadline: Instant,
-) -> Result<(), KafkaError>
-where
-    FutureProducer<C>: Producer<FutureProducerContext<C>>,
-{
+pub(super) fn commit(producer: &OurProducer, deadline: Instant) -> Result<(), KafkaError> {
     loop {
         // The client waits for messages and then for the brokers, each up to the time that it is given.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)) / 2;

@@ -31,13 +31,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use events::Timestamp;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::future_producer::DeliveryFuture;
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::{TopicPartitionList, consumer::Consumer};
 
 use super::Inner;
 use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
 use super::client::{Context, Isolation, OurConsumer, consumer, number, offset};
+use super::delivery::{Batch, Message, OurProducer, Ticket, send};
 use super::forbidden::Need;
 use super::publish::{acknowledged, add_position, commit, why};
 use super::reader::{Found, Gone, Reading};
@@ -86,7 +86,7 @@ pub(super) struct SlotLog {
     partition: u32,
     epoch: i64,
     lease: Lease,
-    producer: Option<FutureProducer<Context>>,
+    producer: Option<OurProducer>,
     /// Of the step, for what it has committed.
     group: Arc<OurConsumer>,
     state: State,
@@ -202,14 +202,14 @@ impl SlotLog {
             .set("transactional.id", &name)
             .set("linger.ms", "0")
             .set("transaction.timeout.ms", config.delivery_timeout_ms.to_string());
-        let producer: FutureProducer<Context> = client
+        let producer: ThreadedProducer<Context> = client
             .create_with_context(self.inner.context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
         producer
             .init_transactions(self.inner.request_timeout())
             .map_err(|error| self.kafka("its transactions can not be begun", &error))?;
         self.inner.context.forbidden.used_transactions(&name);
-        self.producer = Some(producer);
+        self.producer = Some(Arc::new(producer));
         Ok(())
     }
 
@@ -255,7 +255,7 @@ impl SlotLog {
         self.kafka(doing, error)
     }
 
-    /// One transaction: messages, and the position of the group. Answers the position of the last message.
+    /// One transaction: messages, and the position of the group. Answers the position of the progress in the changelog.
     fn transaction(&mut self, messages: &Messages, position: u64, told: &Told) -> Result<u64, BusError> {
         const DOING: &str = "its transaction was not made";
         self.begin()?;
@@ -271,7 +271,7 @@ impl SlotLog {
 
     fn transaction_with(
         &self,
-        producer: &FutureProducer<Context>,
+        producer: &OurProducer,
         messages: &Messages,
         position: u64,
         told: &Told,
@@ -283,26 +283,29 @@ impl SlotLog {
         let mut reached = BTreeSet::new();
         let (first, later): (Vec<_>, Vec<_>) =
             messages.records.iter().partition(|(topic, partition, _)| reached.insert((topic, *partition)));
-        let mut sent = Vec::with_capacity(messages.records.len() + messages.changes.len());
+        let batch = Batch::new(messages.records.len() + messages.changes.len());
         // The brokers must be told of every partition before it is written to, and whom the client has not met by the
         // time it tells them costs another round. So whatever opens a partition goes first.
         for (topic, partition, record) in &first {
-            sent.push(send(producer, message_of(topic, *partition, record, at), deadline)?);
+            send(producer, message_of(topic, *partition, record, at, batch.ticket()), deadline)?;
         }
-        let mut changed = Vec::with_capacity(messages.changes.len());
+        // What the state is changed by ends with the progress.
+        let mut progress = 0;
         for (key, value) in &messages.changes {
-            let mut message: FutureRecord<'_, [u8], [u8]> =
-                FutureRecord::to(&self.topics.changelog).partition(number(self.partition)).key(key.as_slice());
+            let ticket = batch.ticket();
+            progress = ticket.place();
+            let mut message: Message<'_, [u8], [u8]> = Message::with_opaque_to(&self.topics.changelog, ticket)
+                .partition(number(self.partition))
+                .key(key.as_slice());
             if let Some(value) = value {
                 message = message.payload(value.as_slice());
             }
-            changed.push(send(producer, message, deadline)?);
+            send(producer, message, deadline)?;
         }
         for (topic, partition, record) in &later {
-            sent.push(send(producer, message_of(topic, *partition, record, at), deadline)?);
+            send(producer, message_of(topic, *partition, record, at, batch.ticket()), deadline)?;
         }
-        sent.append(&mut changed);
-        let last = acknowledged(producer, &self.inner.runtime, sent, deadline)?;
+        let positions = acknowledged(producer, &batch, deadline)?;
         let Some(group) = self.group.group_metadata() else { return Err(KafkaError::Canceled) };
         let mut offsets = TopicPartitionList::new();
         {
@@ -313,7 +316,7 @@ impl SlotLog {
         }
         add_position(producer, offsets, group, left(deadline).min(self.inner.request_timeout()))?;
         commit(producer, deadline)?;
-        Ok(last)
+        Ok(positions.get(progress).copied().unwrap_or_default())
     }
 
     /// Writes a transaction, and then the copy.
@@ -386,35 +389,13 @@ fn message_of<'a>(
     partition: u32,
     record: &'a Record,
     at: Timestamp,
-) -> FutureRecord<'a, [u8; 16], [u8]> {
-    FutureRecord::to(topic)
+    ticket: Box<Ticket>,
+) -> Message<'a, [u8; 16], [u8]> {
+    Message::with_opaque_to(topic, ticket)
         .partition(number(partition))
         .key(&record.key.0)
         .payload(record.value.as_ref())
         .headers(headers(at, false))
-}
-
-/// Hands a message to the client, waiting for room: the client sends what it has meanwhile.
-fn send<K, P>(
-    producer: &FutureProducer<Context>,
-    message: FutureRecord<'_, K, P>,
-    deadline: Instant,
-) -> Result<DeliveryFuture, KafkaError>
-where
-    K: rdkafka::message::ToBytes + ?Sized,
-    P: rdkafka::message::ToBytes + ?Sized,
-{
-    let mut message = message;
-    loop {
-        match producer.send_result(message) {
-            Ok(delivery) => return Ok(delivery),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) if Instant::now() < deadline => {
-                message = again;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err((error, _)) => return Err(error),
-        }
-    }
 }
 
 impl SlotLog {

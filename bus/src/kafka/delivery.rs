@@ -1,0 +1,187 @@
+//! What became of messages that were handed to the client, many at a time: they share one place where it is written down,
+//! and whoever waits for them is woken once. A future of its own for each message would cost more than the message.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Message as _, ToBytes};
+use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+
+use super::client::Context;
+
+/// A producer whose messages belong to batches. It ends with the last handle.
+pub(super) type OurProducer = Arc<ThreadedProducer<Context>>;
+
+/// A message with its place in a batch.
+pub(super) type Message<'a, K, P> = BaseRecord<'a, K, P, Box<Ticket>>;
+
+/// What became of a message: its offset, or why it is not in the log.
+pub(super) type Fate = Result<u64, RDKafkaErrorCode>;
+
+/// The fate of what the client never took, or gave up without a word.
+pub(super) const FORGOTTEN: RDKafkaErrorCode = RDKafkaErrorCode::BrokerDestroy;
+
+/// How often a full queue is looked at again by whoever may block.
+const QUEUE_LOOK: Duration = Duration::from_millis(1);
+
+/// Messages that are waited for together, by one who waits.
+#[derive(Debug)]
+pub(super) struct Batch {
+    state: Mutex<State>,
+    /// Of who waits asynchronously.
+    settled: Notify,
+    /// Of who blocks.
+    all_known: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    fates: Vec<Fate>,
+    waiting: usize,
+}
+
+impl Batch {
+    pub(super) fn new(messages: usize) -> Arc<Self> {
+        let state = State { fates: Vec::with_capacity(messages), waiting: 0 };
+        Arc::new(Self { state: Mutex::new(state), settled: Notify::new(), all_known: Condvar::new() })
+    }
+
+    /// The next place.
+    pub(super) fn ticket(self: &Arc<Self>) -> Box<Ticket> {
+        let mut state = self.state.lock();
+        state.fates.push(Err(FORGOTTEN));
+        state.waiting += 1;
+        Box::new(Ticket { batch: Arc::clone(self), place: state.fates.len() - 1, fate: Err(FORGOTTEN) })
+    }
+
+    fn settle(&self, place: usize, fate: Fate) {
+        let mut state = self.state.lock();
+        if let Some(known) = state.fates.get_mut(place) {
+            *known = fate;
+        }
+        state.waiting -= 1;
+        if state.waiting == 0 {
+            drop(state);
+            self.settled.notify_one();
+            self.all_known.notify_one();
+        }
+    }
+
+    /// The fates in the order of the tickets, once all are known.
+    pub(super) async fn fates(&self) -> Vec<Fate> {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if state.waiting == 0 {
+                    return std::mem::take(&mut state.fates);
+                }
+            }
+            self.settled.notified().await;
+        }
+    }
+
+    /// The same for who may block; none when some are not known by `deadline`.
+    pub(super) fn fates_until(&self, deadline: Instant) -> Option<Vec<Fate>> {
+        let mut state = self.state.lock();
+        while state.waiting > 0 {
+            if self.all_known.wait_until(&mut state, deadline).timed_out() && state.waiting > 0 {
+                return None;
+            }
+        }
+        Some(std::mem::take(&mut state.fates))
+    }
+}
+
+/// A message's place in its batch. Whatever happens to it settles the place, also that it is dropped.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    batch: Arc<Batch>,
+    place: usize,
+    fate: Fate,
+}
+
+impl Ticket {
+    /// Where its fate stands.
+    pub(super) fn place(&self) -> usize {
+        self.place
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.batch.settle(self.place, self.fate);
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Ticket>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, mut ticket: Box<Ticket>) {
+        ticket.fate = match result {
+            Ok(message) => Ok(u64::try_from(message.offset()).unwrap_or(0)),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+        };
+    }
+}
+
+/// Hands a message to the client, waiting for room: the client sends what it has meanwhile. Blocks.
+pub(super) fn send<K, P>(
+    producer: &OurProducer,
+    mut message: Message<'_, K, P>,
+    deadline: Instant,
+) -> Result<(), KafkaError>
+where
+    K: ToBytes + ?Sized,
+    P: ToBytes + ?Sized,
+{
+    loop {
+        match producer.send(message) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) if Instant::now() < deadline => {
+                message = again;
+                std::thread::sleep(QUEUE_LOOK);
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(mut ticket: Ticket, fate: Fate) {
+        ticket.fate = fate;
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_learns_of_all_in_their_order_also_of_what_was_dropped() {
+        let batch = Batch::new(3);
+        let (first, second, third) = (batch.ticket(), batch.ticket(), batch.ticket());
+        assert_eq!((first.place(), second.place(), third.place()), (0, 1, 2));
+        let waiting = tokio::spawn({
+            let batch = Arc::clone(&batch);
+            async move { batch.fates().await }
+        });
+        told(*third, Ok(7));
+        drop(first);
+        assert!(batch.fates_until(Instant::now()).is_none());
+        told(*second, Err(RDKafkaErrorCode::PurgeQueue));
+        assert_eq!(waiting.await.unwrap(), [Err(FORGOTTEN), Err(RDKafkaErrorCode::PurgeQueue), Ok(7)]);
+    }
+
+    #[test]
+    fn a_batch_that_was_empty_for_a_while_is_waited_for_all_the_same() {
+        let batch = Batch::new(2);
+        told(*batch.ticket(), Ok(1));
+        let last = batch.ticket();
+        let teller = std::thread::spawn(move || told(*last, Ok(2)));
+        let fates = batch.fates_until(Instant::now() + Duration::from_secs(10));
+        assert_eq!(fates.unwrap(), [Ok(1), Ok(2)]);
+        teller.join().unwrap();
+        assert_eq!(Batch::new(0).fates_until(Instant::now()), Some(Vec::new()));
+    }
+}
