@@ -44,7 +44,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
 
     fn compute_batch(&mut self, computed: &mut Computed, entries: Vec<Entry>) -> Result<(), BusError> {
         // A batch that waits for keys names all keys that it lacks, so that they are fetched at once.
-        let missing: Vec<String> = entries
+        let mut missing: Vec<String> = entries
             .iter()
             .filter_map(|entry| match entry {
                 Entry::Data { prepared: Prepared::Unavailable(names), .. } => Some(names.clone()),
@@ -72,9 +72,11 @@ impl<L: PartitionLog> PartitionWorker<L> {
                 if let Some(paused) =
                     computed.paused.as_mut().filter(|paused| paused.iter().any(|name| missing.contains(name)))
                 {
-                    paused.extend(missing);
-                    paused.sort();
-                    paused.dedup();
+                    // What the record itself waits for stands first: that is what is shown.
+                    missing.retain(|name| !paused.contains(name));
+                    missing.sort();
+                    missing.dedup();
+                    paused.append(&mut missing);
                 }
                 return Ok(());
             }
