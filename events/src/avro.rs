@@ -118,8 +118,8 @@ fn decode_with<T: DeserializeOwned>(bytes: &[u8], schemas: &[Schema], name: &'st
     // All of it is at hand: a length beyond it is damage, and nothing to make room for.
     reader.max_alloc_size = datum.len();
     let mut state = DeserializerState::with_config(reader, DeserializerConfig::new(schema));
-    let value: T = serde::Deserialize::deserialize(state.deserializer())
-        .map_err(|_| AvroError::Malformed { schema: name })?;
+    let value: T =
+        serde::Deserialize::deserialize(state.deserializer()).map_err(|_| AvroError::Malformed { schema: name })?;
     let rest = state.into_reader().into_inner();
     if rest.is_empty() { Ok(value) } else { Err(AvroError::TrailingBytes { schema: name, count: rest.len() }) }
 }

@@ -527,9 +527,11 @@ pub(crate) enum RolloutCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DatasetCommand {
     /// Make the data set that a training run would get now, and store it under its digest. Nothing trains on it.
-    #[command(after_help = "What is in the lake, in the rules and in the consents of now decides; the settings are those \
+    #[command(
+        after_help = "What is in the lake, in the rules and in the consents of now decides; the settings are those \
                             of [orchestrator]. The same pairs and settings make the same data set, with the same \
-                            digest. docs/data-sets.md says what the stages do.")]
+                            digest. docs/data-sets.md says what the stages do."
+    )]
     Build {
         /// Only say what it would hold; store nothing.
         #[arg(long)]
@@ -555,8 +557,10 @@ pub(crate) enum DatasetCommand {
         list: ListArgs,
     },
     /// Report what a data set is made of and what developers did meanwhile, in tables and plots.
-    #[command(after_help = "Counts and rates, with what each is computed from; never code, and nothing of fewer than five \
-                            persons. docs/data-sets.md says what is in it.")]
+    #[command(
+        after_help = "Counts and rates, with what each is computed from; never code, and nothing of fewer than five \
+                            persons. docs/data-sets.md says what is in it."
+    )]
     Report {
         /// Its digest, or the first digits of it, as listed. Default: the newest one.
         digest: Option<String>,

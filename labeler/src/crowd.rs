@@ -84,7 +84,7 @@ pub fn along<C: Crowd>(groups: impl IntoIterator<Item = (String, C)>) -> Vec<Tol
     let mut told: Vec<Told<C>> = Vec::new();
     let mut open: Option<Told<C>> = None;
     for group in each(groups) {
-        let mut grown = match open.take() {
+        let grown = match open.take() {
             Some(mut known) => {
                 known.merge(group);
                 known
@@ -150,9 +150,7 @@ mod tests {
 
     #[test]
     fn neighbours_are_merged_until_they_are_enough() {
-        let spans = |groups: Vec<(String, Persons)>| -> Vec<String> {
-            along(groups).iter().map(Told::span).collect()
-        };
+        let spans = |groups: Vec<(String, Persons)>| -> Vec<String> { along(groups).iter().map(Told::span).collect() };
         let groups = vec![group("1", 0..2), group("2", 2..6), group("3", 0..5), group("4", 0..1)];
         assert_eq!(spans(groups), ["1 to 2", "3 to 4"]);
         assert_eq!(spans(vec![group("1", 0..2), group("2", 0..4)]), [""; 0]);

@@ -6,6 +6,8 @@
 //! name is gone, although most characters of the line stand. And what the developer typed right at the place counts for
 //! nothing, although it was there at Tab and is there now.
 
+use std::hash::Hash;
+
 use crate::alignment::common_subsequence;
 use crate::lexing::tokens;
 
@@ -108,7 +110,7 @@ fn still_gone(before: &[&str], removed: &[usize], accepted: &[&str], now: &[&str
 
 /// Indices of equal items in all three, ascending in each: a longest common subsequence, unless the texts differ in so
 /// much that it would take long; a function of its input alone.
-fn common_to_three<T: PartialEq>(first: &[T], second: &[T], third: &[T]) -> Vec<[usize; 3]> {
+fn common_to_three<T: Eq + Hash>(first: &[T], second: &[T], third: &[T]) -> Vec<[usize; 3]> {
     // Usually Tab wrote what was suggested.
     let mut found: Vec<[usize; 3]> = if first == second {
         common_subsequence(first, third).into_iter().map(|(index, at)| [index, index, at]).collect()
@@ -129,7 +131,7 @@ fn common_to_three<T: PartialEq>(first: &[T], second: &[T], third: &[T]) -> Vec<
 }
 
 /// What stands at both ends of all three is common; the rest is searched.
-fn common_between_ends<T: PartialEq>(first: &[T], second: &[T], third: &[T]) -> Vec<[usize; 3]> {
+fn common_between_ends<T: Eq + Hash>(first: &[T], second: &[T], third: &[T]) -> Vec<[usize; 3]> {
     let prefix = first.iter().zip(second).zip(third).take_while(are_alike).count();
     let (a, b, c) = (&first[prefix..], &second[prefix..], &third[prefix..]);
     let suffix = a.iter().rev().zip(b.iter().rev()).zip(c.iter().rev()).take_while(are_alike).count();
@@ -141,17 +143,16 @@ fn common_between_ends<T: PartialEq>(first: &[T], second: &[T], third: &[T]) -> 
     before.chain(between).chain(behind).collect()
 }
 
-fn are_alike<T: PartialEq>(((a, b), c): &((&T, &T), &T)) -> bool {
+fn are_alike<T: Eq + Hash>(((a, b), c): &((&T, &T), &T)) -> bool {
     a == b && b == c
 }
 
-fn common_middle<T: PartialEq>([a, b, c]: [&[T]; 3]) -> Vec<[usize; 3]> {
+fn common_middle<T: Eq + Hash>([a, b, c]: [&[T]; 3]) -> Vec<[usize; 3]> {
     let (wide, deep) = (b.len() + 1, c.len() + 1);
     if (a.len() + 1).saturating_mul(wide).saturating_mul(deep) > MOST_CELLS {
         let (left, right) = (common_subsequence(a, b), common_subsequence(b, c));
-        let joined = |(i, j): (usize, usize)| {
-            right.binary_search_by_key(&j, |pair| pair.0).ok().map(|at| [i, j, right[at].1])
-        };
+        let joined =
+            |(i, j): (usize, usize)| right.binary_search_by_key(&j, |pair| pair.0).ok().map(|at| [i, j, right[at].1]);
         return left.into_iter().filter_map(joined).collect();
     }
     let cell = |i: usize, j: usize, k: usize| (i * wide + j) * deep + k;

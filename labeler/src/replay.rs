@@ -191,9 +191,8 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
             _ => {}
         }
     }
-    let quiet_since = |quiet_ms: i64| {
-        replayer.last_activity_ms.is_none_or(|last| known_until_ms >= last.saturating_add(quiet_ms))
-    };
+    let quiet_since =
+        |quiet_ms: i64| replayer.last_activity_ms.is_none_or(|last| known_until_ms >= last.saturating_add(quiet_ms));
     let (is_paused, is_complete) = (quiet_since(policy.settle_ms), quiet_since(policy.boundary_ms));
     if is_paused && replayer.last_activity_ms.is_some() {
         replayer.pause();

@@ -163,6 +163,8 @@ fn training_pair(open: &OpenPair) -> TrainingPair {
         shared: open.text.shared.clone(),
         chosen: open.text.chosen.clone(),
         rejected: open.text.rejected.clone(),
+        off_policy: open.pair.off_policy,
+        identifiers_seen: None,
     }
 }
 

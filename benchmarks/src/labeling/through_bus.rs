@@ -255,7 +255,8 @@ pub(crate) async fn resident(
 
 /// What the kernel says of this process.
 fn resident_mib() -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("the kernel does not tell what memory is used")?;
+    let status =
+        std::fs::read_to_string("/proc/self/status").context("the kernel does not tell what memory is used")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in /proc/self/status")?;
     let kibibytes: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kibibytes / 1024.0)

@@ -295,11 +295,12 @@ proptest! {
 fn tokens_merge_what_is_common_with_what_differs() {
     let words: Vec<String> = ["a", "b", "c", "ab", "bc", "abc", "cab", "acb"].map(str::to_owned).to_vec();
     for (name, tokenizer) in kinds() {
-        let early = words.iter().flat_map(|left| words.iter().map(move |right| (left, right))).filter(|(left, right)| {
-            let (one, other) = (tokenizer.encode(left).unwrap(), tokenizer.encode(right).unwrap());
-            let begins_at = spelled(tokenizer, &one[..common(&one, &other)]).len();
-            begins_at < common(left.as_bytes(), right.as_bytes())
-        });
+        let early =
+            words.iter().flat_map(|left| words.iter().map(move |right| (left, right))).filter(|(left, right)| {
+                let (one, other) = (tokenizer.encode(left).unwrap(), tokenizer.encode(right).unwrap());
+                let begins_at = spelled(tokenizer, &one[..common(&one, &other)]).len();
+                begins_at < common(left.as_bytes(), right.as_bytes())
+            });
         assert!(early.count() > 0, "{name}");
     }
 }

@@ -32,9 +32,7 @@ impl Fill {
     /// The tokens that it needs.
     pub(super) fn marks(self) -> &'static [&'static str] {
         match self {
-            Self::QwenCoder => {
-                &["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|repo_name|>", "<|file_sep|>"]
-            }
+            Self::QwenCoder => &["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|repo_name|>", "<|file_sep|>"],
             Self::Starcoder => &["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<reponame>", "<filename>"],
             Self::Starcoder2 => &["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<repo_name>", "<file_sep>"],
         }

@@ -189,7 +189,9 @@ impl Renderer {
         };
         let (chosen, rejected) = (chosen.map(&answer).transpose()?, rejected.map(&answer).transpose()?);
         let divergence = match (&chosen, &rejected) {
-            (Some((chosen, _)), Some((rejected, _))) if chosen.text == rejected.text => return Err(Refusal::SameAnswer),
+            (Some((chosen, _)), Some((rejected, _))) if chosen.text == rejected.text => {
+                return Err(Refusal::SameAnswer);
+            }
             (Some((chosen, left)), Some((rejected, right))) => Some(AnswerDivergence {
                 byte: first_difference(&chosen.text, &rejected.text),
                 token: left.iter().zip(right).take_while(|(left, right)| left == right).count(),

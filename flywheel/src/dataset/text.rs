@@ -133,9 +133,8 @@ pub(super) fn diff(diff: &ManifestDiff) -> String {
         diff.reweighted.len()
     );
     let pairs = diff.summary().into_iter().map(|(from, to, count)| vec![count.to_string(), spoken(&from), spoken(&to)]);
-    let settings = diff.settings.iter().map(|change| {
-        vec![change.name.clone(), change.from.to_string(), change.to.to_string()]
-    });
+    let settings =
+        diff.settings.iter().map(|change| vec![change.name.clone(), change.from.to_string(), change.to.to_string()]);
     for table in [
         rows_text(&["pairs", "were", "are"], pairs.collect(), "the same pairs for the same purposes"),
         rows_text(&["setting", "was", "is"], settings.collect(), "the same settings"),

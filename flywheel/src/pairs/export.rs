@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use edit_model::export::{Refusal, Rendered, RenderedAnswer, Renderer, Sides};
 use events::{Audience, PairId, PairText, PreferencePair, Sha256Digest};
 use labeler::lake::{OpenTextError, open_text};
+use model_registry::lineage::Purpose;
 use serde::Serialize;
 use serde_json::json;
 use service::drain::stop_signal;
 use sqlx::Row as _;
-use trainer_orchestrator::snapshot::Purpose;
 use trainer_orchestrator::store::Store;
 
 use super::lake::Lake;

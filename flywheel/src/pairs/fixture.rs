@@ -36,6 +36,7 @@ pub(super) fn pair(reason: PairReason, byte: Option<u32>) -> PreferencePair {
             explored: false,
         },
         altered: false,
+        off_policy: false,
         opened_at: Timestamp::from_seconds(1_800_000_000),
         labeled_at: Timestamp::from_seconds(1_800_000_300),
         last_signal_at: Timestamp::from_seconds(1_800_000_100),

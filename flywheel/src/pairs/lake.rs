@@ -81,7 +81,7 @@ impl Lake {
     ) -> Result<(), Failure> {
         let mut seen = HashSet::new();
         for part in &self.parts {
-            let pairs = self.reader.read(part).await.map_err(|error| unreadable(part, error))?;
+            let pairs = self.reader.read(part).await.map_err(unreadable)?;
             for (number, pair) in pairs.into_iter().enumerate() {
                 if number.is_multiple_of(BREATH) {
                     tokio::task::yield_now().await;
@@ -124,12 +124,12 @@ impl Lake {
 }
 
 /// A part that can not be read is a fault of the platform, and named; that the store does not answer is told as it is.
-fn unreadable(part: &LakePart, error: LakeError) -> Failure {
+fn unreadable(error: LakeError) -> Failure {
     match error {
-        LakeError::Part(_) | LakeError::Mismatch { .. } | LakeError::Artifacts(_) => Failure::refused(format!(
-            "part {} of the lake can not be read: {error}; `flywheel audit` says what else is not as it was written",
-            part.part_id
+        LakeError::BadPart(_) => Failure::refused(format!(
+            "{error}; restore its object (docs/lake.md); `flywheel audit` says what else is not as it was written"
         )),
+        LakeError::Replaced { .. } => Failure::refused(format!("{error}; ask again")),
         error => Failure::from(error),
     }
 }

@@ -110,9 +110,9 @@ pub(super) async fn run(foundation: &Foundation, arguments: &PairsStatsArgs) -> 
         ("repository", statistics.by_repository),
         ("audience", statistics.by_audience),
     ] {
-        let rows = rows.into_iter().map(|row| {
-            vec![row.name, row.pairs.to_string(), row.two_sided.to_string(), format!("{:.1}", row.weight)]
-        });
+        let rows = rows
+            .into_iter()
+            .map(|row| vec![row.name, row.pairs.to_string(), row.two_sided.to_string(), format!("{:.1}", row.weight)]);
         text.push(rows_text(&[what, "pairs", "with two sides", "weight"], rows.collect(), ""));
     }
     print(text.join("\n\n").trim_end())

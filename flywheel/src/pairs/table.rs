@@ -73,7 +73,12 @@ pub(super) struct Table {
 enum Writer {
     Lines(BufWriter<File>),
     /// The first row says what the columns are.
-    Parquet { file: Option<File>, open: Option<Box<ParquetFile>>, waiting: Vec<Row>, bytes: usize },
+    Parquet {
+        file: Option<File>,
+        open: Option<Box<ParquetFile>>,
+        waiting: Vec<Row>,
+        bytes: usize,
+    },
     Finished,
 }
 
@@ -88,22 +93,19 @@ impl Drop for Table {
 impl Table {
     /// Begins a file that only its owner may read: it holds people's code.
     pub(super) fn create(place: &Path, format: ExportFormat) -> Result<Self, Failure> {
-        let name = place.file_name().ok_or_else(|| {
-            Failure::refused(format!("--output {}: name a file, not a directory", place.display()))
-        })?;
+        let name = place
+            .file_name()
+            .ok_or_else(|| Failure::refused(format!("--output {}: name a file, not a directory", place.display())))?;
         if place.is_dir() {
             return Err(Failure::refused(format!("--output {} is a directory; name a file in it", place.display())));
         }
         let mut name = name.to_os_string();
         name.push(format!(".{}.tmp", std::process::id()));
         let beside = place.with_file_name(name);
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)
-            .map_err(|error| Failure::refused(format!("--output {} can not be written: {error}", place.display())))?;
+        let file =
+            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&beside).map_err(|error| {
+                Failure::refused(format!("--output {} can not be written: {error}", place.display()))
+            })?;
         let writer = match format {
             ExportFormat::Jsonl => Writer::Lines(BufWriter::new(file)),
             ExportFormat::Parquet => Writer::Parquet { file: Some(file), open: None, waiting: Vec::new(), bytes: 0 },

@@ -212,7 +212,7 @@ async fn exports(place: &Place, pool: &AnyPool, key: &Path) {
         metadata.schema_descr().columns().iter().map(|column| (column.name(), column.max_def_level())).collect();
     assert!(["prompt", "chosen", "rejected"].iter().all(|name| columns.get(name) == Some(&0)), "{columns:?}");
     assert!(columns.values().all(|level| *level == 0), "no column may be null: {columns:?}");
-    assert_eq!(std::fs::read_dir(place.path()).unwrap().filter(|entry| is_temporary(entry)).count(), 0);
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().filter(is_temporary).count(), 0);
     assert!(readings(pool).await.iter().any(|(actor, action, _)| actor == "key ada" && action == "pairs_exported"));
     // What was written down of readings leaves no hole in what is written down of changes.
     audit::consistent(place);

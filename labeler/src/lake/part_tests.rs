@@ -16,7 +16,7 @@ fn id(number: u64) -> String {
 /// A pair whose every column depends on `number`.
 fn placed(number: u64, with_text: bool) -> PlacedPair {
     let opportunity_id: OpportunityId = id(number).parse().unwrap();
-    let suggestion_id = (number % 3 > 0).then(|| id(number + 1_000).parse::<SuggestionId>().unwrap());
+    let suggestion_id = (!number.is_multiple_of(3)).then(|| id(number + 1_000).parse::<SuggestionId>().unwrap());
     let tenant = TenantId::default();
     let reason = PairReason::ALL[usize::try_from(number).unwrap() % PairReason::ALL.len()];
     let action_index = i32::try_from(number % 5).unwrap() - 1;

@@ -137,9 +137,8 @@ impl LakeReader {
     }
 
     pub(crate) async fn decode(&self, part: &LakePart) -> Result<DecodedPart, LakeError> {
-        let bad = |fault: PartFault| {
-            LakeError::BadPart(BadPart { part_id: part.part_id.clone(), pairs: part.pairs, fault })
-        };
+        let bad =
+            |fault: PartFault| LakeError::BadPart(BadPart { part_id: part.part_id.clone(), pairs: part.pairs, fault });
         let bytes = match self.artifacts.get(&part.digest).await {
             Ok(bytes) => bytes,
             Err(ArtifactError::NotFound { .. }) => {

@@ -271,20 +271,24 @@ impl Fuzzed {
         let most = limits.open_opportunities * limits.opportunity_bytes + limits.edit_bytes + (16 << 10);
         let bytes: usize = self.step.state(key).iter().map(|(name, value)| name.len() + value.len()).sum();
         assert!(bytes <= most, "{bytes} bytes of state, at most {most}: {told}");
+        // One for each opportunity that is open or remembered as closed, and one that forgets the session.
+        let closed = self.step.state(key).iter().filter(|(name, _)| name.starts_with(CLOSED)).count();
         let timers = self.step.timers(key).len();
-        assert!(timers <= limits.open_opportunities + 1, "{timers} timers: {told}");
+        assert!(timers <= limits.open_opportunities + closed + 1, "{timers} timers, {closed} closed: {told}");
     }
 }
 
 const PARTITIONS: u32 = 2;
+
+/// What the names begin with under which closed opportunities are remembered.
+const CLOSED: &str = "c/";
 
 /// Sessions by seed: one that is fuzzed, a neighbour in its partition, and one in the other.
 fn seeds(world: &World, round: u64) -> [u8; 3] {
     // Editors with even seeds count in UTF-16.
     let fuzzed = if round.is_multiple_of(2) { 2 } else { 1 };
     let partition = |seed: u8| partition_for(&key_of(world, seed), PARTITIONS);
-    let other =
-        |is_near: bool| (3..=u8::MAX).find(|seed| (partition(*seed) == partition(fuzzed)) == is_near).unwrap();
+    let other = |is_near: bool| (3..=u8::MAX).find(|seed| (partition(*seed) == partition(fuzzed)) == is_near).unwrap();
     [fuzzed, other(true), other(false)]
 }
 

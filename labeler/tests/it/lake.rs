@@ -394,11 +394,9 @@ async fn a_part_that_cannot_be_used_is_named_and_harms_no_other() {
     lake.exchange(&parts[4], write_part(&other, &shifted, config().row_groups()).unwrap()).await;
 
     let read = lake.reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
-    let faults: Vec<(&str, &str)> =
-        read.bad.iter().map(|bad| (bad.part_id.as_str(), bad.fault.as_str())).collect();
+    let faults: Vec<(&str, &str)> = read.bad.iter().map(|bad| (bad.part_id.as_str(), bad.fault.as_str())).collect();
     let expected = ["unreadable", "object_corrupt", "object_missing", "other_format", "not_what_its_row_says"];
-    let expected: Vec<(&str, &str)> =
-        parts.iter().map(|part| part.part_id.as_str()).zip(expected).collect();
+    let expected: Vec<(&str, &str)> = parts.iter().map(|part| part.part_id.as_str()).zip(expected).collect();
     assert_eq!(faults, expected);
     assert!(matches!(read.bad[3].fault, PartFault::OtherFormat { found } if found == FORMAT + 1));
     // The others are read, and whoever needs everything is refused.

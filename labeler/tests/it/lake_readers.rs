@@ -131,8 +131,7 @@ async fn duckdb_polars_and_datasets_read_a_part() {
         let theirs = types(reader);
         let expected: BTreeMap<String, &str> = columns().into_iter().map(|(name, kind)| (name, theirs[kind])).collect();
         let found = seen["types"].as_object().unwrap().iter();
-        let found: BTreeMap<String, &str> =
-            found.map(|(name, kind)| (name.clone(), kind.as_str().unwrap())).collect();
+        let found: BTreeMap<String, &str> = found.map(|(name, kind)| (name.clone(), kind.as_str().unwrap())).collect();
         assert_eq!(found, expected, "{reader}");
         let rows = seen["rows"].as_array().unwrap();
         assert_eq!(rows.len(), pairs.len(), "{reader}");

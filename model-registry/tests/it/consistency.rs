@@ -164,7 +164,9 @@ async fn outcomes_that_came_late_are_told_apart() {
     let (fixture, first, _) = history().await;
     // Of a block that was judged, one more.
     sqlx::query(
-        "INSERT INTO opportunity_outcomes SELECT tenant, 'late', suggestion_id, person, model, model_version, \
+        "INSERT INTO opportunity_outcomes (tenant, opportunity_id, suggestion_id, person, model, model_version, \
+         rollout_id, arm, block, decision, signal, utility, shown, accepted, kept_characters, censored, \
+         exposure_missing, explored, repository, exposed_at, closed_at) SELECT tenant, 'late', suggestion_id, person, model, model_version, \
          rollout_id, arm, block, decision, signal, utility, shown, accepted, kept_characters, censored, \
          exposure_missing, explored, repository, exposed_at, closed_at FROM opportunity_outcomes \
          WHERE rollout_id = $1 AND block = 0 AND arm = 'canary' AND model_version = 2 ORDER BY opportunity_id LIMIT 1",

@@ -55,7 +55,7 @@ async fn consent_is_the_narrower_of_choice_and_ceiling_and_enters_the_log() {
     assert_eq!(decide(ConsentTier::Code, 10).await, ConsentTier::Usage, "the ceiling is usage");
     assert_eq!(allow(ConsentTier::Code, 12).await, ConsentTier::Code, "raised after the person agreed");
     let sharing = async || store.sharing_code(&tenant).await.unwrap().into_iter().collect::<Vec<_>>();
-    assert_eq!(sharing().await, [person.clone()]);
+    assert_eq!(sharing().await, std::slice::from_ref(&person));
     assert_eq!(allow(ConsentTier::Usage, 11).await, ConsentTier::Code, "an older ceiling changes nothing");
     assert_eq!(allow(ConsentTier::Usage, 14).await, ConsentTier::Usage, "lowered");
     assert!(sharing().await.is_empty());

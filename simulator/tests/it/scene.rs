@@ -39,11 +39,11 @@ fn replay(scene: &Scene) -> String {
 
 /// The window in the end, as the last look shows it.
 fn last_look(scene: &Scene) -> &str {
-    let looks = scene.reported.iter().filter_map(|reported| match &reported.action.kind {
+    let mut looks = scene.reported.iter().rev().filter_map(|reported| match &reported.action.kind {
         ClientActionKind::Look { text, .. } => Some(text.as_str()),
         _ => None,
     });
-    looks.last().unwrap()
+    looks.next().unwrap()
 }
 
 #[test]

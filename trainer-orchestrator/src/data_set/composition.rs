@@ -32,15 +32,8 @@ pub enum Stage {
 
 impl Stage {
     /// All, in order.
-    pub const ALL: [Self; 7] = [
-        Self::Candidates,
-        Self::Quality,
-        Self::Duplicates,
-        Self::Merging,
-        Self::Caps,
-        Self::HoldOuts,
-        Self::Balance,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Candidates, Self::Quality, Self::Duplicates, Self::Merging, Self::Caps, Self::HoldOuts, Self::Balance];
 }
 
 macro_rules! reasons {
@@ -189,9 +182,8 @@ impl SetStatistics {
             statistics.most_support_people = statistics.most_support_people.max(entry.people);
             statistics.most_support_repositories = statistics.most_support_repositories.max(entry.repositories);
         }
-        let owned = |counts: BTreeMap<&str, usize>| {
-            counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
-        };
+        let owned =
+            |counts: BTreeMap<&str, usize>| counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
         statistics.by_reason = owned(by_reason);
         statistics.by_language = owned(by_language);
         statistics.persons = persons.len();

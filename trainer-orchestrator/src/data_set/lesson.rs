@@ -69,8 +69,7 @@ impl Lesson {
                 &side(text.rejected.as_ref(), proposed.as_ref()),
             ],
         );
-        let is_no_edit =
-            |list: Option<&ActionList>| text.shared.is_empty() && list.is_some_and(ActionList::is_no_edit);
+        let is_no_edit = |list: Option<&ActionList>| text.shared.is_empty() && list.is_some_and(ActionList::is_no_edit);
         let silence = if is_no_edit(text.chosen.as_ref()) {
             Some(Silence::Chosen)
         } else if is_no_edit(text.rejected.as_ref()) {
@@ -91,9 +90,10 @@ impl Lesson {
                 &[text.context.repository.as_bytes(), text.context.path.as_bytes()],
             ),
             silence,
-            judges: text.chosen.as_ref().is_some_and(|chosen| {
-                chosen.closed || !chosen.actions.is_empty() || !text.shared.is_empty()
-            }),
+            judges: text
+                .chosen
+                .as_ref()
+                .is_some_and(|chosen| chosen.closed || !chosen.actions.is_empty() || !text.shared.is_empty()),
             shingles: shingles(place.before, after),
             identifiers: written_identifiers(&text.shared, text.chosen.as_ref()),
             pattern: pattern_of(text.shared.iter().chain(told.into_iter().flat_map(|list| &list.actions))),

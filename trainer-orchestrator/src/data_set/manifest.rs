@@ -49,8 +49,7 @@ pub enum DataSetError {
 }
 
 fn listed(left_out: &[(Reason, usize)]) -> String {
-    let reasons: Vec<String> =
-        left_out.iter().map(|(reason, count)| format!("{count} {}", reason.as_str())).collect();
+    let reasons: Vec<String> = left_out.iter().map(|(reason, count)| format!("{count} {}", reason.as_str())).collect();
     if reasons.is_empty() { String::new() } else { format!("; left out: {}", reasons.join(", ")) }
 }
 
@@ -355,9 +354,8 @@ mod tests {
             policy: DataSetPolicy::default().value(),
         };
         let entries: Vec<MemberEntry> = members.iter().map(ManifestMember::entry).collect();
-        let left_out = left_out.iter().map(|(number, reason)| {
-            (member(*number, Purpose::Gate).pair_id, (*reason).to_owned())
-        });
+        let left_out =
+            left_out.iter().map(|(number, reason)| (member(*number, Purpose::Gate).pair_id, (*reason).to_owned()));
         Manifest {
             digest: snapshot_digest(&filters, &entries).unwrap(),
             filters,
@@ -375,7 +373,9 @@ mod tests {
         assert_eq!(read, whole);
         let mut altered = whole.clone();
         altered.members[0].support.weight_millionths = Some(2_000_000);
-        assert!(matches!(altered.verify(), Err(DataSetError::WrongDigest { expected, .. }) if expected == whole.digest));
+        assert!(
+            matches!(altered.verify(), Err(DataSetError::WrongDigest { expected, .. }) if expected == whole.digest)
+        );
         let mut newer = whole.clone();
         newer.filters.formula = FORMULA + 1;
         assert_eq!(newer.verify(), Err(DataSetError::UnknownFormula { formula: FORMULA + 1 }));

@@ -97,11 +97,7 @@ pub(crate) fn are_similar(one: &[u32], other: &[u32], permille: u32) -> bool {
 
 /// For each of `few`, whether one of `many` is at least so similar, in thousandths. Sets are sorted. With 0 nothing is.
 #[must_use]
-pub fn have_near_duplicates<'a>(
-    few: &[&[u32]],
-    many: impl Iterator<Item = &'a [u32]>,
-    permille: u32,
-) -> Vec<bool> {
+pub fn have_near_duplicates<'a>(few: &[&[u32]], many: impl Iterator<Item = &'a [u32]>, permille: u32) -> Vec<bool> {
     let mut found = vec![false; few.len()];
     if permille == 0 || few.is_empty() {
         return found;

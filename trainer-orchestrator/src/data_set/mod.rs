@@ -154,7 +154,8 @@ pub fn build(
         .collect();
     left_out.sort_unstable_by_key(|pair| pair.pair_id);
     let entries: Vec<MemberEntry> = members.iter().map(|member| member.entry).collect();
-    let digest = snapshot_digest(&filters, &entries).ok_or(DataSetError::UnknownFormula { formula: filters.formula })?;
+    let digest =
+        snapshot_digest(&filters, &entries).ok_or(DataSetError::UnknownFormula { formula: filters.formula })?;
     let labeled = || members.iter().map(|member| member.labeled_at);
     let empty = || DataSetError::Empty { left_out: Vec::new() };
     Ok(SnapshotPlan {

@@ -39,13 +39,8 @@ pub(crate) fn fault(text: &PairText) -> Option<Reason> {
     }
     let chosen = text.chosen.as_ref()?;
     let grammar = grammar(&text.context.language)?;
-    let actions: Vec<EditAction> = text
-        .shared
-        .iter()
-        .chain(&chosen.actions)
-        .filter(|action| action.path == text.context.path)
-        .cloned()
-        .collect();
+    let actions: Vec<EditAction> =
+        text.shared.iter().chain(&chosen.actions).filter(|action| action.path == text.context.path).cloned().collect();
     if actions.is_empty() {
         return None;
     }

@@ -147,9 +147,8 @@ impl Sources {
             }
         }
         candidates.extend(lessons(waiting).await?);
-        let of = |candidate: &Candidate| {
-            (candidate.pair.pair_id, (candidate.pair.content_digest, candidate.lesson.clone()))
-        };
+        let of =
+            |candidate: &Candidate| (candidate.pair.pair_id, (candidate.pair.content_digest, candidate.lesson.clone()));
         *self.known.lock() = candidates.iter().map(of).collect();
         Ok(candidates)
     }
@@ -161,9 +160,7 @@ async fn lessons(opened: Vec<(PreferencePair, PairText)>) -> Result<Vec<Candidat
 }
 
 /// Parsing and sorting take long enough to keep others waiting.
-async fn off_the_runtime<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, OrchestratorError> {
+async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OrchestratorError> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| OrchestratorError::Job(format!("a data set could not be made: {error}")))

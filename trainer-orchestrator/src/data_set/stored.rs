@@ -217,11 +217,7 @@ fn summary_of(row: &AnyRow) -> Result<SnapshotSummary, OrchestratorError> {
 ///
 /// # Errors
 /// [`DataSetError::Unknown`], what [`Manifest::verify`] says, or a database that fails.
-pub async fn manifest(
-    pool: &AnyPool,
-    tenant: &TenantId,
-    digest: Sha256Digest,
-) -> Result<Manifest, OrchestratorError> {
+pub async fn manifest(pool: &AnyPool, tenant: &TenantId, digest: Sha256Digest) -> Result<Manifest, OrchestratorError> {
     let filters: Option<String> =
         sqlx::query_scalar("SELECT filters FROM snapshots WHERE tenant = $1 AND snapshot_digest = $2")
             .bind(tenant.as_str().to_owned())
@@ -230,8 +226,8 @@ pub async fn manifest(
             .await?;
     let filters = filters.ok_or(DataSetError::Unknown { digest })?;
     // What does not read is not what was named either.
-    let filters: SnapshotFilters = serde_json::from_str(&filters)
-        .map_err(|_| DataSetError::WrongDigest { expected: digest, actual: None })?;
+    let filters: SnapshotFilters =
+        serde_json::from_str(&filters).map_err(|_| DataSetError::WrongDigest { expected: digest, actual: None })?;
     let rows = sqlx::query(
         "SELECT pair_id, content_digest, purpose, support_people, support_repositories, weight_millionths \
          FROM snapshot_pairs WHERE snapshot_digest = $1 ORDER BY pair_id",

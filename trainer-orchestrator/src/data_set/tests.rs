@@ -255,12 +255,8 @@ fn only_what_rules_and_consent_of_now_allow_is_asked() {
         let census: Vec<_> = census.into_iter().map(|(reason, count)| (reason.as_str(), count)).collect();
         (numbers, census)
     };
-    let wrong = [
-        ("another_tenant_or_model", 1),
-        ("another_audience", 1),
-        ("another_label_policy", 1),
-        ("without_text", 1),
-    ];
+    let wrong =
+        [("another_tenant_or_model", 1), ("another_audience", 1), ("another_label_policy", 1), ("without_text", 1)];
     assert_eq!(asked(&everyone, &sharing, 100), (vec![8, 7, 6, 5], wrong.to_vec()));
     let (numbers, census) = asked(&everyone, &(1..=6).map(person).collect(), 1);
     assert_eq!(numbers, [6]);

@@ -19,10 +19,7 @@ const MILLION: f64 = 1e6;
 ///
 /// # Errors
 /// [`DataSetError::NoRandomisation`].
-pub(crate) fn of(
-    policy: &DataSetPolicy,
-    training: &[Entry<'_>],
-) -> Result<(Vec<i64>, WeightStatistics), DataSetError> {
+pub(crate) fn of(policy: &DataSetPolicy, training: &[Entry<'_>]) -> Result<(Vec<i64>, WeightStatistics), DataSetError> {
     if policy.inverse_p_show && !training.iter().any(|entry| entry.candidate.pair.probabilities.explored) {
         return Err(DataSetError::NoRandomisation);
     }

@@ -12,7 +12,8 @@ use edit_model::{CodeTokenizer, EditModel, ModelConfig, ModelManifest, Network};
 use events::topics::PREFERENCE_PAIRS;
 use events::{
     ActionList, ByteRange, EditAction, EditContext, ModelName, ModelVersion, OpportunityId, PairId, PairReason,
-    PairText, PersonPseudonym, PreferencePair, Probabilities, RecentEdit, SessionId, SuggestionId, TenantId, Timestamp, Window,
+    PairText, PersonPseudonym, PreferencePair, Probabilities, RecentEdit, SessionId, SuggestionId, TenantId, Timestamp,
+    Window,
 };
 use labeler::config::LakeConfig;
 use labeler::lake::{PairPlace, PartMetadata, PlacedPair, content_digest, write_part};

@@ -3,18 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anonymizer::shape::Shape;
 use events::TenantId;
 use labeler::config::{CompactionConfig, LakeConfig};
+use labeler::lake::LakeReader;
 use labeler::lake::compaction::{Compacted, Compactor, LEASE_NAME};
-use labeler::lake::{LakeReader, PairFilter};
 use service::clock::real_now;
 use service::lease::LeaseStore;
 use service::reconciler::RequestError;
-use service::repositories::RepositoryStore;
 use trainer_orchestrator::OrchestratorConfig;
-use trainer_orchestrator::allow_list::AllowList;
-use trainer_orchestrator::snapshot::{Filters, SnapshotPlan, plan};
+use trainer_orchestrator::data_set::manifest::SnapshotPlan;
+use trainer_orchestrator::data_set::sources::Sources;
 use trainer_orchestrator::store::RunState;
 
 use crate::fixture::{CODE_VERSION, Fixture, config, model, program, wait_for};
@@ -26,21 +24,11 @@ fn reader(fixture: &Fixture) -> LakeReader {
 
 /// The data set that would be made now.
 async fn planned(fixture: &Fixture) -> SnapshotPlan {
-    let tenant = TenantId::default();
-    let filters = Filters {
-        tenant: tenant.clone(),
-        model: model(),
-        audience: "everyone".parse().unwrap(),
-        label_policy_version: 1,
-        code_version: CODE_VERSION.to_owned(),
-        maximum_pairs: config().maximum_pairs,
-        gate_opportunities: config().gate_opportunities,
-        placebo_exchange_repositories: false,
-    };
-    let shape = Shape::new(&fixture.keys.tenant_secret(&tenant).await.unwrap());
-    let rules = RepositoryStore::new(fixture.pool.clone()).list(&tenant).await.unwrap();
-    let read = reader(fixture).read_all(&tenant, &PairFilter::default()).await.unwrap();
-    plan(filters, &AllowList::new(&rules, &shape), read.whole().unwrap().0).unwrap()
+    let (tenant, config) = (TenantId::default(), config());
+    let sources = Sources::new(&fixture.pool, tenant.clone(), reader(fixture), fixture.keys.clone());
+    let (rules, sharing) = (sources.rules().await.unwrap(), sources.sharing().await.unwrap());
+    let filters = config.filters(tenant, model(), "everyone".parse().unwrap(), 1, CODE_VERSION);
+    sources.plan(filters, &config.data_set, &rules, &sharing).await.unwrap().0
 }
 
 /// Compacts until nothing is left to do, the removal of what was replaced included.

@@ -28,9 +28,11 @@ pub(super) fn sections(facts: &Facts) -> Vec<Section> {
     let patterns = apart(grouped(cells, |cell| cell.pattern.map_or_else(|| NOT_PROPOSED.to_owned(), pattern)));
     // What has no time comes last.
     let latencies = grouped(cells, |cell| (cell.latency.is_none(), cell.latency));
-    let latencies = along(latencies.into_iter().map(|((_, bucket), persons)| {
-        (bucket.map_or_else(|| NOT_SHOWN.to_owned(), latency_name), persons)
-    }));
+    let latencies = along(
+        latencies
+            .into_iter()
+            .map(|((_, bucket), persons)| (bucket.map_or_else(|| NOT_SHOWN.to_owned(), latency_name), persons)),
+    );
     let everybody = Persons::of(cells);
     vec![
         signals(facts, &source),

@@ -52,9 +52,11 @@ pub(super) fn not_counted() -> Section {
 }
 
 fn stages(composition: &Composition) -> Section {
-    let kept = composition.stages.iter().zip(stage_rows(composition)).map(|(count, row)| {
-        (row.into_iter().next().unwrap_or_default(), count.kept)
-    });
+    let kept = composition
+        .stages
+        .iter()
+        .zip(stage_rows(composition))
+        .map(|(count, row)| (row.into_iter().next().unwrap_or_default(), count.kept));
     Section {
         title: "From the lake to the sets",
         source: format!("{SOURCE}; {} pairs were read from the lake", composition.read),
@@ -137,16 +139,14 @@ fn by_reason(group: &GroupCount) -> String {
 }
 
 /// Groups with their names as they are shown.
-fn named<'a>(groups: &'a [GroupCount], name: fn(&str) -> &str) -> Vec<(String, &'a GroupCount)> {
+type NamedGroups<'a> = Vec<(String, &'a GroupCount)>;
+
+fn named(groups: &[GroupCount], name: fn(&str) -> &str) -> NamedGroups<'_> {
     groups.iter().map(|group| (spoken(name(&group.name)), group)).collect()
 }
 
 /// A section about groups: of each set its name, its pairs and its groups, those that train first.
-fn told_apart(
-    title: &'static str,
-    what: &str,
-    sets: [(&'static str, usize, Vec<(String, &GroupCount)>); 3],
-) -> Section {
+fn told_apart(title: &'static str, what: &str, sets: [(&'static str, usize, NamedGroups<'_>); 3]) -> Section {
     let mut rows = Vec::new();
     for (set_name, pairs, groups) in &sets {
         for (name, group) in groups {

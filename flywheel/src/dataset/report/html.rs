@@ -78,11 +78,7 @@ fn table_html(table: &Table) -> String {
         format!("<tr>{cells}</tr>")
     };
     let rows: Vec<String> = table.rows.iter().map(|cells| row(cells, "td")).collect();
-    format!(
-        "<table>\n<thead>{}</thead>\n<tbody>\n{}\n</tbody>\n</table>",
-        row(&table.header, "th"),
-        rows.join("\n")
-    )
+    format!("<table>\n<thead>{}</thead>\n<tbody>\n{}\n</tbody>\n</table>", row(&table.header, "th"), rows.join("\n"))
 }
 
 fn figure(title: &str, svg: &str) -> String {
@@ -117,10 +113,7 @@ fn line(from: (f64, f64), to: (f64, f64), colour: &str) -> String {
 }
 
 fn circle(x: f64, y: f64, colour: &str, says: &str) -> String {
-    format!(
-        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"><title>{}</title></circle>\n",
-        escaped(says)
-    )
+    format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"><title>{}</title></circle>\n", escaped(says))
 }
 
 fn colour(number: usize) -> &'static str {

@@ -68,9 +68,8 @@ pub(super) async fn run(foundation: &Foundation, digits: Option<&str>, output: O
     let facts = facts(foundation, digits).await?;
     let text = format.written(&page(&facts));
     let Some(path) = output else { return print(text.trim_end()) };
-    std::fs::write(path, text).map_err(|error| {
-        Failure::refused(format!("the report can not be written to {}: {error}", path.display()))
-    })?;
+    std::fs::write(path, text)
+        .map_err(|error| Failure::refused(format!("the report can not be written to {}: {error}", path.display())))?;
     print(&format!("the report of data set {} is in {}", short(&facts.summary.digest), path.display()))
 }
 

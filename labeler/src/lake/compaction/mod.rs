@@ -121,9 +121,8 @@ impl Compactor {
     async fn rewrite(&self, work: &Work<'_>, job: Job, done: &mut Compacted) -> Result<(), LakeError> {
         let reason = job.reason;
         let (parts, mut pairs) = self.read(job.parts).await?;
-        let is_erased = |(_, pair): &PlacedPair| {
-            pair.sealed.as_ref().is_some_and(|sealed| work.erased.contains(&sealed.key_id))
-        };
+        let is_erased =
+            |(_, pair): &PlacedPair| pair.sealed.as_ref().is_some_and(|sealed| work.erased.contains(&sealed.key_id));
         let before = pairs.len();
         pairs.retain(|pair| !is_erased(pair));
         let left_out = u64::try_from(before - pairs.len()).unwrap_or(u64::MAX);
