@@ -9,7 +9,8 @@
 //! rolls everything back.
 //!
 //! Two releases run on one database while it is upgraded. Whoever migrates writes down the oldest schema version whose
-//! release may go on; an older one refuses to start on it ([`MigrationsError::Newer`]).
+//! release may go on; an older one refuses to start on it ([`MigrationsError::Newer`]). What that one can not read is
+//! not written meanwhile: [`oldest_schema`] says whether there may still be one.
 //!
 //! Nothing may depend on how a database sorts text beyond digits and hexadecimal: that is the server's collation.
 
@@ -25,7 +26,7 @@ mod transaction;
 pub use connect::{Backend, backend, connect, connect_to_read, sqlite_url, without_credentials};
 pub use error::MigrationsError;
 pub use look::{ServerFacts, clock_difference, look, sqlite_version};
-pub use migrate::{Step, check, migrate, migrate_and_grant, schema_version};
+pub use migrate::{Step, check, migrate, migrate_and_grant, oldest_schema, schema_version};
 pub use retry::{Retries, Trouble, commit, is_conflict, retried, retried_if, trouble};
 pub use rights::{Roles, TABLE_RIGHTS, grants, missing_rights};
 pub use text::storable;

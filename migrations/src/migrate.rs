@@ -46,6 +46,9 @@ const BOUNDED_WAITS: &str = "SET lock_timeout = '2min'; SET tcp_keepalives_idle 
 /// that of the release before, whose columns and meanings this one keeps. Whoever changes a meaning raises it.
 const OLDEST_COMPATIBLE: i64 = 4;
 
+/// What whoever migrated wrote down.
+const OLDEST: &str = "SELECT oldest_schema FROM schema_compatibility WHERE id = 1";
+
 /// A migration that was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
@@ -135,10 +138,12 @@ async fn run(connection: &mut AnyConnection, services: Option<&str>) -> Result<V
     refuse_newer(connection, &migrator, &before).await?;
     // Before anything changes that an older release would misread; a fresh database gets the table only now.
     if before.contains_key(&COMPATIBILITY) {
-        raise_bar(connection).await?;
+        raise_bar(connection, OLDEST_COMPATIBLE).await?;
     }
     migrator.run_direct(None, connection, false).await?;
-    raise_bar(connection).await?;
+    // No other release has ever worked on what was made from nothing, and so none has to read what this one writes.
+    let oldest = if before.is_empty() { newest(&migrator) } else { OLDEST_COMPATIBLE };
+    raise_bar(connection, oldest).await?;
     // Under the lock, too.
     if let Some(services) = services {
         rights::give(services, connection).await?;
@@ -151,12 +156,21 @@ async fn run(connection: &mut AnyConnection, services: Option<&str>) -> Result<V
 }
 
 /// Writes down which releases may go on working; never lowers what a newer one wrote.
-async fn raise_bar(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+async fn raise_bar(connection: &mut AnyConnection, oldest: i64) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE schema_compatibility SET oldest_schema = $1 WHERE id = 1 AND oldest_schema < $1")
-        .bind(OLDEST_COMPATIBLE)
+        .bind(oldest)
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// The oldest schema version whose release may use the database: what that one can not read must not be written yet.
+/// This release's own where no other one has ever been.
+///
+/// # Errors
+/// A database that can not be asked.
+pub async fn oldest_schema(pool: &AnyPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(OLDEST).fetch_one(pool).await
 }
 
 /// Checksums by version.
@@ -179,8 +193,7 @@ async fn refuse_newer(
     if newest_applied <= known {
         return Ok(());
     }
-    let oldest: i64 =
-        sqlx::query_scalar("SELECT oldest_schema FROM schema_compatibility WHERE id = 1").fetch_one(connection).await?;
+    let oldest: i64 = sqlx::query_scalar(OLDEST).fetch_one(connection).await?;
     if known < oldest {
         return Err(MigrationsError::Newer { applied: newest_applied, oldest, known });
     }

@@ -1,6 +1,6 @@
 //! Two releases on one database, and migrations that fail.
 
-use migrations::{Backend, MigrationsError, check, migrate};
+use migrations::{Backend, MigrationsError, check, migrate, oldest_schema, schema_version};
 use sqlx::AnyPool;
 use test_databases::TestDatabase;
 
@@ -8,6 +8,7 @@ test_databases::on_both_databases! {
     a_fresh_database_is_pending_until_it_is_migrated,
     a_changed_migration_is_noticed,
     a_newer_release_says_who_may_go_on,
+    the_release_before_may_use_what_it_made_and_nothing_that_it_did_not,
     a_migration_that_fails_leaves_nothing_and_holds_up_nobody,
 }
 
@@ -59,6 +60,32 @@ async fn a_newer_release_says_who_may_go_on() {
     let oldest: i64 =
         sqlx::query_scalar("SELECT oldest_schema FROM schema_compatibility").fetch_one(&database.pool).await.unwrap();
     assert_eq!(oldest, 9999, "an older release opens nothing that a newer one closed");
+}
+
+/// Takes the newest migrations back, as if the release before had made the database.
+async fn made_before(pool: &AnyPool) {
+    for column in [
+        "language",
+        "pattern",
+        "first_action_ms",
+        "standing_30_s_permille",
+        "standing_120_s_permille",
+        "standing_300_s_permille",
+    ] {
+        let drop = format!("ALTER TABLE opportunity_outcomes DROP COLUMN {column}");
+        sqlx::query(sqlx::AssertSqlSafe(drop)).execute(pool).await.unwrap();
+    }
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9").execute(pool).await.unwrap();
+    sqlx::query("UPDATE schema_compatibility SET oldest_schema = 4").execute(pool).await.unwrap();
+}
+
+async fn the_release_before_may_use_what_it_made_and_nothing_that_it_did_not() {
+    let database = TestDatabase::fresh().await;
+    assert_eq!(oldest_schema(&database.pool).await.unwrap(), schema_version());
+    made_before(&database.pool).await;
+    assert_eq!(migrate(&database.pool).await.unwrap().len(), 1);
+    check(&database.pool).await.unwrap();
+    assert_eq!(oldest_schema(&database.pool).await.unwrap(), 4, "the release before is still at work");
 }
 
 async fn a_migration_that_fails_leaves_nothing_and_holds_up_nobody() {
