@@ -145,7 +145,8 @@ pub static TABLE: &[Row] = &[
           label: Correction(Reason::AcceptedThenModified) },
     Row { code: "accepted_then_undone",
           what_happened: "Tab, undone or deleted or rewritten before close",
-          matches: |e| e.acceptance == Whole && e.fate == Undone && e.closed,
+          // Whoever else took it away says nothing about it.
+          matches: |e| e.acceptance == Whole && e.fate == Undone && e.typed != Typed::Unclear && e.closed,
           label: Rejection(Reason::AcceptedThenUndone) },
     Row { code: "accepted_kept",
           what_happened: "Tab, still there at close",
@@ -156,7 +157,7 @@ pub static TABLE: &[Row] = &[
           matches: |e| e.acceptance == Partial && e.typed == SomethingElse,
           label: Correction(Reason::AcceptedPartially) },
     Row { code: "acceptance_unclear",
-          what_happened: "accepted in whole or part, and not known what of it stands or what was typed next",
+          what_happened: "accepted in whole or part, and not known what of it stands, what was typed next or by whom",
           matches: |e| e.acceptance != Acceptance::None && e.closed,
           label: NoLabel },
     Row { code: "acceptance_open",
@@ -269,9 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn unclear_origin_never_makes_chosen_text() {
+    fn unclear_origin_never_makes_chosen_text_and_never_speaks_against_a_suggestion() {
         for evidence in every_evidence().iter().filter(|evidence| evidence.typed == Typed::Unclear) {
-            assert!(!matches!(decide(evidence).label, Correction(_) | Missed), "{evidence:?}");
+            assert!(!matches!(decide(evidence).label, Correction(_) | Rejection(_) | Missed), "{evidence:?}");
         }
     }
 
@@ -294,6 +295,8 @@ mod tests {
             (Evidence { fate: Modified, typed: SomethingElse, ..accepted }, Correction(Reason::AcceptedThenModified)),
             (Evidence { fate: Undone, typed: SomethingElse, ..accepted }, Correction(Reason::AcceptedThenUndone)),
             (Evidence { fate: Undone, ..accepted }, Rejection(Reason::AcceptedThenUndone)),
+            (Evidence { fate: Undone, typed: Typed::Unclear, ..accepted }, NoLabel),
+            (Evidence { fate: Modified, typed: Typed::Unclear, ..accepted }, NoLabel),
             (accepted, Positive(Reason::AcceptedKept)),
             (Evidence { stopped: true, ..accepted }, Correction(Reason::AcceptedThenModified)),
             (Evidence { stopped: true, fate: Undone, ..accepted }, Correction(Reason::AcceptedThenModified)),

@@ -256,7 +256,11 @@ impl Case<'_> {
         {
             return Typed::SameFirstAction;
         }
-        let Some(made) = self.made_actions() else { return Typed::Unclear };
+        let Some(made) = self.made_actions() else {
+            // No word can be missing where what was accepted is put back.
+            let is_back = pause.reached.as_deref().is_some_and(|reached| self.is_unchanged(reached));
+            return if is_back && !pause.accepted.is_empty() { Typed::Nothing } else { Typed::Unclear };
+        };
         if made.is_no_edit() {
             return Typed::Nothing;
         }

@@ -89,6 +89,42 @@ async fn tab_and_undone_is_a_rejection() {
 }
 
 #[tokio::test]
+async fn what_the_hand_took_away_after_tab_is_a_rejection_however_it_did() {
+    for origin in [Origin::Undo, Origin::Typed] {
+        let (world, mut editor) = editor(4).await;
+        let action = editor.action("get_name(user)", 0, "get_name(user, now)");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(2_000);
+        editor.replace(", now", 0, "", origin).looks(&served, opened);
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::AcceptedThenUndone), "{origin}");
+        let text = world.text(&pairs[0]).await;
+        assert!(text.shared.is_empty() && text.chosen.unwrap().is_no_edit(), "{origin}");
+        assert_eq!(outcomes[0].utility, -0.25, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn what_another_hand_took_away_after_tab_says_nothing_about_the_suggestion() {
+    use Origin::{External, Formatter, Paste, Redo, Suggestion, Unknown};
+    for origin in [External, Paste, Formatter, Suggestion, Redo, Unknown] {
+        // As it was before, as a checkout does, and something else.
+        for instead in ["get_name", "load_name"] {
+            let (world, mut editor) = editor(4).await;
+            let action = editor.action("get_name", 0, "fetch_name");
+            let served = editor.ask(Decision::Shown, vec![action]);
+            let opened = editor.now_ms;
+            editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(2_000);
+            editor.replace("fetch_name", 0, instead, origin).looks(&served, opened);
+            let (pairs, outcomes) = label(&world, &editor).await;
+            assert_eq!((pairs.len(), outcomes.len()), (0, 1), "{origin}: {instead}");
+            assert_eq!(outcomes[0].utility, -0.25, "{origin}: {instead}: measures ask only what stands");
+        }
+    }
+}
+
+#[tokio::test]
 async fn tab_undone_and_something_else_typed_is_a_correction() {
     let (world, mut editor) = editor(5).await;
     let action = editor.action("get_name", 0, "fetch_name");

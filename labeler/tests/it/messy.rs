@@ -123,6 +123,20 @@ async fn a_session_that_ends_in_the_middle_of_a_word_teaches_no_half_word() {
 }
 
 #[tokio::test]
+async fn a_session_that_ends_in_the_middle_of_rewriting_tab_rejects_only_what_is_put_back() {
+    for (instead, expected) in [("get_name", 1), ("lo", 0)] {
+        let (world, mut editor) = editor(85).await;
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(2_000);
+        editor.replace("fetch_name", 0, instead, Origin::Undo).wait(200).end();
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), outcomes.len()), (expected, 1), "{instead}");
+        assert!(pairs.iter().all(|pair| pair.reason == PairReason::AcceptedThenUndone), "{instead}");
+    }
+}
+
+#[tokio::test]
 async fn the_same_in_another_format_is_the_same_whatever_else_was_typed() {
     let (world, mut editor) = editor(74).await;
     let action = editor.action("get_name(user)", 0, "fetch_name(user, now)");
