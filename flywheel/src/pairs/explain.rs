@@ -6,7 +6,7 @@
 
 use bus::{BusError, Positions, RecordKey, partition_for};
 use events::topics::TELEMETRY_CLEAN;
-use events::{CleanEvent, EventHeader, EventKind, PairText, PreferencePair, avro};
+use events::{ActionList, CleanEvent, EventHeader, EventKind, PairText, PreferencePair, avro};
 use labeler::decision_table::{Label, Row, TABLE};
 use labeler::lake::open_text;
 use serde::Serialize;
@@ -49,14 +49,19 @@ struct Behind {
 fn rows_of(pair: &PreferencePair, text: Option<&PairText>) -> Vec<Fired> {
     let gives_reason = |(_, row): &(usize, &'static Row)| row.label.reason() == Some(pair.reason);
     let candidates: Vec<(usize, &'static Row)> = (1..).zip(TABLE).filter(gives_reason).collect();
+    // A policy may give a rejection a second side: to change nothing. What corrects types something or keeps something.
+    let changes_nothing =
+        |text: &PairText| text.shared.is_empty() && text.chosen.as_ref().is_some_and(ActionList::is_no_edit);
+    let may_reject = pair.divergence.is_none() || text.is_none_or(changes_nothing);
+    let may_correct = pair.divergence.is_some() && !text.is_some_and(changes_nothing);
     let fits = |row: &Row| match row.label {
-        Label::Correction(_) | Label::Missed => pair.divergence.is_some(),
-        Label::Rejection(_) => pair.divergence.is_none(),
+        Label::Correction(_) | Label::Missed => may_correct,
+        Label::Rejection(_) => may_reject,
         _ => true,
     };
     let mut rows: Vec<(usize, &'static Row)> = candidates.iter().filter(|(_, row)| fits(row)).copied().collect();
     if rows.is_empty() {
-        // A policy may give a rejection a second side.
+        // A row of an older table may have had other sides.
         rows = candidates;
     }
     // Rows that correct alike differ in what is chosen: what was typed, and then, further down, to stop.
@@ -184,7 +189,7 @@ fn details(event: &Behind) -> String {
 
 #[cfg(test)]
 mod tests {
-    use events::{ActionList, EditContext, PairReason, Window};
+    use events::{ByteRange, EditAction, EditContext, PairReason, Window};
 
     use super::*;
     use crate::pairs::fixture::pair;
@@ -216,10 +221,25 @@ mod tests {
 
     #[test]
     fn sides_tell_rows_with_one_reason_apart() {
-        let undone = |byte| rows_of(&pair(PairReason::AcceptedThenUndone, byte), None);
-        let (corrected, rejected) = (undone(Some(0)), undone(None));
-        assert!(corrected.len() == 1 && rejected.len() == 1 && corrected != rejected);
-        assert!(corrected[0].what_happened.contains("typed there"), "{corrected:?}");
+        let undone = pair(PairReason::AcceptedThenUndone, Some(0));
+        let action = EditAction {
+            path: "src/a.rs".to_owned(),
+            range: ByteRange::new(0, 0),
+            old_text: String::new(),
+            new_text: "load".to_owned(),
+        };
+        let retyped = ActionList { actions: vec![action.clone()], closed: false };
+        let kept_in_part = PairText { shared: vec![action], ..text(ActionList::no_edit()) };
+        for corrected in [text(retyped), kept_in_part] {
+            let rows = rows_of(&undone, Some(&corrected));
+            assert!(rows.len() == 1 && rows[0].what_happened.contains("typed there"), "{rows:?}");
+        }
+        let unpaired = pair(PairReason::AcceptedThenUndone, None);
+        let taken_back = text(ActionList::no_edit());
+        for rejected in [rows_of(&undone, Some(&taken_back)), rows_of(&unpaired, None)] {
+            assert!(rejected.len() == 1 && rejected[0].what_happened.contains("before close"), "{rejected:?}");
+        }
+        assert_eq!(rows_of(&undone, None).len(), 2, "only the text tells");
         let modified = pair(PairReason::AcceptedThenModified, Some(0));
         let typed = rows_of(&modified, Some(&text(ActionList::default())));
         let stopped = rows_of(&modified, Some(&text(ActionList::no_edit())));
