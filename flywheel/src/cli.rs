@@ -210,6 +210,10 @@ pub(crate) struct MigrateArgs {
     /// prints them: where services log in as another role than the one that migrates.
     #[arg(long, value_name = "ROLE", conflicts_with = "check")]
     pub(crate) grant_to: Option<String>,
+    /// Then refuse releases before this one for good, so that this one writes what they can not read: once an upgrade
+    /// is done and nobody means to go back. A database that this release made needs no such word.
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) only_this_release: bool,
     #[command(flatten)]
     pub(crate) list: ListArgs,
 }

@@ -81,12 +81,18 @@ pub(crate) async fn migrate(common: &Common, arguments: &MigrateArgs) -> Result<
     } else {
         migrations::migrate(&pool).await.map_err(Failure::refuse)?
     };
+    if arguments.only_this_release {
+        migrations::close_to_releases_before(&pool).await.map_err(Failure::refuse)?;
+    }
+    let oldest = migrations::oldest_schema(&pool).await.map_err(Failure::refuse)?;
     pool.close().await;
     let version = migrations::schema_version();
     if arguments.list.json {
         let applied: Vec<_> =
             applied.iter().map(|step| json!({ "version": step.version, "description": step.description })).collect();
-        print_json(&json!({ "applied": applied, "schema_version": version, "granted_to": arguments.grant_to }))?;
+        print_json(&json!({
+            "applied": applied, "schema_version": version, "oldest_schema": oldest, "granted_to": arguments.grant_to,
+        }))?;
     } else {
         for step in &applied {
             print(&format!("applied {}: {}", step.version, step.description))?;
@@ -94,6 +100,9 @@ pub(crate) async fn migrate(common: &Common, arguments: &MigrateArgs) -> Result<
         print(&format!("the database is at schema version {version}"))?;
         if let Some(role) = &arguments.grant_to {
             print(&format!("the role {role} may do what services do"))?;
+        }
+        if arguments.only_this_release {
+            print("releases before this one may not use the database any more")?;
         }
     }
     Ok(ExitCode::SUCCESS)

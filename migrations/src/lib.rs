@@ -26,7 +26,7 @@ mod transaction;
 pub use connect::{Backend, backend, connect, connect_to_read, sqlite_url, without_credentials};
 pub use error::MigrationsError;
 pub use look::{ServerFacts, clock_difference, look, sqlite_version};
-pub use migrate::{Step, check, migrate, migrate_and_grant, oldest_schema, schema_version};
+pub use migrate::{Step, check, close_to_releases_before, migrate, migrate_and_grant, oldest_schema, schema_version};
 pub use retry::{Retries, Trouble, commit, is_conflict, retried, retried_if, trouble};
 pub use rights::{Roles, TABLE_RIGHTS, grants, missing_rights};
 pub use text::storable;

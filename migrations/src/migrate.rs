@@ -155,6 +155,18 @@ async fn run(connection: &mut AnyConnection, services: Option<&str>) -> Result<V
         .collect())
 }
 
+/// Closes a database at the schema of this release to all releases before it, for good: from now on this one may write
+/// what they can not read. Those that still run become unready.
+///
+/// # Errors
+/// A database that this release may not work on, as [`check`] says, or that can not be changed.
+pub async fn close_to_releases_before(pool: &AnyPool) -> Result<(), MigrationsError> {
+    check(pool).await?;
+    let mut connection = pool.acquire().await?;
+    raise_bar(&mut connection, schema_version()).await?;
+    Ok(())
+}
+
 /// Writes down which releases may go on working; never lowers what a newer one wrote.
 async fn raise_bar(connection: &mut AnyConnection, oldest: i64) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE schema_compatibility SET oldest_schema = $1 WHERE id = 1 AND oldest_schema < $1")

@@ -51,6 +51,14 @@ async fn services_refuse_until_the_database_is_migrated() {
     assert_eq!(i64::try_from(applied).unwrap(), version);
     let said = place.say(&["migrate", "--check"]);
     assert_eq!((said.code, said.stdout), (Some(0), format!("the database is at schema version {version}\n")));
+    // Made by this release, it has been closed to others all along; after an upgrade it takes a word.
+    let pool = migrations::connect(&url, 1).await.unwrap();
+    assert_eq!(migrations::oldest_schema(&pool).await.unwrap(), version);
+    pool.execute("UPDATE schema_compatibility SET oldest_schema = 4").await.unwrap();
+    assert_eq!(place.say(&["migrate", "--json"]).json()["oldest_schema"], 4);
+    let closed = place.say(&["migrate", "--only-this-release"]);
+    assert!(closed.stdout.ends_with("releases before this one may not use the database any more\n"), "{closed:?}");
+    assert_eq!(migrations::oldest_schema(&pool).await.unwrap(), version);
 
     wire.cut();
     let away = place.say(&["migrate"]);

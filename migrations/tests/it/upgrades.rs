@@ -1,6 +1,6 @@
 //! Two releases on one database, and migrations that fail.
 
-use migrations::{Backend, MigrationsError, check, migrate, oldest_schema, schema_version};
+use migrations::{Backend, MigrationsError, check, close_to_releases_before, migrate, oldest_schema, schema_version};
 use sqlx::AnyPool;
 use test_databases::TestDatabase;
 
@@ -83,9 +83,17 @@ async fn the_release_before_may_use_what_it_made_and_nothing_that_it_did_not() {
     let database = TestDatabase::fresh().await;
     assert_eq!(oldest_schema(&database.pool).await.unwrap(), schema_version());
     made_before(&database.pool).await;
+    assert!(matches!(close_to_releases_before(&database.pool).await, Err(MigrationsError::Pending { first: 9, .. })));
+    assert_eq!(oldest_schema(&database.pool).await.unwrap(), 4);
     assert_eq!(migrate(&database.pool).await.unwrap().len(), 1);
     check(&database.pool).await.unwrap();
     assert_eq!(oldest_schema(&database.pool).await.unwrap(), 4, "the release before is still at work");
+    close_to_releases_before(&database.pool).await.unwrap();
+    assert_eq!(oldest_schema(&database.pool).await.unwrap(), schema_version());
+    // What a newer release wrote down stays.
+    upgraded(&database.pool, 9999).await;
+    assert!(matches!(close_to_releases_before(&database.pool).await, Err(MigrationsError::Newer { .. })));
+    assert_eq!(oldest_schema(&database.pool).await.unwrap(), 9999);
 }
 
 async fn a_migration_that_fails_leaves_nothing_and_holds_up_nobody() {
