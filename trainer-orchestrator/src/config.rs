@@ -139,7 +139,7 @@ impl OrchestratorConfig {
         Ok((model, audience))
     }
 
-    /// What decides which pairs a data set made now holds, but for the policy.
+    /// What decides which pairs a data set made now holds, by the formula of this release.
     #[must_use]
     pub fn filters(
         &self,

@@ -95,6 +95,7 @@ struct LakeState {
     extent: LakeExtent,
     rules: Vec<RepositoryRule>,
     sharing: BTreeSet<PersonPseudonym>,
+    formula: u32,
     newest_run: Option<(RunId, RunState)>,
 }
 
@@ -235,7 +236,8 @@ impl Orchestrator {
         if known.is_some_and(|evidence| decide(&self.config, evidence, requested, now).is_none()) {
             return Ok(Planned::Nothing);
         }
-        let planned = self.sources.plan(self.filters(), &self.config.data_set, &state.rules, &state.sharing).await;
+        let filters = SnapshotFilters { formula: state.formula, ..self.filters() };
+        let planned = self.sources.plan(filters, &self.config.data_set, &state.rules, &state.sharing).await;
         let planned = match planned {
             Ok(planned) => Some(planned),
             Err(OrchestratorError::DataSet(DataSetError::Empty { .. })) => None,
@@ -277,8 +279,9 @@ impl Orchestrator {
         let extent = LakeExtent { parts: 0, ..extent };
         let rules = self.sources.rules().await?;
         let sharing = self.sources.sharing().await?;
+        let formula = self.sources.formula().await?;
         let newest_run = self.store.runs(1).await?.pop().map(|run| (run.run_id, run.state));
-        Ok(LakeState { extent, rules, sharing, newest_run })
+        Ok(LakeState { extent, rules, sharing, formula, newest_run })
     }
 
     /// What of a planned data set is in none before it.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use events::Sha256Digest;
 use labeler::lake::LakeReader;
+use model_registry::lineage::SnapshotFilters;
 use serde_json::json;
 use trainer_orchestrator::OrchestratorError;
 use trainer_orchestrator::data_set::manifest::Manifest;
@@ -76,6 +77,7 @@ async fn build(foundation: &Foundation, dry_run: bool, list: &ListArgs) -> Resul
         settings.orchestrator.filters(settings.tenant.clone(), model, audience, label_policy_version, CODE_VERSION);
     let lake = LakeReader::new(foundation.pool.clone(), Arc::clone(&foundation.artifacts));
     let sources = Sources::new(&foundation.pool, settings.tenant.clone(), lake, foundation.keys.clone());
+    let filters = SnapshotFilters { formula: sources.formula().await.map_err(refused)?, ..filters };
     let rules = sources.rules().await.map_err(refused)?;
     let sharing = sources.sharing().await.map_err(refused)?;
     let policy = &settings.orchestrator.data_set;

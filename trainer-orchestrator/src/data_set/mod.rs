@@ -30,7 +30,7 @@ mod weights;
 use std::collections::HashSet;
 
 use events::PreferencePair;
-use model_registry::lineage::{FORMULA, MemberEntry, Purpose, SnapshotFilters, Support, snapshot_digest};
+use model_registry::lineage::{FIRST_FORMULA, MemberEntry, Purpose, SnapshotFilters, Support, snapshot_digest};
 
 use self::candidates::says_what_was_wanted;
 use self::composition::{Census, Composition, Reason, SetStatistics};
@@ -96,7 +96,8 @@ impl<'a> LeftOut<'a> {
 }
 
 /// Makes the data set of `candidates`, in any order. `before` says how many pairs were left out before their text was
-/// looked at; `filters` say for whom it is, and are given this release's formula and the policy.
+/// looked at; `filters` say for whom it is and by which formula it is named, and are given the policy. By the first
+/// formula it is one that the release before can read: without a set *general*, and weighted by labels alone.
 ///
 /// # Errors
 /// [`DataSetError::Empty`] when nothing is left to train on, [`DataSetError::NoRandomisation`] when the policy wants
@@ -107,7 +108,11 @@ pub fn build(
     candidates: &[Candidate],
     before: &Census,
 ) -> Result<SnapshotPlan, DataSetError> {
-    let filters = SnapshotFilters { formula: FORMULA, policy: policy.value(), ..filters };
+    let is_first = filters.formula == FIRST_FORMULA;
+    let policy = &if is_first { policy.of_the_first_formula() } else { policy.clone() };
+    // The first formula covers no policy.
+    let value = if is_first { serde_json::Value::Null } else { policy.value() };
+    let filters = SnapshotFilters { policy: value, ..filters };
     let mut left_out = LeftOut::default();
     let entries = newest_first(candidates);
     let entries = quality::without_faults(entries, &mut left_out);
@@ -116,8 +121,13 @@ pub fn build(
     let entries = caps::apply(policy, entries, &mut left_out);
     let general = hold_out::general(policy, filters.gate_opportunities, entries, &mut left_out);
     let adapt = hold_out::adapt(policy, filters.gate_opportunities, &general.rest, &mut left_out);
-    let training = silence::balance(adapt.rest, &mut left_out);
-    let (adapt, general) = (adapt.held_out, general.held_out);
+    let mut sets = [silence::balance(adapt.rest, &mut left_out), adapt.held_out, general.held_out];
+    if is_first {
+        for entry in sets.iter_mut().flatten() {
+            (entry.people, entry.repositories) = (1, 1);
+        }
+    }
+    let [training, adapt, general] = sets;
 
     let mut census = before.clone();
     for (_, reason) in &left_out.0 {
@@ -142,6 +152,11 @@ pub fn build(
         set.into_iter().map(move |entry| member(entry, purpose, own(&entry)))
     });
     let mut members: Vec<Member> = training.chain(judging).collect();
+    if is_first {
+        for member in &mut members {
+            member.entry.support = Support::default();
+        }
+    }
     members.sort_unstable_by_key(|member| member.entry.pair_id);
     let mut left_out: Vec<LeftOutPair> = left_out
         .0

@@ -56,6 +56,13 @@ impl DataSetPolicy {
         serde_json::to_value(self).unwrap_or_default()
     }
 
+    /// What of it a data set of the first formula can be made by: that one knows no set *general*, and leaves weights to
+    /// the labels.
+    #[must_use]
+    pub(crate) fn of_the_first_formula(&self) -> Self {
+        Self { general_opportunities: 0, inverse_p_show: false, ..self.clone() }
+    }
+
     /// Whether every setting is usable.
     ///
     /// # Errors

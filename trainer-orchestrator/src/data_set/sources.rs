@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use anonymizer::shape::Shape;
 use events::{PairId, PairText, PersonPseudonym, PreferencePair, Sha256Digest, TenantId};
 use labeler::lake::{LakeRead, LakeReader, OpenTextError, PairFilter, open_text};
-use model_registry::lineage::SnapshotFilters;
+use model_registry::lineage::{FIRST_FORMULA, FORMULA, SnapshotFilters};
 use parking_lot::Mutex;
 use service::consent::ConsentStore;
 use service::keys::KeyStore;
@@ -30,9 +30,13 @@ use crate::store::PartRead;
 /// Texts that are open at a time.
 const OPEN_TEXTS: usize = 256;
 
+/// Releases whose schema is older read data sets of the first formula alone.
+const SCHEMA_OF_FORMULA: i64 = 8;
+
 /// Everything that a data set of a tenant is made of.
 #[derive(Debug)]
 pub struct Sources {
+    pool: AnyPool,
     tenant: TenantId,
     lake: LakeReader,
     keys: KeyStore,
@@ -46,6 +50,7 @@ impl Sources {
     #[must_use]
     pub fn new(pool: &AnyPool, tenant: TenantId, lake: LakeReader, keys: KeyStore) -> Self {
         Self {
+            pool: pool.clone(),
             tenant,
             lake,
             keys,
@@ -69,6 +74,15 @@ impl Sources {
     /// A database that fails.
     pub async fn sharing(&self) -> Result<BTreeSet<PersonPseudonym>, OrchestratorError> {
         Ok(self.consents.sharing_code(&self.tenant).await?)
+    }
+
+    /// The formula that every release that may use the database can read: the first one until an upgrade is done.
+    ///
+    /// # Errors
+    /// A database that fails.
+    pub async fn formula(&self) -> Result<u32, OrchestratorError> {
+        let oldest = migrations::oldest_schema(&self.pool).await?;
+        Ok(if oldest < SCHEMA_OF_FORMULA { FIRST_FORMULA } else { FORMULA })
     }
 
     /// What can be read of the tenant's lake.

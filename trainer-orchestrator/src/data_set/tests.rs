@@ -5,6 +5,7 @@ use events::{
     PersonPseudonym, Probabilities, SessionId, Sha256Digest, SuggestionId, TenantId, Timestamp,
 };
 use labeler::crowd::MERGED;
+use model_registry::lineage::FORMULA;
 use proptest::prelude::*;
 
 use super::candidates::choose;
@@ -412,6 +413,34 @@ fn harm_is_judged_where_nothing_trains() {
     let large = DataSetPolicy { general_opportunities: 500, ..policy };
     let without = build(filters, &large, &candidates, &Census::new()).unwrap();
     assert_eq!((without.count(Purpose::General), without.composition.left_out(Reason::HeldOutPerson)), (0, 0));
+}
+
+#[test]
+fn the_release_before_can_read_a_data_set_of_the_first_formula() {
+    let mut candidates = company();
+    // A correction that two persons made, and a pair whose label counts for less.
+    candidates[1].lesson.correction = candidates[0].lesson.correction;
+    candidates[2].pair.weight = 0.5;
+    // Nothing was explored: weights by inverse probability would be refused.
+    let policy = DataSetPolicy { general_opportunities: 50, inverse_p_show: true, ..DataSetPolicy::default() };
+    let filters = SnapshotFilters { gate_opportunities: 100, formula: FIRST_FORMULA, ..filters() };
+    let plan = build(filters, &policy, &candidates, &Census::new()).unwrap();
+    assert_eq!((plan.filters.formula, &plan.filters.policy), (FIRST_FORMULA, &serde_json::Value::Null));
+    assert_eq!((plan.count(Purpose::General), plan.count(Purpose::Gate)), (0, 100));
+    assert!(plan.count(Purpose::Training) > 0);
+    assert!(plan.members.iter().all(|member| member.entry.support == Support::default()));
+    assert_eq!(plan.composition.left_out(Reason::Merged), 1);
+    // What a data set says of its weights is what labels say.
+    let by_id: BTreeMap<PairId, &Candidate> =
+        candidates.iter().map(|candidate| (candidate.pair.pair_id, candidate)).collect();
+    let training = plan.members.iter().filter(|member| member.entry.purpose == Purpose::Training);
+    let labels: f64 = training.map(|member| by_id[&member.entry.pair_id].pair.weight).sum();
+    assert!((plan.composition.weights.sum - labels).abs() < 1e-6);
+    let manifest = plan.manifest();
+    manifest.verify().unwrap();
+    let mut of_today = manifest;
+    of_today.filters.formula = FORMULA;
+    assert!(matches!(of_today.verify(), Err(DataSetError::WrongDigest { .. })));
 }
 
 /// Who, where, which correction, on which day, and which row of the label table.

@@ -1,12 +1,15 @@
 //! Runs that go well, and when they begin.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use events::{ModelVersion, TenantId};
-use model_registry::lineage::Purpose;
+use labeler::lake::LakeReader;
+use model_registry::lineage::{FIRST_FORMULA, FORMULA, Purpose};
 use service::clock::Clock as _;
 use service::repositories::RepositoryStore;
 use trainer_orchestrator::OrchestratorConfig;
+use trainer_orchestrator::data_set::sources::Sources;
 use trainer_orchestrator::freshness::oldest_unserved;
 use trainer_orchestrator::store::RunState;
 
@@ -15,6 +18,7 @@ use crate::fixture::{CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, confi
 test_databases::on_both_databases! {
     a_request_becomes_one_version_that_can_be_traced,
     a_request_waits_for_the_end_of_a_rollout,
+    a_data_set_is_one_that_the_release_before_can_read_until_the_upgrade_is_done,
 }
 
 async fn a_request_becomes_one_version_that_can_be_traced() {
@@ -58,6 +62,34 @@ async fn a_request_becomes_one_version_that_can_be_traced() {
     assert!(!files("training.sealed") && !files("gate.sealed") && !files("model") && !files("model.checkpoint"));
     assert!(files("log") && files("result.json"));
     orchestrating.stop().await;
+}
+
+async fn a_data_set_is_one_that_the_release_before_can_read_until_the_upgrade_is_done() {
+    let fixture = Fixture::new().await;
+    fixture.collect(0, 370, "everyone").await;
+    let lake = LakeReader::new(fixture.pool.clone(), Arc::new(fixture.artifacts.clone()));
+    let sources = Sources::new(&fixture.pool, TenantId::default(), lake, fixture.keys.clone());
+    assert_eq!(sources.formula().await.unwrap(), FORMULA);
+    // As on a platform that the release before made.
+    sqlx::query("UPDATE schema_compatibility SET oldest_schema = 4").execute(&fixture.pool).await.unwrap();
+    let orchestrating = fixture.orchestrate(config(), "first");
+    orchestrating.handle.request();
+    let run = orchestrating.ended().await;
+    assert_eq!((run.state, run.version), (RunState::Succeeded, Some(2)), "{}", run.detail);
+    let filters: String = sqlx::query_scalar("SELECT filters FROM snapshots").fetch_one(&fixture.pool).await.unwrap();
+    let filters: serde_json::Value = serde_json::from_str(&filters).unwrap();
+    assert_eq!((&filters["formula"], &filters["policy"]), (&FIRST_FORMULA.into(), &serde_json::Value::Null));
+    let unreadable = "SELECT COUNT(*) FROM snapshot_pairs WHERE weight_millionths IS NOT NULL OR support_people <> 1 \
+                      OR purpose NOT IN ('training', 'gate')";
+    let unreadable: i64 = sqlx::query_scalar(unreadable).fetch_one(&fixture.pool).await.unwrap();
+    assert_eq!(unreadable, 0);
+    let chain = fixture.client.get_lineage(&model(), ModelVersion(2)).await.unwrap();
+    let snapshot = chain[0].snapshot.as_ref().unwrap();
+    assert!(snapshot.is_verified);
+    assert_eq!((snapshot.training_pairs, snapshot.gate_pairs), (70, 300));
+    orchestrating.stop().await;
+    migrations::close_to_releases_before(&fixture.pool).await.unwrap();
+    assert_eq!(sources.formula().await.unwrap(), FORMULA);
 }
 
 #[tokio::test(flavor = "multi_thread")]
