@@ -269,18 +269,14 @@ fn score(day: &Day, labeled: &Labeled, persons: usize, seconds: f64, events: usi
     for (id, Played { person, scene }) in &day.played {
         let truth = Row::of_truth(scene.meaning);
         let found = by_opportunity.get(id).map(Vec::as_slice).unwrap_or_default();
-        // The accepted actions before the one that parts may have a label of their own.
-        let leads = scene.parts_at.is_some_and(|parts_at| parts_at > 0);
-        let counted: Vec<&OpenPair> =
-            found.iter().filter(|open| !(leads && Row::of_pair(open) == Row::Kept)).copied().collect();
-        let rows: BTreeSet<Row> = counted.iter().map(|open| Row::of_pair(open)).collect();
+        let rows: BTreeSet<Row> = found.iter().map(|open| Row::of_pair(open)).collect();
         let rows = if rows.is_empty() { BTreeSet::from([Row::NoLabel]) } else { rows };
         for row in &rows {
             add(&mut precision, *row, *person, persons, *row == truth);
         }
         add(&mut recall, truth, *person, persons, rows.contains(&truth));
         // What scrubbing replaced can not be compared letter by letter.
-        for open in counted.iter().filter(|open| Row::of_pair(open) == truth && !open.pair.altered) {
+        for open in found.iter().filter(|open| Row::of_pair(open) == truth && !open.pair.altered) {
             add(&mut text, truth, *person, persons, says_what_was_meant(scene, open));
         }
     }
@@ -398,6 +394,26 @@ mod tests {
             assert!(arrived.is_sorted_by_key(|event| event.header.received_at));
             assert_ne!(arrived, events);
         }
+    }
+
+    #[test]
+    fn a_pair_that_says_kept_where_stopping_was_meant_is_wrong() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let office = runtime.block_on(Office::open(5, 1)).unwrap();
+        let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus")).unwrap();
+        let maker = SceneMaker::new(&corpus, 0, SceneSettings::default()).unwrap();
+        let scene = maker.scene(Meaning::Keeps, &mut Dice::new(5, "scene", &[0])).unwrap();
+        let mut session = office.session(0, 1, START).unwrap();
+        let (id, mut events) = session.play(&Opportunity::of(&scene)).unwrap();
+        events.push(session.end().unwrap());
+        let labeled = runtime.block_on(label(&office, &events)).unwrap();
+        let precision_of_kept = |scene: Scene| {
+            let day = Day { played: BTreeMap::from([(id, Played { person: 0, scene })]), events: Vec::new() };
+            score(&day, &labeled, 1, 0.0, 0).precision.get(&Row::Kept).cloned()
+        };
+        let stops = Scene { meaning: Meaning::Stops, parts_at: Some(1), ..scene.clone() };
+        assert_eq!(precision_of_kept(scene), Some(vec![(1, 1)]));
+        assert_eq!(precision_of_kept(stops), Some(vec![(0, 1)]));
     }
 
     #[test]
