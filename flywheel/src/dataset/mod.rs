@@ -62,7 +62,7 @@ pub(crate) async fn run(common: &Common, command: &DatasetCommand) -> Result<Exi
 }
 
 /// What is asked for and can not be is for the caller to mend; a platform that fails is not.
-fn refused(error: OrchestratorError) -> Failure {
+pub(crate) fn refused(error: OrchestratorError) -> Failure {
     match error {
         OrchestratorError::DataSet(error) => Failure::refuse(error),
         error => Failure::from(error),

@@ -5,17 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 use edit_model::export::{Refusal, Rendered, RenderedAnswer, Renderer, Sides};
 use events::{Audience, PairId, PairText, PreferencePair, Sha256Digest};
 use labeler::lake::{OpenTextError, open_text};
-use model_registry::lineage::Purpose;
+use model_registry::lineage::{Purpose, Support};
 use serde::Serialize;
 use serde_json::json;
 use service::drain::stop_signal;
-use sqlx::Row as _;
-use trainer_orchestrator::store::Store;
+use trainer_orchestrator::data_set::manifest::ManifestMember;
+use trainer_orchestrator::data_set::stored;
 
 use super::lake::Lake;
 use super::rights::{Reader, Rights};
 use super::table::{Cell, Row, Table};
 use crate::cli::{ExportArgs, ExportFormat};
+use crate::dataset;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::table::{print, print_json, rows_text};
@@ -46,38 +47,26 @@ struct TrlDefaults {
 /// A data set that was named.
 struct Snapshot {
     audience: Audience,
-    members: HashMap<PairId, (Sha256Digest, Purpose)>,
+    members: HashMap<PairId, ManifestMember>,
 }
 
 impl Snapshot {
+    /// What is stored, once it was found to be what the digest names.
     async fn read(foundation: &Foundation, digest: Sha256Digest) -> Result<Self, Failure> {
-        let tenant = &foundation.settings.tenant;
-        let row = sqlx::query("SELECT audience FROM snapshots WHERE snapshot_digest = $1 AND tenant = $2")
-            .bind(digest.to_string())
-            .bind(tenant.as_str())
-            .fetch_optional(&foundation.pool)
-            .await?;
-        let Some(row) = row else {
-            return Err(Failure::refused(format!(
-                "--snapshot: there is no data set {digest}; `flywheel models show VERSION` names that of a version"
-            )));
-        };
-        let store = Store::new(foundation.pool.clone(), tenant.clone(), foundation.settings.model.clone());
-        let members = store.members(digest).await?.into_iter();
-        let members: Result<HashMap<_, _>, events::InvalidId> = members
-            .map(|member| Ok((member.pair_id.parse::<PairId>()?, (member.content_digest, member.purpose))))
-            .collect();
-        Ok(Self { audience: row.try_get::<String, _>(0)?.parse()?, members: members? })
+        let manifest = stored::manifest(&foundation.pool, &foundation.settings.tenant, digest).await;
+        let manifest = manifest.map_err(dataset::refused)?;
+        let members = manifest.members.into_iter().map(|member| (member.pair_id, member)).collect();
+        Ok(Self { audience: manifest.filters.audience, members })
     }
 
-    /// Why a pair is not taken from this data set; none: it is.
-    fn forbid(&self, pair: &PreferencePair) -> Option<&'static str> {
+    /// What stands behind a pair of this data set, or why it is not taken from it.
+    fn support_of(&self, pair: &PreferencePair) -> Result<Support, &'static str> {
         match self.members.get(&pair.pair_id) {
-            None => Some("not_in_the_data_set"),
+            None => Err("not_in_the_data_set"),
             // What judges must not be learned from.
-            Some((_, purpose)) if *purpose != Purpose::Training => Some("held_out"),
-            Some((content, _)) if *content != pair.content_digest => Some("not_as_in_the_data_set"),
-            Some(_) => None,
+            Some(member) if member.purpose != Purpose::Training => Err("held_out"),
+            Some(member) if member.content_digest != pair.content_digest => Err("not_as_in_the_data_set"),
+            Some(member) => Ok(member.support),
         }
     }
 }
@@ -157,11 +146,18 @@ impl Export {
     }
 
     async fn take(&mut self, foundation: &Foundation, pair: PreferencePair) -> Result<(), Failure> {
-        if let Some(reason) = self.snapshot.as_ref().and_then(|snapshot| snapshot.forbid(&pair)) {
-            self.leave_out(reason);
-            return Ok(());
-        }
-        if pair.weight <= 0.0 {
+        let support = match &self.snapshot {
+            Some(snapshot) => snapshot.support_of(&pair),
+            None => Ok(Support::default()),
+        };
+        let support = match support {
+            Ok(support) => support,
+            Err(reason) => {
+                self.leave_out(reason);
+                return Ok(());
+            }
+        };
+        if weight(&pair, &support) <= 0.0 {
             self.leave_out("calibration_only");
             return Ok(());
         }
@@ -181,7 +177,8 @@ impl Export {
                 return Ok(());
             }
         };
-        let rows = if self.is_kto { self.single_answers(&pair, &text) } else { self.pair(&pair, &text) };
+        let about = about(&pair, &support);
+        let rows = if self.is_kto { self.single_answers(about, &text) } else { self.pair(about, &text) };
         match rows {
             Ok(rows) => {
                 self.report.pairs += 1;
@@ -195,7 +192,7 @@ impl Export {
     }
 
     /// The row of a pair that has two sides.
-    fn pair(&mut self, pair: &PreferencePair, text: &PairText) -> Result<Vec<Row>, &'static str> {
+    fn pair(&mut self, about: Row, text: &PairText) -> Result<Vec<Row>, &'static str> {
         if text.chosen.is_none() || text.rejected.is_none() {
             return Err("one_sided");
         }
@@ -213,7 +210,7 @@ impl Export {
             ("rejected_bdp_byte", Cell::Integer(byte)),
             ("bdp_token", Cell::Integer(token)),
         ];
-        row.extend(about(pair));
+        row.extend(about);
         row.push(("prompt_tokens", Cell::Integer(integer(prompt_tokens))));
         row.push(("chosen_tokens", Cell::Integer(integer(chosen.tokens))));
         row.push(("rejected_tokens", Cell::Integer(integer(rejected.tokens))));
@@ -221,7 +218,7 @@ impl Export {
     }
 
     /// A row for each side. A side that has no text leaves the other one alone.
-    fn single_answers(&mut self, pair: &PreferencePair, text: &PairText) -> Result<Vec<Row>, &'static str> {
+    fn single_answers(&mut self, about: Row, text: &PairText) -> Result<Vec<Row>, &'static str> {
         let whole = sides(text);
         let rendered = match self.renderer.render(&whole) {
             Ok(rendered) => vec![rendered],
@@ -245,7 +242,7 @@ impl Export {
                     ("bdp_byte", Cell::Integer(byte)),
                     ("bdp_token", Cell::Integer(token)),
                 ];
-                row.extend(about(pair));
+                row.extend(about.iter().cloned());
                 row.push(("prompt_tokens", Cell::Integer(integer(prompt_tokens))));
                 row.push(("completion_tokens", Cell::Integer(integer(tokens))));
                 rows.push(row);
@@ -276,10 +273,17 @@ fn integer(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// How much a pair counts: what the data set says, or its label where no data set does.
+fn weight(pair: &PreferencePair, support: &Support) -> f64 {
+    support.weight_millionths.map_or(pair.weight, |millionths| millionths as f64 / 1e6)
+}
+
 /// What every row says of its pair. Nothing of the person: whoever trains elsewhere has no need to know.
-fn about(pair: &PreferencePair) -> Row {
+fn about(pair: &PreferencePair, support: &Support) -> Row {
     vec![
-        ("weight", Cell::Real(pair.weight)),
+        ("weight", Cell::Real(weight(pair, support))),
+        ("support_people", Cell::Integer(i64::from(support.people))),
+        ("support_repositories", Cell::Integer(i64::from(support.repositories))),
         ("pair_id", Cell::Text(pair.pair_id.to_string())),
         ("opportunity_id", Cell::Text(pair.opportunity_id.to_string())),
         ("suggestion_id", Cell::Text(pair.suggestion_id.map(|id| id.to_string()).unwrap_or_default())),
@@ -328,8 +332,14 @@ mod tests {
     use super::*;
     use crate::pairs::fixture::pair;
 
+    /// What three persons did in two repositories.
+    const MERGED: Support = Support { people: 3, repositories: 2, weight_millionths: Some(1_000_001) };
+
     fn snapshot(members: &[(&PreferencePair, Purpose)]) -> Snapshot {
-        let member = |(pair, purpose): &(&PreferencePair, Purpose)| (pair.pair_id, (pair.content_digest, *purpose));
+        let member = |(pair, purpose): &(&PreferencePair, Purpose)| {
+            let (pair_id, content_digest) = (pair.pair_id, pair.content_digest);
+            (pair_id, ManifestMember { pair_id, content_digest, purpose: *purpose, support: MERGED })
+        };
         Snapshot { audience: "acme".parse().unwrap(), members: members.iter().map(member).collect() }
     }
 
@@ -337,11 +347,18 @@ mod tests {
     fn a_data_set_gives_what_trains_and_is_as_it_was() {
         let (training, gate) = (pair(PairReason::Missed, Some(0)), pair(PairReason::TypedAgainst, Some(0)));
         let snapshot = snapshot(&[(&training, Purpose::Training), (&gate, Purpose::Gate)]);
-        assert_eq!(snapshot.forbid(&training), None);
-        assert_eq!(snapshot.forbid(&gate), Some("held_out"));
-        assert_eq!(snapshot.forbid(&pair(PairReason::Dismissed, None)), Some("not_in_the_data_set"));
+        assert_eq!(snapshot.support_of(&training), Ok(MERGED));
+        assert_eq!(snapshot.support_of(&gate), Err("held_out"));
+        assert_eq!(snapshot.support_of(&pair(PairReason::Dismissed, None)), Err("not_in_the_data_set"));
         let changed = PreferencePair { content_digest: Sha256Digest::of(b"other"), ..training };
-        assert_eq!(snapshot.forbid(&changed), Some("not_as_in_the_data_set"));
+        assert_eq!(snapshot.support_of(&changed), Err("not_as_in_the_data_set"));
+    }
+
+    #[test]
+    fn a_data_set_says_how_much_a_pair_counts() {
+        let pair = pair(PairReason::Missed, Some(0));
+        assert_eq!(weight(&pair, &MERGED), 1.000_001);
+        assert_eq!(weight(&pair, &Support::default()), pair.weight);
     }
 
     #[test]
@@ -357,7 +374,8 @@ mod tests {
 
     #[test]
     fn no_column_has_a_name_that_trainers_reserve() {
-        let names: Vec<&str> = about(&pair(PairReason::Missed, None)).into_iter().map(|(name, _)| name).collect();
+        let row = about(&pair(PairReason::Missed, None), &MERGED);
+        let names: Vec<&str> = row.iter().map(|(name, _)| *name).collect();
         for reserved in ["images", "image", "tools", "chat_template_kwargs", "messages"] {
             assert!(!names.contains(&reserved), "{reserved}");
         }

@@ -23,6 +23,7 @@ const GROUP_ROWS: usize = 5_000;
 const GROUP_BYTES: usize = 32 << 20;
 
 /// A value of a row.
+#[derive(Clone)]
 pub(super) enum Cell {
     Text(String),
     Integer(i64),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use artifacts::LocalArtifacts;
 use events::{PreferencePair, Sha256Digest, TenantId};
 use labeler::lake::LakeReader;
+use model_registry::lineage::{FORMULA, MemberEntry, Purpose, SnapshotFilters, Support, snapshot_digest};
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use serde_json::Value;
 use sqlx::AnyPool;
@@ -81,31 +82,57 @@ async fn lake(place: &Place, pool: &AnyPool) -> Vec<PreferencePair> {
     pairs
 }
 
+/// What stands behind every pair of the data set: two persons in two repositories.
+const SUPPORT: Support = Support { people: 2, repositories: 2, weight_millionths: Some(1_584_963) };
+
 /// A data set in which half of the pairs train.
 async fn snapshot(pool: &AnyPool, pairs: &[PreferencePair]) -> Sha256Digest {
-    let digest = Sha256Digest::of(b"a data set of this test");
+    let filters = SnapshotFilters {
+        tenant: TenantId::default(),
+        model: pairs[0].model.clone(),
+        audience: "everyone".parse().unwrap(),
+        label_policy_version: 1,
+        code_version: "test".to_owned(),
+        maximum_pairs: 1000,
+        gate_opportunities: 1,
+        placebo_exchange_repositories: false,
+        formula: FORMULA,
+        policy: Value::Null,
+    };
+    let entry = |(number, pair): (usize, &PreferencePair)| MemberEntry {
+        pair_id: pair.pair_id,
+        content_digest: pair.content_digest,
+        purpose: if number.is_multiple_of(2) { Purpose::Training } else { Purpose::Gate },
+        support: SUPPORT,
+    };
+    let entries: Vec<MemberEntry> = pairs.iter().enumerate().map(entry).collect();
+    let digest = snapshot_digest(&filters, &entries).unwrap();
     let half = i64::try_from(pairs.len() / 2).unwrap();
     sqlx::query(
         "INSERT INTO snapshots (snapshot_digest, tenant, model, audience, label_policy_version, code_version, filters, \
          training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, created_at) \
-         VALUES ($1, 'default', $2, 'everyone', 1, 'test', '{}', $3, $3, 0, 0, 0, 0)",
+         VALUES ($1, 'default', $2, 'everyone', 1, 'test', $3, $4, $4, 0, 0, 0, 0)",
     )
     .bind(digest.to_string())
     .bind(pairs[0].model.as_str())
+    .bind(serde_json::to_string(&filters).unwrap())
     .bind(half)
     .execute(pool)
     .await
     .unwrap();
-    for (number, pair) in pairs.iter().enumerate() {
+    for (entry, pair) in entries.iter().zip(pairs) {
         sqlx::query(
-            "INSERT INTO snapshot_pairs (snapshot_digest, pair_id, content_digest, person, purpose) \
-             VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO snapshot_pairs (snapshot_digest, pair_id, content_digest, person, purpose, support_people, \
+             support_repositories, weight_millionths) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(digest.to_string())
         .bind(pair.pair_id.to_string())
         .bind(pair.content_digest.to_string())
         .bind(pair.person.as_str())
-        .bind(if number.is_multiple_of(2) { "training" } else { "gate" })
+        .bind(entry.purpose.as_str())
+        .bind(i64::from(SUPPORT.people))
+        .bind(i64::from(SUPPORT.repositories))
+        .bind(SUPPORT.weight_millionths)
         .execute(pool)
         .await
         .unwrap();
@@ -195,6 +222,7 @@ async fn exports(place: &Place, pool: &AnyPool, key: &Path) {
             let (left, right) = (byte("chosen_bdp_byte"), byte("rejected_bdp_byte"));
             assert!(chosen[..left] == rejected[..right] && chosen[left..] != rejected[right..], "{row}");
             assert!(row["weight"].as_f64().unwrap() > 0.0 && row.get("person").is_none(), "{row}");
+            assert!(row["support_people"] == 1 && row["support_repositories"] == 1, "{row}");
         }
         let singles = [&arguments[..], &["--kto"]].concat();
         let (said, output) = asked.export(&format!("{dialect}-kto.jsonl"), &singles);
@@ -218,14 +246,22 @@ async fn exports(place: &Place, pool: &AnyPool, key: &Path) {
     audit::consistent(place);
 
     let digest = snapshot(pool, &lake(place, pool).await).await.to_string();
-    let (said, _) = asked.export("snapshot.parquet", &[&arguments[..], &["--snapshot", &digest]].concat());
+    let of_data_set = [&arguments[..], &["--format", "jsonl", "--snapshot", &digest]].concat();
+    let (said, output) = asked.export("snapshot.jsonl", &of_data_set);
     assert!(said.json()["left_out"]["held_out"].as_u64().unwrap() > 0, "{said:?}");
+    for row in lines(&said, &output) {
+        assert!(row["weight"] == 1.584_963 && row["support_people"] == 2 && row["support_repositories"] == 2, "{row}");
+    }
     let for_others = [&arguments[..], &["--snapshot", &digest, "--audience", "acme"]].concat();
     let (said, _) = asked.export("other.parquet", &for_others);
     assert!(said.sentence().contains("the data set is for everyone"), "{said:?}");
     let unknown = Sha256Digest::of(b"none").to_string();
     let (said, _) = asked.export("other.parquet", &[&arguments[..], &["--snapshot", &unknown]].concat());
-    assert!(said.sentence().contains("there is no data set"), "{said:?}");
+    assert!(said.sentence().contains("not known here"), "{said:?}");
+    let alter = "UPDATE snapshot_pairs SET weight_millionths = 9000000 WHERE snapshot_digest = $1";
+    sqlx::query(alter).bind(digest.as_str()).execute(pool).await.unwrap();
+    let (said, output) = asked.export("altered.jsonl", &of_data_set);
+    assert!(said.sentence().contains("its rows are not what the digest names") && !output.exists(), "{said:?}");
 
     let (said, output) = asked.export("tight.parquet", &[&arguments[..], &["--max-tokens", "16"]].concat());
     assert!(said.sentence().contains("too_long") && !output.exists(), "{said:?}");
