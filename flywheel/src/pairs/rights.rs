@@ -67,6 +67,34 @@ fn secret(path: &Path) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
+/// Why a pair may not be learned from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forbidden {
+    RepositoryWithoutRule,
+    AnotherAudience,
+    ConsentWithdrawn,
+}
+
+impl Forbidden {
+    /// What pairs are counted as that are left out for it.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::RepositoryWithoutRule => "repository_without_rule",
+            Self::AnotherAudience => "another_audience",
+            Self::ConsentWithdrawn => "consent_withdrawn",
+        }
+    }
+
+    /// What is said of a single pair.
+    pub(super) fn about(self, id: &str) -> String {
+        match self {
+            Self::RepositoryWithoutRule => format!("no rule allows the repository of pair {id} any more"),
+            Self::AnotherAudience => format!("the repository of pair {id} is for another audience now"),
+            Self::ConsentWithdrawn => format!("the person of pair {id} does not agree to whole events any more"),
+        }
+    }
+}
+
 /// What people and rules allow now.
 pub(super) struct Rights {
     tenant: TenantId,
@@ -88,7 +116,7 @@ impl Rights {
     }
 
     /// Whether its person agrees to whole events.
-    pub(super) async fn agrees(&mut self, pair: &PreferencePair) -> Result<bool, Failure> {
+    async fn agrees(&mut self, pair: &PreferencePair) -> Result<bool, Failure> {
         if let Some(agrees) = self.agreed.get(&pair.person) {
             return Ok(*agrees);
         }
@@ -102,14 +130,14 @@ impl Rights {
         &mut self,
         pair: &PreferencePair,
         audience: &Audience,
-    ) -> Result<Option<&'static str>, Failure> {
+    ) -> Result<Option<Forbidden>, Failure> {
         let now = self.allowed.audience_of(&pair.repository);
         Ok(if now.is_none() {
-            Some("repository_without_rule")
+            Some(Forbidden::RepositoryWithoutRule)
         } else if now != Some(audience) || pair.audience != *audience {
-            Some("another_audience")
+            Some(Forbidden::AnotherAudience)
         } else if !self.agrees(pair).await? {
-            Some("consent_withdrawn")
+            Some(Forbidden::ConsentWithdrawn)
         } else {
             None
         })

@@ -23,8 +23,8 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let reader = Reader::of(foundation, key).await?;
     let pair = Lake::open(foundation).await?.find(id).await?;
-    if !Rights::now(foundation).await?.agrees(&pair).await? {
-        return Err(Failure::refused(format!("the person of pair {id} does not agree to whole events any more")));
+    if let Some(forbidden) = Rights::now(foundation).await?.forbid(&pair, &pair.audience).await? {
+        return Err(Failure::refused(forbidden.about(id)));
     }
     let text = open_text(&pair, &foundation.keys).await.map_err(|error| closed(id, error))?;
     let subject = pair.pair_id.to_string();

@@ -288,16 +288,21 @@ async fn what_people_say_now_counts(place: &Place, pool: &AnyPool, key: &Path, i
     assert!(said["pairs"].as_u64().unwrap() < all, "{said}");
     assert_eq!(place.say(&["consent", "set", &person(0), "code"]).code, Some(0));
 
+    let show = || place.say(&["pairs", "show", id, "--key-file", key.to_str().unwrap()]);
+    let given = readings(pool).await.len();
     assert_eq!(place.say(&["repositories", "deny", "*"]).code, Some(0));
+    assert!(show().sentence().contains("no rule allows the repository"), "{:?}", show());
+    assert_eq!(readings(pool).await.len(), given, "what is not given is not written down");
     let (said, output) = export("denied.parquet");
     assert!(said.sentence().contains("repository_without_rule") && !output.exists(), "{said:?}");
     assert_eq!(place.say(&["repositories", "allow", "*", "--audience", "acme"]).code, Some(0));
     assert!(export("moved.parquet").0.sentence().contains("another_audience"));
+    assert!(show().sentence().contains("for another audience now"), "{:?}", show());
     assert_eq!(place.say(&["repositories", "allow", "*"]).code, Some(0));
 
     sqlx::query("UPDATE person_keys SET wrapped_key = NULL, erased_at = 1").execute(pool).await.unwrap();
     assert!(export("erased.parquet").0.sentence().contains("erased"));
-    let shown = place.say(&["pairs", "show", id, "--key-file", key.to_str().unwrap()]);
+    let shown = show();
     assert!(shown.sentence().contains("was erased"), "{shown:?}");
     let explained = place.say(&["pairs", "explain", id]);
     assert!(explained.code == Some(0) && explained.stdout.contains("row "), "{explained:?}");
