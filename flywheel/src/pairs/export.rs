@@ -97,12 +97,19 @@ pub(super) async fn run(foundation: &Foundation, arguments: &ExportArgs) -> Resu
     let is_kto = arguments.kto;
     let mut export = Export { renderer, is_kto, audience, snapshot, rights, table, report: Report::default() };
     let lake = Lake::open(foundation).await?;
+    let subject = arguments.snapshot.map_or_else(|| "lake".to_owned(), |digest| format!("snapshot {digest}"));
+    let asked = json!({
+        "dialect": arguments.dialect.as_str(), "max_tokens": arguments.max_tokens, "kto": is_kto,
+        "audience": export.audience,
+    });
+    // From here on text is on this disk, however this ends.
+    reader.is_given(foundation, "pairs_export_begun", &subject, &asked).await?;
     let written = tokio::select! {
         written = lake.each("exporting pairs", async |pair| export.take(foundation, pair).await) => written,
         signal = stop_signal() => Err(Failure::refused(format!("interrupted by {}; nothing was written", signal?))),
     };
     written?;
-    let Export { mut table, mut report, audience, snapshot, .. } = export;
+    let Export { mut table, mut report, audience, .. } = export;
     report.rows = table.rows();
     if report.rows == 0 {
         return Err(Failure::refused(format!(
@@ -115,10 +122,6 @@ pub(super) async fn run(foundation: &Foundation, arguments: &ExportArgs) -> Resu
         "dialect": arguments.dialect.as_str(), "max_tokens": arguments.max_tokens, "kto": is_kto,
         "audience": audience, "pairs": report.pairs, "rows": report.rows,
     });
-    let subject = match (&snapshot, arguments.snapshot) {
-        (Some(_), Some(digest)) => format!("snapshot {digest}"),
-        _ => "lake".to_owned(),
-    };
     reader.is_given(foundation, "pairs_exported", &subject, &detail).await?;
     table.place()?;
     if arguments.list.json {

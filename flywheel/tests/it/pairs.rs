@@ -63,8 +63,8 @@ fn text<'a>(row: &'a Value, name: &str) -> &'a str {
 /// What the audit log says of readings: who, what and of what.
 async fn readings(pool: &AnyPool) -> Vec<(String, String, String)> {
     sqlx::query_as(
-        "SELECT actor, action, subject FROM audit_log WHERE action IN ('pair_text_shown', 'pairs_exported') \
-         ORDER BY revision",
+        "SELECT actor, action, subject FROM audit_log \
+         WHERE action IN ('pair_text_shown', 'pairs_export_begun', 'pairs_exported') ORDER BY revision",
     )
     .fetch_all(pool)
     .await
@@ -241,7 +241,9 @@ async fn exports(place: &Place, pool: &AnyPool, key: &Path) {
     assert!(["prompt", "chosen", "rejected"].iter().all(|name| columns.get(name) == Some(&0)), "{columns:?}");
     assert!(columns.values().all(|level| *level == 0), "no column may be null: {columns:?}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().filter(is_temporary).count(), 0);
-    assert!(readings(pool).await.iter().any(|(actor, action, _)| actor == "key ada" && action == "pairs_exported"));
+    let by_ada = |action: &str| ("key ada".to_owned(), action.to_owned(), "lake".to_owned());
+    let told = readings(pool).await;
+    assert!(told.ends_with(&[by_ada("pairs_export_begun"), by_ada("pairs_exported")]), "{told:?}");
     // What was written down of readings leaves no hole in what is written down of changes.
     audit::consistent(place);
 
@@ -265,6 +267,9 @@ async fn exports(place: &Place, pool: &AnyPool, key: &Path) {
 
     let (said, output) = asked.export("tight.parquet", &[&arguments[..], &["--max-tokens", "16"]].concat());
     assert!(said.sentence().contains("too_long") && !output.exists(), "{said:?}");
+    // It has opened text, and failed.
+    let told = readings(pool).await;
+    assert_eq!(told.last(), Some(&by_ada("pairs_export_begun")), "{told:?}");
     let wrong = ["--dialect", "starcoder-fim", "--tokenizer", &qwen];
     let (said, output) = asked.export("wrong.parquet", &wrong);
     assert!(said.sentence().contains("<fim_prefix>") && !output.exists(), "{said:?}");
