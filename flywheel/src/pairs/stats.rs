@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use events::{PersonPseudonym, PreferencePair};
-use labeler::crowd::FEWEST_PERSONS;
+use labeler::crowd::{Crowd, FEWEST_PERSONS, apart};
 use serde::Serialize;
 
 use super::lake::{Filter, Lake};
@@ -11,9 +11,6 @@ use crate::cli::PairsStatsArgs;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::table::{print, print_json, rows_text};
-
-/// What stands for everything that fewer people did.
-const MERGED: &str = "(groups of fewer than 5 people)";
 
 /// Pairs that have something in common.
 #[derive(Debug, Default)]
@@ -33,6 +30,19 @@ impl Group {
     }
 }
 
+impl Crowd for Group {
+    fn persons(&self) -> usize {
+        self.persons.len()
+    }
+
+    fn merge(&mut self, others: Self) {
+        self.pairs += others.pairs;
+        self.two_sided += others.two_sided;
+        self.weight += others.weight;
+        self.persons.extend(others.persons);
+    }
+}
+
 /// What is said of a group.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Counted {
@@ -44,46 +54,44 @@ struct Counted {
 
 #[derive(Debug, Serialize)]
 struct Statistics {
-    pairs: u64,
+    /// None where fewer than five persons made them.
+    pairs: Option<u64>,
     by_reason: Vec<Counted>,
     by_language: Vec<Counted>,
     by_repository: Vec<Counted>,
     by_audience: Vec<Counted>,
 }
 
-/// Groups by name, the largest first. A reason is nobody's; of every other name small groups are merged.
-fn counted(groups: BTreeMap<String, Group>, fewest: usize) -> Vec<Counted> {
-    let (large, small): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(_, group)| group.persons.len() >= fewest);
-    let row = |name: String, group: &Group| Counted {
-        name,
-        pairs: group.pairs,
-        two_sided: group.two_sided,
-        weight: group.weight,
-    };
-    let mut rows: Vec<Counted> = large.into_iter().map(|(name, group)| row(name, &group)).collect();
+/// Groups by name, the largest first, as far as no person can be told from them.
+fn counted(groups: BTreeMap<String, Group>) -> Vec<Counted> {
+    let mut rows: Vec<Counted> = apart(groups)
+        .into_iter()
+        .map(|told| Counted {
+            name: told.name().to_owned(),
+            pairs: told.crowd.pairs,
+            two_sided: told.crowd.two_sided,
+            weight: told.crowd.weight,
+        })
+        .collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.pairs));
-    if !small.is_empty() {
-        let merged = small.iter().fold(Group::default(), |mut all, (_, group)| {
-            all.pairs += group.pairs;
-            all.two_sided += group.two_sided;
-            all.weight += group.weight;
-            all
-        });
-        rows.push(row(MERGED.to_owned(), &merged));
-    }
     rows
+}
+
+/// How many pairs there are of all persons together. Nobody's are none.
+fn total(all: &Group) -> Option<u64> {
+    (all.pairs == 0 || all.persons() >= FEWEST_PERSONS).then_some(all.pairs)
 }
 
 pub(super) async fn run(foundation: &Foundation, arguments: &PairsStatsArgs) -> Result<(), Failure> {
     let filter = Filter::new(&arguments.filter)?;
     let lake = Lake::open(foundation).await?;
-    let mut pairs = 0;
+    let mut all = Group::default();
     let mut groups: [BTreeMap<String, Group>; 4] = Default::default();
     lake.each("counting pairs", async |pair| {
         if !filter.takes(&pair) {
             return Ok(());
         }
-        pairs += 1;
+        all.add(&pair);
         let names =
             [pair.reason.to_string(), pair.language.clone(), pair.repository.clone(), pair.audience.to_string()];
         for (groups, name) in groups.iter_mut().zip(names) {
@@ -94,15 +102,18 @@ pub(super) async fn run(foundation: &Foundation, arguments: &PairsStatsArgs) -> 
     .await?;
     let [reasons, languages, repositories, audiences] = groups;
     let statistics = Statistics {
-        pairs,
-        by_reason: counted(reasons, 0),
-        by_language: counted(languages, FEWEST_PERSONS),
-        by_repository: counted(repositories, FEWEST_PERSONS),
-        by_audience: counted(audiences, FEWEST_PERSONS),
+        pairs: total(&all),
+        by_reason: counted(reasons),
+        by_language: counted(languages),
+        by_repository: counted(repositories),
+        by_audience: counted(audiences),
     };
     if arguments.list.json {
         return print_json(&statistics);
     }
+    let Some(pairs) = statistics.pairs else {
+        return print(&format!("pairs of fewer than {FEWEST_PERSONS} people, which are not counted out"));
+    };
     let mut text = vec![format!("{pairs} pairs")];
     for (what, rows) in [
         ("reason", statistics.by_reason),
@@ -120,6 +131,8 @@ pub(super) async fn run(foundation: &Foundation, arguments: &PairsStatsArgs) -> 
 
 #[cfg(test)]
 mod tests {
+    use labeler::crowd::MERGED;
+
     use super::*;
 
     fn group(persons: usize, pairs: u64) -> Group {
@@ -127,12 +140,24 @@ mod tests {
         Group { pairs, two_sided: 1, weight: 0.5, persons: (0..persons).map(person).collect() }
     }
 
+    fn named<const GROUPS: usize>(groups: [(&str, Group); GROUPS]) -> BTreeMap<String, Group> {
+        groups.into_iter().map(|(name, group)| (name.to_owned(), group)).collect()
+    }
+
     #[test]
-    fn small_groups_are_shown_as_one() {
+    fn small_groups_are_shown_with_as_many_others_as_it_takes() {
         let groups = [("go", group(4, 9)), ("java", group(1, 1)), ("python", group(5, 7)), ("rust", group(6, 8))];
-        let rows = counted(groups.map(|(name, group)| (name.to_owned(), group)).into(), FEWEST_PERSONS);
+        let rows = counted(named(groups));
         let shown: Vec<(&str, u64)> = rows.iter().map(|row| (row.name.as_str(), row.pairs)).collect();
-        assert_eq!(shown, [("rust", 8), ("python", 7), (MERGED, 10)]);
-        assert_eq!((rows[2].two_sided, rows[2].weight), (2, 1.0));
+        // Who writes Java writes Go, too: four persons.
+        assert_eq!(shown, [(MERGED, 17), ("rust", 8)]);
+        assert_eq!((rows[0].two_sided, rows[0].weight), (3, 1.5));
+    }
+
+    #[test]
+    fn nothing_is_told_of_fewer_than_five() {
+        assert!(counted(named([("missed", group(4, 9)), ("typed_against", group(1, 2))])).is_empty());
+        let totals = [group(0, 0), group(1, 3), group(4, 9), group(5, 9)].map(|all| total(&all));
+        assert_eq!(totals, [Some(0), None, None, Some(9)]);
     }
 }
