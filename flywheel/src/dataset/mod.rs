@@ -40,7 +40,11 @@ pub(crate) async fn run(common: &Common, command: &DatasetCommand) -> Result<Exi
         DatasetCommand::Show { digest: Some(digest), list } => {
             let manifest = manifest(&foundation, digest).await?;
             if list.json {
-                print_json(&manifest)?;
+                let mut shown = serde_json::to_value(&manifest)?;
+                if let (Some(composition), Some(shown)) = (&manifest.composition, shown.as_object_mut()) {
+                    shown.insert("composition".to_owned(), text::told(composition)?);
+                }
+                print_json(&shown)?;
             } else {
                 print(&text::manifest(&manifest))?;
             }
@@ -90,7 +94,7 @@ async fn build(foundation: &Foundation, dry_run: bool, list: &ListArgs) -> Resul
     if list.json {
         return print_json(&json!({
             "digest": plan.digest, "stored": !dry_run, "can_be_judged": can_be_judged, "filters": plan.filters,
-            "composition": plan.composition,
+            "composition": text::told(&plan.composition)?,
         }));
     }
     print(&text::manifest(&plan.manifest()))?;

@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 
 use labeler::crowd::FEWEST_PERSONS;
 use model_registry::lineage::Purpose;
+use serde_json::Value;
 use trainer_orchestrator::data_set::composition::{Composition, SetStatistics};
 use trainer_orchestrator::data_set::manifest::{Manifest, ManifestDiff};
 use trainer_orchestrator::data_set::stored::SnapshotSummary;
 
+use crate::failure::Failure;
 use crate::table::rows_text;
 
 /// Digits of a digest that tell data sets apart.
@@ -102,6 +104,27 @@ fn counted(composition: &Composition) -> String {
     )
 }
 
+/// A composition as JSON that tells of no person: what fewer than five made is not told apart, and 1 to 4 are not
+/// counted out.
+pub(super) fn told(composition: &Composition) -> Result<Value, Failure> {
+    let mut told = composition.clone();
+    let (training, adapt, general) = (&mut told.training, &mut told.adapt, &mut told.general);
+    let mut uncounted = Vec::new();
+    for (name, set) in [("training", training), ("adapt", adapt), ("general", general)] {
+        set.count_by_groups();
+        if (1..FEWEST_PERSONS).contains(&set.persons) {
+            uncounted.push(name);
+        }
+    }
+    let mut told = serde_json::to_value(told)?;
+    for name in uncounted {
+        if let Some(persons) = told.pointer_mut(&format!("/{name}/persons")) {
+            *persons = Value::Null;
+        }
+    }
+    Ok(told)
+}
+
 /// How many persons there are, where that tells of none of them.
 pub(super) fn persons_text(persons: usize) -> String {
     match persons {
@@ -148,7 +171,12 @@ pub(super) fn diff(diff: &ManifestDiff) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use events::Sha256Digest;
+    use labeler::crowd::MERGED;
+    use serde_json::json;
+    use trainer_orchestrator::data_set::groups::{GroupCount, SetGroups};
     use trainer_orchestrator::data_set::manifest::{PairChange, SettingChange};
 
     use super::*;
@@ -186,6 +214,22 @@ mod tests {
         }
         let none = ManifestDiff { settings: Vec::new(), came: Vec::new(), left: Vec::new(), ..one };
         assert!(diff(&none).ends_with("the same pairs for the same purposes\n\nthe same settings"));
+    }
+
+    #[test]
+    fn json_tells_of_groups_alone() {
+        let raw = BTreeMap::from([("go".to_owned(), 1), ("rust".to_owned(), 6)]);
+        let group = GroupCount { name: MERGED.to_owned(), pairs: 7, by_reason: BTreeMap::new() };
+        let groups = SetGroups { languages: vec![group], ..SetGroups::default() };
+        let training = SetStatistics { persons: 6, by_language: raw.clone(), groups, ..SetStatistics::default() };
+        let adapt = SetStatistics { persons: 4, by_language: raw.clone(), by_reason: raw, ..SetStatistics::default() };
+        let told = told(&Composition { training, adapt, ..Composition::default() }).unwrap();
+        let training = &told["training"];
+        assert_eq!((&training["persons"], &training["by_language"]), (&json!(6), &json!({ MERGED: 7 })));
+        let adapt = &told["adapt"];
+        assert!(adapt["persons"].is_null(), "{adapt}");
+        assert_eq!((&adapt["by_language"], &adapt["by_reason"]), (&json!({}), &json!({})));
+        assert_eq!(told["general"]["persons"], 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use model_registry::lineage::Purpose;
 use serde::{Deserialize, Serialize};
 
 use super::Entry;
-use super::groups::SetGroups;
+use super::groups::{GroupCount, SetGroups};
 use super::lesson::Silence;
 
 /// The stages, in their order.
@@ -143,9 +143,9 @@ pub struct SetStatistics {
     pub persons: usize,
     /// Repositories.
     pub repositories: usize,
-    /// Pairs by the row of the label table.
+    /// Pairs by the row of the label table, as far as [`SetGroups`] tells them apart.
     pub by_reason: BTreeMap<String, usize>,
-    /// Pairs by language.
+    /// Pairs by language, in the same way.
     pub by_language: BTreeMap<String, usize>,
     /// Pairs that choose `NO_EDIT`.
     pub choosing_no_edit: usize,
@@ -166,13 +166,10 @@ impl SetStatistics {
     pub(crate) fn of(entries: &[Entry<'_>]) -> Self {
         let mut statistics = Self { pairs: entries.len(), ..Self::default() };
         let (mut persons, mut repositories) = (HashSet::new(), HashSet::new());
-        let (mut by_reason, mut by_language): (BTreeMap<&str, usize>, BTreeMap<&str, usize>) = Default::default();
         for entry in entries {
             let pair = &entry.candidate.pair;
             persons.insert(&pair.person);
             repositories.insert(pair.repository.as_str());
-            *by_reason.entry(pair.reason.as_str()).or_default() += 1;
-            *by_language.entry(pair.language.as_str()).or_default() += 1;
             match entry.candidate.lesson.silence {
                 Some(Silence::Chosen) => statistics.choosing_no_edit += 1,
                 Some(Silence::Rejected) => statistics.rejecting_no_edit += 1,
@@ -182,14 +179,18 @@ impl SetStatistics {
             statistics.most_support_people = statistics.most_support_people.max(entry.people);
             statistics.most_support_repositories = statistics.most_support_repositories.max(entry.repositories);
         }
-        let owned =
-            |counts: BTreeMap<&str, usize>| counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-        statistics.by_reason = owned(by_reason);
-        statistics.by_language = owned(by_language);
         statistics.persons = persons.len();
         statistics.repositories = repositories.len();
         statistics.groups = SetGroups::of(entries);
+        statistics.count_by_groups();
         statistics
+    }
+
+    /// Earlier releases counted by reason and language whoever was behind: only groups say what may be told.
+    pub fn count_by_groups(&mut self) {
+        let counted = |groups: &[GroupCount]| groups.iter().map(|group| (group.name.clone(), group.pairs)).collect();
+        self.by_reason = counted(&self.groups.reasons);
+        self.by_language = counted(&self.groups.languages);
     }
 }
 

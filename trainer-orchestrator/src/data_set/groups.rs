@@ -21,7 +21,7 @@ pub struct GroupCount {
     pub name: String,
     /// How many there are.
     pub pairs: usize,
-    /// Of them, by the row of the label table.
+    /// Of them, by the row of the label table; rows of fewer than five persons are merged.
     pub by_reason: BTreeMap<String, usize>,
 }
 
@@ -30,6 +30,8 @@ pub struct GroupCount {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SetGroups {
+    /// By the row of the label table.
+    pub reasons: Vec<GroupCount>,
     /// By language.
     pub languages: Vec<GroupCount>,
     /// By what was wanted (of a rejection alone: by what was not): `insert`, `delete`, `replace`, `several_places` or
@@ -43,15 +45,34 @@ pub struct SetGroups {
 
 /// Persons are numbered, which is faster than their pseudonyms are compared.
 #[derive(Default)]
+struct PairsOfReason {
+    persons: HashSet<u32>,
+    pairs: usize,
+}
+
+impl Crowd for PairsOfReason {
+    fn persons(&self) -> usize {
+        self.persons.len()
+    }
+
+    fn merge(&mut self, others: Self) {
+        self.persons.extend(others.persons);
+        self.pairs += others.pairs;
+    }
+}
+
+#[derive(Default)]
 struct Pairs {
     persons: HashSet<u32>,
-    by_reason: BTreeMap<&'static str, usize>,
+    by_reason: BTreeMap<&'static str, PairsOfReason>,
 }
 
 impl Pairs {
     fn add(&mut self, person: u32, reason: &'static str) {
         self.persons.insert(person);
-        *self.by_reason.entry(reason).or_default() += 1;
+        let of_reason = self.by_reason.entry(reason).or_default();
+        of_reason.persons.insert(person);
+        of_reason.pairs += 1;
     }
 }
 
@@ -63,14 +84,15 @@ impl Crowd for Pairs {
     fn merge(&mut self, others: Self) {
         self.persons.extend(others.persons);
         for (reason, pairs) in others.by_reason {
-            *self.by_reason.entry(reason).or_default() += pairs;
+            self.by_reason.entry(reason).or_default().merge(pairs);
         }
     }
 }
 
 fn count(name: String, told: Told<Pairs>) -> GroupCount {
+    let reasons = apart(told.crowd.by_reason.into_iter().map(|(reason, pairs)| (reason.to_owned(), pairs)));
     let by_reason: BTreeMap<String, usize> =
-        told.crowd.by_reason.into_iter().map(|(reason, pairs)| (reason.to_owned(), pairs)).collect();
+        reasons.into_iter().map(|told| (told.name().to_owned(), told.crowd.pairs)).collect();
     GroupCount { name, pairs: by_reason.values().sum(), by_reason }
 }
 
@@ -103,13 +125,14 @@ fn length_name(bucket: usize) -> String {
 impl SetGroups {
     pub(crate) fn of(entries: &[Entry<'_>]) -> Self {
         let mut numbers: HashMap<&PersonPseudonym, u32> = HashMap::new();
-        let (mut languages, mut patterns): (BTreeMap<&str, Pairs>, BTreeMap<&str, Pairs>) = Default::default();
+        let [mut reasons, mut languages, mut patterns]: [BTreeMap<&str, Pairs>; 3] = Default::default();
         let (mut chosen, mut rejected): (BTreeMap<usize, Pairs>, BTreeMap<usize, Pairs>) = Default::default();
         for entry in entries {
             let (pair, lesson) = (&entry.candidate.pair, &entry.candidate.lesson);
             let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
             let person = *numbers.entry(&pair.person).or_insert(next);
             let reason = pair.reason.as_str();
+            reasons.entry(reason).or_default().add(person, reason);
             languages.entry(pair.language.as_str()).or_default().add(person, reason);
             let pattern = lesson.pattern.map_or(NO_EDIT, EditPattern::as_str);
             patterns.entry(pattern).or_default().add(person, reason);
@@ -122,6 +145,7 @@ impl SetGroups {
             }
         }
         Self {
+            reasons: unordered(reasons),
             languages: unordered(languages),
             patterns: unordered(patterns),
             chosen_characters: ordered(chosen),

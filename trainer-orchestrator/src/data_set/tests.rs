@@ -168,8 +168,17 @@ fn a_set_is_told_apart_only_where_five_persons_stand_behind_each_group() {
     assert_eq!(told(&training.groups.chosen_characters), [named("1-15", 10)]);
     assert_eq!(told(&training.groups.rejected_characters), [named("16-63", 10)]);
     assert_eq!(training.groups.languages[1].by_reason, training.groups.languages[0].by_reason);
+    assert_eq!(training.by_language, BTreeMap::from([named("rust", 5), named(MERGED, 5)]));
+    assert_eq!(training.by_reason, BTreeMap::from([named("dismissed_then_typed", 10)]));
+    // Nor is a row of the label table, in the set or in a language of it.
+    let mut others: Vec<_> = (1..=12).map(|number| candidate(number, PairReason::DismissedThenTyped)).collect();
+    others[0] = candidate(1, PairReason::Missed);
+    let one_missed = build_all(&others).composition.training;
+    assert_eq!(one_missed.by_reason, BTreeMap::from([named(MERGED, 10)]));
+    assert_eq!(one_missed.groups.languages[0].by_reason, one_missed.by_reason);
     // Four persons together are too few for any group.
     let few = build_all(&candidates[..6]).composition.training;
+    assert!(few.by_language.is_empty() && few.by_reason.is_empty());
     assert_eq!((few.pairs, few.groups), (4, SetGroups::default()));
 }
 

@@ -17,6 +17,7 @@ fn group(name: &str, pairs: usize) -> GroupCount {
 fn composition() -> Composition {
     let left_out = BTreeMap::from([("merged".to_owned(), 7)]);
     let groups = SetGroups {
+        reasons: vec![group("missed", 100)],
         languages: vec![group("rust", 60), group("<b>|", 40)],
         patterns: vec![group("several_places", 100)],
         chosen_characters: vec![group("0 to 1-15", 90), group("16-63", 10)],
