@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use anonymizer::shape::Shape;
 use artifacts::get_directory;
-use events::{ActionList, ModelVersion, PreferencePair};
+use events::{ActionList, ModelVersion, PairId, PreferencePair};
 use labeler::lake::{OpenTextError, open_text};
 use model_registry::lineage::Purpose;
 use service::clock::real_now;
@@ -13,13 +14,18 @@ use trainer::TrainingPair;
 use trainer::job::JobFile;
 use trainer::methods::{Method, MethodConfig};
 
+use crate::allow_list::AllowList;
 use crate::attempts::AttemptDirectory;
+use crate::data_set::candidates::choose;
 use crate::data_set::lesson::written_identifiers;
+use crate::data_set::manifest::{Manifest, ManifestMember};
+use crate::data_set::stored;
+use crate::erasure;
 use crate::error::OrchestratorError;
 use crate::process::JobProcess;
 use crate::reconcile::{Orchestrator, lake_error};
 use crate::sealed_file;
-use crate::store::{Member, Run};
+use crate::store::Run;
 
 /// Threads of a job.
 const THREADS: usize = 2;
@@ -102,34 +108,42 @@ struct Opened {
 }
 
 async fn open_members(this: &Orchestrator, run: &Run) -> Result<Opened, OrchestratorError> {
-    let members = this.store.members(run.snapshot_digest).await?;
-    let members: HashMap<&str, &Member> = members.iter().map(|member| (member.pair_id.as_str(), member)).collect();
+    let manifest = stored::manifest(&this.deps.pool, &this.deps.tenant, run.snapshot_digest).await?;
+    let members: HashMap<PairId, &ManifestMember> =
+        manifest.members.iter().map(|member| (member.pair_id, member)).collect();
     let mut lake = this.sources.read_lake().await?;
-    let mut all = Opened::default();
+    let mut pairs = std::mem::take(&mut lake.pairs);
     let mut seen = BTreeSet::new();
-    for pair in std::mem::take(&mut lake.pairs) {
-        let Some(member) = members.get(pair.pair_id.to_string().as_str()) else { continue };
-        // What is learned from is what the snapshot's digest names, or nothing.
-        if pair.content_digest != member.content_digest || !seen.insert(pair.pair_id) {
-            continue;
-        }
+    // What is learned from is what the snapshot's digest names, or nothing.
+    pairs.retain(|pair| {
+        let is_named = members.get(&pair.pair_id).is_some_and(|member| member.content_digest == pair.content_digest);
+        is_named && seen.insert(pair.pair_id)
+    });
+    let missing = members.len() - seen.len();
+    if missing > 0 {
+        // Nothing is learned from less than the data set says, unless the rest was erased: of a lake that can be read as
+        // a whole, compaction leaves out the pairs of erased persons and no others.
+        lake.whole().map_err(|error| lake_error(&error))?;
+    }
+    let named = pairs.len();
+    erasure::leave_out(&this.deps.keys, &mut pairs).await?;
+    let mut erased = missing + named - pairs.len();
+    let mut all = Opened::default();
+    for pair in allowed_now(this, &manifest, pairs).await? {
+        let Some(member) = members.get(&pair.pair_id) else { continue };
         match opened(this, &pair, member).await? {
             Some(opened) => match member.purpose {
                 Purpose::Training => all.training.push(opened),
                 Purpose::Gate => all.gate.push(opened),
                 Purpose::General => all.general.push(opened),
             },
-            // Erased since the snapshot was made: it must not be learned from.
-            None => metrics::counter!("flywheel_orchestrator_pairs_erased_total").increment(1),
+            // Erased just now: it must not be learned from.
+            None => erased += 1,
         }
     }
-    let missing = members.len() - seen.len();
-    if missing > 0 {
-        // Nothing is learned from less than the data set says, unless the rest was erased: of a lake that can be read as
-        // a whole, compaction leaves out the pairs of erased persons and no others.
-        lake.whole().map_err(|error| lake_error(&error))?;
+    if erased > 0 {
         metrics::counter!("flywheel_orchestrator_pairs_erased_total")
-            .increment(u64::try_from(missing).unwrap_or(u64::MAX));
+            .increment(u64::try_from(erased).unwrap_or(u64::MAX));
     }
     for list in [&mut all.training, &mut all.gate, &mut all.general] {
         list.sort_by(|one, other| one.pair_id.cmp(&other.pair_id));
@@ -143,10 +157,26 @@ async fn open_members(this: &Orchestrator, run: &Run) -> Result<Opened, Orchestr
     Ok(all)
 }
 
+/// Those of a data set's pairs that rules and consents allow now, whatever they did when it was made.
+async fn allowed_now(
+    this: &Orchestrator,
+    manifest: &Manifest,
+    pairs: Vec<PreferencePair>,
+) -> Result<Vec<PreferencePair>, OrchestratorError> {
+    let (rules, sharing) = (this.sources.rules().await?, this.sources.sharing().await?);
+    let shape = Shape::new(&this.deps.keys.tenant_secret(&this.deps.tenant).await?);
+    let (pairs, left_out) = choose(&manifest.filters, &AllowList::new(&rules, &shape), &sharing, pairs);
+    for (reason, count) in left_out {
+        metrics::counter!("flywheel_orchestrator_pairs_withdrawn_total", "reason" => reason.as_str())
+            .increment(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+    Ok(pairs)
+}
+
 async fn opened(
     this: &Orchestrator,
     pair: &PreferencePair,
-    member: &Member,
+    member: &ManifestMember,
 ) -> Result<Option<TrainingPair>, OrchestratorError> {
     let text = match open_text(pair, &this.deps.keys).await {
         Ok(text) => text,
@@ -158,7 +188,7 @@ async fn opened(
         person: pair.person.to_string(),
         repository: pair.repository.clone(),
         reason: pair.reason.as_str().to_owned(),
-        weight: member.weight_millionths.map_or(pair.weight, |millionths| millionths as f64 / 1e6) as f32,
+        weight: member.support.weight_millionths.map_or(pair.weight, |millionths| millionths as f64 / 1e6) as f32,
         observed_micros: pair.opened_at.as_micros(),
         off_policy: pair.off_policy,
         context: text.context,

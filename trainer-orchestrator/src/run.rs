@@ -121,8 +121,8 @@ async fn attempt(
     let attempt = directory.begin(number)?;
     let job = match prepare(this, run, &attempt).await {
         Ok(job) => job,
-        // A model or a part that does not hold what its digest promises fails the attempt by name.
-        Err(error @ (OrchestratorError::Job(_) | OrchestratorError::Lake(_))) => {
+        // A model, a part or a data set that does not hold what its digest promises fails the attempt by name.
+        Err(error @ (OrchestratorError::Job(_) | OrchestratorError::Lake(_) | OrchestratorError::DataSet(_))) => {
             return Ok(Attempted::Failed(error.to_string()));
         }
         Err(error) => return Err(error),

@@ -11,7 +11,7 @@ use service::repositories::RepositoryStore;
 use trainer_orchestrator::OrchestratorConfig;
 use trainer_orchestrator::data_set::sources::Sources;
 use trainer_orchestrator::freshness::oldest_unserved;
-use trainer_orchestrator::store::RunState;
+use trainer_orchestrator::store::{Run, RunState};
 
 use crate::fixture::{CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, config, model, start_time, wait_for};
 
@@ -141,34 +141,84 @@ async fn a_repository_without_a_rule_is_never_trained_on() {
     orchestrating.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pairs_of_an_erased_person_are_not_learned_from() {
-    let fixture = Fixture::new().await;
+/// What becomes of a run when `change` happens after its data set was chosen, before its second attempt opens the
+/// pairs: the first attempt is made to fail.
+async fn changed_between_attempts(fixture: &Fixture, change: impl AsyncFnOnce()) -> Run {
     fixture.collect(0, 400, "everyone").await;
-    // Erased after the data set was chosen, before its pairs are opened: the first attempt is made to fail.
-    let (gone, erased) = (fixture.root.join("gone"), fixture.root.join("erased"));
+    let (begun, changed) = (fixture.root.join("begun"), fixture.root.join("changed"));
     let script = fixture.script(
-        "erased-first",
+        "changed-first",
         &format!(
-            "test -e {erased} && exec {program} \"$@\"\necho > {gone}\n\
-             until test -e {erased}; do sleep 0.1; done\nexit 9",
-            erased = erased.display(),
-            gone = gone.display(),
+            "test -e {changed} && exec {program} \"$@\"\necho > {begun}\n\
+             until test -e {changed}; do sleep 0.1; done\nexit 9",
+            changed = changed.display(),
+            begun = begun.display(),
             program = program(),
         ),
     );
     let orchestrating = fixture.orchestrate(OrchestratorConfig { program: Some(script), ..config() }, "first");
     orchestrating.handle.request();
-    wait_for("the first attempt", async || gone.exists().then_some(())).await;
-    erase(&fixture, "person 3").await;
-    std::fs::write(&erased, "").unwrap();
+    wait_for("the first attempt", async || begun.exists().then_some(())).await;
+    change().await;
+    std::fs::write(&changed, "").unwrap();
     let run = orchestrating.ended().await;
+    orchestrating.stop().await;
+    run
+}
+
+/// 100 of 400 train and 300 are held out, one in twenty of them is of the person who is gone: too few are left for a
+/// judgement.
+fn is_without_one_person(run: &Run) {
     assert_eq!((run.state, run.attempt), (RunState::Succeeded, 2), "{}", run.detail);
-    // 100 of 400 train and 300 are held out, one in twenty of them is hers: too few are left for a judgement.
     let detail: serde_json::Value = serde_json::from_str(&run.detail).unwrap();
     assert_eq!((&detail["training_pairs"], &detail["gate"]["opportunities"]), (&95.into(), &285.into()));
     assert_eq!((run.outcome.as_deref(), &detail["reason"]), (Some("held"), &"insufficient_opportunities".into()));
-    orchestrating.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pairs_of_an_erased_person_are_not_learned_from() {
+    let fixture = Fixture::new().await;
+    let run = changed_between_attempts(&fixture, async || erase(&fixture, "person 3").await).await;
+    is_without_one_person(&run);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pairs_of_a_person_who_withdrew_are_not_learned_from() {
+    let fixture = Fixture::new().await;
+    let run = changed_between_attempts(&fixture, async || {
+        let secret = fixture.keys.tenant_secret(&TenantId::default()).await.unwrap();
+        let withdrawn = sqlx::query("UPDATE consents SET tier = 'usage' WHERE tenant = 'default' AND person = $1")
+            .bind(secret.person_pseudonym("person 3").as_str().to_owned())
+            .execute(&fixture.pool)
+            .await
+            .unwrap();
+        assert_eq!(withdrawn.rows_affected(), 1);
+    })
+    .await;
+    is_without_one_person(&run);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_is_taken_back_ends_what_is_learned_from_its_repository() {
+    let fixture = Fixture::new().await;
+    let run = changed_between_attempts(&fixture, async || {
+        let rules = RepositoryStore::new(fixture.pool.clone());
+        assert!(rules.remove(&TenantId::default(), REPOSITORY).await.unwrap());
+    })
+    .await;
+    assert_eq!((run.state, run.version), (RunState::Failed, None), "{}", run.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_set_whose_rows_were_altered_is_not_learned_from() {
+    let fixture = Fixture::new().await;
+    let run = changed_between_attempts(&fixture, async || {
+        let heavier = "UPDATE snapshot_pairs SET weight_millionths = 9000000 WHERE purpose = 'training'";
+        sqlx::query(heavier).execute(&fixture.pool).await.unwrap();
+    })
+    .await;
+    assert_eq!((run.state, run.version), (RunState::Failed, None), "{}", run.detail);
+    assert!(run.detail.contains("its rows are not what the digest names"), "{}", run.detail);
 }
 
 #[tokio::test(flavor = "multi_thread")]
