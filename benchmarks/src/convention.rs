@@ -96,6 +96,7 @@ fn pair(planned: &PlannedTask, number: usize) -> TrainingPair {
         repository: planned.task.context.repository.clone(),
         reason: if is_corrected { "dismissed_then_typed" } else { "accepted_kept" }.to_owned(),
         weight: 1.0,
+        support_people: 1,
         observed_micros: i64::try_from(number).unwrap_or(0),
         off_policy: false,
         context: planned.task.context.clone(),

@@ -189,6 +189,7 @@ async fn opened(
         repository: pair.repository.clone(),
         reason: pair.reason.as_str().to_owned(),
         weight: member.support.weight_millionths.map_or(pair.weight, |millionths| millionths as f64 / 1e6) as f32,
+        support_people: member.support.people,
         observed_micros: pair.opened_at.as_micros(),
         off_policy: pair.off_policy,
         context: text.context,
@@ -263,6 +264,7 @@ mod tests {
             repository: format!("r{}", number % 3),
             reason: "missed".to_owned(),
             weight: 1.0,
+            support_people: 1,
             observed_micros: 0,
             off_policy: false,
             context: EditContext {

@@ -119,11 +119,27 @@ pub(crate) fn spell(
     Ok(spellings)
 }
 
-/// How many corrections add a text, and whose they are.
+/// How many corrections add a text, and whose they are. A pair may stand for equal corrections of several persons.
 #[derive(Debug, Default)]
 struct Support<'a> {
     corrections: usize,
     persons: BTreeSet<&'a str>,
+    /// Most persons who stand behind one pair.
+    most_behind_one: usize,
+}
+
+impl<'a> Support<'a> {
+    fn count(&mut self, pair: &'a TrainingPair) {
+        let people = usize::try_from(pair.support_people.max(1)).unwrap_or(usize::MAX);
+        self.corrections = self.corrections.saturating_add(people);
+        self.persons.insert(&pair.person);
+        self.most_behind_one = self.most_behind_one.max(people);
+    }
+
+    /// At least so many persons: those behind one pair may be those behind another, so they are not added up.
+    fn least_persons(&self) -> usize {
+        self.persons.len().max(self.most_behind_one)
+    }
 }
 
 /// The texts that corrections of each repository add.
@@ -141,9 +157,7 @@ fn additions_by_repository(pairs: &[TrainingPair]) -> BTreeMap<&str, BTreeMap<Ad
         };
         let counts = by_repository.entry(&pair.repository).or_default();
         for addition in additions(&proposed, &wanted) {
-            let support = counts.entry(addition).or_default();
-            support.corrections += 1;
-            support.persons.insert(&pair.person);
+            counts.entry(addition).or_default().count(pair);
         }
     }
     by_repository
@@ -155,7 +169,7 @@ fn after(context: &EditContext, action: &EditAction) -> Option<String> {
 
 fn most_frequent(additions: &BTreeMap<Addition, Support<'_>>) -> Vec<Addition> {
     let is_habit =
-        |support: &Support<'_>| support.corrections >= LEAST_CORRECTIONS && support.persons.len() >= LEAST_PERSONS;
+        |support: &Support<'_>| support.corrections >= LEAST_CORRECTIONS && support.least_persons() >= LEAST_PERSONS;
     let mut additions: Vec<(&Addition, &Support<'_>)> =
         additions.iter().filter(|(_, support)| is_habit(support)).collect();
     additions.sort_by(|left, right| right.1.corrections.cmp(&left.1.corrections).then_with(|| left.0.cmp(right.0)));
@@ -276,6 +290,7 @@ fn is_moved(kept: &str, changed: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use events::{ActionList, ByteRange, Window};
     use proptest::prelude::*;
 
     use super::*;
@@ -322,8 +337,11 @@ mod tests {
 
     #[test]
     fn only_what_several_corrections_of_several_persons_add_is_tried() {
-        let support =
-            |corrections, persons: &[&'static str]| Support { corrections, persons: persons.iter().copied().collect() };
+        let support = |corrections, persons: &[&'static str]| Support {
+            corrections,
+            persons: persons.iter().copied().collect(),
+            most_behind_one: 1,
+        };
         let counts = BTreeMap::from([
             (Addition::new("rare_", ""), support(2, &["a", "b"])),
             (Addition::new("often_", ""), support(9, &["a", "b"])),
@@ -332,6 +350,52 @@ mod tests {
         ]);
         let tried = most_frequent(&counts);
         assert_eq!(tried, [Addition::new("often_", ""), Addition::new("", "_x")]);
+    }
+
+    /// A correction of `a` that stands for `people` and writes `fetch_` before what was proposed.
+    fn correction(people: u32) -> TrainingPair {
+        let writes = |text: &str| {
+            let action = EditAction {
+                path: "a.rs".to_owned(),
+                range: ByteRange::new(8, 8),
+                old_text: String::new(),
+                new_text: text.to_owned(),
+            };
+            Some(ActionList { actions: vec![action], closed: true })
+        };
+        TrainingPair {
+            pair_id: "0".to_owned(),
+            person: "a".to_owned(),
+            repository: "shop".to_owned(),
+            reason: "dismissed_then_typed".to_owned(),
+            weight: 1.0,
+            support_people: people,
+            observed_micros: 0,
+            off_policy: false,
+            context: EditContext {
+                repository: "shop".to_owned(),
+                path: "a.rs".to_owned(),
+                language: "rust".to_owned(),
+                recent_edits: Vec::new(),
+                window: Window { start_byte: 0, first_line: 0, text: "let a = ;".to_owned() },
+                cursor_byte: 8,
+            },
+            shared: Vec::new(),
+            chosen: writes("fetch_title(b)"),
+            rejected: writes("title(b)"),
+            identifiers_seen: None,
+        }
+    }
+
+    #[test]
+    fn a_pair_that_stands_for_several_persons_counts_as_often() {
+        let is_tried = |people: &[u32]| {
+            let pairs: Vec<TrainingPair> = people.iter().map(|people| correction(*people)).collect();
+            most_frequent(&additions_by_repository(&pairs)["shop"]).contains(&Addition::new("fetch_", ""))
+        };
+        assert!(is_tried(&[5]) && is_tried(&[2, 2]));
+        // What one person does again and again is no habit of the team, nor is what two do once.
+        assert!(!is_tried(&[1, 1, 1, 1]) && !is_tried(&[2]));
     }
 
     proptest! {

@@ -23,6 +23,9 @@ pub struct TrainingPair {
     pub reason: String,
     /// Weight in training; 0 for what is only calibration.
     pub weight: f32,
+    /// Persons who made this correction; equal ones of several persons are one pair.
+    #[serde(default = "one_person")]
+    pub support_people: u32,
     /// When it was observed, in microseconds since 1970.
     pub observed_micros: i64,
     /// Whether a side that was a suggestion is written otherwise than it was generated. Methods that weigh by the
@@ -43,6 +46,10 @@ pub struct TrainingPair {
     /// Of a pair that judges: whether every name that the developer wrote there is written by a pair that trains, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identifiers_seen: Option<bool>,
+}
+
+fn one_person() -> u32 {
+    1
 }
 
 impl std::fmt::Debug for TrainingPair {

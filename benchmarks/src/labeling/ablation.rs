@@ -158,6 +158,7 @@ fn training_pair(open: &OpenPair) -> TrainingPair {
         repository: open.pair.repository.clone(),
         reason: open.pair.reason.as_str().to_owned(),
         weight: open.pair.weight as f32,
+        support_people: 1,
         observed_micros: open.pair.opened_at.as_micros(),
         context: open.text.context.clone(),
         shared: open.text.shared.clone(),

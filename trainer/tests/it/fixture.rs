@@ -81,6 +81,7 @@ pub(crate) fn correction(number: u64) -> TrainingPair {
         repository: context.repository.clone(),
         reason: "correction".to_owned(),
         weight: 1.0,
+        support_people: 1,
         observed_micros: number as i64,
         off_policy: false,
         context,
