@@ -27,6 +27,9 @@ pub struct GateConfig {
     pub least_opportunities: usize,
     /// Fewest opportunities of the set *general* that bound a loss.
     pub least_general_opportunities: usize,
+    /// Fewest persons that either set may rest on. Persons are what is resampled: of one alone all resamples are equal,
+    /// and of a few an interval says hardly more.
+    pub least_persons: usize,
     /// Largest loss of utility in the set *general*: the lower bound of the difference must be above its negative.
     pub general_tolerance: f64,
     /// The lower bound of the difference in utility must be above this.
@@ -46,6 +49,7 @@ impl Default for GateConfig {
         Self {
             least_opportunities: 300,
             least_general_opportunities: 100,
+            least_persons: 5,
             general_tolerance: 0.05,
             least_lower_bound: -0.05,
             shown_rate_tolerance: 0.10,
@@ -99,7 +103,7 @@ pub enum GateVerdict {
     Eligible,
     /// There is a reason against it.
     Held,
-    /// Too few opportunities to judge: held.
+    /// Too few opportunities or persons to judge: held.
     Insufficient,
 }
 
@@ -222,6 +226,9 @@ pub fn judge(
     let verdict = if count < config.least_opportunities {
         reasons.push("insufficient_opportunities".to_owned());
         GateVerdict::Insufficient
+    } else if persons.len() < config.least_persons {
+        reasons.push("insufficient_persons".to_owned());
+        GateVerdict::Insufficient
     } else {
         if estimate <= 0.0 {
             reasons.push("utility_not_better".to_owned());
@@ -262,13 +269,16 @@ pub fn judge(
 }
 
 /// Adds what the set *general* says of harm: a loss that can not be ruled out speaks against the candidate, and too few
-/// opportunities to rule it out decide nothing. Without any such set old skills alone stand for it.
+/// opportunities or persons to rule it out decide nothing. Without any such set old skills alone stand for it.
 pub fn judge_harm(config: &GateConfig, report: &mut GateReport, outcomes: &[GateOutcome]) {
     let outcomes: Vec<_> = outcomes.iter().collect();
     report.general = PartReport::of(config, &outcomes);
     let Some(general) = report.general else { return };
     if general.opportunities < config.least_general_opportunities {
         report.reasons.push("insufficient_general_opportunities".to_owned());
+        report.verdict = GateVerdict::Insufficient;
+    } else if general.persons < config.least_persons {
+        report.reasons.push("insufficient_general_persons".to_owned());
         report.verdict = GateVerdict::Insufficient;
     } else if general.low <= -config.general_tolerance {
         report.reasons.push("general_loss_possible".to_owned());
@@ -379,6 +389,29 @@ mod tests {
         assert_eq!(judged(&worse), (GateVerdict::Held, "general_loss_possible".to_owned(), Some(120)));
         let few = judged(&same[..99]);
         assert_eq!(few, (GateVerdict::Insufficient, "insufficient_general_opportunities".to_owned(), Some(99)));
+    }
+
+    #[test]
+    fn a_few_persons_decide_nothing() {
+        let of_persons = |count: usize, mut outcomes: Vec<GateOutcome>| {
+            for (index, outcome) in outcomes.iter_mut().enumerate() {
+                outcome.person = format!("p{}", index % count);
+            }
+            outcomes
+        };
+        let better = || outcomes(300, |i| (true, i % 2 == 0), |i| (true, i % 4 == 0));
+        let same = || outcomes(120, |i| (true, i % 2 == 0), |i| (true, i % 2 == 0));
+        let judged = |persons: usize, general_persons: usize| {
+            let mut report = judge(&GateConfig::default(), &of_persons(persons, better()), 0.7, 0.7);
+            judge_harm(&GateConfig::default(), &mut report, &of_persons(general_persons, same()));
+            (report.verdict, report.reason())
+        };
+        assert_eq!(judged(5, 5), (GateVerdict::Eligible, "eligible".to_owned()));
+        assert_eq!(judged(4, 5), (GateVerdict::Insufficient, "insufficient_persons".to_owned()));
+        // All resamples of one person are equal: the bound would say that there is no loss.
+        for few in [1, 4] {
+            assert_eq!(judged(5, few), (GateVerdict::Insufficient, "insufficient_general_persons".to_owned()));
+        }
     }
 
     #[test]
