@@ -3,8 +3,9 @@
 //!
 //! Simulated developers work with the base model on packages that it was not trained on. What their editors report goes
 //! through the anonymizer and the labeler; from the pairs a model is made as a turn makes it, and asked the tasks of
-//! developers who taught nothing. Persons are the units of every interval, each with the mean utility of its tasks. The
-//! placebo learns the same pairs under each other's repository names: on conventions it must gain nothing.
+//! developers who taught nothing. Seeds are the units of every interval, each with the mean over its persons of their
+//! mean utility: what the persons of a seed are asked is answered by one model. The placebo learns the same pairs under
+//! each other's repository names: on conventions it must gain nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,7 @@ use trainer::gate::{UTILITY_MATCH, UTILITY_WRONG};
 use trainer::methods::{MethodConfig, train_from_anchor};
 use trainer::{BaseTask, TrainerError, TrainingPair};
 
-use super::interval::{Mean, clustered_mean};
+use super::interval::mean_of_units;
 use super::office::{Office, Opportunity, START};
 use super::truth::Row;
 use super::wheel::{OpenPair, label};
@@ -37,6 +38,8 @@ const JUDGES: usize = 40;
 const JUDGED: usize = 6;
 /// Neither the demo's seeds nor those that settings of learning were chosen by.
 const FIRST_SEED: u64 = 9_000_001;
+/// Fewer seeds than this say nothing of what differs between seeds.
+const LEAST_SEEDS: usize = 3;
 
 /// A way to label, or to use the labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -242,7 +245,7 @@ fn by_person(judged: &[Judged], outcomes: &[TaskOutcome], kind: Option<TaskKind>
     sums.into_values().map(|(utility, tasks)| utility / tasks).collect()
 }
 
-/// What came of the rules, over all seeds; one value a person where persons are the units.
+/// What came of the rules; one value a seed.
 #[derive(Default)]
 struct Found {
     pairs: Vec<f64>,
@@ -252,8 +255,6 @@ struct Found {
     convention_gain: Vec<f64>,
     /// Less what all rules gain.
     beside_all: Vec<f64>,
-    /// Mean gain of each seed.
-    by_seed: Vec<f64>,
     /// Seeds whose training failed: they change nothing.
     failed: usize,
 }
@@ -315,56 +316,69 @@ fn one_seed(
         if rules == Rules::All {
             all.clone_from(&gain);
         }
-        entry.beside_all.extend(differences(&gain, &all));
-        entry.convention_gain.extend(gains(Some(TaskKind::Convention)));
-        entry.by_seed.push(clustered_mean(&gain).value);
-        entry.gain.extend(gain);
+        entry.beside_all.push(mean(&differences(&gain, &all)));
+        entry.convention_gain.push(mean(&gains(Some(TaskKind::Convention))));
+        entry.gain.push(mean(&gain));
     }
     Ok(())
 }
 
-fn interval(mean: Mean) -> String {
-    format!("95% [{:+.3}, {:+.3}] by person", mean.value - mean.half, mean.value + mean.half)
+fn mean(values: &[f64]) -> f64 {
+    mean_of_units(values).value
+}
+
+/// Both ends of the 95% interval; none of too few seeds.
+fn bounds(by_seed: &[f64]) -> Option<(f64, f64)> {
+    let mean = mean_of_units(by_seed);
+    (by_seed.len() >= LEAST_SEEDS).then_some((mean.value - mean.half, mean.value + mean.half))
+}
+
+fn interval(by_seed: &[f64]) -> String {
+    match bounds(by_seed) {
+        Some((low, high)) => format!("95% [{low:+.3}, {high:+.3}] by seed"),
+        None => format!("no interval and no verdict of fewer than {LEAST_SEEDS} seeds"),
+    }
 }
 
 fn report(rules: Rules, found: &Found, all: &Found) -> Vec<Measurement> {
     let name = |what: &str| format!("ablations: {}: {what}", rules.name());
-    let mean = |values: &[f64]| clustered_mean(values).value;
     let reasons: Vec<String> = found.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    let by_seed: Vec<String> = found.by_seed.iter().map(|gain| format!("{gain:+.3}")).collect();
-    let (gain, convention) = (clustered_mean(&found.gain), clustered_mean(&found.convention_gain));
+    let by_seed: Vec<String> = found.gain.iter().map(|gain| format!("{gain:+.3}")).collect();
     let note = format!("a seed; over all seeds {}; baseline: all rules", reasons.join(", "));
     let mut measurements =
         vec![Measurement::new(name("pairs"), mean(&found.pairs), "pairs", note).beside(mean(&all.pairs))];
     let note = format!(
         "{} over all seeds; by seed {}; {} trainings failed; baseline: all rules",
-        interval(gain),
+        interval(&found.gain),
         by_seed.join(", "),
         found.failed
     );
-    let gained = Measurement::new(name("utility gained on the base"), gain.value, "utility", note);
+    let gained = Measurement::new(name("utility gained on the base"), mean(&found.gain), "utility", note);
     measurements.push(gained.beside(mean(&all.gain)));
-    let note = format!("{}; baseline: all rules", interval(convention));
-    let gained = Measurement::new(name("utility gained on conventions"), convention.value, "utility", note);
+    let note = format!("{}; baseline: all rules", interval(&found.convention_gain));
+    let convention = mean(&found.convention_gain);
+    let gained = Measurement::new(name("utility gained on conventions"), convention, "utility", note);
     measurements.push(gained.beside(mean(&all.convention_gain)));
     match rules {
         Rules::All => {
-            let low = gain.value - gain.half;
-            let low = Measurement::new(name("utility gained, lower bound"), low, "utility", "95% by person");
-            measurements.push(low.aiming_at(0.0, Better::Above));
+            if let Some((low, _)) = bounds(&found.gain) {
+                let low = Measurement::new(name("utility gained, lower bound"), low, "utility", "95% by seed");
+                measurements.push(low.aiming_at(0.0, Better::Above));
+            }
         }
         Rules::Placebo => {
-            let low = convention.value - convention.half;
-            let note = "95% by person: what was learned of another repository must not help here";
-            let low = Measurement::new(name("gained on conventions, lower bound"), low, "utility", note);
-            measurements.push(low.aiming_at(0.0, Better::Less));
+            if let Some((low, _)) = bounds(&found.convention_gain) {
+                let note = "95% by seed: what was learned of another repository must not help here";
+                let low = Measurement::new(name("gained on conventions, lower bound"), low, "utility", note);
+                measurements.push(low.aiming_at(0.0, Better::Less));
+            }
         }
         _ => {}
     }
     if rules != Rules::All {
-        let beside = clustered_mean(&found.beside_all);
-        let note = format!("{}; what the rule changes, with its sign turned round", interval(beside));
-        measurements.push(Measurement::new(name("utility less that of all rules"), beside.value, "utility", note));
+        let note = format!("{}; what the rule changes, with its sign turned round", interval(&found.beside_all));
+        let beside = mean(&found.beside_all);
+        measurements.push(Measurement::new(name("utility less that of all rules"), beside, "utility", note));
     }
     measurements
 }
@@ -379,4 +393,24 @@ pub(crate) fn measure(seeds: u64, tried: Trial) -> anyhow::Result<Vec<Measuremen
     }
     let all = found.get(&Rules::All).context("no seed was measured")?;
     Ok(found.iter().flat_map(|(rules, found)| report(*rules, found, all)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdicts(by_seed: &[f64]) -> Vec<bool> {
+        let found = Found { gain: by_seed.to_vec(), convention_gain: by_seed.to_vec(), ..Found::default() };
+        let judged = [Rules::All, Rules::Placebo].into_iter().flat_map(|rules| report(rules, &found, &found));
+        judged.filter_map(|measurement| measurement.met).collect()
+    }
+
+    #[test]
+    fn seeds_are_the_units_and_fewer_than_three_give_no_verdict() {
+        assert!(verdicts(&[0.1, 0.1]).is_empty());
+        // All rules must gain and the placebo must not. t(2) = 4.302653: the lower bounds are 0.075 and -0.148.
+        assert_eq!(verdicts(&[0.09, 0.1, 0.11]), [true, false]);
+        assert_eq!(verdicts(&[0.0, 0.1, 0.2]), [false, true]);
+        assert_eq!(interval(&[0.09, 0.1, 0.11]), "95% [+0.075, +0.125] by seed");
+    }
 }

@@ -1,4 +1,4 @@
-//! Intervals with persons as the units: what one person does is alike, so opportunities are not independent.
+//! Intervals over what is independent: what one person does is alike, and what the persons of a seed do shares a model.
 
 use statrs::distribution::{Beta, ContinuousCDF as _, StudentsT};
 
@@ -56,8 +56,8 @@ pub(crate) fn clustered_share(persons: &[(usize, usize)]) -> Option<Share> {
     Some(Share { value, low: low.clamp(0.0, value), high: high.clamp(value, 1.0), of: of as usize })
 }
 
-/// The mean over persons, each with one value.
-pub(crate) fn clustered_mean(values: &[f64]) -> Mean {
+/// The mean over independent units, each with one value; Student's t on one less degree of freedom.
+pub(crate) fn mean_of_units(values: &[f64]) -> Mean {
     let count = values.len() as f64;
     let value = values.iter().sum::<f64>() / count.max(1.0);
     if values.len() < 2 {
@@ -91,9 +91,9 @@ mod tests {
     }
 
     #[test]
-    fn a_mean_of_one_person_says_nothing() {
-        assert_eq!(clustered_mean(&[0.3]).half, f64::INFINITY);
-        let two = clustered_mean(&[0.0, 1.0]);
+    fn a_mean_of_one_unit_says_nothing() {
+        assert_eq!(mean_of_units(&[0.3]).half, f64::INFINITY);
+        let two = mean_of_units(&[0.0, 1.0]);
         assert!((two.value - 0.5).abs() < 1e-12 && (two.half - 12.706_2 * 0.5).abs() < 1e-3, "{two:?}");
     }
 }
