@@ -32,7 +32,8 @@ pub struct OrchestratorConfig {
     pub maximum_age_seconds: u64,
     /// Fewest new pairs for any run.
     pub minimum_pairs: usize,
-    /// Newest pairs that go into one snapshot; older ones are left out. Bounds memory and turn time.
+    /// Newest pairs that train and go into one snapshot, and as many again of weight 0; older ones are left out. Bounds
+    /// memory and turn time.
     pub maximum_pairs: usize,
     /// Opportunities that the gate judges, held out by time: the newest of which it is known what the developer wanted.
     /// At least [`LEAST_GATE_OPPORTUNITIES`].

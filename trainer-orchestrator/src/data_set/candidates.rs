@@ -3,12 +3,14 @@
 
 use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use events::{OpportunityId, PairId, PairReason, PersonPseudonym, PreferencePair, Timestamp};
 use model_registry::lineage::SnapshotFilters;
 
+use super::caps;
 use super::composition::{Census, Reason};
+use super::policy::DataSetPolicy;
 use crate::allow_list::AllowList;
 
 /// Whether it is known what the developer wanted. It is not after a rejection with nothing in place of the suggestion:
@@ -25,10 +27,12 @@ pub(crate) fn newest_first(pair: &PreferencePair) -> (Reverse<Timestamp>, Revers
 
 /// Those of `pairs`, in any order, that may be in a data set, newest first, and how many of the others there are, by
 /// reason. The same pair twice is one. `allowed` says which repositories may be trained on (the licence), `sharing` who
-/// agrees that code is used; both now, whatever held when a pair was labeled.
+/// agrees that code is used; both now, whatever held when a pair was labeled. `policy` says how much of the newest may be
+/// one person's. What trains nothing has a place of its own, as large again, and never displaces what trains.
 #[must_use]
 pub fn choose(
     filters: &SnapshotFilters,
+    policy: &DataSetPolicy,
     allowed: &AllowList,
     sharing: &BTreeSet<PersonPseudonym>,
     pairs: Vec<PreferencePair>,
@@ -65,7 +69,7 @@ pub fn choose(
             Entry::Occupied(_) => {}
         }
     }
-    let mut chosen: Vec<PreferencePair> = once
+    let (training, calibrating): (Vec<_>, Vec<_>) = once
         .into_values()
         .filter(|pair| match reason(pair) {
             None => true,
@@ -74,12 +78,45 @@ pub fn choose(
                 false
             }
         })
-        .collect();
+        .partition(|pair| pair.weight > 0.0);
+    let mut chosen = newest(policy, filters.maximum_pairs, training, &mut left_out);
+    chosen.extend(newest(policy, filters.maximum_pairs, calibrating, &mut left_out));
     chosen.sort_unstable_by_key(newest_first);
-    let beyond = chosen.len().saturating_sub(filters.maximum_pairs);
-    if beyond > 0 {
-        left_out.insert(Reason::OlderThanTheNewest, beyond);
-        chosen.truncate(filters.maximum_pairs);
-    }
     (chosen, left_out)
+}
+
+/// The newest `most` of `pairs`. Where there are more, one person has no more of these places than limits will allow
+/// of a whole that large: what runs away for one person displaces nobody else, whom no later limit could bring back.
+fn newest(
+    policy: &DataSetPolicy,
+    most: usize,
+    mut pairs: Vec<PreferencePair>,
+    left_out: &mut Census,
+) -> Vec<PreferencePair> {
+    if pairs.len() <= most {
+        return pairs;
+    }
+    pairs.sort_unstable_by_key(newest_first);
+    let mut counts: HashMap<&PersonPseudonym, usize> = HashMap::new();
+    let places: Vec<usize> = pairs
+        .iter()
+        .map(|pair| {
+            let count = counts.entry(&pair.person).or_default();
+            *count += 1;
+            *count
+        })
+        .collect();
+    let share = caps::share(most, counts.len(), caps::Dimension::Person.permille(policy)).max(1);
+    let before = pairs.len();
+    let mut places = places.into_iter();
+    pairs.retain(|_| places.next().is_some_and(|place| place <= share));
+    let mut leave = |reason, pairs: usize| {
+        if pairs > 0 {
+            *left_out.entry(reason).or_default() += pairs;
+        }
+    };
+    leave(Reason::BeyondShareOfNewest, before - pairs.len());
+    leave(Reason::OlderThanTheNewest, pairs.len().saturating_sub(most));
+    pairs.truncate(most);
+    pairs
 }

@@ -110,6 +110,11 @@ fn cap<'a>(
     })
 }
 
+/// What one of so many groups may have of `total`: the larger of `permille` of it and three times the mean.
+pub(crate) fn share(total: usize, groups: usize, permille: usize) -> usize {
+    (total.saturating_mul(permille) / 1000).max(total.saturating_mul(3) / groups.max(1))
+}
+
 /// The largest number that is at most `permille` of what remains, or three times its mean, when no group of `sizes` has
 /// more; `nobodys` pairs belong to no group.
 pub(crate) fn limit(sizes: &[usize], nobodys: usize, permille: usize) -> usize {
@@ -118,7 +123,7 @@ pub(crate) fn limit(sizes: &[usize], nobodys: usize, permille: usize) -> usize {
     }
     let mut total = nobodys + sizes.iter().sum::<usize>();
     loop {
-        let limit = (total * permille / 1000).max(3 * total / sizes.len());
+        let limit = share(total, sizes.len(), permille);
         let kept = nobodys + sizes.iter().map(|size| (*size).min(limit)).sum::<usize>();
         if kept == total {
             return limit;

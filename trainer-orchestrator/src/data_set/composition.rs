@@ -80,6 +80,8 @@ reasons!(
     WithoutText = "without_text" in Candidates,
     /// Its person does not agree, now, that code is used.
     WithoutConsent = "without_consent" in Candidates,
+    /// Its person has as many newer ones as one may have of the newest that a data set takes.
+    BeyondShareOfNewest = "beyond_share_of_newest" in Candidates,
     /// Older than the newest that a data set takes.
     OlderThanTheNewest = "older_than_the_newest" in Candidates,
     /// Its person was erased.

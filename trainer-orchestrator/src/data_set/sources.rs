@@ -120,7 +120,7 @@ impl Sources {
         let read = pairs.len();
         erasure::leave_out(&self.keys, &mut pairs).await?;
         let erased = read - pairs.len();
-        let (pairs, mut before) = choose(&filters, &AllowList::new(rules, &shape), sharing, pairs);
+        let (pairs, mut before) = choose(&filters, policy, &AllowList::new(rules, &shape), sharing, pairs);
         let candidates = self.open(pairs, &mut before).await?;
         if erased > 0 {
             *before.entry(Reason::Erased).or_default() += erased;

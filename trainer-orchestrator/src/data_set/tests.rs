@@ -260,7 +260,7 @@ fn only_what_rules_and_consent_of_now_allow_is_asked() {
     pairs.push(pairs[7].clone());
     let asked = |allowed: &AllowList, sharing: &BTreeSet<PersonPseudonym>, maximum_pairs| {
         let filters = SnapshotFilters { maximum_pairs, ..filters() };
-        let (chosen, census) = choose(&filters, allowed, sharing, pairs.clone());
+        let (chosen, census) = choose(&filters, &DataSetPolicy::default(), allowed, sharing, pairs.clone());
         let numbers: Vec<i64> = chosen.iter().map(|pair| pair.opened_at.as_micros() / 1_000_000).collect();
         let census: Vec<_> = census.into_iter().map(|(reason, count)| (reason.as_str(), count)).collect();
         (numbers, census)
@@ -275,6 +275,33 @@ fn only_what_rules_and_consent_of_now_allow_is_asked() {
     assert_eq!(asked(&AllowList::default(), &sharing, 100), (Vec::new(), none.to_vec()));
     let moved = AllowList::everything_for("payments".parse().unwrap());
     assert_eq!(asked(&moved, &sharing, 100).0, [0_i64; 0]);
+}
+
+#[test]
+fn one_person_who_runs_away_and_silence_displace_nobody() {
+    // Fifty persons with a hundred pairs each; then one with ten times as many as fit; then silence, more than fits.
+    let steady = (0..5_000).map(|number| (number, number % 50, PairReason::DismissedThenTyped));
+    let runaway = (5_000..35_000).map(|number| (number, 50, PairReason::DismissedThenTyped));
+    let silence = (35_000..41_000).map(|number| (number, number % 51, PairReason::SilenceConfirmed));
+    let pairs: Vec<_> = steady
+        .chain(runaway)
+        .chain(silence)
+        .map(|(number, by, reason)| PreferencePair { person: person(by), ..pair(number, reason) })
+        .collect();
+    let everyone = AllowList::everything_for("everyone".parse().unwrap());
+    let sharing: BTreeSet<_> = (0..51).map(person).collect();
+    let filters = SnapshotFilters { maximum_pairs: 5_500, ..filters() };
+    let (chosen, census) = choose(&filters, &DataSetPolicy::default(), &everyone, &sharing, pairs);
+    let of = |by: u32, trains: bool| {
+        chosen.iter().filter(|pair| pair.person == person(by) && (pair.weight > 0.0) == trains).count()
+    };
+    assert!((0..50).all(|by| of(by, true) == 100), "{census:?}");
+    // Three times the mean of what fits.
+    assert_eq!(of(50, true), 3 * 5_500 / 51);
+    assert_eq!((0..51).map(|by| of(by, false)).sum::<usize>(), 5_500);
+    assert!(chosen.is_sorted_by_key(candidates::newest_first));
+    let expected = [(Reason::BeyondShareOfNewest, 30_000 - 323), (Reason::OlderThanTheNewest, 500)];
+    assert_eq!(census, Census::from(expected));
 }
 
 #[test]
