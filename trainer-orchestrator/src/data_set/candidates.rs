@@ -27,8 +27,8 @@ pub(crate) fn newest_first(pair: &PreferencePair) -> (Reverse<Timestamp>, Revers
 
 /// Those of `pairs`, in any order, that may be in a data set, newest first, and how many of the others there are, by
 /// reason. The same pair twice is one. `allowed` says which repositories may be trained on (the licence), `sharing` who
-/// agrees that code is used; both now, whatever held when a pair was labeled. `policy` says how much of the newest may be
-/// one person's. What trains nothing has a place of its own, as large again, and never displaces what trains.
+/// agrees that code is used; both now, whatever held when a pair was labeled. `policy` says how much of the newest may
+/// be one person's. What trains nothing has places of its own, as many again, and never displaces what trains.
 #[must_use]
 pub fn choose(
     filters: &SnapshotFilters,

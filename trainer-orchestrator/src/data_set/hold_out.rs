@@ -1,9 +1,9 @@
 //! What judges does not train.
 //!
-//! *General* is of repositories and people that train nothing. Repositories are chosen by the digest of their names, so
-//! that they stay chosen while others come, and never hold more than a share of all pairs; people are held out with
-//! them when at least half of what they did lies there. What the two cross (a person who trains, in a repository that is
-//! held out, and the other way round) is in no set.
+//! *General* is of repositories and people that train nothing. Whether a repository is held out depends on its name
+//! alone, so that while there is such a set, none changes sides because of what others do. People are held out with
+//! them when at least half of what they did lies there. What the two cross (a person who trains, in a repository that
+//! is held out, and the other way round) is in no set.
 //!
 //! *Adapt* is later than everything that trains: the newest opportunities of which it is known what the developer
 //! wanted, one pair of each, and of those only what no pair that trains nearly equals. The time from which on pairs are
@@ -24,8 +24,13 @@ pub(crate) struct Parted<'a> {
     pub(crate) rest: Vec<Entry<'a>>,
 }
 
+/// *General* may cost so many times the share of repositories that is held out. Of few repositories one may hold half
+/// of all pairs, which is too much to train without.
+const MOST_OF_SHARE: usize = 3;
+
 /// Parts the set *general*, of at most `most` opportunities, from the rest. `entries` are newest first. While there
-/// would be too few opportunities in it, there is none, and nothing is left out.
+/// would be too few opportunities in it, or too little or nothing left to train on, there is none, and nothing is left
+/// out.
 pub(crate) fn general<'a>(
     policy: &DataSetPolicy,
     most: usize,
@@ -36,12 +41,19 @@ pub(crate) fn general<'a>(
     if policy.general_opportunities == 0 {
         return none(entries);
     }
-    let repositories = unseen_repositories(policy.general_permille as usize, &entries);
+    let repositories = unseen_repositories(policy.general_permille, &entries);
     let people = unseen_people(&repositories, &entries);
     let is_of = |entry: &Entry<'a>| {
         let pair = &entry.candidate.pair;
         (repositories.contains(pair.repository.as_str()), people.contains(pair.person.as_str()))
     };
+    let remaining = entries.iter().filter(|entry| is_of(entry) == (false, false));
+    let (remain, train) =
+        remaining.fold((0, false), |(count, trains), entry| (count + 1, trains || entry.candidate.trains()));
+    let most_cost = entries.len() * policy.general_permille as usize * MOST_OF_SHARE / 1000;
+    if !train || entries.len() - remain > most_cost {
+        return none(entries);
+    }
     let mut opportunities = HashSet::new();
     let judging: HashSet<_> = entries
         .iter()
@@ -64,26 +76,17 @@ pub(crate) fn general<'a>(
     Parted { held_out, rest }
 }
 
-/// Repositories in the order of the digests of their names, as long as together they hold at most `permille` of all.
-fn unseen_repositories<'a>(permille: usize, entries: &[Entry<'a>]) -> HashSet<&'a str> {
-    let mut counts: HashMap<&'a str, usize> = HashMap::new();
-    for entry in entries {
-        *counts.entry(&entry.candidate.pair.repository).or_default() += 1;
-    }
-    let mut ordered: Vec<(Sha256Digest, &'a str, usize)> = counts
-        .into_iter()
-        .map(|(name, count)| (Sha256Digest::of_parts("flywheel unseen repository", &[name.as_bytes()]), name, count))
-        .collect();
-    ordered.sort_unstable();
-    let mut left = entries.len() * permille / 1000;
-    let mut chosen = HashSet::new();
-    for (_, name, count) in ordered {
-        if count <= left {
-            left -= count;
-            chosen.insert(name);
-        }
-    }
-    chosen
+/// Whether a repository is one of the `permille` of all that are held out, by nothing but its name.
+pub(crate) fn is_unseen(permille: u32, repository: &str) -> bool {
+    let digest = Sha256Digest::of_parts("flywheel unseen repository", &[repository.as_bytes()]);
+    let [first, second, third, fourth, ..] = *digest.as_bytes();
+    // Of 2^32 numbers, spread evenly.
+    u64::from(u32::from_be_bytes([first, second, third, fourth])) * 1000 < u64::from(permille) << 32
+}
+
+fn unseen_repositories<'a>(permille: u32, entries: &[Entry<'a>]) -> HashSet<&'a str> {
+    let names: HashSet<&'a str> = entries.iter().map(|entry| entry.candidate.pair.repository.as_str()).collect();
+    names.into_iter().filter(|name| is_unseen(permille, name)).collect()
 }
 
 /// Persons at least half of whose pairs are of `repositories`.

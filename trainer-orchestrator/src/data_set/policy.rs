@@ -17,7 +17,8 @@ pub struct DataSetPolicy {
     pub most_of_file_permille: u32,
     /// From which Jaccard similarity on, in thousandths, what trains and what judges are near-duplicates. 0: none are.
     pub near_duplicate_permille: u32,
-    /// Largest share of pairs whose repositories are held out for the set *general*, in thousandths.
+    /// Share of repositories that are held out for the set *general*, by their names, in thousandths. Where that would
+    /// cost more than three times this share of all pairs, there is none.
     pub general_permille: u32,
     /// Opportunities without which there is no set *general*. 0: there is never one.
     pub general_opportunities: usize,

@@ -428,7 +428,7 @@ fn company() -> Vec<Candidate> {
 #[test]
 fn harm_is_judged_where_nothing_trains() {
     let candidates = company();
-    let policy = DataSetPolicy { general_opportunities: 50, ..DataSetPolicy::default() };
+    let policy = DataSetPolicy { general_permille: 200, general_opportunities: 50, ..DataSetPolicy::default() };
     let filters = SnapshotFilters { gate_opportunities: 100, ..filters() };
     let plan = build(filters.clone(), &policy, &candidates, &Census::new()).unwrap();
     let by_id: BTreeMap<PairId, &Candidate> =
@@ -477,6 +477,30 @@ fn the_release_before_can_read_a_data_set_of_the_first_formula() {
     let mut of_today = manifest;
     of_today.filters.formula = FORMULA;
     assert!(matches!(of_today.verify(), Err(DataSetError::WrongDigest { .. })));
+}
+
+#[test]
+fn where_much_or_all_would_be_held_out_there_is_no_general() {
+    // Two repositories of which the names hold out the first; then that one alone.
+    let name = |held_out: bool| -> String {
+        let mut names = (0..).map(|number| format!("team/repository{number}"));
+        names.find(|name| hold_out::is_unseen(100, name) == held_out).unwrap()
+    };
+    let names = [name(true), name(false)];
+    let policy = DataSetPolicy { general_opportunities: 1, ..DataSetPolicy::default() };
+    let counts = |candidates: &[Candidate]| {
+        let plan = build(filters(), &policy, candidates, &Census::new()).unwrap();
+        [Purpose::General, Purpose::Gate, Purpose::Training].map(|purpose| plan.count(purpose))
+    };
+    for repositories in [1, 2] {
+        let candidates: Vec<_> =
+            (1..=40).map(|number| again(number, number % 8, &names[number as usize % repositories], number)).collect();
+        assert_eq!(counts(&candidates), [0, 2, 38]);
+    }
+    // Where it costs little, there is one: two of forty-two.
+    let mut candidates: Vec<_> = (1..=40).map(|number| again(number, number % 8, &names[1], number)).collect();
+    candidates.extend((41..=42).map(|number| again(number, 9, &names[0], number)));
+    assert_eq!(counts(&candidates), [2, 2, 38]);
 }
 
 /// Who, where, which correction, on which day, and which row of the label table.
@@ -575,6 +599,36 @@ proptest! {
             }
         }
         prop_assert!(plan.manifest().verify().is_ok());
+    }
+
+    #[test]
+    fn what_others_do_moves_no_repository_into_or_out_of_the_held_out_side(
+        pairs in prop::collection::vec((0..30_u32, 0..20_u32), 40..120),
+        others in prop::collection::vec((0..60_u32, 20..60_u32), 0..200),
+    ) {
+        // Every number is a pair of its own, so that nothing but where a pair is from decides.
+        let candidates: Vec<_> = pairs
+            .iter()
+            .chain(&others)
+            .zip(1..)
+            .map(|((by, repository), number)| again(number, *by, &format!("team/{repository}"), number))
+            .collect();
+        let policy = DataSetPolicy { general_permille: 400, general_opportunities: 1, ..DataSetPolicy::default() };
+        let sides = |candidates: &[Candidate]| {
+            let mut left_out = LeftOut::default();
+            let parted = hold_out::general(&policy, 1000, newest_first(candidates), &mut left_out);
+            let of = |entries: &[Entry<'_>]| -> BTreeSet<String> {
+                entries.iter().map(|entry| entry.candidate.pair.repository.clone()).collect()
+            };
+            (of(&parted.held_out), of(&parted.rest))
+        };
+        let (held_out, rest) = sides(&candidates[..pairs.len()]);
+        let (held_out_later, rest_later) = sides(&candidates);
+        // Where there is no such set yet, or none any more, everything trains.
+        if !held_out.is_empty() && !held_out_later.is_empty() {
+            prop_assert!(held_out.is_disjoint(&rest_later), "{:?} {:?}", held_out, rest_later);
+            prop_assert!(rest.is_disjoint(&held_out_later), "{:?} {:?}", rest, held_out_later);
+        }
     }
 
     #[test]
