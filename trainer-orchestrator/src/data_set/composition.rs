@@ -110,7 +110,7 @@ reasons!(
     HeldOutRepository = "held_out_repository" in HoldOuts,
     /// Of a person who is held out, in a repository that trains.
     HeldOutPerson = "held_out_person" in HoldOuts,
-    /// As new as what judges, or of the same opportunity, and does not judge.
+    /// As new as what judges, or of the same opportunity, and does not judge: also where its repository trains nothing.
     HeldOutWithoutJudging = "held_out_without_judging" in HoldOuts,
     /// Would judge what nearly the same pair has trained.
     NearDuplicate = "near_duplicate" in HoldOuts,

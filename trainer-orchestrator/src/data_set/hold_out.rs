@@ -6,8 +6,8 @@
 //! is held out, and the other way round) is in no set.
 //!
 //! *Adapt* is later than everything that trains: the newest opportunities of which it is known what the developer
-//! wanted, one pair of each, and of those only what no pair that trains nearly equals. The time from which on pairs are
-//! held out goes back until enough of them remain, but at most to the middle.
+//! wanted, one pair of each, and of those only what is of a repository that trains and what no pair that trains nearly
+//! equals. The time from which on pairs are held out goes back until enough of them remain, but at most to the middle.
 
 use std::collections::{HashMap, HashSet};
 
@@ -119,14 +119,14 @@ pub(crate) fn adapt<'a>(
     let most = wanted.max(judgeable.len() / 2);
     let mut count = wanted;
     let mut found = Split::at(entries, count, policy.near_duplicate_permille);
-    while found.fresh().count() < wanted && count < most {
-        count = (count * wanted).div_ceil(found.fresh().count().max(1)).max(count + 1).min(most);
+    while found.fit().count() < wanted && count < most {
+        count = (count * wanted).div_ceil(found.fit().count().max(1)).max(count + 1).min(most);
         found = Split::at(entries, count, policy.near_duplicate_permille);
     }
     // It may have gone back further than it had to.
-    if let Some(last) = wanted.checked_sub(1).and_then(|last| found.fresh().nth(last)) {
+    if let Some(last) = wanted.checked_sub(1).and_then(|last| found.fit().nth(last)) {
         let nearer = Split::at(entries, last + 1, policy.near_duplicate_permille);
-        if nearer.fresh().count() >= wanted {
+        if nearer.fit().count() >= wanted {
             found = nearer;
         }
     }
@@ -134,13 +134,11 @@ pub(crate) fn adapt<'a>(
         left_out.leave(entry.candidate, Reason::HeldOutWithoutJudging);
     }
     let mut held_out = Vec::with_capacity(wanted);
-    for (entry, repeats) in found.held.into_iter().zip(found.repeats) {
-        if repeats {
-            left_out.leave(entry.candidate, Reason::NearDuplicate);
-        } else if held_out.len() < wanted {
-            held_out.push(entry);
-        } else {
-            left_out.leave(entry.candidate, Reason::HeldOutWithoutJudging);
+    for (entry, unfit) in found.held.into_iter().zip(found.unfit) {
+        match unfit {
+            Some(reason) => left_out.leave(entry.candidate, reason),
+            None if held_out.len() < wanted => held_out.push(entry),
+            None => left_out.leave(entry.candidate, Reason::HeldOutWithoutJudging),
         }
     }
     let trains = |entry: &Entry<'a>| if entry.candidate.trains() { Ok(()) } else { Err(Reason::CalibrationOnly) };
@@ -151,8 +149,8 @@ pub(crate) fn adapt<'a>(
 struct Split<'a> {
     /// One pair of each of those opportunities.
     held: Vec<Entry<'a>>,
-    /// Which of them nearly repeat what trains.
-    repeats: Vec<bool>,
+    /// Why those of them that do not judge do not: nothing of their repository trains, or nearly the same does.
+    unfit: Vec<Option<Reason>>,
     /// As new as they are, or of the same opportunities.
     aside: Vec<Entry<'a>>,
     /// Older.
@@ -179,15 +177,28 @@ impl<'a> Split<'a> {
             }
         }
         let judging: Vec<&[u32]> = held.iter().map(shingles).collect();
-        let training = rest.iter().filter(|entry| entry.candidate.trains()).map(shingles);
-        let repeats = have_near_duplicates(&judging, training, near_duplicate_permille);
-        Self { held, repeats, aside, rest }
+        let training = || rest.iter().filter(|entry| entry.candidate.trains());
+        let repeats = have_near_duplicates(&judging, training().map(shingles), near_duplicate_permille);
+        let repositories: HashSet<&str> = training().map(repository).collect();
+        let unfit = |(entry, repeats): (&Entry<'a>, bool)| {
+            if repositories.contains(repository(entry)) {
+                repeats.then_some(Reason::NearDuplicate)
+            } else {
+                Some(Reason::HeldOutWithoutJudging)
+            }
+        };
+        let unfit = held.iter().zip(repeats).map(unfit).collect();
+        Self { held, unfit, aside, rest }
     }
 
-    /// Places in `held` of what repeats nothing that trains.
-    fn fresh(&self) -> impl Iterator<Item = usize> {
-        self.repeats.iter().enumerate().filter(|(_, repeats)| !**repeats).map(|(place, _)| place)
+    /// Places in `held` of what judges.
+    fn fit(&self) -> impl Iterator<Item = usize> {
+        self.unfit.iter().enumerate().filter(|(_, unfit)| unfit.is_none()).map(|(place, _)| place)
     }
+}
+
+fn repository<'a>(entry: &Entry<'a>) -> &'a str {
+    &entry.candidate.pair.repository
 }
 
 fn shingles<'a>(entry: &Entry<'a>) -> &'a [u32] {

@@ -385,6 +385,17 @@ fn what_judges_is_near_nothing_that_trains_as_long_as_enough_remains() {
 }
 
 #[test]
+fn benefit_is_judged_only_where_something_trains() {
+    // Of the newest, 19 and 20 are of a repository that has nothing older.
+    let candidates: Vec<_> =
+        (1..=20).map(|number| again(number, number, if number > 18 { "new" } else { "r" }, number)).collect();
+    let plan = build_with(SnapshotFilters { gate_opportunities: 4, ..filters() }, &candidates).unwrap();
+    assert_eq!(opened(&plan, &candidates, Purpose::Gate), [15, 16, 17, 18]);
+    assert_eq!(opened(&plan, &candidates, Purpose::Training), (1..=14).collect::<Vec<_>>());
+    assert_eq!(left_out(&plan), BTreeMap::from([("held_out_without_judging", 2)]));
+}
+
+#[test]
 fn weights_by_inverse_probability_need_chance_and_are_clipped() {
     let mut candidates: Vec<_> = (1..=8).map(|number| candidate(number, PairReason::DismissedThenTyped)).collect();
     let policy = DataSetPolicy { inverse_p_show: true, ..DataSetPolicy::default() };
