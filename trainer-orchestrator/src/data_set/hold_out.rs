@@ -3,7 +3,7 @@
 //! *General* is of repositories and people that train nothing. Whether a repository is held out depends on its name
 //! alone, so that while there is such a set, none changes sides because of what others do. People are held out with
 //! them when at least half of what they did lies there. What the two cross (a person who trains, in a repository that
-//! is held out, and the other way round) is in no set.
+//! is held out, and the other way round) is in no set. Nor does judge what a pair that trains nearly equals.
 //!
 //! *Adapt* is later than everything that trains: the newest opportunities of which it is known what the developer
 //! wanted, one pair of each, and of those only what is of a repository that trains and what no pair that trains nearly
@@ -55,13 +55,30 @@ pub(crate) fn general<'a>(
         return none(entries);
     }
     let mut opportunities = HashSet::new();
-    let judging: HashSet<_> = entries
+    let first: Vec<Entry<'a>> = entries
         .iter()
         .filter(|entry| is_of(entry) == (true, true) && entry.candidate.judges())
         .filter(|entry| opportunities.insert(entry.candidate.pair.opportunity_id))
-        .map(|entry| entry.candidate.pair.pair_id)
-        .take(most.max(policy.general_opportunities))
+        .copied()
         .collect();
+    let training = || entries.iter().filter(|entry| is_of(entry) == (false, false) && entry.candidate.trains());
+    let most = most.max(policy.general_opportunities);
+    let (mut judging, mut repeating) = (HashSet::new(), HashSet::new());
+    // What trains is looked through once for every part, and so parts become larger.
+    let (mut waiting, mut size) = (first.as_slice(), most);
+    while judging.len() < most && !waiting.is_empty() {
+        let (part, older) = waiting.split_at(size.min(waiting.len()));
+        let sets: Vec<&[u32]> = part.iter().map(shingles).collect();
+        let repeats = have_near_duplicates(&sets, training().map(shingles), policy.near_duplicate_permille);
+        for (entry, repeats) in part.iter().zip(repeats) {
+            if repeats {
+                repeating.insert(entry.candidate.pair.pair_id);
+            } else if judging.len() < most {
+                judging.insert(entry.candidate.pair.pair_id);
+            }
+        }
+        (waiting, size) = (older, size.saturating_mul(2));
+    }
     if judging.len() < policy.general_opportunities {
         return none(entries);
     }
@@ -69,6 +86,7 @@ pub(crate) fn general<'a>(
         entries.into_iter().partition(|entry| judging.contains(&entry.candidate.pair.pair_id));
     let rest = left_out.retain(entries, |entry| match is_of(entry) {
         (false, false) => Ok(()),
+        (true, true) if repeating.contains(&entry.candidate.pair.pair_id) => Err(Reason::NearDuplicate),
         (true, true) => Err(Reason::HeldOutWithoutJudging),
         (true, false) => Err(Reason::HeldOutRepository),
         (false, true) => Err(Reason::HeldOutPerson),

@@ -514,6 +514,31 @@ fn where_much_or_all_would_be_held_out_there_is_no_general() {
     assert_eq!(counts(&candidates), [2, 2, 38]);
 }
 
+#[test]
+fn harm_is_judged_by_nothing_that_nearly_trained() {
+    let mut candidates = company();
+    let policy = DataSetPolicy { general_permille: 200, general_opportunities: 50, ..DataSetPolicy::default() };
+    let filters = SnapshotFilters { gate_opportunities: 100, ..filters() };
+    let general = |candidates: &[Candidate]| -> BTreeSet<PairId> {
+        let plan = build(filters.clone(), &policy, candidates, &Census::new()).unwrap();
+        let members = plan.members.iter().filter(|member| member.entry.purpose == Purpose::General);
+        members.map(|member| member.entry.pair_id).collect()
+    };
+    let before = general(&candidates);
+    assert_eq!(before.len(), 100);
+    // Half of what judged is now nearly what the oldest pair of another repository trains.
+    let trained: Vec<u32> = (0..9).collect();
+    assert!(!hold_out::is_unseen(200, &candidates[0].pair.repository) && candidates[0].lesson.shingles[..9] == trained);
+    let near: BTreeSet<PairId> = before.iter().copied().step_by(2).collect();
+    for candidate in candidates.iter_mut().filter(|candidate| near.contains(&candidate.pair.pair_id)) {
+        candidate.lesson.shingles.clone_from(&trained);
+    }
+    let after = general(&candidates);
+    // Older ones judge in their place.
+    assert_eq!(after.len(), 100);
+    assert!(after.is_disjoint(&near) && before.difference(&near).all(|pair_id| after.contains(pair_id)));
+}
+
 /// Who, where, which correction, on which day, and which row of the label table.
 type Told = (u32, u32, u32, u32, u8);
 
@@ -595,6 +620,10 @@ proptest! {
             }
         }
         for judging in &general {
+            for candidate in &training {
+                let (one, other) = (&judging.lesson.shingles, &candidate.lesson.shingles);
+                prop_assert!(one != other, "{:?}", one);
+            }
             for candidate in training.iter().chain(&adapt) {
                 prop_assert!(candidate.pair.repository != judging.pair.repository);
                 prop_assert!(candidate.pair.person != judging.pair.person);
