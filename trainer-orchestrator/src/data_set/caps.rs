@@ -2,7 +2,7 @@
 //!
 //! Each may have the larger of a share of all pairs and three times the mean. Leaving pairs out makes the whole smaller
 //! and so the limit, so that limits are applied until all of them hold. They never reach zero: a limit is at least
-//! three, because every group has a pair.
+//! three, because every group has a pair. They are applied to what enters the hold-outs and again to what trains.
 
 use std::collections::HashMap;
 

@@ -22,7 +22,7 @@ pub enum Stage {
     Duplicates,
     /// Equal corrections of several persons.
     Merging,
-    /// What one person, team, repository or file may be of the whole.
+    /// What one person, team, repository or file may be of the whole, and, after the later stages, of what trains.
     Caps,
     /// What judges does not train.
     HoldOuts,

@@ -16,7 +16,7 @@ use events::{OpportunityId, Sha256Digest};
 use super::composition::Reason;
 use super::minhash::have_near_duplicates;
 use super::policy::DataSetPolicy;
-use super::{Entry, LeftOut};
+use super::{Entry, LeftOut, training};
 
 /// The pairs of one set, and the rest.
 pub(crate) struct Parted<'a> {
@@ -119,7 +119,8 @@ fn unseen_people<'a>(repositories: &HashSet<&'a str>, entries: &[Entry<'a>]) -> 
     counts.into_iter().filter(|(_, (inside, all))| inside * 2 >= *all).map(|(person, _)| person).collect()
 }
 
-/// Parts the set *adapt*, of at most `wanted` opportunities, from what trains. `entries` are newest first.
+/// Parts the set *adapt*, of at most `wanted` opportunities, from what trains, which is all of the rest. `entries` are
+/// newest first.
 pub(crate) fn adapt<'a>(
     policy: &DataSetPolicy,
     wanted: usize,
@@ -136,14 +137,14 @@ pub(crate) fn adapt<'a>(
     let wanted = if judgeable.len() > wanted { wanted } else { judgeable.len() / 2 };
     let most = wanted.max(judgeable.len() / 2);
     let mut count = wanted;
-    let mut found = Split::at(entries, count, policy.near_duplicate_permille);
+    let mut found = Split::at(policy, entries, count);
     while found.fit().count() < wanted && count < most {
         count = (count * wanted).div_ceil(found.fit().count().max(1)).max(count + 1).min(most);
-        found = Split::at(entries, count, policy.near_duplicate_permille);
+        found = Split::at(policy, entries, count);
     }
     // It may have gone back further than it had to.
     if let Some(last) = wanted.checked_sub(1).and_then(|last| found.fit().nth(last)) {
-        let nearer = Split::at(entries, last + 1, policy.near_duplicate_permille);
+        let nearer = Split::at(policy, entries, last + 1);
         if nearer.fit().count() >= wanted {
             found = nearer;
         }
@@ -159,8 +160,8 @@ pub(crate) fn adapt<'a>(
             None => left_out.leave(entry.candidate, Reason::HeldOutWithoutJudging),
         }
     }
-    let trains = |entry: &Entry<'a>| if entry.candidate.trains() { Ok(()) } else { Err(Reason::CalibrationOnly) };
-    Parted { held_out, rest: left_out.retain(found.rest, trains) }
+    left_out.0.append(&mut found.older.0);
+    Parted { held_out, rest: found.training }
 }
 
 /// Pairs by whether they are older than the newest so many opportunities that can judge.
@@ -171,12 +172,14 @@ struct Split<'a> {
     unfit: Vec<Option<Reason>>,
     /// As new as they are, or of the same opportunities.
     aside: Vec<Entry<'a>>,
-    /// Older.
-    rest: Vec<Entry<'a>>,
+    /// Of what is older, what trains.
+    training: Vec<Entry<'a>>,
+    /// And what does not.
+    older: LeftOut<'a>,
 }
 
 impl<'a> Split<'a> {
-    fn at(entries: &[Entry<'a>], count: usize, near_duplicate_permille: u32) -> Self {
+    fn at(policy: &DataSetPolicy, entries: &[Entry<'a>], count: usize) -> Self {
         let (mut held, mut aside, mut rest) = (Vec::with_capacity(count), Vec::new(), Vec::new());
         let mut opportunities = HashSet::with_capacity(count);
         for entry in entries {
@@ -195,9 +198,10 @@ impl<'a> Split<'a> {
             }
         }
         let judging: Vec<&[u32]> = held.iter().map(shingles).collect();
-        let training = || rest.iter().filter(|entry| entry.candidate.trains());
-        let repeats = have_near_duplicates(&judging, training().map(shingles), near_duplicate_permille);
-        let repositories: HashSet<&str> = training().map(repository).collect();
+        let mut older = LeftOut::default();
+        let training = training(policy, rest, &mut older);
+        let repeats = have_near_duplicates(&judging, training.iter().map(shingles), policy.near_duplicate_permille);
+        let repositories: HashSet<&str> = training.iter().map(repository).collect();
         let unfit = |(entry, repeats): (&Entry<'a>, bool)| {
             if repositories.contains(repository(entry)) {
                 repeats.then_some(Reason::NearDuplicate)
@@ -206,7 +210,7 @@ impl<'a> Split<'a> {
             }
         };
         let unfit = held.iter().zip(repeats).map(unfit).collect();
-        Self { held, unfit, aside, rest }
+        Self { held, unfit, aside, training, older }
     }
 
     /// Places in `held` of what judges.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! candidates -> quality -> duplicates within person and day -> merging across people -> caps
-//!   -> hold-outs (general, adapt) -> balance of NO_EDIT -> weights -> manifest
+//!   -> hold-outs (general, adapt) -> balance of NO_EDIT and caps of what trains -> weights -> manifest
 //! ```
 //!
 //! Nothing depends on the order in which pairs arrived or on how they lie in the lake: the first thing that is done to
@@ -121,7 +121,7 @@ pub fn build(
     let entries = caps::apply(policy, entries, &mut left_out);
     let general = hold_out::general(policy, filters.gate_opportunities, entries, &mut left_out);
     let adapt = hold_out::adapt(policy, filters.gate_opportunities, &general.rest, &mut left_out);
-    let mut sets = [silence::balance(adapt.rest, &mut left_out), adapt.held_out, general.held_out];
+    let mut sets = [adapt.rest, adapt.held_out, general.held_out];
     if is_first {
         for entry in sets.iter_mut().flatten() {
             (entry.people, entry.repositories) = (1, 1);
@@ -191,6 +191,21 @@ fn newest_first(candidates: &[Candidate]) -> Vec<Entry<'_>> {
     let mut entries: Vec<Entry<'_>> = candidates.iter().map(entry).collect();
     entries.sort_unstable_by_key(|entry| candidates::newest_first(&entry.candidate.pair));
     entries
+}
+
+/// What trains of `entries`, which are what nothing holds out. Limits held for all that entered the hold-outs, not for
+/// what is left of it; and what balance leaves out lowers them again, as they make what it balances fewer. Both are
+/// applied until both hold.
+fn training<'a>(policy: &DataSetPolicy, entries: Vec<Entry<'a>>, left_out: &mut LeftOut<'a>) -> Vec<Entry<'a>> {
+    let trains = |entry: &Entry<'a>| if entry.candidate.trains() { Ok(()) } else { Err(Reason::CalibrationOnly) };
+    let mut entries = left_out.retain(entries, trains);
+    loop {
+        let before = entries.len();
+        entries = caps::apply(policy, silence::balance(entries, left_out), left_out);
+        if entries.len() == before {
+            return entries;
+        }
+    }
 }
 
 /// How many of `judging` write no name that `training` does not write.

@@ -539,6 +539,30 @@ fn harm_is_judged_by_nothing_that_nearly_trained() {
     assert!(after.is_disjoint(&near) && before.difference(&near).all(|pair_id| after.contains(pair_id)));
 }
 
+/// Pairs by person, those that several stand behind left out, and how many there are with those.
+fn voices(plan: &SnapshotPlan) -> (BTreeMap<&PersonPseudonym, usize>, usize) {
+    let training = || plan.members.iter().filter(|member| member.entry.purpose == Purpose::Training);
+    let mut counts = BTreeMap::new();
+    for member in training().filter(|member| member.entry.support.people == 1) {
+        *counts.entry(&member.person).or_default() += 1;
+    }
+    (counts, training().count())
+}
+
+#[test]
+fn limits_hold_for_what_trains() {
+    // Ten persons with one old pair each, and eight more of the first; a hundred newer ones of ten others, who judge.
+    // Three times the mean of all is 17, of those who train 3.
+    let old = (1..=10).map(|number| (number, number % 10));
+    let loud = (11..=18).map(|number| (number, 0));
+    let newer = (101..=200).map(|number| (number, 10 + number % 10));
+    let candidates: Vec<_> = old.chain(loud).chain(newer).map(|(number, by)| again(number, by, "r", number)).collect();
+    let plan = build_with(SnapshotFilters { gate_opportunities: 100, ..filters() }, &candidates).unwrap();
+    let (counts, pairs) = voices(&plan);
+    assert_eq!((counts[&person(0)], counts.len(), pairs), (3, 10, 12));
+    assert_eq!((plan.count(Purpose::Gate), left_out(&plan)), (100, BTreeMap::from([("beyond_person", 6)])));
+}
+
 /// Who, where, which correction, on which day, and which row of the label table.
 type Told = (u32, u32, u32, u32, u8);
 
@@ -599,9 +623,12 @@ proptest! {
         let stages = &plan.composition.stages;
         prop_assert!(stages.is_sorted_by(|one, next| one.kept == next.entered));
         prop_assert_eq!(stages.last().map(|stage| stage.kept), Some(plan.members.len()));
-        // What is said of silence.
+        // What is said of silence, and of how much of what trains is one person's.
         let training = &plan.composition.training;
         prop_assert!(training.choosing_no_edit <= training.rejecting_no_edit);
+        let (voices, training) = voices(&plan);
+        let most = caps::share(training, voices.len(), permille as usize);
+        prop_assert!(voices.values().all(|pairs| *pairs <= most), "{:?} beyond {}", voices, most);
         // Nothing that trains is newer than what judges by time, or of the same opportunity, or nearly the same.
         let by_id: BTreeMap<PairId, &Candidate> =
             candidates.iter().map(|candidate| (candidate.pair.pair_id, candidate)).collect();
@@ -614,6 +641,7 @@ proptest! {
         prop_assert!(training.iter().all(|candidate| candidate.pair.weight > 0.0));
         for judging in &adapt {
             prop_assert!(judging.judges());
+            prop_assert!(training.iter().any(|candidate| candidate.pair.repository == judging.pair.repository));
             for candidate in &training {
                 prop_assert!(candidate.pair.opened_at < judging.pair.opened_at);
                 prop_assert!(candidate.pair.opportunity_id != judging.pair.opportunity_id);
