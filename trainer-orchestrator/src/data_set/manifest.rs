@@ -20,12 +20,17 @@ pub enum DataSetError {
         /// How many were left out, by reason.
         left_out: Vec<(Reason, usize)>,
     },
-    /// Weights by inverse probability need decisions that were left to chance.
+    /// Weights by inverse probability need decisions that were all left to chance.
     #[error(
-        "data set: data_set.inverse_p_show weights pairs by how likely their decision was, but none of them was \
-         explored; let serving explore, or turn it off"
+        "data set: data_set.inverse_p_show weights pairs by how likely their decision was, but that of {certain} of \
+         the {pairs} that train was not left to chance; let serving explore, or turn it off"
     )]
-    NoRandomisation,
+    NoRandomisation {
+        /// Pairs whose decision was certain.
+        certain: usize,
+        /// Pairs that would be weighted.
+        pairs: usize,
+    },
     /// The manifest is not what its digest names.
     #[error("data set {expected}: its rows are not what the digest names{}", found(.actual.as_ref()))]
     WrongDigest {

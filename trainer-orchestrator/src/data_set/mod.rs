@@ -101,7 +101,7 @@ impl<'a> LeftOut<'a> {
 ///
 /// # Errors
 /// [`DataSetError::Empty`] when nothing is left to train on, [`DataSetError::NoRandomisation`] when the policy wants
-/// weights that nothing supports.
+/// weights and not all decisions were left to chance.
 pub fn build(
     filters: SnapshotFilters,
     policy: &DataSetPolicy,

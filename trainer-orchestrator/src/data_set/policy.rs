@@ -25,8 +25,8 @@ pub struct DataSetPolicy {
     /// Whether nothing is rolled out without a set *general*. Off: while too few repositories train for one, old skills
     /// alone say whether a candidate does harm.
     pub require_general: bool,
-    /// Whether pairs are weighted by how unlikely their decision to show or to stay silent was. Refused while nothing
-    /// was explored.
+    /// Whether pairs are weighted by how unlikely their decision to show or to stay silent was. Refused unless all of
+    /// these decisions were left to chance.
     pub inverse_p_show: bool,
     /// Largest such weight.
     pub most_inverse_p_show: u32,

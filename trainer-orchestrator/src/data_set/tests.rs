@@ -400,9 +400,15 @@ fn weights_by_inverse_probability_need_chance_and_are_clipped() {
     let mut candidates: Vec<_> = (1..=8).map(|number| candidate(number, PairReason::DismissedThenTyped)).collect();
     let policy = DataSetPolicy { inverse_p_show: true, ..DataSetPolicy::default() };
     let built = |candidates: &[Candidate]| build(filters(), &policy, candidates, &Census::new());
-    assert_eq!(built(&candidates).unwrap_err(), DataSetError::NoRandomisation);
+    // Chance in one decision says nothing of the others.
     candidates[0].pair.probabilities.explored = true;
     candidates[0].pair.probabilities.p_show = 0.02;
+    candidates[1].pair.probabilities.p_show = 1.0;
+    candidates[4].pair.probabilities.p_show = 0.0;
+    let refused = built(&candidates).unwrap_err();
+    assert_eq!(refused, DataSetError::NoRandomisation { certain: 2, pairs: 6 });
+    assert!(refused.to_string().contains("that of 2 of the 6 that train was not left to chance"), "{refused}");
+    candidates[4].pair.probabilities.p_show = 0.98;
     candidates[1].pair.probabilities.p_show = 0.5;
     let mut missed = candidate(3, PairReason::Missed);
     missed.pair.probabilities.p_show = 0.75;

@@ -3,7 +3,7 @@
 //!
 //! The logarithm keeps one pair of five persons above one of a loud person and below five pairs; to base 2, so that one
 //! person counts once. The inverse probability is that of the decision alone, `p_show` or `1 - p_show`: texts are drawn
-//! too rarely for theirs to be of use. It says something only where the decision was left to chance, and its variance
+//! too rarely for theirs to be of use. It says something only where every decision was left to chance, and its variance
 //! is bounded by a clip.
 
 use events::PairReason;
@@ -20,8 +20,15 @@ const MILLION: f64 = 1e6;
 /// # Errors
 /// [`DataSetError::NoRandomisation`].
 pub(crate) fn of(policy: &DataSetPolicy, training: &[Entry<'_>]) -> Result<(Vec<i64>, WeightStatistics), DataSetError> {
-    if policy.inverse_p_show && !training.iter().any(|entry| entry.candidate.pair.probabilities.explored) {
-        return Err(DataSetError::NoRandomisation);
+    if policy.inverse_p_show {
+        let was_left_to_chance = |entry: &&Entry<'_>| {
+            let p_show = entry.candidate.pair.probabilities.p_show;
+            p_show > 0.0 && p_show < 1.0
+        };
+        let certain = training.len() - training.iter().filter(was_left_to_chance).count();
+        if certain > 0 {
+            return Err(DataSetError::NoRandomisation { certain, pairs: training.len() });
+        }
     }
     let mut statistics = WeightStatistics::default();
     let mut squares = 0.0;
