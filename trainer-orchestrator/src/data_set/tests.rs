@@ -428,6 +428,27 @@ fn weights_by_inverse_probability_need_chance_and_are_clipped() {
     assert!((plain.effective_sample_size - 6.0).abs() < 1e-12);
 }
 
+#[test]
+fn what_several_stand_behind_is_no_persons_own_and_of_one_file() {
+    // Twenty of one file, taken from one person of five; and forty persons with one pair and file each.
+    let candidates: Vec<_> = (1..=60)
+        .map(|number| {
+            let mut candidate = again(number, number.max(20), "r", number);
+            candidate.lesson.file = Sha256Digest::of(&number.max(20).to_be_bytes());
+            candidate
+        })
+        .collect();
+    let merged = |entry: Entry<'_>| entry.candidate.pair.person == person(20);
+    let mut entries = newest_first(&candidates);
+    for entry in entries.iter_mut().filter(|entry| merged(**entry)) {
+        entry.people = 5;
+    }
+    let mut left_out = LeftOut::default();
+    let kept = caps::apply(&DataSetPolicy::default(), entries, &mut left_out);
+    assert_eq!((kept.len(), left_out.0.len()), (43, 17));
+    assert!(left_out.0.iter().all(|(_, reason)| *reason == Reason::BeyondFile));
+}
+
 /// A company: twelve repositories of two teams, forty persons who each work in one of them and now and then elsewhere.
 fn company() -> Vec<Candidate> {
     (0..2400)
