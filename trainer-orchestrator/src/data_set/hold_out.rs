@@ -139,7 +139,7 @@ pub(crate) fn adapt<'a>(
     let mut count = wanted;
     let mut found = Split::at(policy, entries, count);
     while found.fit().count() < wanted && count < most {
-        count = (count * wanted).div_ceil(found.fit().count().max(1)).max(count + 1).min(most);
+        count = further(count, wanted, found.fit().count()).min(most);
         found = Split::at(policy, entries, count);
     }
     // It may have gone back further than it had to.
@@ -162,6 +162,12 @@ pub(crate) fn adapt<'a>(
     }
     left_out.0.append(&mut found.older.0);
     Parted { held_out, rest: found.training }
+}
+
+/// How many to look at next, where of `count` too few are fit: as many as should do, and at least twice as many, so
+/// that there are few looks however the fit ones lie.
+fn further(count: usize, wanted: usize, fit: usize) -> usize {
+    count.saturating_mul(wanted).div_ceil(fit.max(1)).max(count.saturating_mul(2))
 }
 
 /// Pairs by whether they are older than the newest so many opportunities that can judge.
@@ -225,4 +231,17 @@ fn repository<'a>(entry: &Entry<'a>) -> &'a str {
 
 fn shingles<'a>(entry: &Entry<'a>) -> &'a [u32] {
     &entry.candidate.lesson.shingles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_further_takes_few_looks() {
+        // All but one of the wanted are fit: in proportion that would be one or two more at a time.
+        assert_eq!(further(300, 300, 299), 600);
+        assert_eq!(further(300, 300, 100), 900);
+        assert_eq!(further(300, 300, 0), 90_000);
+    }
 }

@@ -96,16 +96,30 @@ pub(crate) fn are_similar(one: &[u32], other: &[u32], permille: u32) -> bool {
 }
 
 /// For each of `few`, whether one of `many` is at least so similar, in thousandths. Sets are sorted. With 0 nothing is.
+/// Equal ones of `few` are looked for once, and what is found is looked for no more: where many are the same, each of
+/// `many` would else be compared with all of them.
 #[must_use]
 pub fn have_near_duplicates<'a>(few: &[&[u32]], many: impl Iterator<Item = &'a [u32]>, permille: u32) -> Vec<bool> {
-    let mut found = vec![false; few.len()];
     if permille == 0 || few.is_empty() {
-        return found;
+        return vec![false; few.len()];
     }
+    let mut distinct: Vec<&[u32]> = Vec::with_capacity(few.len());
+    let mut known: HashMap<&[u32], usize> = HashMap::with_capacity(few.len());
+    let numbers: Vec<usize> = few
+        .iter()
+        .copied()
+        .map(|shingles| {
+            *known.entry(shingles).or_insert_with(|| {
+                distinct.push(shingles);
+                distinct.len() - 1
+            })
+        })
+        .collect();
+    let mut found = vec![false; distinct.len()];
     let permutations = MinHash::default();
     let mut union = HashSet::new();
     let mut index: HashMap<(usize, [u32; ROWS]), Vec<usize>> = HashMap::new();
-    for (number, shingles) in few.iter().enumerate() {
+    for (number, shingles) in distinct.iter().enumerate() {
         union.extend(shingles.iter().copied());
         for key in bands(&permutations.signature(shingles)) {
             index.entry(key).or_default().push(number);
@@ -117,14 +131,14 @@ pub fn have_near_duplicates<'a>(few: &[&[u32]], many: impl Iterator<Item = &'a [
             continue;
         }
         for key in bands(&permutations.signature(shingles)) {
-            for number in index.get(&key).into_iter().flatten() {
-                if !found[*number] && are_similar(few[*number], shingles, permille) {
-                    found[*number] = true;
-                }
-            }
+            let Some(waiting) = index.get_mut(&key) else { continue };
+            waiting.retain(|number| {
+                found[*number] = found[*number] || are_similar(distinct[*number], shingles, permille);
+                !found[*number]
+            });
         }
     }
-    found
+    numbers.into_iter().map(|number| found[number]).collect()
 }
 
 #[cfg(test)]
@@ -174,7 +188,8 @@ mod tests {
                 sets.iter().map(|set| set.iter().copied().collect()).collect()
             };
             let (few, many) = (list(&few), list(&many));
-            let few: Vec<&[u32]> = few.iter().map(Vec::as_slice).collect();
+            // Each twice: equal ones are found together.
+            let few: Vec<&[u32]> = few.iter().chain(&few).map(Vec::as_slice).collect();
             let found = have_near_duplicates(&few, many.iter().map(Vec::as_slice), permille);
             for (set, found) in few.iter().zip(&found) {
                 let is_near = many.iter().any(|other| are_similar(set, other, permille));

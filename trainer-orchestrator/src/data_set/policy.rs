@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSetPolicy {
-    /// Most pairs of one person, in thousandths of all; but always three times the mean of all persons. Pairs that several
-    /// persons stand behind are none's own here; for the limits below they are of the place that they were taken from.
+    /// Most pairs of one person, in thousandths of all; but always three times the mean of all persons. Pairs that
+    /// several persons stand behind are none's own here; for the limits below they are of where they were taken from.
     pub most_of_person_permille: u32,
     /// Most pairs of one team (what repositories have before their first `/`), in the same way.
     pub most_of_team_permille: u32,
