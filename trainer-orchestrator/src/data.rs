@@ -165,7 +165,8 @@ async fn allowed_now(
 ) -> Result<Vec<PreferencePair>, OrchestratorError> {
     let (rules, sharing) = (this.sources.rules().await?, this.sources.sharing().await?);
     let shape = Shape::new(&this.deps.keys.tenant_secret(&this.deps.tenant).await?);
-    let (pairs, left_out) = choose(&manifest.filters, &AllowList::new(&rules, &shape), &sharing, pairs);
+    let allowed = AllowList::new(&rules, &shape);
+    let (pairs, left_out) = choose(&manifest.filters, &this.config.data_set, &allowed, &sharing, pairs);
     for (reason, count) in left_out {
         metrics::counter!("flywheel_orchestrator_pairs_withdrawn_total", "reason" => reason.as_str())
             .increment(u64::try_from(count).unwrap_or(u64::MAX));
