@@ -24,7 +24,10 @@ pub(super) type Fate = Result<u64, RDKafkaErrorCode>;
 /// The fate of what the client never took, or gave up without a word.
 pub(super) const FORGOTTEN: RDKafkaErrorCode = RDKafkaErrorCode::BrokerDestroy;
 
-/// How often a full queue is looked at again by whoever may block.
+/// What the client says when it has no room.
+pub(super) const QUEUE_FULL: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+
+/// How often a full queue is looked at again.
 const QUEUE_LOOK: Duration = Duration::from_millis(1);
 
 /// Messages that are waited for together, by one who waits.
@@ -127,8 +130,9 @@ impl ProducerContext for Context {
     }
 }
 
-/// Hands a message to the client, waiting for room: the client sends what it has meanwhile. Blocks.
-pub(super) fn send<K, P>(
+/// Hands a message to the client, waiting until `deadline` for room: the client sends what it has meanwhile. When there is
+/// none, [`QUEUE_FULL`].
+pub(super) async fn send<K, P>(
     producer: &OurProducer,
     mut message: Message<'_, K, P>,
     deadline: Instant,
@@ -137,15 +141,44 @@ where
     K: ToBytes + ?Sized,
     P: ToBytes + ?Sized,
 {
-    loop {
-        match producer.send(message) {
-            Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) if Instant::now() < deadline => {
-                message = again;
-                std::thread::sleep(QUEUE_LOOK);
-            }
-            Err((error, _)) => return Err(error),
-        }
+    while let Some(again) = try_send(producer, message, deadline)? {
+        message = again;
+        tokio::time::sleep(QUEUE_LOOK).await;
+    }
+    Ok(())
+}
+
+/// The same for who may block.
+pub(super) fn send_blocking<K, P>(
+    producer: &OurProducer,
+    mut message: Message<'_, K, P>,
+    deadline: Instant,
+) -> Result<(), KafkaError>
+where
+    K: ToBytes + ?Sized,
+    P: ToBytes + ?Sized,
+{
+    while let Some(again) = try_send(producer, message, deadline)? {
+        message = again;
+        std::thread::sleep(QUEUE_LOOK);
+    }
+    Ok(())
+}
+
+/// The message, when there is no room for it and time is left.
+fn try_send<'a, K, P>(
+    producer: &OurProducer,
+    message: Message<'a, K, P>,
+    deadline: Instant,
+) -> Result<Option<Message<'a, K, P>>, KafkaError>
+where
+    K: ToBytes + ?Sized,
+    P: ToBytes + ?Sized,
+{
+    match producer.send(message) {
+        Ok(()) => Ok(None),
+        Err((QUEUE_FULL, again)) if Instant::now() < deadline => Ok(Some(again)),
+        Err((error, _)) => Err(error),
     }
 }
 

@@ -16,13 +16,12 @@ use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::ToBytes;
 use rdkafka::producer::{Producer, ThreadedProducer};
 use service::clock::SharedClock;
 
 use super::client::{Context, number};
 use super::config::KafkaConfig;
-use super::delivery::{Batch, FORGOTTEN, Message, OurProducer, send};
+use super::delivery::{Batch, FORGOTTEN, Message, OurProducer, QUEUE_FULL, send, send_blocking};
 use super::forbidden::{self, Need};
 use super::record::headers;
 use super::rights::Operation;
@@ -34,12 +33,8 @@ use crate::record::{Position, Record, RecordKey};
 const CONTROL: Duration = Duration::from_secs(10);
 /// How much later than it should a call may answer before it is left alone.
 const ANSWER_LATE: Duration = Duration::from_secs(1);
-/// How often a full queue is looked at again.
-const QUEUE_LOOK: Duration = Duration::from_millis(5);
 /// How often it is looked whether the client has told all that it tells of at once.
 const COUNT_LOOK: Duration = Duration::from_micros(50);
-/// What the client says when it has no room.
-const QUEUE_FULL: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
 
 /// What the transactional ids of control records begin with.
 pub(super) const CONTROL_IDS: &str = "control-";
@@ -124,7 +119,7 @@ impl Publisher {
                 .payload(record.value.as_ref())
                 .headers(headers(self.clock.now(), false));
             // Once one was refused, none after it may pass it.
-            let sent = if overloaded { Err(QUEUE_FULL) } else { hand_over(&producer, message, deadline).await };
+            let sent = if overloaded { Err(QUEUE_FULL) } else { send(&producer, message, deadline).await };
             overloaded |= sent == Err(QUEUE_FULL);
             handed.push((partition, sent));
         }
@@ -161,7 +156,7 @@ impl Publisher {
         let message =
             Message::with_opaque_to(stored, batch.ticket()).partition(number(partition)).key(key).payload(value);
         let deadline = Instant::now() + Duration::from_millis(self.config.publish_wait_ms);
-        let error = match hand_over(&producer, message, deadline).await {
+        let error = match send(&producer, message, deadline).await {
             Ok(()) => match batch.fates().await.pop() {
                 Some(Ok(_)) => return Ok(()),
                 Some(Err(code)) => KafkaError::MessageProduction(code),
@@ -255,7 +250,7 @@ impl Publisher {
                 .key(&key.0)
                 .payload(value.as_ref())
                 .headers(headers(at, true));
-            if let Err(error) = send(producer, message, deadline) {
+            if let Err(error) = send_blocking(producer, message, deadline) {
                 return Err(self.abort(producer, failed(&error)));
             }
         }
@@ -278,28 +273,6 @@ impl Publisher {
 pub(super) fn why(producer: &OurProducer, error: &KafkaError) -> KafkaError {
     let fatal = producer.client().fatal_error().map(|(code, _)| code).filter(|code| forbidden::is_refusal(*code));
     fatal.map_or_else(|| error.clone(), KafkaError::MessageProduction)
-}
-
-/// Hands a message to the client, waiting until `deadline` for room.
-async fn hand_over<K, P>(
-    producer: &OurProducer,
-    mut message: Message<'_, K, P>,
-    deadline: Instant,
-) -> Result<(), KafkaError>
-where
-    K: ToBytes + ?Sized,
-    P: ToBytes + ?Sized,
-{
-    loop {
-        match producer.send(message) {
-            Ok(()) => return Ok(()),
-            Err((QUEUE_FULL, again)) if Instant::now() < deadline => {
-                message = again;
-                tokio::time::sleep(QUEUE_LOOK).await;
-            }
-            Err((error, _)) => return Err(error),
-        }
-    }
 }
 
 /// Waits until all messages of a transaction are acknowledged, and answers their positions.

@@ -37,7 +37,7 @@ use rdkafka::{TopicPartitionList, consumer::Consumer};
 use super::Inner;
 use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
 use super::client::{Context, Isolation, OurConsumer, consumer, number, offset};
-use super::delivery::{Batch, Message, OurProducer, Ticket, send};
+use super::delivery::{Batch, Message, OurProducer, Ticket, send_blocking};
 use super::forbidden::Need;
 use super::publish::{acknowledged, add_position, commit, why};
 use super::reader::{Found, Gone, Reading};
@@ -287,7 +287,7 @@ impl SlotLog {
         // The brokers must be told of every partition before it is written to, and whom the client has not met by the
         // time it tells them costs another round. So whatever opens a partition goes first.
         for (topic, partition, record) in &first {
-            send(producer, message_of(topic, *partition, record, at, batch.ticket()), deadline)?;
+            send_blocking(producer, message_of(topic, *partition, record, at, batch.ticket()), deadline)?;
         }
         // What the state is changed by ends with the progress.
         let mut progress = 0;
@@ -300,10 +300,10 @@ impl SlotLog {
             if let Some(value) = value {
                 message = message.payload(value.as_slice());
             }
-            send(producer, message, deadline)?;
+            send_blocking(producer, message, deadline)?;
         }
         for (topic, partition, record) in &later {
-            send(producer, message_of(topic, *partition, record, at, batch.ticket()), deadline)?;
+            send_blocking(producer, message_of(topic, *partition, record, at, batch.ticket()), deadline)?;
         }
         let positions = acknowledged(producer, &batch, deadline)?;
         let Some(group) = self.group.group_metadata() else { return Err(KafkaError::Canceled) };
