@@ -18,7 +18,7 @@ use test_servers::{KafkaBrokers, KafkaServer, OwnServer, Proxy, S3Bucket, Toxipr
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Place, Ports, Running, client, own, until};
+use crate::harness::{Place, Ports, Running, client, own, until, until_seen};
 use crate::load::{self, Promised, work_at};
 use crate::{audit, replay, s3};
 
@@ -172,12 +172,13 @@ impl Crowd {
 
 /// Waits until every stage has concluded everything.
 async fn concluded(place: &Place) -> Value {
-    until("every stage to conclude", || async {
+    until_seen("every stage to conclude", || async {
         let status = place.say(&["status", "--json"]).json();
-        let backlog = status["backlog"].as_array()?;
         let is_done = |stage: &Value| stage["records_behind"] == 0;
-        let closed = backlog.iter().any(|stage| stage["stage"] == "labeler" && stage["pending_timers"] == 0);
-        (status["ledger"]["pending"] == 0 && backlog.iter().all(is_done) && closed).then_some(status)
+        let is_closed = |stage: &Value| stage["stage"] == "labeler" && stage["pending_timers"] == 0;
+        let backlog = status["backlog"].as_array();
+        let concluded = backlog.is_some_and(|backlog| backlog.iter().all(is_done) && backlog.iter().any(is_closed));
+        if status["ledger"]["pending"] == 0 && concluded { Ok(status) } else { Err(status) }
     })
     .await
 }

@@ -106,12 +106,27 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
 {
+    until_seen(what, || {
+        let looked = look();
+        async { looked.await.ok_or("it has not come") }
+    })
+    .await
+}
+
+/// Waits for a condition; says what it waited for, and what was seen last instead, when it does not come.
+pub(crate) async fn until_seen<T, S, F, Fut>(what: &str, mut look: F) -> T
+where
+    S: std::fmt::Debug,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, S>>,
+{
     let begun = Instant::now();
     loop {
-        if let Some(value) = look().await {
-            return value;
-        }
-        assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} for {what}");
+        let seen = match look().await {
+            Ok(value) => return value,
+            Err(seen) => seen,
+        };
+        assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} for {what}: {seen:?}");
         tokio::time::sleep(LOOK).await;
     }
 }
