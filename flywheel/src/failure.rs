@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use crate::data_dir::DataDir;
+use crate::visible::visible;
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]
@@ -69,9 +70,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// An error of several lines, as one sentence.
+/// An error of several lines, as one sentence. A name in it can not command the terminal.
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    visible(&text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; "))
 }
 
 /// What the system says of a disk that has no room, and what SQLite makes of it.
@@ -136,5 +137,6 @@ mod tests {
     #[test]
     fn several_lines_become_one_sentence() {
         assert_eq!(one_line("first\n  second\n\nthird\n"), "first; second; third");
+        assert_eq!(one_line("no pair \u{1b}[2J"), "no pair \\u{1b}[2J");
     }
 }

@@ -31,6 +31,7 @@ mod status;
 mod table;
 mod train;
 mod up;
+mod visible;
 
 use std::process::ExitCode;
 use std::time::Duration;

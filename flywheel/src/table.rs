@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::visible::{visible, visible_json};
 
 /// Prints `line` on standard output. A reader that went away ends the command quietly.
 pub(crate) fn print(line: &str) -> Result<(), Failure> {
@@ -20,10 +21,11 @@ pub(crate) fn print(line: &str) -> Result<(), Failure> {
 
 /// Prints `value` as JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    print(&serde_json::to_string_pretty(value)?)
+    print(&visible_json(&serde_json::to_string_pretty(value)?))
 }
 
-/// Rows under a header, or `empty` when there are none.
+/// Rows under a header, or `empty` when there are none. A name that came with an event can neither command the terminal
+/// nor begin a line.
 pub(crate) fn rows_text(header: &[&str], rows: Vec<Vec<String>>, empty: &str) -> String {
     if rows.is_empty() {
         return empty.to_owned();
@@ -31,7 +33,7 @@ pub(crate) fn rows_text(header: &[&str], rows: Vec<Vec<String>>, empty: &str) ->
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.iter().copied());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| visible(cell)));
     }
     // The last column is filled up with spaces, which only bother whoever copies a line.
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
@@ -123,5 +125,12 @@ mod tests {
         let rows = vec![vec!["1".to_owned(), "short".to_owned()], vec!["2".to_owned(), "much longer".to_owned()]];
         let text = rows_text(&["id", "name"], rows, "none");
         assert!(text.lines().count() == 3 && text.lines().all(|line| line.trim_end() == line), "{text:?}");
+    }
+
+    #[test]
+    fn a_cell_stays_a_cell() {
+        let text = rows_text(&["language"], vec![vec!["rust\u{1b}[2J\nforged".to_owned()]], "none");
+        assert_eq!(text.lines().nth(1).map(str::trim), Some("rust\\u{1b}[2J\\nforged"), "{text:?}");
+        assert_eq!(text.lines().count(), 2, "{text:?}");
     }
 }

@@ -1,7 +1,6 @@
 //! Two texts as a difference of lines, with the place marked where they part.
-//!
-//! The text is somebody's: characters that would command a terminal, or make it show the text in another order than it
-//! has, are written out.
+
+use crate::visible::visible_with_tabs;
 
 /// Lines that are shown on each side of what differs.
 const AROUND: usize = 3;
@@ -46,13 +45,13 @@ pub(super) fn difference(before: &Side, after: &Side, first_line: u64, colour: C
     let mut shown = Vec::new();
     let same = |range: std::ops::Range<usize>, shown: &mut Vec<String>| {
         for (index, line) in left.iter().enumerate().take(range.end).skip(range.start) {
-            shown.push(format!("{:>6}   {}", number(index), visible(line.text)));
+            shown.push(format!("{:>6}   {}", number(index), visible_with_tabs(line.text)));
         }
     };
     same(prefix.saturating_sub(AROUND)..prefix, &mut shown);
     for (side, sign, code, all, end) in [(before, '-', RED, &left, left_end), (after, '+', GREEN, &right, right_end)] {
         for (index, line) in all.iter().enumerate().take(end).skip(prefix) {
-            shown.push(colour.paint(code, &format!("{:>6} {sign} {}", number(index), visible(line.text))));
+            shown.push(colour.paint(code, &format!("{:>6} {sign} {}", number(index), visible_with_tabs(line.text))));
             if let Some(column) = side.parts_at.and_then(|place| place.checked_sub(line.start))
                 && (column < line.text.len() || (column == line.text.len() && is_last_of(line, &side.text)))
             {
@@ -89,28 +88,8 @@ fn is_last_of(line: &Line<'_>, text: &str) -> bool {
 /// Spaces as wide as the first `column` bytes of a line, tabs kept.
 fn under(line: &str, column: usize) -> String {
     let before = line.get(..column).unwrap_or(line);
-    before
-        .chars()
-        .flat_map(|character| match character {
-            '\t' => vec!['\t'],
-            other => vec![' '; shown(other).chars().count()],
-        })
-        .collect()
-}
-
-fn visible(line: &str) -> String {
-    line.chars().map(shown).collect()
-}
-
-/// A character as it may go to a terminal.
-fn shown(character: char) -> String {
-    let turns_direction =
-        matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if (character.is_control() && character != '\t') || turns_direction {
-        character.escape_unicode().to_string()
-    } else {
-        character.to_string()
-    }
+    let spaces = |piece: &str| " ".repeat(visible_with_tabs(piece).chars().count());
+    before.split('\t').map(spaces).collect::<Vec<_>>().join("\t")
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::cli::{ListArgs, ReadingKeyArgs};
 use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::table::{fields, print, print_json, rows_text};
+use crate::visible::visible;
 
 pub(super) async fn run(
     foundation: &Foundation,
@@ -58,7 +59,7 @@ fn shown(pair: &PreferencePair, text: &PairText, colour: Colour) -> Result<Strin
     };
     let difference = difference(before, after, text.context.window.first_line, colour);
     let difference = if difference.is_empty() { "  no line differs".to_owned() } else { difference };
-    Ok(format!("{facts}\n\n{}\n{what}\n\n{difference}", text.context.path.escape_debug()))
+    Ok(format!("{facts}\n\n{}\n{what}\n\n{difference}", visible(&text.context.path)))
 }
 
 /// The window with what both sides had done before, and as each side would have it.
