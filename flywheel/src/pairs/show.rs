@@ -1,5 +1,6 @@
 //! `flywheel pairs show`: one pair as a difference.
 
+use std::ffi::OsStr;
 use std::io::IsTerminal as _;
 
 use events::{ActionList, EditAction, PairText, PreferencePair, apply_actions};
@@ -33,9 +34,14 @@ pub(super) async fn run(
     if list.json {
         return print_json(&json!({ "pair": Facts::of(&pair), "text": text }));
     }
-    let is_wanted = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let colour = if is_wanted { Colour::Always } else { Colour::Never };
+    let said = |name: &str| std::env::var_os(name).unwrap_or_default();
+    let colour = colour(std::io::stdout().is_terminal(), &said("NO_COLOR"), &said("TERM"));
     print(&shown(&pair, &text, colour)?)
+}
+
+/// Colours where somebody looks at a terminal that has them and has not said no (<https://no-color.org>: by any value).
+fn colour(is_terminal: bool, no_color: &OsStr, terminal: &OsStr) -> Colour {
+    if is_terminal && no_color.is_empty() && terminal != "dumb" { Colour::Always } else { Colour::Never }
 }
 
 fn closed(id: &str, error: OpenTextError) -> Failure {
@@ -161,6 +167,18 @@ mod tests {
         let shown = shown(&pair(PairReason::AcceptedKept, None), &kept, Colour::Never).unwrap();
         assert!(shown.contains("- let a = get_name(b);") && shown.contains("+ let a = set_name(b);"), "{shown}");
         assert!(!shown.contains("here they part"));
+    }
+
+    #[test]
+    fn colours_are_for_terminals_that_want_them() {
+        let colour = |is_terminal, no_color: &str, terminal: &str| {
+            super::colour(is_terminal, OsStr::new(no_color), OsStr::new(terminal))
+        };
+        assert_eq!(colour(true, "", "xterm"), Colour::Always);
+        assert_eq!(colour(true, "", ""), Colour::Always);
+        for (is_terminal, no_color, terminal) in [(false, "", "xterm"), (true, "1", "xterm"), (true, "", "dumb")] {
+            assert_eq!(colour(is_terminal, no_color, terminal), Colour::Never);
+        }
     }
 
     #[test]
