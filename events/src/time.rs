@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::ids::InvalidId;
 
 /// Microseconds since the Unix epoch, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -97,8 +100,59 @@ impl fmt::Display for Timestamp {
     }
 }
 
+impl FromStr for Timestamp {
+    type Err = InvalidId;
+
+    /// As it is displayed, with less of a fraction or none; or a day, which begins at midnight.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        parsed(text)
+            .ok_or(InvalidId { kind: "time", expected: "a day or time in UTC, 2026-05-01 or 2026-05-01T08:30:00Z" })
+    }
+}
+
+fn parsed(text: &str) -> Option<Timestamp> {
+    let (date, time) = match text.split_once('T') {
+        Some((date, time)) => (date, time.strip_suffix('Z')?),
+        None => (text, "00:00:00"),
+    };
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    if fraction.is_empty() {
+        return None;
+    }
+    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+    let [hours, minutes, seconds] = numbers(time, ':', [2, 2, 2])?;
+    let [fraction] = numbers(&format!("{fraction:0<6}"), '.', [6])?;
+    if !(1..=12).contains(&month) || hours > 23 || minutes > 59 || seconds > 59 {
+        return None;
+    }
+    // The inverse of what displays it.
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let yoe = year - era * 400;
+    let doy = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
+    let of_day = (hours * 3600 + minutes * 60 + seconds) * 1_000_000 + fraction;
+    let parsed = Timestamp(days * 86_400_000_000 + of_day);
+    // No 31st of June: it would be another day.
+    parsed.to_string().starts_with(date).then_some(parsed)
+}
+
+/// Numbers of so many digits each.
+fn numbers<const COUNT: usize>(text: &str, separator: char, digits: [usize; COUNT]) -> Option<[i64; COUNT]> {
+    let mut parts = text.split(separator);
+    let mut numbers = [0; COUNT];
+    for (number, digits) in numbers.iter_mut().zip(digits) {
+        let part =
+            parts.next().filter(|part| part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit()))?;
+        *number = part.parse().ok()?;
+    }
+    parts.next().is_none().then_some(numbers)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -106,6 +160,41 @@ mod tests {
         assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000000Z");
         assert_eq!(Timestamp::from_micros(1_709_210_096_000_001).to_string(), "2024-02-29T12:34:56.000001Z");
         assert_eq!(Timestamp::from_micros(-1).to_string(), "1969-12-31T23:59:59.999999Z");
+    }
+
+    #[test]
+    fn days_and_times_are_read() {
+        let read = |text: &str| text.parse::<Timestamp>().map(Timestamp::as_micros).ok();
+        assert_eq!(read("1970-01-01"), Some(0));
+        assert_eq!(read("2024-02-29T12:34:56Z"), Some(1_709_210_096_000_000));
+        assert_eq!(read("2024-02-29T12:34:56.5Z"), Some(1_709_210_096_500_000));
+        for wrong in [
+            "",
+            "2024",
+            "2024-2-29",
+            "2023-02-29",
+            "2024-06-31",
+            "2024-00-10",
+            "2024-13-01",
+            "2024-01-00",
+            "2024-01-01T24:00:00Z",
+            "2024-01-01T10:00:00",
+            "2024-01-01T10:00:00+01:00",
+            "2024-01-01T10:00Z",
+            "2024-01-01T10:00:00.Z",
+            "2024-01-01T10:00:00.0000001Z",
+            "+024-01-01",
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_displayed_is_read(micros in -62_135_596_800_000_000_i64..253_402_300_800_000_000) {
+            let at = Timestamp::from_micros(micros);
+            prop_assert_eq!(at.to_string().parse::<Timestamp>(), Ok(at));
+        }
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use edit_model::export::Dialect;
-use events::{Audience, Sha256Digest};
+use events::{Audience, Sha256Digest, Timestamp};
 use trainer::Device;
 use trainer::pretrain::PretrainConfig;
+
+use crate::pairs::Place;
 
 /// Where help texts tell of the options that every command has: apart from the command's own.
 const COMMON: &str = "Options of every command";
@@ -424,12 +426,21 @@ pub(crate) struct PairFilterArgs {
     /// Only what this audience may be served.
     #[arg(long, value_name = "AUDIENCE")]
     pub(crate) audience: Option<Audience>,
+    /// Only labeled then (UTC) or later, such as `2026-05-01` or `2026-05-01T08:30:00Z`.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) labeled_from: Option<Timestamp>,
+    /// Only labeled before then.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) labeled_before: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PairsListArgs {
     #[command(flatten)]
     pub(crate) filter: PairFilterArgs,
+    /// Only what follows this pair in the list, as the page before says at its end: LABELED_AT:PAIR_ID.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) after: Option<Place>,
     /// Most pairs that are listed.
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]

@@ -1,9 +1,11 @@
-//! A pair for tests.
+//! A pair and a part for tests.
 
+use events::topics::PREFERENCE_PAIRS;
 use events::{
     DivergencePoint, ModelVersion, OpportunityId, PairId, PairReason, PreferencePair, Probabilities, Sha256Digest,
     TenantId, Timestamp,
 };
+use labeler::lake::{LakePart, PartGroup};
 
 /// A pair that parts at this byte, if at any.
 pub(super) fn pair(reason: PairReason, byte: Option<u32>) -> PreferencePair {
@@ -43,5 +45,25 @@ pub(super) fn pair(reason: PairReason, byte: Option<u32>) -> PreferencePair {
         event_id,
         content_digest: Sha256Digest::of(b"text"),
         sealed: None,
+    }
+}
+
+/// A part of such pairs, labeled between these seconds.
+pub(super) fn part(first: i64, last: i64) -> LakePart {
+    LakePart {
+        part_id: format!("part {first} {last}"),
+        tenant: TenantId::default(),
+        topic: PREFERENCE_PAIRS.to_owned(),
+        partition: 0,
+        first_position: "1".to_owned(),
+        last_position: "1".to_owned(),
+        digest: Sha256Digest::of(b"part"),
+        pairs: 1,
+        bytes: 1,
+        min_labeled_at: Timestamp::from_seconds(first),
+        max_labeled_at: Timestamp::from_seconds(last),
+        group: Some(PartGroup { day: 0, audience: "everyone".parse().unwrap(), language: "rust".to_owned() }),
+        generation: 0,
+        erasures: 0,
     }
 }

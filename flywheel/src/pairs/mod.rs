@@ -23,6 +23,8 @@ use crate::cli::{Common, PairsCommand};
 use crate::failure::Failure;
 use crate::operations::open;
 
+pub(crate) use self::list::Place;
+
 pub(crate) async fn run(common: &Common, command: &PairsCommand) -> Result<ExitCode, Failure> {
     let foundation = open(common).await?;
     match command {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use events::{PersonPseudonym, PreferencePair};
 use labeler::crowd::{Crowd, FEWEST_PERSONS, apart};
+use labeler::lake::LakePart;
 use serde::Serialize;
 
-use super::lake::{Filter, Lake};
+use super::lake::{Filter, Lake, Look};
 use crate::cli::PairsStatsArgs;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
@@ -26,7 +27,9 @@ impl Group {
         self.pairs += 1;
         self.two_sided += u64::from(pair.divergence.is_some());
         self.weight += pair.weight;
-        self.persons.insert(pair.person.clone());
+        if !self.persons.contains(&pair.person) {
+            self.persons.insert(pair.person.clone());
+        }
     }
 }
 
@@ -73,7 +76,8 @@ fn counted(groups: BTreeMap<String, Group>) -> Vec<Counted> {
             weight: told.crowd.weight,
         })
         .collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.pairs));
+    // Of equals in the order of their names.
+    rows.sort_by(|one, other| other.pairs.cmp(&one.pairs).then_with(|| one.name.cmp(&other.name)));
     rows
 }
 
@@ -82,37 +86,72 @@ fn total(all: &Group) -> Option<u64> {
     (all.pairs == 0 || all.persons() >= FEWEST_PERSONS).then_some(all.pairs)
 }
 
-pub(super) async fn run(foundation: &Foundation, arguments: &PairsStatsArgs) -> Result<(), Failure> {
-    let filter = Filter::new(&arguments.filter)?;
-    let lake = Lake::open(foundation).await?;
-    let mut all = Group::default();
-    let mut groups: [BTreeMap<String, Group>; 4] = Default::default();
-    lake.each("counting pairs", async |pair| {
-        if !filter.takes(&pair) {
-            return Ok(());
-        }
-        all.add(&pair);
-        let names =
-            [pair.reason.to_string(), pair.language.clone(), pair.repository.clone(), pair.audience.to_string()];
-        for (groups, name) in groups.iter_mut().zip(names) {
-            groups.entry(name).or_default().add(&pair);
-        }
-        Ok(())
-    })
-    .await?;
-    let [reasons, languages, repositories, audiences] = groups;
-    let statistics = Statistics {
-        pairs: total(&all),
-        by_reason: counted(reasons),
-        by_language: counted(languages),
-        by_repository: counted(repositories),
-        by_audience: counted(audiences),
-    };
-    if arguments.list.json {
-        return print_json(&statistics);
+/// What is counted: no more in memory than who made pairs of what.
+struct Counting {
+    filter: Filter,
+    all: Group,
+    reasons: BTreeMap<String, Group>,
+    languages: BTreeMap<String, Group>,
+    repositories: BTreeMap<String, Group>,
+    audiences: BTreeMap<String, Group>,
+}
+
+impl Counting {
+    fn new(filter: Filter) -> Self {
+        let [reasons, languages, repositories, audiences]: [BTreeMap<String, Group>; 4] = Default::default();
+        Self { filter, all: Group::default(), reasons, languages, repositories, audiences }
     }
+
+    fn statistics(self) -> Statistics {
+        Statistics {
+            pairs: total(&self.all),
+            by_reason: counted(self.reasons),
+            by_language: counted(self.languages),
+            by_repository: counted(self.repositories),
+            by_audience: counted(self.audiences),
+        }
+    }
+}
+
+impl Look for Counting {
+    fn needs(&self, part: &LakePart) -> bool {
+        self.filter.may_hold(part)
+    }
+
+    fn see(&mut self, pair: PreferencePair) {
+        if !self.filter.takes(&pair) {
+            return;
+        }
+        self.all.add(&pair);
+        for (groups, name) in [
+            (&mut self.reasons, pair.reason.as_str()),
+            (&mut self.languages, pair.language.as_str()),
+            (&mut self.repositories, pair.repository.as_str()),
+            (&mut self.audiences, pair.audience.as_str()),
+        ] {
+            match groups.get_mut(name) {
+                Some(group) => group.add(&pair),
+                None => groups.entry(name.to_owned()).or_default().add(&pair),
+            }
+        }
+    }
+}
+
+pub(super) async fn run(foundation: &Foundation, arguments: &PairsStatsArgs) -> Result<(), Failure> {
+    let mut counting = Counting::new(Filter::new(&arguments.filter)?);
+    let unread = Lake::open(foundation).await?.look("counting pairs", &mut counting).await?;
+    let statistics = counting.statistics();
+    if arguments.list.json {
+        print_json(&statistics)?;
+    } else {
+        print(&text(statistics))?;
+    }
+    unread.told()
+}
+
+fn text(statistics: Statistics) -> String {
     let Some(pairs) = statistics.pairs else {
-        return print(&format!("pairs of fewer than {FEWEST_PERSONS} people, which are not counted out"));
+        return format!("pairs of fewer than {FEWEST_PERSONS} people, which are not counted out");
     };
     let mut text = vec![format!("{pairs} pairs")];
     for (what, rows) in [
@@ -126,14 +165,17 @@ pub(super) async fn run(foundation: &Foundation, arguments: &PairsStatsArgs) -> 
             .map(|row| vec![row.name, row.pairs.to_string(), row.two_sided.to_string(), format!("{:.1}", row.weight)]);
         text.push(rows_text(&[what, "pairs", "with two sides", "weight"], rows.collect(), ""));
     }
-    print(text.join("\n\n").trim_end())
+    text.join("\n\n").trim_end().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    use events::PairReason;
     use labeler::crowd::MERGED;
 
     use super::*;
+    use crate::cli::PairFilterArgs;
+    use crate::pairs::fixture::pair;
 
     fn group(persons: usize, pairs: u64) -> Group {
         let person = |number: usize| format!("{number:032x}").parse().unwrap();
@@ -159,5 +201,45 @@ mod tests {
         assert!(counted(named([("missed", group(4, 9)), ("typed_against", group(1, 2))])).is_empty());
         let totals = [group(0, 0), group(1, 3), group(4, 9), group(5, 9)].map(|all| total(&all));
         assert_eq!(totals, [Some(0), None, None, Some(9)]);
+    }
+
+    /// Two pairs of each of so many people.
+    fn statistics_of(persons: usize) -> Statistics {
+        let arguments = PairFilterArgs {
+            reason: Some("missed".to_owned()),
+            language: None,
+            audience: None,
+            labeled_from: None,
+            labeled_before: None,
+        };
+        let mut counting = Counting::new(Filter::new(&arguments).unwrap());
+        for number in 0..persons {
+            for byte in [None, Some(0)] {
+                let person = format!("{number:032x}").parse().unwrap();
+                counting.see(PreferencePair { person, ..pair(PairReason::Missed, byte) });
+            }
+            counting.see(pair(PairReason::Dismissed, None));
+        }
+        counting.statistics()
+    }
+
+    /// What docs/pairs.md promises to programs.
+    #[test]
+    fn statistics_in_json() {
+        let group = |name: &str| vec![serde_json::json!({ "name": name, "pairs": 10, "two_sided": 5, "weight": 5.0 })];
+        let expected = serde_json::json!({
+            "pairs": 10,
+            "by_reason": group("missed"),
+            "by_language": group("rust"),
+            "by_repository": group("acme/shop"),
+            "by_audience": group("everyone"),
+        });
+        assert_eq!(serde_json::to_value(statistics_of(5)).unwrap(), expected);
+        let nothing = serde_json::json!({
+            "pairs": null, "by_reason": [], "by_language": [], "by_repository": [], "by_audience": [],
+        });
+        assert_eq!(serde_json::to_value(statistics_of(4)).unwrap(), nothing);
+        assert!(text(statistics_of(4)).starts_with("pairs of fewer than 5 people"));
+        assert!(text(statistics_of(5)).starts_with("10 pairs\n\n"), "{}", text(statistics_of(5)));
     }
 }

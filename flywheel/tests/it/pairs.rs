@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use artifacts::LocalArtifacts;
+use artifacts::{ArtifactStore, LocalArtifacts};
 use events::{PreferencePair, Sha256Digest, TenantId};
 use labeler::lake::LakeReader;
 use model_registry::lineage::{FORMULA, MemberEntry, Purpose, SnapshotFilters, Support, snapshot_digest};
@@ -146,7 +146,7 @@ async fn pairs_are_listed_explained_shown_and_exported() {
     let pool = place.database().await;
 
     // What a pair is about is for whoever administers the platform, and names nobody.
-    let listed = place.say(&["pairs", "list", "--json"]).json();
+    let listed = place.say(&["pairs", "list", "--limit", "1000", "--json"]).json();
     let listed = listed.as_array().unwrap();
     assert!(listed.len() >= 10, "{listed:?}");
     assert!(listed.iter().all(|pair| pair.get("person").is_none() && pair["weight"].as_f64().is_some()));
@@ -157,6 +157,8 @@ async fn pairs_are_listed_explained_shown_and_exported() {
     let table = place.say(&["pairs", "list"]);
     assert!(table.stdout.contains(&id[..12]) && table.stdout.contains(reason), "{table:?}");
     assert!(place.say(&["pairs", "list", "--reason", "liked"]).sentence().contains("typed_against"));
+
+    in_pages(&place, listed);
 
     let counted = place.say(&["pairs", "stats", "--json"]).json();
     // Two people are too few to be counted out.
@@ -199,6 +201,51 @@ async fn pairs_are_listed_explained_shown_and_exported() {
 
     exports(&place, &pool, &key).await;
     what_people_say_now_counts(&place, &pool, &key, id).await;
+    a_part_that_is_gone_harms_no_other(&place, &pool, listed).await;
+}
+
+/// Page by page, everything is listed once, in the same order; the times of labels bound it.
+fn in_pages(place: &Place, listed: &[Value]) {
+    let mut paged: Vec<Value> = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let mut arguments = vec!["pairs", "list", "--json", "--limit", "4"];
+        arguments.extend(after.as_deref().map(|after| ["--after", after]).into_iter().flatten());
+        let page = place.say(&arguments).json();
+        let Some(last) = page.as_array().unwrap().last() else { break };
+        after = Some(format!("{}:{}", last["labeled_at"], text(last, "pair_id")));
+        paged.extend(page.as_array().unwrap().iter().cloned());
+    }
+    assert_eq!(paged, listed);
+    let whole = place.say(&["pairs", "list", "--limit", "4"]);
+    assert!(whole.stdout.contains("there may be more: --after "), "{whole:?}");
+    let malformed = place.say(&["pairs", "list", "--after", "yesterday"]);
+    assert!(malformed.code == Some(2) && malformed.stderr.contains("LABELED_AT:PAIR_ID"), "{malformed:?}");
+
+    assert_eq!(place.say(&["pairs", "list", "--labeled-before", "2020-01-01", "--json"]).json(), serde_json::json!([]));
+    let since = place.say(&["pairs", "list", "--labeled-from", "2020-01-01", "--json"]).json();
+    assert_eq!(since.as_array().unwrap(), listed);
+}
+
+/// Whoever wants to know is told what can be read, and then that it is not everything.
+async fn a_part_that_is_gone_harms_no_other(place: &Place, pool: &AnyPool, listed: &[Value]) {
+    let artifacts: Arc<dyn ArtifactStore> = Arc::new(LocalArtifacts::open(place.data().join("artifacts")).unwrap());
+    let reader = LakeReader::new(pool.clone(), Arc::clone(&artifacts));
+    let parts = reader.parts(&TenantId::default()).await.unwrap();
+    let (gone, other) = (&parts[0], &parts[1]);
+    let lost = reader.read(gone).await.unwrap()[0].pair_id.to_string();
+    let kept = reader.read(other).await.unwrap()[0].pair_id.to_string();
+    assert!(artifacts.remove(&gone.digest).await.unwrap());
+
+    let said = place.say(&["pairs", "list", "--json"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.stderr.contains("1 parts of the lake") && said.stderr.contains(&gone.part_id), "{said:?}");
+    let still: Vec<Value> = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(still.len(), listed.len() - usize::try_from(gone.pairs).unwrap());
+    assert_eq!(place.say(&["pairs", "stats"]).code, Some(1));
+    assert_eq!(place.say(&["pairs", "explain", &kept]).code, Some(0));
+    let sought = place.say(&["pairs", "explain", &lost]);
+    assert!(sought.sentence().contains("in no part of the lake that can be read"), "{sought:?}");
 }
 
 /// Each dialect with a base that it suits, in both formats and both forms.
