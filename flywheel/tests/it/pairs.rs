@@ -175,6 +175,7 @@ async fn pairs_are_listed_explained_shown_and_exported() {
         assert_eq!(explained["rows"].as_array().unwrap().len(), 1, "{explained}");
         let events = explained["events"].as_array().unwrap();
         assert!(events.iter().any(|event| event["kind"] == "exposure"), "{explained}");
+        assert!(explained["events_complete"] == true && explained["text_state"] == "readable", "{explained}");
     }
     let explained = place.say(&["pairs", "explain", &id[..10]]);
     assert!(explained.stdout.contains("the label table's row "), "{explained:?}");
@@ -359,6 +360,7 @@ async fn what_people_say_now_counts(place: &Place, pool: &AnyPool, key: &Path, i
     assert!(shown.sentence().contains("was erased"), "{shown:?}");
     let explained = place.say(&["pairs", "explain", id]);
     assert!(explained.code == Some(0) && explained.stdout.contains("row "), "{explained:?}");
+    assert_eq!(place.say(&["pairs", "explain", id, "--json"]).json()["text_state"], "erased");
 }
 
 #[test]
