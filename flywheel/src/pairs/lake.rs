@@ -16,6 +16,9 @@ const BREATH: usize = 64;
 const SHORTEST_ID: usize = 8;
 /// Length of a whole id.
 const ID: usize = 64;
+/// Digits of an id that a table shows. Who asks with as many is given the first pair that begins so: among 50 million
+/// another one does with a chance of one in five million, and to know that none does takes reading all of them.
+pub(super) const SHOWN_DIGITS: usize = 12;
 
 /// The lake of the platform's tenant.
 pub(super) struct Lake {
@@ -211,8 +214,7 @@ struct Sought {
 
 impl Look for Sought {
     fn needs(&self, _: &LakePart) -> bool {
-        // No other pair has the same whole id; a beginning may be that of others.
-        self.found.is_none() || self.beginning.len() < ID
+        self.found.is_none() || self.beginning.len() < SHOWN_DIGITS
     }
 
     fn see(&mut self, pair: PreferencePair) {
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_id_is_looked_for_until_it_is_found() {
+    fn an_id_as_listed_is_looked_for_until_it_is_found() {
         let sought = pair(PairReason::Missed, None);
         let id = sought.pair_id.to_string();
         let look = |beginning: &str| {
@@ -282,7 +284,8 @@ mod tests {
             (look.others, look.needs(&part(100, 200)))
         };
         assert_eq!(look(&id), (0, false));
-        assert_eq!(look(&id[..12]), (0, true), "another one may begin so");
+        assert_eq!(look(&id[..SHOWN_DIGITS]), (0, false), "as it was listed");
+        assert_eq!(look(&id[..SHOWN_DIGITS - 1]), (0, true), "another one may begin so");
     }
 
     #[test]

@@ -9,14 +9,11 @@ use events::{PairId, PreferencePair, Probabilities, Timestamp};
 use labeler::lake::LakePart;
 use serde::Serialize;
 
-use super::lake::{Filter, Lake, Look};
+use super::lake::{Filter, Lake, Look, SHOWN_DIGITS};
 use crate::cli::PairsListArgs;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::table::{print, print_json, rows_text};
-
-/// Digits of an id that a table shows: enough to ask with.
-const SHOWN_DIGITS: usize = 12;
 
 /// What is said of a pair: nothing of its text, and nobody's name.
 #[derive(Debug, Serialize)]
