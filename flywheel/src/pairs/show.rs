@@ -63,9 +63,14 @@ fn shown(pair: &PreferencePair, text: &PairText, colour: Colour) -> Result<Strin
         (None, Some(rejected)) => ("- what stood there, + what was proposed and not wanted", &standing, rejected),
         (None, None) => return Ok(facts),
     };
+    let ends = match &text.chosen {
+        Some(chosen) if chosen.closed => ", and nothing more",
+        Some(_) => "; what followed was not observed",
+        None => "",
+    };
     let difference = difference(before, after, text.context.window.first_line, colour);
     let difference = if difference.is_empty() { "  no line differs".to_owned() } else { difference };
-    Ok(format!("{facts}\n\n{}\n{what}\n\n{difference}", visible(&text.context.path)))
+    Ok(format!("{facts}\n\n{}\n{what}{ends}\n\n{difference}", visible(&text.context.path)))
 }
 
 /// The window with what both sides had done before, and as each side would have it.
@@ -148,7 +153,8 @@ mod tests {
             open(vec![action("get_name", "get_full_name")]),
         );
         let shown = shown(&pair(PairReason::TypedAgainst, Some(4)), &text, Colour::Never).unwrap();
-        let (_, difference) = shown.split_once("+ what the developer wanted\n\n").unwrap();
+        let (_, difference) =
+            shown.split_once("+ what the developer wanted; what followed was not observed\n\n").unwrap();
         let expected = "     7 - let total = get_full_name(b);
                          ^ here they part
      7 + let total = get_display_name(b);
@@ -163,6 +169,9 @@ mod tests {
         let missed = text(Vec::new(), open(vec![action("get_name", "set_name")]), Some(ActionList::no_edit()));
         let (_, chosen, rejected) = sides(&pair(PairReason::Missed, Some(0)), &missed).unwrap();
         assert_eq!((chosen.unwrap().parts_at, rejected.unwrap().parts_at), (Some(8), Some(8)));
+        let turned_down = text(Vec::new(), Some(ActionList::no_edit()), open(vec![action("get_name", "set_name")]));
+        let head = shown(&pair(PairReason::Dismissed, Some(0)), &turned_down, Colour::Never).unwrap();
+        assert!(head.contains("+ what the developer wanted, and nothing more\n"), "{head}");
         let kept = text(Vec::new(), open(vec![action("get_name", "set_name")]), None);
         let shown = shown(&pair(PairReason::AcceptedKept, None), &kept, Colour::Never).unwrap();
         assert!(shown.contains("- let a = get_name(b);") && shown.contains("+ let a = set_name(b);"), "{shown}");
