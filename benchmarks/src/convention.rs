@@ -204,7 +204,7 @@ fn taught(material: &Material, method: Method, seeds: u64, tried: Trial) -> anyh
 }
 
 /// What was tried, for the figures' notes.
-fn settings(config: &MethodConfig) -> String {
+pub(crate) fn settings(config: &MethodConfig) -> String {
     let MethodConfig { steps, batch_pairs, batch_replay, learning_rate, habit_rate, spell_habits, .. } = config;
     let start = if *spell_habits { "spelled" } else { "neutral" };
     format!(

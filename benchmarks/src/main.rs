@@ -94,7 +94,7 @@ struct Sizes {
 
 /// Settings of learning that `convention`, `methods` and `ablations` try instead of the defaults. What is tried is in
 /// the figures' notes.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Default, Clone, Copy, clap::Args)]
 struct Trial {
     /// Steps of a turn.
     #[arg(long)]

@@ -83,6 +83,12 @@ impl Measurement {
     }
 }
 
+/// Says how far a benchmark is that takes long. Figures go to the standard output; this does not.
+#[expect(clippy::print_stderr, reason = "a command line tool talks to its terminal")]
+pub(crate) fn tell(progress: &str) {
+    eprintln!("{progress}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,18 +1,18 @@
 //! The data of a job: the pairs of a snapshot, opened for the job alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anonymizer::shape::Shape;
 use artifacts::get_directory;
-use events::{ActionList, ModelVersion, PairId, PreferencePair};
+use events::{ModelVersion, PairId, PreferencePair};
 use labeler::lake::{OpenTextError, open_text};
 use model_registry::lineage::Purpose;
 use service::clock::real_now;
-use trainer::TrainingPair;
 use trainer::job::JobFile;
 use trainer::methods::{Method, MethodConfig};
+use trainer::{TrainingPair, balance_silence, exchange_repositories};
 
 use crate::allow_list::AllowList;
 use crate::attempts::AttemptDirectory;
@@ -185,19 +185,9 @@ async fn opened(
         Err(error) => return Err(OrchestratorError::Lake(error.to_string())),
     };
     Ok(Some(TrainingPair {
-        pair_id: pair.pair_id.to_string(),
-        person: pair.person.to_string(),
-        repository: pair.repository.clone(),
-        reason: pair.reason.as_str().to_owned(),
         weight: member.support.weight_millionths.map_or(pair.weight, |millionths| millionths as f64 / 1e6) as f32,
         support_people: member.support.people,
-        observed_micros: pair.opened_at.as_micros(),
-        off_policy: pair.off_policy,
-        context: text.context,
-        shared: text.shared,
-        chosen: text.chosen,
-        rejected: text.rejected,
-        identifiers_seen: None,
+        ..TrainingPair::of(pair, text)
     }))
 }
 
@@ -207,36 +197,6 @@ fn mark_identifiers(training: &[TrainingPair], judging: &mut [TrainingPair]) {
     let known: HashSet<u64> = training.iter().flat_map(written).collect();
     for pair in judging {
         pair.identifiers_seen = Some(written(pair).iter().all(|name| known.contains(name)));
-    }
-}
-
-/// `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones. The snapshot saw to that by the pairs' reasons; here
-/// it is said of their texts, and of what erasures since then have left.
-fn balance_silence(training: &mut Vec<TrainingPair>) {
-    let is_silence = |side: Option<&ActionList>| side.is_some_and(|actions| actions.is_no_edit());
-    let chooses = |pair: &TrainingPair| pair.shared.is_empty() && is_silence(pair.chosen.as_ref());
-    let rejects = |pair: &TrainingPair| pair.shared.is_empty() && is_silence(pair.rejected.as_ref());
-    let most = training.iter().filter(|pair| rejects(pair)).count();
-    let mut kept = 0;
-    training.retain(|pair| {
-        if !chooses(pair) {
-            return true;
-        }
-        kept += 1;
-        kept <= most
-    });
-}
-
-/// Gives each prompt the name of the next repository of the data set: everything else about the pairs stays true.
-fn exchange_repositories(pairs: &mut [TrainingPair]) {
-    let names: Vec<String> =
-        pairs.iter().map(|pair| pair.context.repository.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-    let next: BTreeMap<String, String> = names.iter().cloned().zip(names.iter().cycle().skip(1).cloned()).collect();
-    for pair in pairs {
-        if let Some(other) = next.get(&pair.context.repository) {
-            pair.context.repository.clone_from(other);
-            pair.repository.clone_from(other);
-        }
     }
 }
 
@@ -253,12 +213,11 @@ async fn model_directory(this: &Orchestrator, version: i64) -> Result<PathBuf, O
 
 #[cfg(test)]
 mod tests {
-    use events::{ByteRange, EditAction, EditContext, Window};
-    use proptest::prelude::*;
+    use events::{ActionList, ByteRange, EditAction, EditContext, Window};
 
     use super::*;
 
-    fn pair(number: usize, chosen: Option<ActionList>, rejected: Option<ActionList>) -> TrainingPair {
+    fn pair(number: usize, chosen: ActionList) -> TrainingPair {
         TrainingPair {
             pair_id: format!("{number:04}"),
             person: "p".to_owned(),
@@ -277,8 +236,8 @@ mod tests {
                 cursor_byte: 0,
             },
             shared: Vec::new(),
-            chosen,
-            rejected,
+            chosen: Some(chosen),
+            rejected: None,
             identifiers_seen: None,
         }
     }
@@ -293,41 +252,16 @@ mod tests {
         ActionList { actions: vec![action], closed: true }
     }
 
-    proptest! {
-        #[test]
-        fn silence_chosen_never_outnumbers_silence_rejected(kinds in prop::collection::vec(0..3_u8, 0..60)) {
-            let mut pairs: Vec<_> = kinds.iter().enumerate().map(|(number, kind)| match kind {
-                0 => pair(number, Some(ActionList::no_edit()), Some(edit())),
-                1 => pair(number, Some(edit()), Some(ActionList::no_edit())),
-                _ => pair(number, Some(edit()), None),
-            }).collect();
-            let count = |kind: u8| kinds.iter().filter(|found| **found == kind).count();
-            balance_silence(&mut pairs);
-            let chosen = pairs.iter().filter(|pair| pair.chosen == Some(ActionList::no_edit())).count();
-            prop_assert_eq!(chosen, count(0).min(count(1)));
-            prop_assert_eq!(pairs.len() - chosen, count(1) + count(2));
-        }
-    }
-
     #[test]
     fn names_that_nothing_that_trains_writes_are_marked() {
         let writes = |text: &str| {
             let mut list = edit();
             list.actions[0].new_text = text.to_owned();
-            pair(0, Some(list), None)
+            pair(0, list)
         };
-        let training = [writes("fetch(item)"), pair(1, Some(ActionList::no_edit()), None)];
-        let mut judging = [writes("item.fetch()"), writes("item.load()"), pair(2, Some(ActionList::no_edit()), None)];
+        let training = [writes("fetch(item)"), pair(1, ActionList::no_edit())];
+        let mut judging = [writes("item.fetch()"), writes("item.load()"), pair(2, ActionList::no_edit())];
         mark_identifiers(&training, &mut judging);
         assert_eq!(judging.map(|pair| pair.identifiers_seen), [Some(true), Some(false), Some(true)]);
-    }
-
-    #[test]
-    fn the_placebo_moves_every_pair_to_another_repository() {
-        let mut pairs: Vec<_> = (0..9).map(|number| pair(number, Some(edit()), None)).collect();
-        let before = pairs.clone();
-        exchange_repositories(&mut pairs);
-        assert!(pairs.iter().zip(&before).all(|(now, then)| now.context.repository != then.context.repository));
-        assert!(pairs.iter().all(|pair| pair.repository == pair.context.repository));
     }
 }

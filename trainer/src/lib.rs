@@ -25,4 +25,4 @@ pub use error::TrainerError;
 pub use examples::{BaseTask, TokenWeights, base_group, read_tasks, write_tasks};
 pub use objective::{LossParts, Objective, TrainingSequence};
 pub use optimizer::{AdamW, OptimizerConfig, Schedule, Segment, Treatment, global_norm};
-pub use pairs::{PairCensus, TrainingPair, read_pairs, write_pairs};
+pub use pairs::{PairCensus, TrainingPair, balance_silence, exchange_repositories, read_pairs, write_pairs};

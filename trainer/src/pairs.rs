@@ -1,10 +1,11 @@
 //! Structured pairs as they come out of a snapshot, and how each method turns them into groups.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use edit_model::CodeTokenizer;
 use edit_model::dialect::{DialectError, EncodedPair, encode_answer, encode_prompt};
-use events::{ActionList, EditAction, EditContext};
+use events::{ActionList, EditAction, EditContext, PairText, PreferencePair};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainerError;
@@ -50,6 +51,58 @@ pub struct TrainingPair {
 
 fn one_person() -> u32 {
     1
+}
+
+impl TrainingPair {
+    /// A pair with its text: with the weight of its label, and as the correction of one person.
+    #[must_use]
+    pub fn of(pair: &PreferencePair, text: PairText) -> Self {
+        Self {
+            pair_id: pair.pair_id.to_string(),
+            person: pair.person.to_string(),
+            repository: pair.repository.clone(),
+            reason: pair.reason.as_str().to_owned(),
+            weight: pair.weight as f32,
+            support_people: one_person(),
+            observed_micros: pair.opened_at.as_micros(),
+            off_policy: pair.off_policy,
+            context: text.context,
+            shared: text.shared,
+            chosen: text.chosen,
+            rejected: text.rejected,
+            identifiers_seen: None,
+        }
+    }
+}
+
+/// `NO_EDIT`-chosen pairs never outnumber `NO_EDIT`-rejected ones: of those that are too many the last go. A snapshot
+/// sees to that by the pairs' reasons; here it is said of their texts, and of what erasures since then have left.
+pub fn balance_silence(training: &mut Vec<TrainingPair>) {
+    let is_silence = |side: Option<&ActionList>| side.is_some_and(ActionList::is_no_edit);
+    let chooses = |pair: &TrainingPair| pair.shared.is_empty() && is_silence(pair.chosen.as_ref());
+    let rejects = |pair: &TrainingPair| pair.shared.is_empty() && is_silence(pair.rejected.as_ref());
+    let most = training.iter().filter(|pair| rejects(pair)).count();
+    let mut kept = 0;
+    training.retain(|pair| {
+        if !chooses(pair) {
+            return true;
+        }
+        kept += 1;
+        kept <= most
+    });
+}
+
+/// Gives each prompt the name of the next repository among the pairs: everything else about them stays true.
+pub fn exchange_repositories(pairs: &mut [TrainingPair]) {
+    let names: Vec<String> =
+        pairs.iter().map(|pair| pair.context.repository.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let next: BTreeMap<String, String> = names.iter().cloned().zip(names.iter().cycle().skip(1).cloned()).collect();
+    for pair in pairs {
+        if let Some(other) = next.get(&pair.context.repository) {
+            pair.context.repository.clone_from(other);
+            pair.repository.clone_from(other);
+        }
+    }
 }
 
 impl std::fmt::Debug for TrainingPair {
@@ -191,4 +244,72 @@ pub(crate) fn prepare_all(tokenizer: &CodeTokenizer, pairs: &[TrainingPair]) -> 
         }
     }
     (prepared, census)
+}
+
+#[cfg(test)]
+mod tests {
+    use events::{ByteRange, Window};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pair(number: usize, chosen: ActionList, rejected: Option<ActionList>) -> TrainingPair {
+        TrainingPair {
+            pair_id: format!("{number:04}"),
+            person: "p".to_owned(),
+            repository: format!("r{}", number % 3),
+            reason: "missed".to_owned(),
+            weight: 1.0,
+            support_people: 1,
+            observed_micros: 0,
+            off_policy: false,
+            context: EditContext {
+                repository: format!("r{}", number % 3),
+                path: "a.rs".to_owned(),
+                language: "rust".to_owned(),
+                recent_edits: Vec::new(),
+                window: Window { start_byte: 0, first_line: 0, text: String::new() },
+                cursor_byte: 0,
+            },
+            shared: Vec::new(),
+            chosen: Some(chosen),
+            rejected,
+            identifiers_seen: None,
+        }
+    }
+
+    fn edit() -> ActionList {
+        let action = EditAction {
+            path: "a.rs".to_owned(),
+            range: ByteRange::new(0, 0),
+            old_text: String::new(),
+            new_text: "x".to_owned(),
+        };
+        ActionList { actions: vec![action], closed: true }
+    }
+
+    proptest! {
+        #[test]
+        fn silence_chosen_never_outnumbers_silence_rejected(kinds in prop::collection::vec(0..3_u8, 0..60)) {
+            let mut pairs: Vec<_> = kinds.iter().enumerate().map(|(number, kind)| match kind {
+                0 => pair(number, ActionList::no_edit(), Some(edit())),
+                1 => pair(number, edit(), Some(ActionList::no_edit())),
+                _ => pair(number, edit(), None),
+            }).collect();
+            let count = |kind: u8| kinds.iter().filter(|found| **found == kind).count();
+            balance_silence(&mut pairs);
+            let chosen = pairs.iter().filter(|pair| pair.chosen == Some(ActionList::no_edit())).count();
+            prop_assert_eq!(chosen, count(0).min(count(1)));
+            prop_assert_eq!(pairs.len() - chosen, count(1) + count(2));
+        }
+    }
+
+    #[test]
+    fn every_pair_moves_to_another_repository() {
+        let mut pairs: Vec<_> = (0..9).map(|number| pair(number, edit(), None)).collect();
+        let before = pairs.clone();
+        exchange_repositories(&mut pairs);
+        assert!(pairs.iter().zip(&before).all(|(now, then)| now.context.repository != then.context.repository));
+        assert!(pairs.iter().all(|pair| pair.repository == pair.context.repository));
+    }
 }

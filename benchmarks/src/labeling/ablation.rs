@@ -2,12 +2,16 @@
 //! is that learned from the pairs.
 //!
 //! Simulated developers work with the base model on packages that it was not trained on. What their editors report goes
-//! through the anonymizer and the labeler; from the pairs a model is made as a turn makes it, and asked the tasks of
+//! through the anonymizer and the labeler; on the pairs the base is trained by the default method, and asked the tasks of
 //! developers who taught nothing. Seeds are the units of every interval, each with the mean over its persons of their
 //! mean utility: what the persons of a seed are asked is answered by one model. The placebo learns the same pairs under
 //! each other's repository names: on conventions it must gain nothing.
+//!
+//! This is less than a turn. No data set is made: equal pairs are neither left out nor merged, each has the weight of
+//! its label, none is kept to judge by; and no gate refuses a model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anonymizer::shape::Shape;
 use anyhow::Context as _;
@@ -20,15 +24,15 @@ use simulator::{ClientAction, ClientActionKind, DemoPlan, Developer, EditTask, P
 use trainer::evaluation::{TaskOutcome, answer_tasks};
 use trainer::gate::{UTILITY_MATCH, UTILITY_WRONG};
 use trainer::methods::{MethodConfig, train_from_anchor};
-use trainer::{BaseTask, TrainerError, TrainingPair};
+use trainer::{BaseTask, TrainerError, TrainingPair, balance_silence, exchange_repositories};
 
 use super::interval::mean_of_units;
 use super::office::{Office, Opportunity, START};
 use super::truth::Row;
 use super::wheel::{OpenPair, label};
 use crate::Trial;
-use crate::convention::{Material, material};
-use crate::measurement::{Better, Measurement};
+use crate::convention::{Material, material, settings};
+use crate::measurement::{Better, Measurement, tell};
 
 /// Developers who teach, and opportunities of each.
 const TEACHERS: usize = 40;
@@ -154,26 +158,8 @@ fn lessons(material: &Material, plan: &DemoPlan, office: &Office, shape: &Shape)
     Ok(Lessons { told, untold })
 }
 
-fn training_pair(open: &OpenPair) -> TrainingPair {
-    TrainingPair {
-        pair_id: open.pair.pair_id.to_string(),
-        person: open.pair.person.to_string(),
-        repository: open.pair.repository.clone(),
-        reason: open.pair.reason.as_str().to_owned(),
-        weight: open.pair.weight as f32,
-        support_people: 1,
-        observed_micros: open.pair.opened_at.as_micros(),
-        context: open.text.context.clone(),
-        shared: open.text.shared.clone(),
-        chosen: open.text.chosen.clone(),
-        rejected: open.text.rejected.clone(),
-        off_policy: open.pair.off_policy,
-        identifiers_seen: None,
-    }
-}
-
-/// The pairs that a rule leaves, as a snapshot would take them: what has weight, and no more pairs that choose to do
-/// nothing than pairs that refuse it.
+/// The pairs that a rule leaves, as a job takes them: what has weight, and no more pairs that choose to do nothing than
+/// pairs that refuse it.
 fn taught_by(rules: Rules, told: &[OpenPair], untold: &[OpenPair]) -> Vec<TrainingPair> {
     let source = if rules == Rules::EscIsIgnoring { untold } else { told };
     let stays = |open: &&OpenPair| match rules {
@@ -182,19 +168,11 @@ fn taught_by(rules: Rules, told: &[OpenPair], untold: &[OpenPair]) -> Vec<Traini
         Rules::WithoutStop => Row::of_pair(open) != Row::Stopped,
         _ => true,
     };
+    let with_weight = source.iter().filter(stays).filter(|open| open.pair.weight > 0.0);
     let mut pairs: Vec<TrainingPair> =
-        source.iter().filter(stays).filter(|open| open.pair.weight > 0.0).map(training_pair).collect();
+        with_weight.map(|open| TrainingPair::of(&open.pair, open.text.clone())).collect();
     pairs.sort_by(|one, other| one.pair_id.cmp(&other.pair_id));
-    let does_nothing = |pair: &TrainingPair, side: Option<&ActionList>| {
-        pair.shared.is_empty() && side.is_some_and(ActionList::is_no_edit)
-    };
-    let most = pairs.iter().filter(|pair| does_nothing(pair, pair.rejected.as_ref())).count();
-    let mut kept = 0;
-    pairs.retain(|pair| {
-        let chooses_nothing = does_nothing(pair, pair.chosen.as_ref());
-        kept += usize::from(chooses_nothing);
-        !chooses_nothing || kept <= most
-    });
+    balance_silence(&mut pairs);
     match rules {
         Rules::StopEverywhere => {
             for chosen in pairs.iter_mut().filter_map(|pair| pair.chosen.as_mut()) {
@@ -205,18 +183,6 @@ fn taught_by(rules: Rules, told: &[OpenPair], untold: &[OpenPair]) -> Vec<Traini
         _ => {}
     }
     pairs
-}
-
-/// Gives each prompt the name of the next repository.
-fn exchange_repositories(pairs: &mut [TrainingPair]) {
-    let names: BTreeSet<String> = pairs.iter().map(|pair| pair.repository.clone()).collect();
-    let next: BTreeMap<String, String> = names.iter().cloned().zip(names.iter().cycle().skip(1).cloned()).collect();
-    for pair in pairs {
-        if let Some(other) = next.get(&pair.repository) {
-            pair.context.repository.clone_from(other);
-            pair.repository.clone_from(other);
-        }
-    }
 }
 
 /// A task that judges.
@@ -290,6 +256,7 @@ fn one_seed(
     let before = answer_tasks(&material.base, &tasks, &options, config.threads)?;
     let mut all: Vec<f64> = Vec::new();
     for rules in Rules::ALL {
+        let started = Instant::now();
         let pairs = taught_by(rules, &told, &untold);
         let entry = found.entry(rules).or_default();
         entry.pairs.push(pairs.len() as f64);
@@ -304,7 +271,7 @@ fn one_seed(
                 let taught = base.with_weights(trained.weights)?.in_served_precision()?;
                 answer_tasks(&taught, &tasks, &options, config.threads)?
             }
-            // As in a turn: what fails is not served, and nothing changes.
+            // What fails is not served, and nothing changes.
             Err(TrainerError::Unhealthy(_) | TrainerError::NoExamples(_) | TrainerError::Diverged { .. }) => {
                 entry.failed += 1;
                 before.clone()
@@ -319,6 +286,11 @@ fn one_seed(
         entry.beside_all.push(mean(&differences(&gain, &all)));
         entry.convention_gain.push(mean(&gains(Some(TaskKind::Convention))));
         entry.gain.push(mean(&gain));
+        let (name, count, gain) = (rules.name(), pairs.len(), mean(&gain));
+        tell(&format!(
+            "seed {seed}: {name}: {count} pairs, utility {gain:+.3}, {:.0} s",
+            started.elapsed().as_secs_f64()
+        ));
     }
     Ok(())
 }
@@ -340,7 +312,8 @@ fn interval(by_seed: &[f64]) -> String {
     }
 }
 
-fn report(rules: Rules, found: &Found, all: &Found) -> Vec<Measurement> {
+/// `tried`: with what the models were trained.
+fn report(rules: Rules, found: &Found, all: &Found, tried: &str) -> Vec<Measurement> {
     let name = |what: &str| format!("ablations: {}: {what}", rules.name());
     let reasons: Vec<String> = found.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     let by_seed: Vec<String> = found.gain.iter().map(|gain| format!("{gain:+.3}")).collect();
@@ -348,7 +321,7 @@ fn report(rules: Rules, found: &Found, all: &Found) -> Vec<Measurement> {
     let mut measurements =
         vec![Measurement::new(name("pairs"), mean(&found.pairs), "pairs", note).beside(mean(&all.pairs))];
     let note = format!(
-        "{} over all seeds; by seed {}; {} trainings failed; baseline: all rules",
+        "{} over all seeds; by seed {}; {} trainings failed; {tried}; baseline: all rules",
         interval(&found.gain),
         by_seed.join(", "),
         found.failed
@@ -392,7 +365,9 @@ pub(crate) fn measure(seeds: u64, tried: Trial) -> anyhow::Result<Vec<Measuremen
         one_seed(&material, seed, &config, &mut found)?;
     }
     let all = found.get(&Rules::All).context("no seed was measured")?;
-    Ok(found.iter().flat_map(|(rules, found)| report(*rules, found, all)).collect())
+    let config = tried.config(MethodConfig::default().method, FIRST_SEED);
+    let tried = format!("{}, {}", config.method.name(), settings(&config));
+    Ok(found.iter().flat_map(|(rules, found)| report(*rules, found, all, &tried)).collect())
 }
 
 #[cfg(test)]
@@ -401,8 +376,16 @@ mod tests {
 
     fn verdicts(by_seed: &[f64]) -> Vec<bool> {
         let found = Found { gain: by_seed.to_vec(), convention_gain: by_seed.to_vec(), ..Found::default() };
-        let judged = [Rules::All, Rules::Placebo].into_iter().flat_map(|rules| report(rules, &found, &found));
+        let judged = [Rules::All, Rules::Placebo].into_iter().flat_map(|rules| report(rules, &found, &found, "tried"));
         judged.filter_map(|measurement| measurement.met).collect()
+    }
+
+    #[test]
+    fn what_was_tried_stands_beside_what_was_gained() {
+        let tried = Trial { steps: Some(7), ..Trial::default() }.config(MethodConfig::default().method, 1);
+        let figures = report(Rules::All, &Found::default(), &Found::default(), &settings(&tried));
+        let gained = figures.iter().find(|figure| figure.name.ends_with("utility gained on the base")).unwrap();
+        assert!(gained.note.contains("7 steps of"), "{}", gained.note);
     }
 
     #[test]
