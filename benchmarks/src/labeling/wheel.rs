@@ -108,17 +108,20 @@ pub(crate) async fn label(office: &Office, arrivals: &[RawEvent]) -> anyhow::Res
         bail!("{failed} inputs ended as dead letters");
     }
     let keys: BTreeMap<KeyId, &DataKey> = office.persons.iter().map(|person| (person.key.id(), &*person.key)).collect();
-    let mut pairs = Vec::new();
-    for record in labeler.take_emitted(PREFERENCE_PAIRS) {
-        let pair: PreferencePair = avro::decode(&record.value)?;
-        let Some(sealed) = &pair.sealed else { continue };
-        let Some(key) = keys.get(&sealed.key_id) else { bail!("a pair is sealed for nobody") };
-        let text = serde_json::from_slice(&key.open(pair.event_id, PREFERENCE_PAIRS, sealed)?)?;
-        pairs.push(OpenPair { pair, text });
-    }
+    let pairs = labeler.take_emitted(PREFERENCE_PAIRS);
+    let pairs = pairs.iter().map(|record| opened(record, &keys)).collect::<anyhow::Result<Vec<_>>>()?;
     let outcomes = labeler.take_emitted(SERVING_OUTCOMES);
     let outcomes = outcomes.iter().map(|record| avro::decode(&record.value)).collect::<Result<Vec<_>, _>>()?;
     Ok(Labeled { pairs, outcomes, filtered })
+}
+
+/// The pair in a record. Everybody here lets their code be used, so one without text is a fault, and no label less.
+fn opened(record: &Record, keys: &BTreeMap<KeyId, &DataKey>) -> anyhow::Result<OpenPair> {
+    let pair: PreferencePair = avro::decode(&record.value)?;
+    let Some(sealed) = &pair.sealed else { bail!("pair {} has no text", pair.pair_id) };
+    let Some(key) = keys.get(&sealed.key_id) else { bail!("pair {} is sealed for nobody", pair.pair_id) };
+    let text = serde_json::from_slice(&key.open(pair.event_id, PREFERENCE_PAIRS, sealed)?)?;
+    Ok(OpenPair { pair, text })
 }
 
 /// The text of a record of the door.
@@ -160,5 +163,16 @@ mod tests {
         for (id, meaning) in meant {
             assert_eq!(found.get(&id).copied().flatten(), meaning.label(), "{meaning:?}");
         }
+
+        // A pair that can not be compared is no pair that was never made.
+        let pair = &labeled.pairs[0].pair;
+        let record =
+            |pair: &PreferencePair| Record { key: RecordKey([0; 16]), value: Bytes::from(avro::encode(pair).unwrap()) };
+        let key = &office.persons[0].key;
+        assert!(opened(&record(pair), &BTreeMap::from([(key.id(), &**key)])).is_ok());
+        let without = PreferencePair { sealed: None, ..pair.clone() };
+        let refused = [opened(&record(&without), &BTreeMap::new()), opened(&record(pair), &BTreeMap::new())];
+        let said = refused.map(|refused| refused.err().unwrap().to_string());
+        assert!(said[0].ends_with("has no text") && said[1].ends_with("is sealed for nobody"), "{said:?}");
     }
 }
