@@ -29,6 +29,8 @@ const PARTITIONS: u32 = 4;
 const BATCH: usize = 500;
 /// How often something is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// A step that has handled nothing for so long is not waited for any more.
+const STILL: Duration = Duration::from_secs(60);
 /// Records that the step may be behind before no more are published, when both run at once.
 const MOST_BEHIND: u64 = 20_000;
 /// What the log keeps of each partition, when both run at once: it would grow without end.
@@ -42,6 +44,8 @@ struct Counted {
     inner: Arc<dyn StepHandler>,
     first: OnceLock<Instant>,
     handled: AtomicU64,
+    /// Why the first dead letter was written.
+    failed: OnceLock<String>,
 }
 
 #[async_trait]
@@ -65,6 +69,7 @@ impl StepHandler for Counted {
     }
 
     fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {
+        self.failed.get_or_init(|| failed.reason.to_owned());
         self.inner.dead_letter(failed)
     }
 
@@ -97,7 +102,8 @@ async fn open_log(folder: &Path, name: &str, retention: Retention) -> anyhow::Re
 impl Labeling {
     fn start(bus: &Arc<dyn Bus>, office: &Office) -> Self {
         let inner = handler(office);
-        let handler = Arc::new(Counted { inner, first: OnceLock::new(), handled: AtomicU64::new(0) });
+        let (first, handled, failed) = (OnceLock::new(), AtomicU64::new(0), OnceLock::new());
+        let handler = Arc::new(Counted { inner, first, handled, failed });
         let (running, shared) = (Arc::clone(bus), Arc::clone(&handler) as Arc<dyn StepHandler>);
         let stop = CancellationToken::new();
         let token = stop.clone();
@@ -109,27 +115,38 @@ impl Labeling {
         self.handler.handled.load(Ordering::Relaxed)
     }
 
-    fn still_runs(&self) -> anyhow::Result<()> {
+    /// Waits a moment. `still` is since when nothing was seen to go on.
+    async fn pause(&self, still: Instant) -> anyhow::Result<()> {
         ensure!(!self.task.is_finished(), "the labeler's step is not running any more");
+        if let Some(reason) = self.handler.failed.get() {
+            bail!("a record ended as a dead letter: {reason}");
+        }
+        ensure!(still.elapsed() < STILL, "the labeler's step has stood still for {} s", STILL.as_secs());
+        tokio::time::sleep(LOOK).await;
         Ok(())
     }
 
     async fn until_handled(&self, records: u64) -> anyhow::Result<()> {
+        let (mut seen, mut still) = (self.handled(), Instant::now());
         while self.handled() < records {
-            self.still_runs()?;
-            tokio::time::sleep(LOOK).await;
+            self.pause(still).await?;
+            if self.handled() > seen {
+                (seen, still) = (self.handled(), Instant::now());
+            }
         }
         Ok(())
     }
 
     async fn until_committed(&self) -> anyhow::Result<()> {
+        let (mut least, mut still) = (u64::MAX, Instant::now());
         loop {
             match self.bus.step_lag(labeler::step::STEP).await {
                 Ok(lag) if lag.records_behind() == 0 => return Ok(()),
-                Ok(_) | Err(BusError::UnknownStep(_)) => self.still_runs()?,
+                Ok(lag) if lag.records_behind() < least => (least, still) = (lag.records_behind(), Instant::now()),
+                Ok(_) | Err(BusError::UnknownStep(_)) => {}
                 Err(error) => return Err(error.into()),
             }
-            tokio::time::sleep(LOOK).await;
+            self.pause(still).await?;
         }
     }
 
@@ -260,4 +277,27 @@ fn resident_mib() -> anyhow::Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in /proc/self/status")?;
     let kibibytes: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kibibytes / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use bus::RecordKey;
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_record_that_can_not_be_labeled_ends_the_measurement() {
+        let folder = tempfile::tempdir().unwrap();
+        let office = Office::open(1, 1).await.unwrap();
+        let bus = open_log(folder.path(), "poison", Retention::default()).await.unwrap();
+        let labeling = Labeling::start(&bus, &office);
+        let poison = Record { key: RecordKey([1; 16]), value: Bytes::from_static(b"no event") };
+        send(&bus, vec![poison]).await.unwrap();
+        let waited = tokio::time::timeout(STILL / 2, labeling.until_handled(1)).await;
+        let said = waited.expect("it is not waited for without end").unwrap_err().to_string();
+        assert!(said.starts_with("a record ended as a dead letter: "), "{said}");
+        // Whether the dead letter is committed by then is open.
+        let _either_way = labeling.stop().await;
+    }
 }
