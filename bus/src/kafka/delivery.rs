@@ -1,5 +1,5 @@
 //! What became of messages that were handed to the client, many at a time: they share one place where it is written down,
-//! and whoever waits for them is woken once. A future of its own for each message would cost more than the message.
+//! and whoever waits for them is woken once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,11 +18,16 @@ pub(super) type OurProducer = Arc<ThreadedProducer<Context>>;
 /// A message with its place in a batch.
 pub(super) type Message<'a, K, P> = BaseRecord<'a, K, P, Box<Ticket>>;
 
-/// What became of a message: its offset, or why it is not in the log.
-pub(super) type Fate = Result<u64, RDKafkaErrorCode>;
-
-/// The fate of what the client never took, or gave up without a word.
-pub(super) const FORGOTTEN: RDKafkaErrorCode = RDKafkaErrorCode::BrokerDestroy;
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is in the log, at this offset.
+    Written(u64),
+    /// Why it is not in the log, or not known to be.
+    Failed(RDKafkaErrorCode),
+    /// The client never took it, or gave it up without a word.
+    Forgotten,
+}
 
 /// What the client says when it has no room.
 pub(super) const QUEUE_FULL: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
@@ -55,9 +60,9 @@ impl Batch {
     /// The next place.
     pub(super) fn ticket(self: &Arc<Self>) -> Box<Ticket> {
         let mut state = self.state.lock();
-        state.fates.push(Err(FORGOTTEN));
+        state.fates.push(Fate::Forgotten);
         state.waiting += 1;
-        Box::new(Ticket { batch: Arc::clone(self), place: state.fates.len() - 1, fate: Err(FORGOTTEN) })
+        Box::new(Ticket { batch: Arc::clone(self), place: state.fates.len() - 1, fate: Fate::Forgotten })
     }
 
     fn settle(&self, place: usize, fate: Fate) {
@@ -124,8 +129,8 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, mut ticket: Box<Ticket>) {
         ticket.fate = match result {
-            Ok(message) => Ok(u64::try_from(message.offset()).unwrap_or(0)),
-            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+            Ok(message) => Fate::Written(u64::try_from(message.offset()).unwrap_or(0)),
+            Err((error, _)) => Fate::Failed(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         };
     }
 }
@@ -184,37 +189,72 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::task::{Context as Task, Poll, Wake, Waker};
+
     use super::*;
 
     fn told(mut ticket: Ticket, fate: Fate) {
         ticket.fate = fate;
     }
 
-    #[tokio::test]
-    async fn whoever_waits_learns_of_all_in_their_order_also_of_what_was_dropped() {
-        let batch = Batch::new(3);
-        let (first, second, third) = (batch.ticket(), batch.ticket(), batch.ticket());
-        assert_eq!((first.place(), second.place(), third.place()), (0, 1, 2));
-        let waiting = tokio::spawn({
-            let batch = Arc::clone(&batch);
-            async move { batch.fates().await }
-        });
-        told(*third, Ok(7));
-        drop(first);
-        assert!(batch.fates_until(Instant::now()).is_none());
-        told(*second, Err(RDKafkaErrorCode::PurgeQueue));
-        assert_eq!(waiting.await.unwrap(), [Err(FORGOTTEN), Err(RDKafkaErrorCode::PurgeQueue), Ok(7)]);
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Sleeper(AtomicUsize);
+
+    impl Wake for Sleeper {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[test]
-    fn a_batch_that_was_empty_for_a_while_is_waited_for_all_the_same() {
-        let batch = Batch::new(2);
-        told(*batch.ticket(), Ok(1));
-        let last = batch.ticket();
-        let teller = std::thread::spawn(move || told(*last, Ok(2)));
-        let fates = batch.fates_until(Instant::now() + Duration::from_secs(10));
-        assert_eq!(fates.unwrap(), [Ok(1), Ok(2)]);
-        teller.join().unwrap();
+    fn whoever_waits_is_woken_once_and_learns_of_all_in_their_order_also_of_what_was_dropped() {
+        let batch = Batch::new(3);
+        let (first, second, third) = (batch.ticket(), batch.ticket(), batch.ticket());
+        assert_eq!((first.place(), second.place(), third.place()), (0, 1, 2));
+        let sleeper = Arc::new(Sleeper::default());
+        let waker = Waker::from(Arc::clone(&sleeper));
+        let mut task = Task::from_waker(&waker);
+        let mut waiting = pin!(batch.fates());
+        assert!(waiting.as_mut().poll(&mut task).is_pending());
+        told(*third, Fate::Written(7));
+        drop(first);
+        assert_eq!(sleeper.0.load(Ordering::Relaxed), 0, "not before all are known");
+        assert!(batch.fates_until(Instant::now()).is_none());
+        told(*second, Fate::Failed(RDKafkaErrorCode::PurgeQueue));
+        assert_eq!(sleeper.0.load(Ordering::Relaxed), 1);
+        let fates = vec![Fate::Forgotten, Fate::Failed(RDKafkaErrorCode::PurgeQueue), Fate::Written(7)];
+        assert_eq!(waiting.as_mut().poll(&mut task), Poll::Ready(fates));
+    }
+
+    /// Nobody is told that one blocks: so it is tried often, and most times the last word comes while it does.
+    #[test]
+    fn whoever_blocks_is_woken_also_when_the_batch_was_empty_for_a_while() {
+        const ROUNDS: u64 = 200;
+        let (done, finished) = mpsc::channel();
+        std::thread::spawn(move || {
+            for round in 0..ROUNDS {
+                let batch = Batch::new(2);
+                told(*batch.ticket(), Fate::Written(round));
+                let last = batch.ticket();
+                let (begins, begun) = mpsc::channel();
+                let blocked = std::thread::spawn(move || {
+                    begins.send(()).unwrap();
+                    // Longer than this test may take: nothing but a word ends it.
+                    batch.fates_until(Instant::now() + Duration::from_secs(3600))
+                });
+                begun.recv().unwrap();
+                std::thread::yield_now();
+                told(*last, Fate::Written(round + 1));
+                let fates = blocked.join().unwrap().unwrap();
+                assert_eq!(fates, [Fate::Written(round), Fate::Written(round + 1)]);
+            }
+            done.send(()).unwrap();
+        });
+        finished.recv_timeout(Duration::from_secs(60)).unwrap();
         assert_eq!(Batch::new(0).fates_until(Instant::now()), Some(Vec::new()));
     }
 }

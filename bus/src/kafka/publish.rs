@@ -21,7 +21,7 @@ use service::clock::SharedClock;
 
 use super::client::{Context, number};
 use super::config::KafkaConfig;
-use super::delivery::{Batch, FORGOTTEN, Message, OurProducer, QUEUE_FULL, send, send_blocking};
+use super::delivery::{Batch, Fate, Message, OurProducer, QUEUE_FULL, send, send_blocking};
 use super::forbidden::{self, Need};
 use super::record::headers;
 use super::rights::Operation;
@@ -127,10 +127,10 @@ impl Publisher {
         let mut failed = false;
         let results = handed.into_iter().zip(fates).map(|((partition, sent), fate)| {
             let error = match (sent, fate) {
-                (Ok(()), Ok(offset)) => return Ok((partition, Position::from_offset(offset))),
-                (Ok(()), Err(FORGOTTEN)) => return Err(PublishError::Closed),
+                (Ok(()), Fate::Written(offset)) => return Ok((partition, Position::from_offset(offset))),
+                (Ok(()), Fate::Forgotten) => return Err(PublishError::Closed),
                 (Err(QUEUE_FULL), _) => return Err(PublishError::Overloaded),
-                (Ok(()), Err(code)) => KafkaError::MessageProduction(code),
+                (Ok(()), Fate::Failed(code)) => KafkaError::MessageProduction(code),
                 (Err(error), _) => error,
             };
             failed = true;
@@ -158,9 +158,9 @@ impl Publisher {
         let deadline = Instant::now() + Duration::from_millis(self.config.publish_wait_ms);
         let error = match send(&producer, message, deadline).await {
             Ok(()) => match batch.fates().await.pop() {
-                Some(Ok(_)) => return Ok(()),
-                Some(Err(code)) => KafkaError::MessageProduction(code),
-                None => KafkaError::Canceled,
+                Some(Fate::Written(_)) => return Ok(()),
+                Some(Fate::Failed(code)) => KafkaError::MessageProduction(code),
+                Some(Fate::Forgotten) | None => KafkaError::Canceled,
             },
             Err(error) => error,
         };
@@ -290,10 +290,10 @@ pub(super) fn acknowledged(producer: &OurProducer, batch: &Batch, deadline: Inst
     let (mut positions, mut failed) = (Vec::with_capacity(fates.len()), None);
     for fate in fates {
         match fate {
-            Ok(position) => positions.push(position),
-            Err(FORGOTTEN) => return Err(KafkaError::Canceled),
-            Err(code) if failed.is_none_or(is_taken_back) => failed = Some(code),
-            Err(_) => {}
+            Fate::Written(position) => positions.push(position),
+            Fate::Forgotten => return Err(KafkaError::Canceled),
+            Fate::Failed(code) if failed.is_none_or(is_taken_back) => failed = Some(code),
+            Fate::Failed(_) => {}
         }
     }
     match failed {
