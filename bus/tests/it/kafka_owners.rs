@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use bus::kafka::{KafkaBus, KafkaSteps};
 use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{
-    Bus, BusError, CommittedRecord, Failed, Input, Outcome, Prepared, Sealed, StepContext, StepHandler, StepLimits,
-    StepSpec,
+    Bus, BusError, CommittedRecord, Failed, Input, Outcome, Prepared, RecordKey, Sealed, StepContext, StepHandler,
+    StepLimits, StepSpec,
 };
+use bytes::Bytes;
 use events::Timestamp;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -28,7 +29,8 @@ use crate::kafka_faults::aborted;
 use crate::losses::Book;
 use crate::processes::{self, Process, say, say_when_fenced};
 use crate::suite::{
-    self, BOUND, Harness, Running, caught_up, dead_letters, eventually, key, publish, read_all, spec, start, texts,
+    self, BOUND, Harness, Running, caught_up, dead_letters, eventually, key, key_in, publish, read_all, spec, start,
+    texts, values_of,
 };
 
 /// Bootstrap, prefix, database, directory and handler, one a line.
@@ -409,6 +411,16 @@ async fn positions_that_were_deleted_stop_the_step_with_the_reason() {
     each_once(&*bus, RECORDS + 1).await;
 }
 
+/// What came of a key, once there is so much of it. The clock goes on meanwhile.
+async fn came_of(bus: &dyn Bus, clock: &SimulatedClock, key: RecordKey, count: usize) -> Vec<Bytes> {
+    eventually("the clock brings it about", || async {
+        clock.advance(Duration::from_secs(20));
+        let found = values_of(&read_all(bus, "out").await, key);
+        if found.len() == count { Ok(found) } else { Err(found) }
+    })
+    .await
+}
+
 /// Somebody's open transaction on the input hides what lies behind it, and time does not pass it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn time_waits_for_what_an_open_transaction_hides() {
@@ -417,10 +429,11 @@ async fn time_waits_for_what_an_open_transaction_hides() {
     }
     let kafka = Kafka::new().await;
     let (bus, clock) = (kafka.bus(), kafka.clock());
-    suite::topics(&*bus, 1).await;
+    suite::topics(&*bus, 2).await;
+    let (hidden, free) = (key_in(0, 2), key_in(1, 2));
     let second = clock.now().as_micros() / 1_000_000;
-    let close = Action::Timer("close".into(), 60);
-    publish(&*bus, vec![scripted(key(1), &[Action::At(second), Action::Add(1), close])]).await;
+    let waits_from = |second| [Action::At(second), Action::Add(1), Action::Timer("close".into(), 60)];
+    publish(&*bus, vec![scripted(hidden, &waits_from(second))]).await;
     let running = Running::start(&bus, &Scripted::new("out"));
     caught_up(&*bus).await;
     let mut client = rdkafka::ClientConfig::new();
@@ -432,18 +445,19 @@ async fn time_waits_for_what_an_open_transaction_hides() {
     let input = format!("{}in", kafka.prefix);
     foreign.send(BaseRecord::<[u8], [u8]>::to(&input).partition(0).key(&[9; 16]).payload(b"add 1")).unwrap();
     foreign.flush(BOUND).unwrap();
-    publish(&*bus, vec![scripted(key(1), &[Action::At(second + 10), Action::Add(1)])]).await;
+    publish(&*bus, vec![scripted(hidden, &[Action::At(second + 10), Action::Add(1)])]).await;
     clock.advance(Duration::from_secs(120));
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(texts(&*bus).await.len(), 1, "the timer must not fire before the record behind the transaction");
+    // In the other partition timers fire meanwhile, one after the other.
+    for fired in 1..=3 {
+        let second = clock.now().as_micros() / 1_000_000;
+        publish(&*bus, vec![scripted(free, &waits_from(second))]).await;
+        came_of(&*bus, &clock, free, 2 * fired).await;
+    }
+    let found = values_of(&read_all(&*bus, "out").await, hidden);
+    assert_eq!(found.len(), 1, "the timer must not fire before the record behind the transaction");
     foreign.abort_transaction(BOUND).unwrap();
-    let found = eventually("the timer fires", || async {
-        clock.advance(Duration::from_secs(2));
-        let found = texts(&*bus).await;
-        if found.len() == 3 { Ok(found) } else { Err(found) }
-    })
-    .await;
-    assert!(found[1].starts_with("sum 2 ") && found[2].starts_with("timer close "), "{found:?}");
+    let found = came_of(&*bus, &clock, hidden, 3).await;
+    assert!(found[1].starts_with(b"sum 2 ") && found[2].starts_with(b"timer close "), "{found:?}");
     running.stop().await;
 }
 

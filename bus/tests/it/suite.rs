@@ -703,7 +703,7 @@ pub(crate) async fn a_missing_dependency_pauses_its_partition_only(harness: impl
     assert_eq!((values_of(&out, waiting).len(), values_of(&out, free).len()), (6, 5));
 }
 
-fn values_of(records: &[CommittedRecord], key: RecordKey) -> Vec<Bytes> {
+pub(crate) fn values_of(records: &[CommittedRecord], key: RecordKey) -> Vec<Bytes> {
     records.iter().filter(|record| record.key == key).map(|record| record.value.clone()).collect()
 }
 
