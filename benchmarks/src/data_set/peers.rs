@@ -1,4 +1,4 @@
-//! Programs in Python that are asked the same: DuckDB and datasketch, in an environment of their own.
+//! Python packages that are asked the same: DuckDB and datasketch.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,11 +8,11 @@ use serde::de::DeserializeOwned;
 
 /// What `peers/data_set.py` answers to a question about a file or a folder.
 pub(super) fn ask<T: DeserializeOwned>(question: &str, about: &Path) -> anyhow::Result<T> {
-    let python = std::env::var_os("BENCHMARK_PEERS_PYTHON")
-        .context("BENCHMARK_PEERS_PYTHON names no Python; start this with benchmarks/run")?;
+    let packages = std::env::var_os("BENCHMARK_PEERS")
+        .context("BENCHMARK_PEERS names no packages; start this with benchmarks/run")?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/data_set.py");
-    let mut command = Command::new(python);
-    command.arg(script).arg(question).arg(about);
+    let mut command = Command::new("python3");
+    command.arg(script).arg(question).arg(about).env("PYTHONPATH", packages);
     let output = command.output().context("the peers do not start")?;
     if !output.status.success() {
         let told = String::from_utf8_lossy(&output.stderr);
