@@ -9,6 +9,7 @@ use events::Sha256Digest;
 use serde::{Deserialize, Serialize};
 use trainer_orchestrator::data_set::lesson::Lesson;
 use trainer_orchestrator::data_set::minhash::{BANDS, MinHash, PERMUTATIONS, ROWS, have_near_duplicates};
+use trainer_orchestrator::data_set::policy::DataSetPolicy;
 
 use super::company::Company;
 use super::pool::Pool;
@@ -19,8 +20,6 @@ use crate::measurement::Measurement;
 const SETS: usize = 10_000;
 /// Of so many of them near-duplicates are looked for, among the others.
 const FEW: usize = 1_000;
-/// From which Jaccard similarity on, in thousandths, two are near-duplicates.
-const PERMILLE: u32 = 700;
 const DAYS: usize = 90;
 const ROUNDS: usize = 5;
 
@@ -51,16 +50,16 @@ struct Answer {
 }
 
 /// Whether two sets, sorted, are near-duplicates: the slow and obvious way.
-fn is_near(one: &[u32], other: &[u32]) -> bool {
+fn is_near(one: &[u32], other: &[u32], permille: u32) -> bool {
     let common = one.iter().filter(|shingle| other.binary_search(shingle).is_ok()).count();
-    common * 1000 >= (one.len() + other.len() - common) * PERMILLE as usize
+    common * 1000 >= (one.len() + other.len() - common) * permille as usize
 }
 
 pub(super) fn measure(folder: &Path, pool: &Pool, lessons: &[Lesson]) -> anyhow::Result<Vec<Measurement>> {
     let candidates = Company::new(pool, lessons, SETS, DAYS).candidates(SETS)?;
     let sets: Vec<&[u32]> = candidates.iter().map(|candidate| candidate.lesson.shingles.as_slice()).collect();
     let (few, many) = sets.split_at_checked(FEW).context("there are too few sets")?;
-    let permutations = MinHash::default();
+    let (permutations, permille) = (MinHash::default(), DataSetPolicy::default().near_duplicate_permille);
     let (mut signing, mut finding) = (Vec::new(), Vec::new());
     let (mut signatures, mut found) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -68,7 +67,7 @@ pub(super) fn measure(folder: &Path, pool: &Pool, lessons: &[Lesson]) -> anyhow:
         signatures = sets.iter().map(|set| permutations.signature(std::hint::black_box(set))).collect();
         signing.push(started.elapsed().as_secs_f64());
         let started = Instant::now();
-        found = have_near_duplicates(few, std::hint::black_box(many).iter().copied(), PERMILLE);
+        found = have_near_duplicates(few, std::hint::black_box(many).iter().copied(), permille);
         finding.push(started.elapsed().as_secs_f64());
     }
     let question = Question {
@@ -76,7 +75,7 @@ pub(super) fn measure(folder: &Path, pool: &Pool, lessons: &[Lesson]) -> anyhow:
         b: &permutations.b,
         bands: BANDS,
         rows: ROWS,
-        permille: PERMILLE,
+        permille,
         few: FEW,
         sets: &sets,
     };
@@ -86,7 +85,7 @@ pub(super) fn measure(folder: &Path, pool: &Pool, lessons: &[Lesson]) -> anyhow:
     let bytes: Vec<u8> = signatures.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
     ensure!(Sha256Digest::of(&bytes) == theirs.digest, "our signatures are not those of datasketch");
     ensure!(found == theirs.found, "we do not find the near-duplicates that datasketch finds");
-    let there = few.iter().filter(|set| many.iter().any(|other| is_near(set, other))).count();
+    let there = few.iter().filter(|set| many.iter().any(|other| is_near(set, other, permille))).count();
     let count = found.iter().filter(|found| **found).count();
     ensure!(count > 0, "there are no near-duplicates to be found");
 
@@ -100,10 +99,11 @@ pub(super) fn measure(folder: &Path, pool: &Pool, lessons: &[Lesson]) -> anyhow:
     );
     let signed = Measurement::new("data-set: MinHash signatures", sets / median(signing), "texts/s", note);
     let note = format!(
-        "one thread, median of {ROUNDS}; {FEW} sets among {} others, Jaccard 0.7, {BANDS} bands of {ROWS}, compared \
+        "one thread, median of {ROUNDS}; {FEW} sets among {} others, Jaccard {:.1}, {BANDS} bands of {ROWS}, compared \
          exactly; found {count} of {there}, chance misses the others; baseline: datasketch {version} in Python, which \
          found the same; ours signs only what can be near",
-        SETS - FEW
+        SETS - FEW,
+        f64::from(permille) / 1000.0
     );
     let found = Measurement::new("data-set: near-duplicates found", sets / median(finding), "texts/s", note);
     Ok(vec![signed.beside(sets / theirs.signatures_seconds), found.beside(sets / theirs.found_seconds)])
