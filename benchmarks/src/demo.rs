@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
-use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
+use crate::labeling::interval::{Mean, mean_of_units};
 use crate::measurement::{Better, Measurement};
 
 /// Seeds whose own interval must be above zero.
@@ -52,17 +52,11 @@ fn difference(report: &Value, metric: &str) -> f64 {
 }
 
 /// Mean over seeds and half of its 95% interval. Seeds are the units (conventions and persons are drawn anew for each),
-/// so what differs between them is in the interval: Student's t on seeds - 1 degrees of freedom.
+/// so what differs between them is in the interval.
 fn pooled(reports: &[Value], metric: &str) -> (f64, f64) {
     let values: Vec<f64> = reports.iter().map(|report| difference(report, metric)).collect();
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count.max(1.0);
-    if values.len() < 2 {
-        return (mean, f64::INFINITY);
-    }
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
-    let quantile = StudentsT::new(0.0, 1.0, count - 1.0).map_or(f64::INFINITY, |t| t.inverse_cdf(0.975));
-    (mean, quantile * (variance / count).sqrt())
+    let Mean { value, half } = mean_of_units(&values);
+    (value, half)
 }
 
 /// One line a seed: what a reader of the pooled figures would ask for.

@@ -10,10 +10,12 @@ use edit_model::{DecodeOptions, EditModel};
 use serde_json::Value;
 use service::clock::real_now;
 use simulator::driver::{DoorSettings, Doors, LoadReport, LoadSettings, quantile_of, run_load};
-use simulator::{Corpus, DemoPlan, PlanSettings};
+use simulator::{DemoPlan, PlanSettings};
 
 use crate::demo::binary;
+use crate::labeling::scenes::corpus;
 use crate::measurement::Measurement;
+use crate::memory::{own_peak, peak};
 
 /// The hidden benchmark that is [`memory`]'s baseline.
 pub(crate) const ALONE: &str = "model-alone";
@@ -69,7 +71,7 @@ fn start() -> anyhow::Result<Up> {
 }
 
 fn plan() -> anyhow::Result<Arc<DemoPlan>> {
-    let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus"))?;
+    let corpus = corpus()?;
     let settings = PlanSettings { developers: SESSIONS, opportunities: OPPORTUNITIES, ..PlanSettings::default() };
     Ok(Arc::new(DemoPlan::new(9, Arc::new(corpus), settings)?))
 }
@@ -149,23 +151,11 @@ pub(crate) fn latency() -> anyhow::Result<Vec<Measurement>> {
         .collect()
 }
 
-/// The peak of a process's resident memory in MiB.
-pub(crate) fn peak(status: &Path) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(status).context("the peak is read from the system's process table")?;
-    let kibibytes: f64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .context("no peak in the process table")?
-        .parse()?;
-    Ok(kibibytes / 1024.0)
-}
-
 /// The baseline of [`memory`]: this process asks the model and tells its own peak.
 pub(crate) fn alone() -> anyhow::Result<Vec<Measurement>> {
     asked_in_process()?;
     let note = "the model and the tasks alone in a process";
-    Ok(vec![Measurement::new("memory: peak of the model alone", peak(Path::new("/proc/self/status"))?, "MiB", note)])
+    Ok(vec![Measurement::new("memory: peak of the model alone", own_peak()?, "MiB", note)])
 }
 
 fn peak_alone() -> anyhow::Result<f64> {

@@ -16,7 +16,7 @@ use bus::{Bus, RecordKey};
 use rusqlite::{Connection, Transaction, params};
 use service::clock::RealClock;
 
-use crate::measurement::{Better, Measurement};
+use crate::measurement::{Better, Measurement, median};
 
 /// Acknowledged records/s that a laptop must reach.
 const PUBLISH_TARGET: f64 = 20_000.0;
@@ -187,8 +187,7 @@ fn sync_milliseconds(folder: &Path) -> anyhow::Result<f64> {
         file.sync_data()?;
         times.push(started.elapsed().as_secs_f64() * 1000.0);
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times.get(SYNCS / 2).copied().unwrap_or_default())
+    Ok(median(times))
 }
 
 /// A folder on the build's own file system: a temporary folder in memory would make fsync free.

@@ -10,6 +10,7 @@ mod kafka;
 mod labeling;
 mod log;
 mod measurement;
+mod memory;
 #[cfg(feature = "production")]
 mod platform;
 #[cfg(feature = "production")]

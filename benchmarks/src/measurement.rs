@@ -1,6 +1,7 @@
 //! One figure beside its baseline.
 
 use serde::Serialize;
+use simulator::driver::quantile_of;
 
 /// What a benchmark prints and writes.
 #[derive(Debug, Clone, Serialize)]
@@ -83,6 +84,12 @@ impl Measurement {
     }
 }
 
+/// The median of what was measured, one of the values; not a number when there are none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    quantile_of(&values, 0.5).unwrap_or(f64::NAN)
+}
+
 /// Says how far a benchmark is that takes long. Figures go to the standard output; this does not.
 #[expect(clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 pub(crate) fn tell(progress: &str) {
@@ -99,6 +106,13 @@ mod tests {
         assert_eq!((rate.ratio, rate.met), (Some(1.5), Some(true)));
         let latency = Measurement::new("latency", 30.0, "ms", "").beside(0.0).aiming_at(25.0, Better::Less);
         assert_eq!((latency.ratio, latency.met), (None, Some(false)));
+    }
+
+    #[test]
+    fn the_median_is_one_of_the_values() {
+        assert_eq!(median(vec![9.0, 1.0, 5.0]), 5.0);
+        assert_eq!(median(vec![3.0, 1.0, 2.0, 4.0]), 3.0);
+        assert!(median(Vec::new()).is_nan());
     }
 
     #[test]

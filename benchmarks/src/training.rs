@@ -8,7 +8,7 @@ use edit_model::{Device, EditModel, NetworkBackend};
 use edit_model_burn::flex;
 use trainer::{Engine, Group, OptimizerConfig, TokenWeights, backends, base_group, read_tasks};
 
-use crate::measurement::{Better, Measurement};
+use crate::measurement::{Better, Measurement, median};
 
 /// Sequences of a step.
 const SEQUENCES: usize = 32;
@@ -86,11 +86,6 @@ impl Runner<'_> {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// The same groups with every sequence filled up to `length` tokens; its targets stay.
 fn filled(groups: &[Group], length: usize) -> Vec<Group> {
     let mut groups = groups.to_vec();
@@ -161,10 +156,5 @@ mod tests {
         assert_eq!(filled[0].sequences[0].tokens, [3, 4, 5, 3, 3]);
         assert_eq!(filled[0].sequences[0].target_positions, [1]);
         assert_eq!((tokens(&[group]), tokens(&filled)), (3.0, 5.0));
-    }
-
-    #[test]
-    fn the_median_is_one_of_the_values() {
-        assert_eq!(median(vec![9.0, 1.0, 5.0]), 5.0);
     }
 }

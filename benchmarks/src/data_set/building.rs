@@ -17,11 +17,11 @@ use trainer_orchestrator::data_set::policy::DataSetPolicy;
 use trainer_orchestrator::data_set::{Candidate, build};
 
 use super::company::Company;
+use super::peers;
 use super::pool::Pool;
-use super::{median, peers};
-use crate::door;
 use crate::labeling::office::AUDIENCE;
-use crate::measurement::{Better, Measurement};
+use crate::measurement::{Better, Measurement, median};
+use crate::memory;
 
 /// Pairs a second that one processor must reach.
 const TARGET: f64 = 100_000.0;
@@ -142,7 +142,7 @@ pub(super) fn measure(
         .map(|size| built(folder, pool, lessons, *size, rounds(*size)))
         .collect::<anyhow::Result<Vec<Built>>>()?;
     // Of the largest: what came before it is not seen in the peak.
-    let peak = door::peak(Path::new("/proc/self/status"))?;
+    let peak = memory::own_peak()?;
     let mut measurements = Vec::new();
     for Built { size, seconds, theirs, note } in &all {
         let name = format!("data-set: built from {size} pairs");

@@ -9,9 +9,8 @@ use events::{DataKey, KeyId, PairText};
 use labeler::lake::content_digest;
 use trainer_orchestrator::data_set::lesson::Lesson;
 
-use super::median;
 use super::pool::Pool;
-use crate::measurement::Measurement;
+use crate::measurement::{Measurement, median};
 
 const ROUNDS: usize = 5;
 

@@ -29,11 +29,6 @@ pub(crate) struct DataSetSizes {
     pairs_of_lake: usize,
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// All figures of data sets.
 pub(crate) fn measure(asked: &DataSetSizes) -> anyhow::Result<Vec<Measurement>> {
     let most = asked.pairs_of_lake;

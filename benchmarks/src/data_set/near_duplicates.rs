@@ -12,9 +12,9 @@ use trainer_orchestrator::data_set::minhash::{BANDS, MinHash, PERMUTATIONS, ROWS
 use trainer_orchestrator::data_set::policy::DataSetPolicy;
 
 use super::company::Company;
+use super::peers;
 use super::pool::Pool;
-use super::{median, peers};
-use crate::measurement::Measurement;
+use crate::measurement::{Measurement, median};
 
 /// Sets: few enough for the slow and obvious way.
 const SETS: usize = 10_000;
@@ -70,15 +70,8 @@ pub(super) fn measure(folder: &Path, pool: &Pool, lessons: &[Lesson]) -> anyhow:
         found = have_near_duplicates(few, std::hint::black_box(many).iter().copied(), permille);
         finding.push(started.elapsed().as_secs_f64());
     }
-    let question = Question {
-        a: &permutations.a,
-        b: &permutations.b,
-        bands: BANDS,
-        rows: ROWS,
-        permille,
-        few: FEW,
-        sets: &sets,
-    };
+    let question =
+        Question { a: &permutations.a, b: &permutations.b, bands: BANDS, rows: ROWS, permille, few: FEW, sets: &sets };
     let file = folder.join("sets.json");
     std::fs::write(&file, serde_json::to_vec(&question)?)?;
     let theirs: Answer = peers::ask("near-duplicates", &file)?;

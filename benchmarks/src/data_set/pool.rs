@@ -1,20 +1,16 @@
 //! Real pairs: what the anonymizer and the labeler make of simulated developers who mean every row of the label table
 //! at real code.
 
-use std::path::Path;
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use events::RawEvent;
 use simulator::random::Dice;
-use simulator::{Corpus, Meaning, SceneMaker, SceneSettings};
+use simulator::{Meaning, SceneMaker, SceneSettings};
 
 use crate::labeling::office::{Office, Opportunity, START};
+use crate::labeling::scenes::{STAGGER, corpus, makers};
 use crate::labeling::wheel::{OpenPair, label};
 
 const SEED: u64 = 29;
-/// Between the first sessions of two persons.
-const STAGGER: Duration = Duration::from_millis(1_733);
 
 /// Pairs with their text, and the keys that seal it.
 pub(super) struct Pool {
@@ -25,13 +21,8 @@ pub(super) struct Pool {
 impl Pool {
     /// So many pairs of `persons` developers, who work in windows of 30 lines.
     pub(super) async fn new(persons: usize, size: usize) -> anyhow::Result<Self> {
-        let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus"))?;
-        let makers = (0..corpus.repositories.len())
-            .map(|repository| {
-                let maker = SceneMaker::new(&corpus, repository, SceneSettings::default());
-                maker.context("a repository has no usable line")
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let corpus = corpus()?;
+        let makers = makers(&corpus, SceneSettings::default())?;
         let office = Office::open(SEED, persons).await?;
         let mut pairs = Vec::with_capacity(size);
         let mut number = 1;

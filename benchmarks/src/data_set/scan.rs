@@ -14,9 +14,9 @@ use serde::Deserialize;
 use trainer_orchestrator::data_set::lesson::Lesson;
 
 use super::company::Company;
+use super::peers;
 use super::pool::Pool;
-use super::{median, peers};
-use crate::measurement::Measurement;
+use crate::measurement::{Measurement, median};
 
 const PAIRS: usize = 100_000;
 /// Days of the labels: a part is of one day, audience and language.

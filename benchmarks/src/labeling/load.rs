@@ -4,7 +4,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,9 +17,10 @@ use events::{
 };
 use simulator::behaviour::OPPORTUNITY_MS;
 use simulator::random::Dice;
-use simulator::{Corpus, Meaning, SceneMaker, SceneSettings};
+use simulator::{Meaning, SceneSettings};
 
 use super::office::{Office, Opportunity, Person, START};
+use super::scenes::{corpus, makers};
 use super::wheel::text_of;
 
 const SEED: u64 = 17;
@@ -49,12 +49,9 @@ pub(crate) struct Templates(Vec<Template>);
 impl Templates {
     /// `rounds` scenes of every meaning, of windows of so many lines.
     pub(crate) fn new(office: &Office, window_lines: usize, rounds: usize) -> anyhow::Result<Self> {
-        let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus"))?;
-        let settings = SceneSettings { window_lines, ..SceneSettings::default() };
+        let corpus = corpus()?;
         let person = office.persons.first().context("nobody is in the office")?;
-        let makers = (0..corpus.repositories.len())
-            .map(|repository| SceneMaker::new(&corpus, repository, settings).context("a repository has no usable line"))
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let makers = makers(&corpus, SceneSettings { window_lines, ..SceneSettings::default() })?;
         let mut templates = Vec::new();
         for (number, meaning) in Meaning::ALL.repeat(rounds).into_iter().enumerate() {
             let maker = &makers[number % makers.len()];

@@ -1,9 +1,10 @@
 //! Labels: how right they are, how fast they are made, and what each rule of the label table is worth.
 
 pub(crate) mod ablation;
-mod interval;
+pub(crate) mod interval;
 mod load;
 pub(crate) mod office;
+pub(crate) mod scenes;
 pub(crate) mod speed;
 mod through_bus;
 pub(crate) mod truth;

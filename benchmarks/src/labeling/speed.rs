@@ -16,7 +16,7 @@ use super::office::{Office, START};
 use super::through_bus;
 use super::wheel::{handler, labeler_step, settle};
 use crate::log;
-use crate::measurement::{Better, Measurement};
+use crate::measurement::{Better, Measurement, median};
 
 const SEED: u64 = 23;
 const PERSONS: usize = 64;
@@ -42,11 +42,6 @@ const RESIDENT_TARGET: f64 = 512.0;
 const DIVERGENCE_TARGET: f64 = 50.0;
 /// The last quarter may take so much more than the second one: an allocator is no ruler.
 const FLAT: f64 = 1.1;
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
-}
 
 /// Two sides of about `SIDE_BYTES` each over a window of real code: every third line is replaced by another one of the
 /// file, and in the last of them the sides say something else.

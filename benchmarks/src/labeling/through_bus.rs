@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::load::Stream;
 use super::office::{AUDIENCE, Office};
 use super::wheel::handler;
+use crate::memory::own_resident;
 
 /// Partitions of every topic, as on a laptop.
 const PARTITIONS: u32 = 4;
@@ -257,10 +258,10 @@ pub(crate) async fn resident(
         published += records.len() as u64;
         send(&bus, records).await?;
         labeling.until_handled(published.saturating_sub(MOST_BEHIND)).await?;
-        samples.push(resident_mib()?);
+        samples.push(own_resident()?);
     }
     labeling.until_committed().await?;
-    samples.push(resident_mib()?);
+    samples.push(own_resident()?);
     let seconds = started.elapsed().as_secs_f64();
     labeling.stop().await?;
     let most = |samples: &[f64]| samples.iter().copied().fold(0.0, f64::max);
@@ -268,15 +269,6 @@ pub(crate) async fn resident(
     let early = samples.get(quarter..quarter * 2).unwrap_or_default();
     let late = samples.get(samples.len().saturating_sub(quarter)..).unwrap_or_default();
     Ok(Resident { most: most(&samples), early: most(early), late: most(late), events: published, seconds })
-}
-
-/// What the kernel says of this process.
-fn resident_mib() -> anyhow::Result<f64> {
-    let status =
-        std::fs::read_to_string("/proc/self/status").context("the kernel does not tell what memory is used")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in /proc/self/status")?;
-    let kibibytes: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kibibytes / 1024.0)
 }
 
 #[cfg(test)]

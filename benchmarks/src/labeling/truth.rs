@@ -2,25 +2,23 @@
 //! row by row of the label table.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use events::{OpportunityId, PairReason, RawEvent, apply_actions};
 use simulator::random::Dice;
-use simulator::{Corpus, Disturbances, Language, Meaning, Scene, SceneMaker, SceneSettings, judge};
+use simulator::{Corpus, Disturbances, Language, Meaning, Scene, SceneSettings, judge};
 
 use super::LabelingSizes;
 use super::interval::{Share, clustered_share};
 use super::office::{Office, Opportunity, START};
+use super::scenes::{STAGGER, corpus, makers};
 use super::wheel::{Labeled, OpenPair, label};
 use crate::measurement::{Better, Measurement};
 
 const SEED: u64 = 11;
 /// What the labels must reach where nothing is lost, late or in the way.
 const TARGET: f64 = 0.99;
-/// Between the first sessions of two persons.
-const STAGGER: Duration = Duration::from_millis(1_733);
 
 /// A row of the label table, as finely as it can be told from a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -192,10 +190,7 @@ struct Day {
 impl Day {
     fn new(office: &Office, corpus: &Corpus, sizes: &LabelingSizes, is_busy: bool) -> anyhow::Result<Self> {
         let disturbances = if is_busy { Disturbances::busy() } else { Disturbances::default() };
-        let settings = SceneSettings { disturbances, ..SceneSettings::default() };
-        let makers = (0..corpus.repositories.len())
-            .map(|repository| SceneMaker::new(corpus, repository, settings).context("a repository has no usable line"))
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let makers = makers(corpus, SceneSettings { disturbances, ..SceneSettings::default() })?;
         let (mut played, mut events) = (BTreeMap::new(), Vec::new());
         let mut begins = START;
         for person in 0..office.persons.len() {
@@ -343,7 +338,7 @@ fn report(condition: &Condition, score: &Score, calm: &Score, measurements: &mut
 /// Precision and recall of every row under every condition.
 pub(crate) fn measure(sizes: &LabelingSizes) -> anyhow::Result<Vec<Measurement>> {
     ensure!(sizes.people >= 2 && sizes.label_rounds >= 1, "an interval by person takes two persons and one round");
-    let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus"))?;
+    let corpus = corpus()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let office = runtime.block_on(Office::open(SEED, sizes.people))?;
     let days = [Day::new(&office, &corpus, sizes, false)?, Day::new(&office, &corpus, sizes, true)?];
@@ -365,12 +360,14 @@ pub(crate) fn measure(sizes: &LabelingSizes) -> anyhow::Result<Vec<Measurement>>
 
 #[cfg(test)]
 mod tests {
+    use simulator::SceneMaker;
+
     use super::*;
 
     fn events() -> Vec<RawEvent> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let office = runtime.block_on(Office::open(5, 1)).unwrap();
-        let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus")).unwrap();
+        let corpus = corpus().unwrap();
         let maker = SceneMaker::new(&corpus, 0, SceneSettings::default()).unwrap();
         let mut session = office.session(0, 1, START).unwrap();
         let scenes = (0..8).map(|number| maker.scene(Meaning::Keeps, &mut Dice::new(5, "scene", &[number])).unwrap());
@@ -400,7 +397,7 @@ mod tests {
     fn a_pair_that_says_kept_where_stopping_was_meant_is_wrong() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let office = runtime.block_on(Office::open(5, 1)).unwrap();
-        let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus")).unwrap();
+        let corpus = corpus().unwrap();
         let maker = SceneMaker::new(&corpus, 0, SceneSettings::default()).unwrap();
         let scene = maker.scene(Meaning::Keeps, &mut Dice::new(5, "scene", &[0])).unwrap();
         let mut session = office.session(0, 1, START).unwrap();

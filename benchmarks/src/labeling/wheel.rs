@@ -134,16 +134,16 @@ pub(crate) fn text_of(event: &RawEvent, key: &DataKey) -> anyhow::Result<Option<
 #[cfg(test)]
 mod tests {
     use simulator::random::Dice;
-    use simulator::{Corpus, Meaning, SceneMaker, SceneSettings};
+    use simulator::{Meaning, SceneMaker, SceneSettings};
 
     use super::super::office::Opportunity;
+    use super::super::scenes::corpus;
     use super::*;
 
     /// The plainest meanings, from the simulator to the label.
     #[tokio::test]
     async fn what_is_played_in_an_office_is_labeled() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus");
-        let corpus = Corpus::load(&folder).unwrap();
+        let corpus = corpus().unwrap();
         let maker = SceneMaker::new(&corpus, 0, SceneSettings::default()).unwrap();
         let office = Office::open(1, 1).await.unwrap();
         let mut session = office.session(0, 1, START).unwrap();

@@ -1,13 +1,14 @@
 //! Simulated developers at a platform's doors.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use events::Timestamp;
 use events::wire::ClientEvent;
 use simulator::driver::{ClientSession, Doors};
-use simulator::{Corpus, DemoPlan, Developer, PlanSettings};
+use simulator::{DemoPlan, Developer, PlanSettings};
 use tokio::task::JoinSet;
+
+use crate::labeling::scenes::corpus;
 
 /// Persons; sessions are dealt to them in turn.
 const PERSONS: usize = 40;
@@ -32,7 +33,7 @@ pub(crate) struct Played {
 
 /// Tasks of the demo for so many sessions of so many opportunities.
 pub(crate) fn plan(sessions: usize, opportunities: usize) -> anyhow::Result<Arc<DemoPlan>> {
-    let corpus = Corpus::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/corpus"))?;
+    let corpus = corpus()?;
     // Names that occur in no other task are few; here nobody learns from them.
     let settings = PlanSettings { developers: sessions, opportunities, unseen_share: 0.0, probe: 0, gate: 0 };
     Ok(Arc::new(DemoPlan::new(11, Arc::new(corpus), settings)?))
