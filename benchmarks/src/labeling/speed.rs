@@ -27,7 +27,7 @@ const SMALL_WINDOW: usize = 30;
 const LARGE_WINDOW: usize = 230;
 /// Opportunities that are open at once while rates are measured.
 const OPEN: usize = 5_000;
-/// Opportunities of one round in memory, and rounds.
+/// Opportunities that are open at once in memory, where every editor has one, and rounds.
 const IN_MEMORY: usize = 2_000;
 const IN_MEMORY_ROUNDS: usize = 5;
 /// When nothing of a session is kept any more.
@@ -111,10 +111,18 @@ fn divergence_time() -> anyhow::Result<Measurement> {
     Ok(measurement.beside(median(plain)).aiming_at(DIVERGENCE_TARGET, Better::Less))
 }
 
-/// Episodes/s and events/s of one thread: the step's own handler over plain maps. Making the load is not timed.
-async fn in_memory(office: &Office, templates: &Templates) -> anyhow::Result<(f64, f64)> {
+/// What one thread did in memory.
+struct InMemory {
+    /// Of one round.
+    episodes: usize,
+    episodes_per_second: f64,
+    events_per_second: f64,
+}
+
+/// The step's own handler over plain maps. Making the load is not timed.
+async fn in_memory(office: &Office, templates: &Templates) -> anyhow::Result<InMemory> {
     let handler = handler(office);
-    let mut rates = Vec::new();
+    let (mut rates, mut episodes) = (Vec::new(), 0);
     // The first round loads keys and is not counted.
     for round in 0..=IN_MEMORY_ROUNDS {
         let mut step = labeler_step(&handler, 1);
@@ -129,14 +137,14 @@ async fn in_memory(office: &Office, templates: &Templates) -> anyhow::Result<(f6
         settle(&mut step, &handler, |step| step.advance_to(START + FAR)).await?;
         let seconds = started.elapsed().as_secs_f64();
         ensure!(step.dead_letters().is_empty(), "inputs ended as dead letters");
-        let episodes = step.emitted(SERVING_OUTCOMES).len() as f64;
-        ensure!(episodes > 0.0, "nothing was labeled");
+        episodes = step.emitted(SERVING_OUTCOMES).len();
+        ensure!(episodes > 0, "nothing was labeled");
         if round > 0 {
-            rates.push((episodes / seconds, events as f64 / seconds));
+            rates.push((episodes as f64 / seconds, events as f64 / seconds));
         }
     }
-    let (episodes, events): (Vec<f64>, Vec<f64>) = rates.into_iter().unzip();
-    Ok((median(episodes), median(events)))
+    let (by_episode, by_event): (Vec<f64>, Vec<f64>) = rates.into_iter().unzip();
+    Ok(InMemory { episodes, episodes_per_second: median(by_episode), events_per_second: median(by_event) })
 }
 
 /// All figures of speed and size.
@@ -171,10 +179,15 @@ pub(crate) fn measure(sizes: &LabelingSizes) -> anyhow::Result<Vec<Measurement>>
     let large = Templates::new(&office, LARGE_WINDOW, ROUNDS)?;
     let windows = [("1 KiB windows", &small, Some(EPISODES_TARGET)), ("8 KiB windows", &large, None)];
     for (name, templates, target) in windows {
-        let (episodes, events) = runtime.block_on(in_memory(&office, templates))?;
+        let InMemory { episodes, episodes_per_second, events_per_second } =
+            runtime.block_on(in_memory(&office, templates))?;
         let each = templates.events_each();
-        let note = format!("one thread, {IN_MEMORY} opportunities a round of {each:.1} events; {events:.0} events/s");
-        let rate = Measurement::new(format!("labeling: in memory, {name}"), episodes, "episodes/s", note);
+        let note = format!(
+            "one thread, median of {IN_MEMORY_ROUNDS} rounds of {episodes} opportunities of {each:.1} events; \
+             {events_per_second:.0} events/s"
+        );
+        let name = format!("labeling: in memory, {name}");
+        let rate = Measurement::new(name, episodes_per_second, "episodes/s", note);
         measurements.push(match target {
             Some(target) => rate.aiming_at(target, Better::More),
             None => rate,
