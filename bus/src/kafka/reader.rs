@@ -33,8 +33,9 @@ const QUIET: Duration = Duration::from_millis(20);
 /// stands still says nothing.
 const STILL: Duration = Duration::from_secs(5);
 
-/// What one look takes in at most.
-const LOOK_RECORDS: usize = 1_000;
+/// What one look takes in at most. A step that has a backlog cuts it into batches of 512 by default, and looks again when
+/// it is handled: what is no multiple of that makes a smaller transaction each time, and each costs as much.
+const LOOK_RECORDS: usize = 2_048;
 const LOOK_BYTES: usize = 4 << 20;
 
 /// What a look found, in order.
