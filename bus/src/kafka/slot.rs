@@ -256,7 +256,7 @@ impl SlotLog {
     }
 
     /// One transaction: messages, and the position of the group. Answers the position of the progress in the changelog.
-    fn transaction(&mut self, messages: &Messages, position: u64, told: &Told) -> Result<u64, BusError> {
+    fn transaction(&mut self, messages: &Messages<'_>, position: u64, told: &Told) -> Result<u64, BusError> {
         const DOING: &str = "its transaction was not made";
         self.begin()?;
         let Some(producer) = self.producer.clone() else { return Err(BusError::Closed) };
@@ -272,7 +272,7 @@ impl SlotLog {
     fn transaction_with(
         &self,
         producer: &OurProducer,
-        messages: &Messages,
+        messages: &Messages<'_>,
         position: u64,
         told: &Told,
     ) -> Result<u64, KafkaError> {
@@ -282,7 +282,7 @@ impl SlotLog {
         let at = self.inner.clock.now();
         let mut reached = BTreeSet::new();
         let (first, later): (Vec<_>, Vec<_>) =
-            messages.records.iter().partition(|(topic, partition, _)| reached.insert((topic, *partition)));
+            messages.records.iter().partition(|(topic, partition, _)| reached.insert((*topic, *partition)));
         let batch = Batch::new(messages.records.len() + messages.changes.len());
         // The brokers must be told of every partition before it is written to, and whom the client has not met by the
         // time it tells them costs another round. So whatever opens a partition goes first.
@@ -319,6 +319,13 @@ impl SlotLog {
         Ok(positions.get(progress).copied().unwrap_or_default())
     }
 
+    /// A record where it goes to, as it is written there.
+    fn placed<'t>(&self, topic: &'t (String, u32), record: &Record) -> Result<(&'t str, u32, Record), BusError> {
+        let (stored, partitions) = topic;
+        let value = self.inner.outgoing(stored, &record.value)?;
+        Ok((stored.as_str(), partition_for(&record.key, *partitions), Record { key: record.key, value }))
+    }
+
     /// Writes a transaction, and then the copy.
     fn write(&mut self, write: &StepWrite) -> Result<(), BusError> {
         let position = self.position_to_commit(write.position);
@@ -336,16 +343,13 @@ impl SlotLog {
         let told = told(&progress, counts);
         let text = serde_json::to_vec(&progress).map_err(|error| BusError::Storage(error.to_string()))?;
         changes.push((PROGRESS.to_vec(), Some(text)));
-        let place = |(topic, partitions): &(String, u32), record: &Record| {
-            let value = self.inner.outgoing(topic, &record.value)?;
-            Ok((topic.clone(), partition_for(&record.key, *partitions), Record { key: record.key, value }))
-        };
+        let topics = Arc::clone(&self.topics);
         let outputs = write
             .pending
             .emitted
             .iter()
-            .filter_map(|(output, record)| self.topics.outputs.get(*output).map(|topic| place(topic, record)));
-        let letters = write.pending.dead_letters.iter().map(|record| place(&self.topics.dead_letters, record));
+            .filter_map(|(output, record)| topics.outputs.get(*output).map(|topic| self.placed(topic, record)));
+        let letters = write.pending.dead_letters.iter().map(|record| self.placed(&topics.dead_letters, record));
         let records = outputs.chain(letters).collect::<Result<_, BusError>>()?;
         let messages = Messages { records, changes };
         let last = self.transaction(&messages, position, &told)?;
@@ -378,8 +382,9 @@ fn told(progress: &Progress, counts: Counts) -> Told {
 }
 
 /// What a transaction sends.
-struct Messages {
-    records: Vec<(String, u32, Record)>,
+struct Messages<'t> {
+    /// With the stored names of their topics.
+    records: Vec<(&'t str, u32, Record)>,
     /// Of the changelog, the progress last.
     changes: Vec<Change>,
 }
