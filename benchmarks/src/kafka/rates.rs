@@ -11,10 +11,11 @@ use bus::{Bus, Retention, TopicSpec};
 use super::broker::Broker;
 use super::commits::Commits;
 use super::place::Place;
-use super::raw::{self, Loops, RawLoop};
+use super::raw::{self, Looped, Loops, RawLoop};
 use crate::Sizes;
 use crate::log;
 use crate::measurement::{Better, Measurement};
+use crate::platform::processes::{own_processor_seconds, processor_seconds};
 use crate::series::Series;
 
 const PREFIX: &str = "rates.";
@@ -97,6 +98,7 @@ async fn on_kafka(sizes: &Sizes, commits: &Commits) -> anyhow::Result<Vec<Measur
             }
         }
     }
+    let spent = Rounds { bus: &bus, broker: &broker, place: &place, load: &near, round: 0 }.spent().await?;
     step(&bus, "apart", "far-apart", Work::Stateful, &apart).await?;
     let parts = Load { large_state_once: true, ..apart.clone() };
     step(&bus, "apart", "parts-apart", Work::Stateful, &parts).await?;
@@ -112,6 +114,7 @@ async fn on_kafka(sizes: &Sizes, commits: &Commits) -> anyhow::Result<Vec<Measur
     Ok(vec![
         rate("kafka: published, acknowledged", &published, PUBLISH, &format!("{load}; baseline: a raw producer")),
         rate("kafka: through a pass-through step", &passed, PASS_THROUGH, &load),
+        processors(&spent),
         rate("kafka: through a stateful step", &kept, STATEFUL, &format!("{load}; {state}")),
         Measurement::new(
             "kafka: changelog bytes per input byte",
@@ -197,20 +200,8 @@ impl Rounds<'_> {
     }
 
     async fn raw_loops(&self, work: Work, name: &str, rates: &mut Pair, times: &mut Pair) -> anyhow::Result<()> {
-        for (loops, form) in [(Loops::One, "one"), (Loops::OneEach, "each")] {
-            let name = format!("raw-{name}-{form}");
-            let output = self.topic(&format!("{name}.out")).await?;
-            let changelog = self.topic(&format!("{name}.changelog")).await?;
-            let raw = RawLoop {
-                bootstrap: &self.broker.bootstrap,
-                name: &self.place.stored(&name),
-                input: &self.place.stored("near"),
-                output: &output,
-                changelog: (work == Work::Stateful).then_some(changelog.as_str()),
-                load: self.load,
-                loops,
-            };
-            let looped = tokio::task::block_in_place(|| raw::run(&raw)).context("the raw loop")?;
+        for loops in [Loops::One, Loops::OneEach] {
+            let looped = self.raw_loop(work, name, loops).await?;
             let (rate, time) = match loops {
                 Loops::One => (&mut rates.raw, &mut times.raw),
                 Loops::OneEach => (&mut rates.raw_each, &mut times.raw_each),
@@ -220,6 +211,82 @@ impl Rounds<'_> {
         }
         Ok(())
     }
+
+    async fn raw_loop(&self, work: Work, name: &str, loops: Loops) -> anyhow::Result<Looped> {
+        let form = if loops == Loops::One { "one" } else { "each" };
+        let name = format!("raw-{name}-{form}");
+        let output = self.topic(&format!("{name}.out")).await?;
+        let changelog = self.topic(&format!("{name}.changelog")).await?;
+        let raw = RawLoop {
+            bootstrap: &self.broker.bootstrap,
+            name: &self.place.stored(&name),
+            input: &self.place.stored("near"),
+            output: &output,
+            changelog: (work == Work::Stateful).then_some(changelog.as_str()),
+            load: self.load,
+            loops,
+        };
+        tokio::task::block_in_place(|| raw::run(&raw)).context("the raw loop")
+    }
+
+    /// What a pass-through step and both forms of the raw loop take of the processors: the step from its first record to
+    /// its last commit, a loop with the opening of its clients.
+    async fn spent(&self) -> anyhow::Result<[Spent; 3]> {
+        const NAME: &str = "spent";
+        let running = RunningStep::start(self.bus, "near", NAME, Work::PassThrough, self.load).await?;
+        running.until_handled(1).await?;
+        let before = self.spent_so_far()?;
+        running.until_handled(self.load.records).await?;
+        running.until_committed().await?;
+        let ours = self.spent_since(before)?;
+        running.stop().await?;
+        let before = self.spent_so_far()?;
+        self.raw_loop(Work::PassThrough, NAME, Loops::One).await?;
+        let one = self.spent_since(before)?;
+        let before = self.spent_so_far()?;
+        self.raw_loop(Work::PassThrough, NAME, Loops::OneEach).await?;
+        Ok([ours, one, self.spent_since(before)?])
+    }
+
+    /// Seconds, from the beginning of the processes.
+    fn spent_so_far(&self) -> anyhow::Result<Spent> {
+        Ok(Spent { client: own_processor_seconds()?, broker: processor_seconds(self.broker.started.process)? })
+    }
+
+    /// Microseconds of a record.
+    fn spent_since(&self, before: Spent) -> anyhow::Result<Spent> {
+        let now = self.spent_so_far()?;
+        let of_record = |now: f64, before: f64| (now - before) * 1e6 / self.load.records as f64;
+        Ok(Spent { client: of_record(now.client, before.client), broker: of_record(now.broker, before.broker) })
+    }
+}
+
+/// Time of processors.
+#[derive(Debug, Clone, Copy)]
+struct Spent {
+    client: f64,
+    broker: f64,
+}
+
+impl Spent {
+    fn all(self) -> f64 {
+        self.client + self.broker
+    }
+
+    fn words(self) -> String {
+        format!("{:.1} us of the client and {:.1} us of the broker", self.client, self.broker)
+    }
+}
+
+fn processors([ours, one, each]: &[Spent; 3]) -> Measurement {
+    let note = format!(
+        "once, after the rounds; ours {}; one raw loop {}; six raw loops {}; baseline: the loops that take less",
+        ours.words(),
+        one.words(),
+        each.words()
+    );
+    Measurement::new("kafka: processors for a record of a pass-through step", ours.all(), "us", note)
+        .beside(one.all().min(each.all()))
 }
 
 /// Commits of a pass-through step that is given few records: milliseconds.

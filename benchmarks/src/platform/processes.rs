@@ -6,14 +6,23 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
-/// What a process says of itself in `/proc/ID/stat`: its parent, and ticks of its own and of children that have ended.
-fn parse(stat: &str) -> Option<(u32, u64)> {
+/// What a process says of itself in `/proc/ID/stat`.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    parent: u32,
+    /// Ticks of its own.
+    own: u64,
+    /// Ticks of its children that have ended.
+    ended: u64,
+}
+
+fn parse(stat: &str) -> Option<Stat> {
     // The name before may hold anything.
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks = |place: usize| fields.get(place)?.parse::<u64>().ok();
     let parent = fields.get(1)?.parse().ok()?;
-    let ticks: Option<Vec<u64>> = fields.get(11..15)?.iter().map(|field| field.parse().ok()).collect();
-    Some((parent, ticks?.iter().sum()))
+    Some(Stat { parent, own: ticks(11)? + ticks(12)?, ended: ticks(13)? + ticks(14)? })
 }
 
 /// Ticks of a second.
@@ -40,12 +49,19 @@ pub(crate) fn processor_seconds(root: u32) -> anyhow::Result<f64> {
             if above == root {
                 return true;
             }
-            above = table.get(&above).map_or(0, |(parent, _)| *parent);
+            above = table.get(&above).map_or(0, |stat: &Stat| stat.parent);
         }
         false
     };
-    let ticks: u64 = table.iter().filter(|(id, _)| is_below(**id)).map(|(_, (_, ticks))| ticks).sum();
+    let ticks: u64 = table.iter().filter(|(id, _)| is_below(**id)).map(|(_, stat)| stat.own + stat.ended).sum();
     Ok(ticks as f64 / ticks_per_second()?)
+}
+
+/// Processor seconds of this process alone, without what it has started.
+pub(crate) fn own_processor_seconds() -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").context("the process table says nothing of us")?;
+    let stat = parse(&stat).context("the process table has no line of us that can be read")?;
+    Ok(stat.own as f64 / ticks_per_second()?)
 }
 
 /// Bytes of the files below a directory, as long as they say they are.
@@ -70,7 +86,7 @@ mod tests {
     #[test]
     fn a_line_of_the_process_table_is_read_whatever_the_process_is_called() {
         let line = "42 (a) b (c)) S 7 42 42 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 1 0 5 6 7";
-        assert_eq!(parse(line), Some((7, 100)));
+        assert_eq!(parse(line), Some(Stat { parent: 7, own: 30, ended: 70 }));
         assert_eq!(parse("42 (cut off) S 7"), None);
     }
 
@@ -80,6 +96,7 @@ mod tests {
         let status = Command::new("sh").args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]).status();
         assert!(status.unwrap().success());
         assert!(processor_seconds(std::process::id()).unwrap() > before);
+        assert!(own_processor_seconds().unwrap() < processor_seconds(std::process::id()).unwrap());
     }
 
     #[test]
