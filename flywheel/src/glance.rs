@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bus::{Bus, BusError};
 use events::{ModelName, ModelVersion, TenantId, topics};
+use labeler::crowd::FEWEST_PERSONS;
 use labeler::lake::LakeReader;
 use labeler::ledger;
 use labeler::statistics::Estimate;
@@ -28,8 +29,6 @@ const PERIOD: Duration = Duration::from_secs(10);
 const REST: u32 = 20;
 /// Measures are of what was served within this time.
 const WINDOW: Duration = Duration::from_secs(7 * 86_400);
-/// Fewer persons than this are not shown apart.
-const FEWEST_PERSONS: u64 = 5;
 
 /// Every topic that somebody has to read.
 const TOPICS: [&str; 6] = [
@@ -190,7 +189,7 @@ impl Glance {
     fn show(&self, version: ModelVersion, measures: &Measures) {
         let (model, version) = (self.model.to_string(), version.to_string());
         let value = |estimate: &Option<Estimate>| {
-            let shown = estimate.as_ref().filter(|_| measures.persons >= FEWEST_PERSONS);
+            let shown = estimate.as_ref().filter(|_| measures.persons >= FEWEST_PERSONS as u64);
             shown.map_or(f64::NAN, |estimate| estimate.value)
         };
         let (utility, acceptance) = (value(&measures.utility), value(&measures.acceptance));

@@ -40,11 +40,7 @@ pub(crate) async fn run(common: &Common, command: &DatasetCommand) -> Result<Exi
         DatasetCommand::Show { digest: Some(digest), list } => {
             let manifest = manifest(&foundation, digest).await?;
             if list.json {
-                let mut shown = serde_json::to_value(&manifest)?;
-                if let (Some(composition), Some(shown)) = (&manifest.composition, shown.as_object_mut()) {
-                    shown.insert("composition".to_owned(), text::told(composition)?);
-                }
-                print_json(&shown)?;
+                print_json(&text::told_whole(&manifest)?)?;
             } else {
                 print(&text::manifest(&manifest))?;
             }

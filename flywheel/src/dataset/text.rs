@@ -91,12 +91,12 @@ fn counted(composition: &Composition) -> String {
     let sets = sets.into_iter().map(|(name, set)| set_row(name, set)).collect();
     let weights = composition.weights;
     format!(
-        "\n{}\n\n{}\n\nweights: sum {:.1}, largest {:.2}, effective sample size {:.1}, {} clipped\n\
+        "\n{}\n\n{}\n\nweights: sum {:.1}, largest {}, effective sample size {:.1}, {} clipped\n\
          adapt: the developer wrote only names that training pairs write in {} of {}",
         rows_text(&["stage", "entered", "kept", "left out"], stages, ""),
         rows_text(&["set", "pairs", "persons", "repositories", "NO_EDIT chosen/rejected", "merged"], sets, ""),
         weights.sum,
-        weights.largest,
+        largest_weight_text(composition),
         weights.effective_sample_size,
         weights.clipped,
         composition.adapt_identifiers_seen,
@@ -104,34 +104,73 @@ fn counted(composition: &Composition) -> String {
     )
 }
 
+/// A data set as JSON that tells of no person: its counts as [`told`] has them, and of each pair how many stand behind it
+/// only where five do. The weight follows from their number, so it is told with it.
+pub(super) fn told_whole(manifest: &Manifest) -> Result<Value, Failure> {
+    let mut whole = serde_json::to_value(manifest)?;
+    if let Some(composition) = &manifest.composition {
+        replace(&mut whole, "/composition", told(composition)?);
+    }
+    for (number, member) in manifest.members.iter().enumerate() {
+        if are_few(member.support.people as usize) {
+            for name in ["people", "weight_millionths"] {
+                replace(&mut whole, &format!("/members/{number}/{name}"), Value::Null);
+            }
+        }
+    }
+    Ok(whole)
+}
+
 /// A composition as JSON that tells of no person: what fewer than five made is not told apart, and 1 to 4 are not
 /// counted out.
 pub(super) fn told(composition: &Composition) -> Result<Value, Failure> {
-    let mut told = composition.clone();
-    let (training, adapt, general) = (&mut told.training, &mut told.adapt, &mut told.general);
-    let mut uncounted = Vec::new();
+    let mut counted = composition.clone();
+    let (training, adapt, general) = (&mut counted.training, &mut counted.adapt, &mut counted.general);
+    let mut untold = Vec::new();
     for (name, set) in [("training", training), ("adapt", adapt), ("general", general)] {
         set.count_by_groups();
-        if (1..FEWEST_PERSONS).contains(&set.persons) {
-            uncounted.push(name);
+        if are_few(set.persons) {
+            untold.push(format!("/{name}/persons"));
+        }
+        if are_few(set.most_support_people as usize) {
+            untold.push(format!("/{name}/most_support_people"));
         }
     }
-    let mut told = serde_json::to_value(told)?;
-    for name in uncounted {
-        if let Some(persons) = told.pointer_mut(&format!("/{name}/persons")) {
-            *persons = Value::Null;
-        }
+    if largest_weight(composition).is_none() {
+        untold.push("/weights/largest".to_owned());
+    }
+    let mut told = serde_json::to_value(counted)?;
+    for place in untold {
+        replace(&mut told, &place, Value::Null);
     }
     Ok(told)
 }
 
+fn replace(value: &mut Value, pointer: &str, with: Value) {
+    if let Some(place) = value.pointer_mut(pointer) {
+        *place = with;
+    }
+}
+
+/// Whether these are too few persons to be counted out.
+fn are_few(persons: usize) -> bool {
+    (1..FEWEST_PERSONS).contains(&persons)
+}
+
+/// The largest weight of a pair. None where it may be that of a pair of two to four persons: it would say how many.
+fn largest_weight(composition: &Composition) -> Option<f64> {
+    let most = composition.training.most_support_people as usize;
+    (most < 2 || !are_few(most)).then_some(composition.weights.largest)
+}
+
+/// The same for people.
+pub(super) fn largest_weight_text(composition: &Composition) -> String {
+    largest_weight(composition).map_or_else(|| "not told".to_owned(), |largest| format!("{largest:.2}"))
+}
+
 /// How many persons there are, where that tells of none of them.
 pub(super) fn persons_text(persons: usize) -> String {
-    match persons {
-        0 => "0".to_owned(),
-        few if few < FEWEST_PERSONS => format!("fewer than {FEWEST_PERSONS}"),
-        many => many.to_string(),
-    }
+    if are_few(persons) { format!("fewer than {FEWEST_PERSONS}") } else { persons.to_string() }
 }
 
 fn set_row(name: &str, set: &SetStatistics) -> Vec<String> {
@@ -173,11 +212,13 @@ pub(super) fn diff(diff: &ManifestDiff) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use events::Sha256Digest;
+    use events::{Sha256Digest, TenantId};
     use labeler::crowd::MERGED;
+    use model_registry::lineage::{FORMULA, SnapshotFilters, Support};
     use serde_json::json;
+    use trainer_orchestrator::data_set::composition::WeightStatistics;
     use trainer_orchestrator::data_set::groups::{GroupCount, SetGroups};
-    use trainer_orchestrator::data_set::manifest::{PairChange, SettingChange};
+    use trainer_orchestrator::data_set::manifest::{ManifestMember, PairChange, SettingChange};
 
     use super::*;
 
@@ -221,15 +262,84 @@ mod tests {
         let raw = BTreeMap::from([("go".to_owned(), 1), ("rust".to_owned(), 6)]);
         let group = GroupCount { name: MERGED.to_owned(), pairs: 7, by_reason: BTreeMap::new() };
         let groups = SetGroups { languages: vec![group], ..SetGroups::default() };
-        let training = SetStatistics { persons: 6, by_language: raw.clone(), groups, ..SetStatistics::default() };
-        let adapt = SetStatistics { persons: 4, by_language: raw.clone(), by_reason: raw, ..SetStatistics::default() };
+        let training = SetStatistics {
+            persons: 6,
+            most_support_people: 5,
+            by_language: raw.clone(),
+            groups,
+            ..SetStatistics::default()
+        };
+        let adapt = SetStatistics {
+            persons: 4,
+            most_support_people: 1,
+            by_language: raw.clone(),
+            by_reason: raw,
+            ..SetStatistics::default()
+        };
         let told = told(&Composition { training, adapt, ..Composition::default() }).unwrap();
         let training = &told["training"];
         assert_eq!((&training["persons"], &training["by_language"]), (&json!(6), &json!({ MERGED: 7 })));
+        assert_eq!((&training["most_support_people"], &told["weights"]["largest"]), (&json!(5), &json!(0.0)));
         let adapt = &told["adapt"];
-        assert!(adapt["persons"].is_null(), "{adapt}");
+        assert!(adapt["persons"].is_null() && adapt["most_support_people"].is_null(), "{adapt}");
         assert_eq!((&adapt["by_language"], &adapt["by_reason"]), (&json!({}), &json!({})));
-        assert_eq!(told["general"]["persons"], 0);
+        assert_eq!((&told["general"]["persons"], &told["general"]["most_support_people"]), (&json!(0), &json!(0)));
+    }
+
+    #[test]
+    fn a_largest_weight_does_not_say_how_many_persons_made_it() {
+        let largest = |most_support_people| {
+            let training = SetStatistics { most_support_people, ..SetStatistics::default() };
+            let weights = WeightStatistics { largest: 1.5, ..WeightStatistics::default() };
+            let composition = Composition { training, weights, ..Composition::default() };
+            let told = told(&composition).unwrap()["weights"]["largest"].clone();
+            (told.as_f64(), largest_weight_text(&composition))
+        };
+        for told in [1, 5, 9] {
+            assert_eq!(largest(told), (Some(1.5), "1.50".to_owned()), "{told} persons");
+        }
+        for untold in [2, 4] {
+            assert_eq!(largest(untold), (None, "not told".to_owned()), "{untold} persons");
+        }
+    }
+
+    #[test]
+    fn of_a_pair_fewer_than_five_persons_are_not_counted_out() {
+        let member = |people: u8| {
+            let digest = Sha256Digest::of(&[people]);
+            let support = Support { people: people.into(), repositories: 2, weight_millionths: Some(1_584_963) };
+            let pair_id = digest.to_string().parse().unwrap();
+            ManifestMember { pair_id, content_digest: digest, purpose: Purpose::Training, support }
+        };
+        let manifest = Manifest {
+            digest: Sha256Digest::of(b"a data set"),
+            filters: SnapshotFilters {
+                tenant: TenantId::default(),
+                model: "edit".parse().unwrap(),
+                audience: "everyone".parse().unwrap(),
+                label_policy_version: 1,
+                code_version: "test".to_owned(),
+                maximum_pairs: 100,
+                gate_opportunities: 2,
+                placebo_exchange_repositories: false,
+                formula: FORMULA,
+                policy: Value::Null,
+            },
+            members: [1, 4, 5].map(member).to_vec(),
+            left_out: BTreeMap::new(),
+            composition: Some(Composition {
+                training: SetStatistics { persons: 4, ..SetStatistics::default() },
+                ..Composition::default()
+            }),
+        };
+        let told = told_whole(&manifest).unwrap();
+        let of = |name: &str| -> Vec<&Value> {
+            told["members"].as_array().unwrap().iter().map(|member| &member[name]).collect()
+        };
+        assert_eq!(of("people"), [&Value::Null, &Value::Null, &json!(5)]);
+        assert_eq!(of("weight_millionths"), [&Value::Null, &Value::Null, &json!(1_584_963)]);
+        assert_eq!(of("repositories"), [2, 2, 2]);
+        assert!(told["composition"]["training"]["persons"].is_null(), "{told}");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What a data set is made of, as it was counted when it was made.
 
+use labeler::crowd::FEWEST_PERSONS;
 use trainer_orchestrator::data_set::composition::{Composition, Reason, SetStatistics};
 use trainer_orchestrator::data_set::groups::GroupCount;
 
 use super::page::{Bars, Block, Section, Table};
 use super::{language, percent, spoken};
-use crate::dataset::text::{persons_text, stage_rows};
+use crate::dataset::text::{largest_weight_text, persons_text, stage_rows};
 
 /// Where the counts of this part come from.
 const SOURCE: &str = "the counts that were stored with the data set when it was made";
@@ -197,9 +198,9 @@ fn lengths(composition: &Composition) -> Section {
 
 fn table_or_note(header: &[&str], rows: Vec<Vec<String>>) -> Block {
     if rows.is_empty() {
-        Block::Note(
-            "Nothing to tell: fewer than 5 persons stand behind each set, or an earlier release made it.".to_owned(),
-        )
+        Block::Note(format!(
+            "Nothing to tell: fewer than {FEWEST_PERSONS} persons stand behind each set, or an earlier release made it."
+        ))
     } else {
         Block::Table(Table::new(header, rows))
     }
@@ -215,7 +216,7 @@ fn weights(composition: &Composition) -> Section {
             &["weights of the pairs that train", ""],
             vec![
                 row("sum", format!("{:.1}", weights.sum)),
-                row("largest", format!("{:.2}", weights.largest)),
+                row("largest", largest_weight_text(composition)),
                 row("effective sample size", format!("{:.1}", weights.effective_sample_size)),
                 row("clipped", weights.clipped.to_string()),
                 row(
