@@ -33,6 +33,12 @@ pub enum ModelError {
     /// The tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// Sequences of this dialect are as long as its model is asked with, which is more than is allowed.
+    #[error("too few for this dialect: its prompts and answers are as long as its model takes them, {needed} together")]
+    Room {
+        /// Tokens of the longest sequence.
+        needed: usize,
+    },
     /// The context does not fit the dialect.
     #[error("context refused: {0}")]
     Context(#[from] crate::dialect::DialectError),

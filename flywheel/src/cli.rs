@@ -474,7 +474,8 @@ pub(crate) struct ExportArgs {
     /// Directory of the base model, for its tokenizer.json.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) tokenizer: PathBuf,
-    /// Most tokens of prompt and answer together. The code around a change is cut, never the change.
+    /// Most tokens of prompt and answer together. The code around a change is cut, never the change. `flywheel` takes 192
+    /// or more: its prompts are as long as its model is asked with.
     #[arg(long, value_name = "NUMBER", default_value_t = 1024)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
     pub(crate) max_tokens: u32,

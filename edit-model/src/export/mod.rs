@@ -9,6 +9,7 @@
 //!    where an answer begins is the same for whoever cuts by tokens.
 //! 3. Prompt and longest answer have at most as many tokens as allowed. The code around the changed region is cut, what is
 //!    farthest from it first; the region and the answers never are, so that nothing is cut through the divergence point.
+//!    Our own dialect cuts for its model alone, whose prompts must be those that serving asks with: less room is refused.
 //! 4. No answer is empty, and the two answers differ. The divergence point is the first byte at which they do, on a
 //!    character boundary.
 //!
@@ -177,6 +178,9 @@ pub enum Refusal {
     /// Even without any code around it, it is longer than allowed.
     #[error("prompt and answer are longer than allowed")]
     TooLong,
+    /// An answer is longer than the model of this dialect can write.
+    #[error("an answer is longer than the model of this dialect can write")]
+    AnswerTooLong,
     /// Tokens would merge across the end of the prompt.
     #[error("tokens merge where the answer begins")]
     BoundaryMerges,
@@ -198,6 +202,7 @@ impl Refusal {
             Self::EmptyAnswer => "empty_answer",
             Self::SameAnswer => "same_answer",
             Self::TooLong => "too_long",
+            Self::AnswerTooLong => "answer_too_long",
             Self::BoundaryMerges => "boundary_merges",
             Self::ControlTokens => "control_tokens",
             Self::Tokenizer => "tokenizer_failed",
@@ -208,7 +213,7 @@ impl Refusal {
 impl From<DialectError> for Refusal {
     fn from(error: DialectError) -> Self {
         match error {
-            DialectError::TooLong => Self::TooLong,
+            DialectError::TooLong => Self::AnswerTooLong,
             DialectError::Tokenizer => Self::Tokenizer,
             _ => Self::Unfit,
         }

@@ -8,6 +8,7 @@ use super::neutral::{Draft, Marked, Neutralizer};
 use super::region::{Extent, Region, region_of};
 use super::view::View;
 use super::{AnswerDivergence, Dialect, Refusal, Rendered, RenderedAnswer, Sides, own, rewrite};
+use crate::dialect::MAX_SEQUENCE_TOKENS;
 use crate::error::ModelError;
 use crate::tokenizer::CodeTokenizer;
 
@@ -83,8 +84,11 @@ impl Renderer {
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`] when it is malformed, lacks a token of the dialect, or has added tokens that text can
-    /// not be told from.
+    /// not be told from; [`ModelError::Room`] for less than our own model takes.
     pub fn from_bytes(dialect: Dialect, tokenizer: &[u8], maximum_tokens: usize) -> Result<Self, ModelError> {
+        if dialect == Dialect::Flywheel && maximum_tokens < MAX_SEQUENCE_TOKENS {
+            return Err(ModelError::Room { needed: MAX_SEQUENCE_TOKENS });
+        }
         let (base, form) = if dialect == Dialect::Flywheel {
             let own = CodeTokenizer::from_bytes(tokenizer)?;
             // With the tokens of habits, which an older file may lack.

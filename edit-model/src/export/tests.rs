@@ -3,6 +3,8 @@ use proptest::prelude::*;
 
 use super::base::BaseTokenizer;
 use super::*;
+use crate::dialect::MAX_SEQUENCE_TOKENS;
+use crate::error::ModelError;
 use crate::tokenizer::tests::small;
 
 const QWEN: &[u8] = include_bytes!("../../tests/fixtures/qwen2.5-coder/tokenizer.json");
@@ -11,7 +13,7 @@ const STARCODER2: &[u8] = include_bytes!("../../tests/fixtures/starcoder2/tokeni
 const START_BYTE: u64 = 1000;
 const TEXT: &str = "fn one() {\n    let user = users.get(1);\n    let name = get_name(user);\n    print(name);\n}\n";
 
-/// Every dialect with every base that it suits.
+/// Every dialect with every base that it suits. Ours takes no less room than its model.
 fn suited(maximum_tokens: usize) -> Vec<(Dialect, BaseTokenizer, Renderer)> {
     let own = small().to_json().unwrap();
     let bases = [
@@ -27,7 +29,9 @@ fn suited(maximum_tokens: usize) -> Vec<(Dialect, BaseTokenizer, Renderer)> {
         let base = BaseTokenizer::from_bytes(bytes).unwrap();
         (dialect, base, Renderer::from_bytes(dialect, bytes, maximum_tokens).unwrap())
     };
-    bases.into_iter().map(made).collect()
+    let has_room =
+        |(dialect, _): &(Dialect, &[u8])| *dialect != Dialect::Flywheel || maximum_tokens >= MAX_SEQUENCE_TOKENS;
+    bases.into_iter().filter(has_room).map(made).collect()
 }
 
 fn context(text: &str, cursor: usize) -> EditContext {
@@ -130,6 +134,30 @@ fn our_own_dialect_reads_as_its_tokens() {
     let chosen = pair.chosen.unwrap().text;
     assert!(chosen.starts_with("<line ") && chosen.ends_with(">get_name<to>get_display_name<end_action>"), "{chosen}");
     assert_eq!((pair.rejected.unwrap().text.as_str(), pair.divergence.map(|point| point.byte)), ("<no_edit>", Some(1)));
+}
+
+#[test]
+fn our_own_dialect_keeps_to_the_room_of_its_model_and_refuses_less() {
+    let own = small().to_json().unwrap();
+    let with_room = |tokens| Renderer::from_bytes(Dialect::Flywheel, own.as_bytes(), tokens);
+    let refused = with_room(MAX_SEQUENCE_TOKENS - 1).unwrap_err();
+    assert!(matches!(refused, ModelError::Room { needed: MAX_SEQUENCE_TOKENS }), "{refused}");
+
+    let lines: String = (0..200).map(|number| format!("let value_{number} = {number};\n")).collect();
+    let start = lines.find("value_100").unwrap();
+    let side = |new_text: &str| list(vec![action(&lines, start, start + 9, new_text)]);
+    let (context, chosen, rejected) = (context(&lines, start), side("wanted_100"), side("proposed_100"));
+    let sides = Sides { context: &context, shared: &[], chosen: Some(&chosen), rejected: Some(&rejected) };
+    let renderer = with_room(MAX_SEQUENCE_TOKENS).unwrap();
+    assert!(renderer.render(&sides).unwrap().tokens() <= MAX_SEQUENCE_TOKENS);
+
+    // However much room there is: its model can not write more.
+    let long = side(&"1 + 2 * ".repeat(40));
+    let renderer = with_room(100_000).unwrap();
+    for sides in [Sides { chosen: Some(&long), ..sides }, Sides { chosen: Some(&long), rejected: None, ..sides }] {
+        let refused = renderer.render(&sides).unwrap_err();
+        assert_eq!((refused, refused.code()), (Refusal::AnswerTooLong, "answer_too_long"));
+    }
 }
 
 #[test]
@@ -379,7 +407,7 @@ proptest! {
     }
 }
 
-const ROOMS: [usize; 3] = [60, 160, 2000];
+const ROOMS: [usize; 3] = [60, MAX_SEQUENCE_TOKENS, 2000];
 
 /// [`suited`] with one of [`ROOMS`], made once.
 fn every(room: usize) -> &'static [(Dialect, BaseTokenizer, Renderer)] {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use edit_model::ModelError;
 use edit_model::export::{Refusal, Rendered, RenderedAnswer, Renderer, Sides};
 use events::{Audience, PairId, PairText, PreferencePair, Sha256Digest};
 use labeler::lake::{OpenTextError, open_text};
@@ -85,8 +86,12 @@ struct Export {
 pub(super) async fn run(foundation: &Foundation, arguments: &ExportArgs) -> Result<(), Failure> {
     let reader = Reader::of(foundation, &arguments.key).await?;
     let most = usize::try_from(arguments.max_tokens).unwrap_or(usize::MAX);
-    let renderer = Renderer::load(arguments.dialect, &arguments.tokenizer, most)
-        .map_err(|error| Failure::refused(format!("--tokenizer {}: {error}", arguments.tokenizer.display())))?;
+    let renderer = Renderer::load(arguments.dialect, &arguments.tokenizer, most).map_err(|error| {
+        Failure::refused(match error {
+            error @ ModelError::Room { .. } => format!("--max-tokens {most}: {error}"),
+            error => format!("--tokenizer {}: {error}", arguments.tokenizer.display()),
+        })
+    })?;
     let snapshot = match arguments.snapshot {
         Some(digest) => Some(Snapshot::read(foundation, digest).await?),
         None => None,

@@ -319,6 +319,10 @@ async fn exports(place: &Place, pool: &AnyPool, key: &Path) {
     // It has opened text, and failed.
     let told = readings(pool).await;
     assert_eq!(told.last(), Some(&by_ada("pairs_export_begun")), "{told:?}");
+    let narrow = ["--dialect", "flywheel", "--tokenizer", &own, "--max-tokens", "191"];
+    let (said, output) = asked.export("narrow.parquet", &narrow);
+    let sentence = said.sentence();
+    assert!(sentence.contains("--max-tokens 191") && sentence.contains("192 together") && !output.exists(), "{said:?}");
     let wrong = ["--dialect", "starcoder-fim", "--tokenizer", &qwen];
     let (said, output) = asked.export("wrong.parquet", &wrong);
     assert!(said.sentence().contains("<fim_prefix>") && !output.exists(), "{said:?}");
