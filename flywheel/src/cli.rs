@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use edit_model::export::Dialect;
-use events::{Audience, Sha256Digest, Timestamp};
+use events::{Audience, Timestamp};
 use trainer::Device;
 use trainer::pretrain::PretrainConfig;
 
@@ -491,9 +491,10 @@ pub(crate) struct ExportArgs {
     /// The one audience whose pairs are written. Default: that of the data set, or `everyone`.
     #[arg(long, value_name = "AUDIENCE")]
     pub(crate) audience: Option<Audience>,
-    /// Only what trains in this data set, by its digest, instead of the whole lake.
+    /// Only what trains in this data set instead of the whole lake: its digest, or the first digits of it, as `flywheel
+    /// dataset show` lists them.
     #[arg(long, value_name = "DIGEST")]
-    pub(crate) snapshot: Option<Sha256Digest>,
+    pub(crate) snapshot: Option<String>,
     #[command(flatten)]
     pub(crate) key: ReadingKeyArgs,
     #[command(flatten)]
@@ -559,6 +560,10 @@ pub(crate) enum DatasetCommand {
     Show {
         /// Its digest, or the first digits of it, as listed.
         digest: Option<String>,
+        /// Most data sets that are listed, newest first.
+        #[arg(long, value_name = "NUMBER", default_value_t = 50, conflicts_with = "digest")]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
         #[command(flatten)]
         list: ListArgs,
     },

@@ -22,22 +22,22 @@ use crate::foundation::Foundation;
 use crate::operations::open;
 use crate::table::{print, print_json};
 
-/// Data sets that are listed, or looked through for the digits of a digest.
-const MOST_LISTED: i64 = 1000;
-
 pub(crate) async fn run(common: &Common, command: &DatasetCommand) -> Result<ExitCode, Failure> {
     let foundation = open(common).await?;
     match command {
         DatasetCommand::Build { dry_run, list } => build(&foundation, *dry_run, list).await?,
-        DatasetCommand::Show { digest: None, list } => {
-            let known = known(&foundation).await?;
+        DatasetCommand::Show { digest: None, limit, list } => {
+            let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+            let mut newest = newest(&foundation, limit.saturating_add(1)).await?;
+            let has_older = newest.len() > limit;
+            newest.truncate(limit);
             if list.json {
-                print_json(&known)?;
+                print_json(&newest)?;
             } else {
-                print(&text::list(&known))?;
+                print(&text::list(&newest, has_older))?;
             }
         }
-        DatasetCommand::Show { digest: Some(digest), list } => {
+        DatasetCommand::Show { digest: Some(digest), list, .. } => {
             let manifest = manifest(&foundation, digest).await?;
             if list.json {
                 print_json(&text::told_whole(&manifest)?)?;
@@ -98,16 +98,18 @@ async fn build(foundation: &Foundation, dry_run: bool, list: &ListArgs) -> Resul
     print(&format!("\n{gate}; {}", if dry_run { "nothing was stored" } else { "the data set is stored" }))
 }
 
-async fn known(foundation: &Foundation) -> Result<Vec<SnapshotSummary>, Failure> {
-    stored::list(&foundation.pool, &foundation.settings.tenant, MOST_LISTED).await.map_err(refused)
+async fn newest(foundation: &Foundation, limit: usize) -> Result<Vec<SnapshotSummary>, Failure> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    stored::list(&foundation.pool, &foundation.settings.tenant, limit).await.map_err(refused)
 }
 
 /// The digest that is, or begins with, `digits`.
-async fn named(foundation: &Foundation, digits: &str) -> Result<Sha256Digest, Failure> {
-    match digits.parse::<Sha256Digest>() {
-        Ok(digest) => Ok(digest),
-        Err(_) => the_only_one(digits, &known(foundation).await?),
+pub(crate) async fn named(foundation: &Foundation, digits: &str) -> Result<Sha256Digest, Failure> {
+    if let Ok(digest) = digits.parse() {
+        return Ok(digest);
     }
+    let found = stored::beginning_with(&foundation.pool, &foundation.settings.tenant, digits).await;
+    the_only_one(digits, &found.map_err(refused)?)
 }
 
 /// The data set whose digest is, or begins with, `digits`.
@@ -116,45 +118,31 @@ async fn manifest(foundation: &Foundation, digits: &str) -> Result<Manifest, Fai
     stored::manifest(&foundation.pool, &foundation.settings.tenant, digest).await.map_err(refused)
 }
 
-fn the_only_one(digits: &str, known: &[SnapshotSummary]) -> Result<Sha256Digest, Failure> {
-    let digits = digits.to_ascii_lowercase();
-    let mut found = known.iter().map(|one| one.digest).filter(|digest| digest.to_string().starts_with(&digits));
-    match (found.next(), found.next()) {
+fn the_only_one(digits: &str, found: &[Sha256Digest]) -> Result<Sha256Digest, Failure> {
+    match found {
         _ if digits.is_empty() => Err(Failure::refused("a digest has at least one digit")),
-        (Some(digest), None) => Ok(digest),
-        (Some(_), Some(_)) => Err(Failure::refused(format!("several data sets begin with {digits}; give more digits"))),
-        (None, _) => Err(Failure::refused(format!(
+        [digest] => Ok(*digest),
+        [] => Err(Failure::refused(format!(
             "no data set has a digest that begins with {digits}; `flywheel dataset show` lists them"
         ))),
+        _ => Err(Failure::refused(format!("several data sets begin with {digits}; give more digits"))),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use events::Timestamp;
-
     use super::*;
 
     #[test]
     fn digits_name_a_data_set_as_long_as_there_is_one() {
-        let named = |digest: &str| SnapshotSummary {
-            digest: digest.parse().unwrap(),
-            model: "edit".to_owned(),
-            audience: "everyone".to_owned(),
-            training_pairs: 1,
-            gate_pairs: 1,
-            first_labeled_at: Timestamp::EPOCH,
-            last_labeled_at: Timestamp::EPOCH,
-            created_at: Timestamp::EPOCH,
-        };
-        let known = [named(&"ab".repeat(32)), named(&"ac".repeat(32))];
-        assert_eq!(the_only_one("AB", &known).unwrap(), known[0].digest);
-        let sentence = |digits| match the_only_one(digits, &known) {
+        let found = [Sha256Digest::of(b"one"), Sha256Digest::of(b"two")];
+        assert_eq!(the_only_one("ab", &found[..1]).unwrap(), found[0]);
+        let sentence = |digits, found| match the_only_one(digits, found) {
             Err(Failure::Refused(sentence)) => sentence,
             other => panic!("{other:?}"),
         };
-        assert!(sentence("a").contains("several data sets begin with a"));
-        assert!(sentence("b").contains("no data set"));
-        assert!(sentence("").contains("at least one digit"));
+        assert!(sentence("a", &found).contains("several data sets begin with a"));
+        assert!(sentence("b", &[]).contains("no data set"));
+        assert!(sentence("", &found[..1]).contains("at least one digit"));
     }
 }

@@ -24,8 +24,8 @@ pub(super) fn spoken(symbol: &str) -> String {
     symbol.replace('_', " ")
 }
 
-pub(super) fn list(known: &[SnapshotSummary]) -> String {
-    let rows = known
+pub(super) fn list(newest: &[SnapshotSummary], has_older: bool) -> String {
+    let rows = newest
         .iter()
         .map(|one| {
             vec![
@@ -40,7 +40,11 @@ pub(super) fn list(known: &[SnapshotSummary]) -> String {
         })
         .collect();
     let header = ["data set", "model", "audience", "to train", "to judge", "newest label", "made"];
-    rows_text(&header, rows, "no data sets")
+    let mut text = rows_text(&header, rows, "no data sets");
+    if has_older {
+        let _ = write!(text, "\n\nthere are older ones; --limit lists more than {}", newest.len());
+    }
+    text
 }
 
 pub(super) fn manifest(manifest: &Manifest) -> String {

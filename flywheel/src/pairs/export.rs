@@ -47,6 +47,7 @@ struct TrlDefaults {
 
 /// A data set that was named.
 struct Snapshot {
+    digest: Sha256Digest,
     audience: Audience,
     members: HashMap<PairId, ManifestMember>,
 }
@@ -57,7 +58,7 @@ impl Snapshot {
         let manifest = stored::manifest(&foundation.pool, &foundation.settings.tenant, digest).await;
         let manifest = manifest.map_err(dataset::refused)?;
         let members = manifest.members.into_iter().map(|member| (member.pair_id, member)).collect();
-        Ok(Self { audience: manifest.filters.audience, members })
+        Ok(Self { digest, audience: manifest.filters.audience, members })
     }
 
     /// What stands behind a pair of this data set, or why it is not taken from it.
@@ -92,17 +93,17 @@ pub(super) async fn run(foundation: &Foundation, arguments: &ExportArgs) -> Resu
             error => format!("--tokenizer {}: {error}", arguments.tokenizer.display()),
         })
     })?;
-    let snapshot = match arguments.snapshot {
-        Some(digest) => Some(Snapshot::read(foundation, digest).await?),
+    let snapshot = match &arguments.snapshot {
+        Some(digits) => Some(Snapshot::read(foundation, dataset::named(foundation, digits).await?).await?),
         None => None,
     };
     let audience = audience_of(arguments.audience.as_ref(), snapshot.as_ref())?;
     let table = Table::create(&arguments.output, arguments.format)?;
     let rights = Rights::now(foundation).await?;
     let is_kto = arguments.kto;
+    let subject = snapshot.as_ref().map_or_else(|| "lake".to_owned(), |named| format!("snapshot {}", named.digest));
     let mut export = Export { renderer, is_kto, audience, snapshot, rights, table, report: Report::default() };
     let lake = Lake::open(foundation).await?;
-    let subject = arguments.snapshot.map_or_else(|| "lake".to_owned(), |digest| format!("snapshot {digest}"));
     let asked = json!({
         "dialect": arguments.dialect.as_str(), "max_tokens": arguments.max_tokens, "kto": is_kto,
         "audience": export.audience,
@@ -348,7 +349,11 @@ mod tests {
             let (pair_id, content_digest) = (pair.pair_id, pair.content_digest);
             (pair_id, ManifestMember { pair_id, content_digest, purpose: *purpose, support: MERGED })
         };
-        Snapshot { audience: "acme".parse().unwrap(), members: members.iter().map(member).collect() }
+        Snapshot {
+            digest: Sha256Digest::of(b"a data set"),
+            audience: "acme".parse().unwrap(),
+            members: members.iter().map(member).collect(),
+        }
     }
 
     #[test]

@@ -108,4 +108,19 @@ async fn a_data_set_is_made_shown_and_reported() {
         sqlx::query_scalar("SELECT DISTINCT person FROM opportunity_outcomes").fetch_all(&pool).await.unwrap();
     assert_eq!(persons.len(), DEVELOPERS);
     assert!(persons.iter().all(|person| !report.contains(person.as_str()) && !page.contains(person.as_str())));
+
+    // Of very many none is out of reach, and a list that ends early says so.
+    let many = "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 1001) \
+         INSERT INTO snapshots SELECT printf('%064x', n), tenant, model, audience, label_policy_version, \
+         code_version, filters, training_pairs, gate_pairs, first_labeled_at, last_labeled_at, last_signal_at, \
+         created_at + n FROM number, snapshots WHERE snapshot_digest = $1";
+    sqlx::query(many).bind(digest).execute(&pool).await.unwrap();
+    let shown = place.say(&["dataset", "show", &digest[..12], "--json"]).json();
+    assert_eq!(shown["digest"], digest);
+    let listed = place.say(&["dataset", "show"]);
+    assert!(listed.stdout.trim_end().ends_with("there are older ones; --limit lists more than 50"), "{listed:?}");
+    let all = place.say(&["dataset", "show", "--limit", "1002", "--json"]).json();
+    assert_eq!(all.as_array().unwrap().last().unwrap()["digest"], digest);
+    let whole = place.say(&["dataset", "show", "--limit", "1002"]).stdout;
+    assert!(whole.contains(&digest[..12]) && !whole.contains("--limit"), "{whole}");
 }

@@ -297,7 +297,8 @@ async fn exports(place: &Place, pool: &AnyPool, key: &Path) {
     audit::consistent(place);
 
     let digest = snapshot(pool, &lake(place, pool).await).await.to_string();
-    let of_data_set = [&arguments[..], &["--format", "jsonl", "--snapshot", &digest]].concat();
+    // As `flywheel dataset show` lists it.
+    let of_data_set = [&arguments[..], &["--format", "jsonl", "--snapshot", &digest[..12]]].concat();
     let (said, output) = asked.export("snapshot.jsonl", &of_data_set);
     assert!(said.json()["left_out"]["held_out"].as_u64().unwrap() > 0, "{said:?}");
     for row in lines(&said, &output) {

@@ -179,6 +179,29 @@ pub async fn list(pool: &AnyPool, tenant: &TenantId, limit: i64) -> Result<Vec<S
     rows.iter().map(summary_of).collect()
 }
 
+/// The digests that begin with `digits`; of several, two.
+///
+/// # Errors
+/// A database that fails or holds something that it may not.
+pub async fn beginning_with(
+    pool: &AnyPool,
+    tenant: &TenantId,
+    digits: &str,
+) -> Result<Vec<Sha256Digest>, OrchestratorError> {
+    // Nothing else is in a digest, and some of it means something to LIKE.
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Ok(Vec::new());
+    }
+    let found: Vec<String> = sqlx::query_scalar(
+        "SELECT snapshot_digest FROM snapshots WHERE tenant = $1 AND snapshot_digest LIKE $2 LIMIT 2",
+    )
+    .bind(tenant.as_str().to_owned())
+    .bind(format!("{}%", digits.to_ascii_lowercase()))
+    .fetch_all(pool)
+    .await?;
+    found.iter().map(|digest| Ok(digest.parse()?)).collect()
+}
+
 /// One of them.
 ///
 /// # Errors

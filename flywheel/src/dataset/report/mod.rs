@@ -16,7 +16,7 @@ use trainer_orchestrator::data_set::stored::{self, SnapshotSummary};
 
 use self::page::{Page, Section};
 use super::text::{short, spoken};
-use super::{known, named, refused};
+use super::{named, newest, refused};
 use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::table::print;
@@ -78,7 +78,7 @@ async fn facts(foundation: &Foundation, digits: Option<&str>) -> Result<Facts, F
     let digest = match digits {
         Some(digits) => named(foundation, digits).await?,
         None => {
-            let newest = known(foundation).await?.into_iter().next();
+            let newest = newest(foundation, 1).await?.into_iter().next();
             newest.ok_or_else(|| Failure::refused("no data sets; `flywheel dataset build` makes one"))?.digest
         }
     };
