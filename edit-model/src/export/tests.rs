@@ -34,7 +34,7 @@ fn suited(maximum_tokens: usize) -> Vec<(Dialect, BaseTokenizer, Renderer)> {
     bases.into_iter().filter(has_room).map(made).collect()
 }
 
-fn context(text: &str, cursor: usize) -> EditContext {
+pub(super) fn context(text: &str, cursor: usize) -> EditContext {
     EditContext {
         repository: "team/display".to_owned(),
         path: "src/name.rs".to_owned(),
@@ -58,7 +58,7 @@ fn action(text: &str, start: usize, end: usize, new_text: &str) -> EditAction {
     }
 }
 
-fn list(actions: Vec<EditAction>) -> ActionList {
+pub(super) fn list(actions: Vec<EditAction>) -> ActionList {
     ActionList { actions, closed: false }
 }
 
@@ -290,7 +290,7 @@ fn hostile() -> impl Strategy<Value = String> {
 }
 
 /// An action somewhere in a text.
-fn somewhere(text: &str, start: usize, length: usize, new_text: &str) -> EditAction {
+pub(super) fn somewhere(text: &str, start: usize, length: usize, new_text: &str) -> EditAction {
     let places: Vec<usize> = text.char_indices().map(|(place, _)| place).chain([text.len()]).collect();
     let start = start % places.len();
     let end = (start + length).min(places.len() - 1);

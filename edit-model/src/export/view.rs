@@ -133,7 +133,117 @@ pub(super) fn push_edit(draft: &mut Draft<'_>, edit: &RecentEdit, after_name: &s
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::export::tests::context;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Kind {
+        Newest,
+        Above,
+        Below,
+        Older,
+    }
+
+    fn length(text: &str) -> usize {
+        text.chars().count()
+    }
+
+    /// What is shown, said as one list of everything: what comes first takes first, and what does not fit ends its kind.
+    fn shown(budget: usize, context: &EditContext, region: &Region) -> (String, String, Vec<String>) {
+        let edit = |kind, edit: &RecentEdit| {
+            (kind, length(&edit.path) + length(&difference(edit)) + EDIT_MARKS, edit.path.clone())
+        };
+        let line = |kind, line: &str| (kind, length(line), line.to_owned());
+        let mut edits = context.recent_edits.iter().rev();
+        let above: Vec<&str> = region.before.split_inclusive('\n').rev().collect();
+        let below: Vec<&str> = region.after.split_inclusive('\n').collect();
+        let mut list: Vec<(Kind, usize, String)> =
+            edits.next().map(|newest| edit(Kind::Newest, newest)).into_iter().collect();
+        for distance in 0..above.len().max(below.len()) {
+            list.extend(above.get(distance).map(|text| line(Kind::Above, text)));
+            list.extend(below.get(distance).map(|text| line(Kind::Below, text)));
+        }
+        list.extend(edits.map(|older| edit(Kind::Older, older)));
+
+        let (mut left, mut ended) = (budget, Vec::new());
+        let (mut before, mut after, mut paths) = (String::new(), String::new(), Vec::new());
+        for (kind, cost, text) in list {
+            let most = if kind == Kind::Newest { budget / 2 } else { budget };
+            if ended.contains(&kind) || cost > left.min(most) {
+                ended.push(kind);
+                if kind == Kind::Newest {
+                    // An older edit without the newest one would say something else.
+                    ended.push(Kind::Older);
+                }
+                continue;
+            }
+            left -= cost;
+            match kind {
+                Kind::Above => before.insert_str(0, &text),
+                Kind::Below => after.push_str(&text),
+                Kind::Newest | Kind::Older => paths.insert(0, text),
+            }
+        }
+        (before, after, paths)
+    }
+
+    fn region(before: &str, after: &str) -> Region {
+        let [before, standing, after] = [before, "", after].map(str::to_owned);
+        Region { before, standing, after, cursor: None, chosen: None, rejected: None }
+    }
+
+    fn seen(budget: usize, context: &EditContext, region: &Region) -> (String, String, Vec<String>) {
+        let view = View::within(budget, context, region, |text| Ok(length(text))).unwrap();
+        let paths = view.edits.iter().map(|edit| edit.path.clone()).collect();
+        (view.before.to_owned(), view.after.to_owned(), paths)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1024, fork: false, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_matters_most_takes_first_and_the_budget_is_kept(
+            before in "[aé\n]{0,30}",
+            after in "[aé\n]{0,30}",
+            edits in prop::collection::vec(("[ab\n]{0,6}", "[ab\n]{0,6}"), 0..5),
+            budget in 0_usize..140,
+        ) {
+            let numbered = edits.into_iter().enumerate();
+            let recent_edits = numbered
+                .map(|(number, (old_text, new_text))| RecentEdit { path: number.to_string(), old_text, new_text })
+                .collect();
+            let context = EditContext { recent_edits, ..context("", 0) };
+            let region = region(&before, &after);
+            let (above, below, paths) = seen(budget, &context, &region);
+            prop_assert_eq!((above.clone(), below.clone(), paths.clone()), shown(budget, &context, &region));
+            prop_assert!(before.ends_with(&above) && after.starts_with(&below));
+            let of_edits: usize = context
+                .recent_edits
+                .iter()
+                .filter(|edit| paths.contains(&edit.path))
+                .map(|edit| length(&edit.path) + length(&difference(edit)) + EDIT_MARKS)
+                .sum();
+            prop_assert!(length(&above) + length(&below) + of_edits <= budget);
+        }
+    }
+
+    #[test]
+    fn the_newest_edit_comes_first_then_lines_around_then_older_edits() {
+        let edit = |path: &str| RecentEdit { path: path.to_owned(), old_text: "a".to_owned(), new_text: String::new() };
+        // Each costs twelve: its name, its line with sign and line break, and what stands around it.
+        let context = EditContext { recent_edits: ["1", "2", "3"].map(edit).to_vec(), ..context("", 0) };
+        let region = region("a1\na2\na3\n", "b1\nb2\n");
+        let all = |before: &str, after: &str, paths: &[&str]| {
+            (before.to_owned(), after.to_owned(), paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(seen(23, &context, &region), all("a1\na2\na3\n", "b1\nb2\n", &[]), "over half of the budget");
+        assert_eq!(seen(24, &context, &region), all("a2\na3\n", "b1\nb2\n", &["3"]));
+        assert_eq!(seen(38, &context, &region), all("a1\na2\na3\n", "b1\nb2\n", &["3"]));
+        assert_eq!(seen(39, &context, &region), all("a1\na2\na3\n", "b1\nb2\n", &["2", "3"]));
+        assert_eq!(seen(51, &context, &region), all("a1\na2\na3\n", "b1\nb2\n", &["1", "2", "3"]));
+    }
 
     #[test]
     fn long_lines_come_in_parts_that_make_the_whole() {
