@@ -146,3 +146,75 @@ pub(crate) fn pairs(scratch: &Scratch, from: &Positions, until: &Positions) -> a
     let (name, not_covered) = ("lake: pairs against the log".to_owned(), before + erased);
     Ok(Check { name, checked: checked - erased, differences, not_covered, reasons, first, ..Check::default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bus::Position;
+
+    use super::*;
+
+    /// What the log and the lake hold: places, what stands there, and whether its person was erased, or which part.
+    type Logged = (u64, &'static str, bool);
+    type Stored = (u64, &'static str, i64);
+
+    fn place(number: u64) -> Position {
+        format!("{number:020}").parse().unwrap()
+    }
+
+    /// The check over one partition, of which the log still holds 10 to 20.
+    fn check(log: &[Logged], lake: &[Stored]) -> Check {
+        let scratch = Scratch::open(None).unwrap();
+        let pair = |number: u64| (place(number).to_string(), format!("pair {number}"));
+        for (number, text, is_erased) in log {
+            let (position, id) = pair(*number);
+            let insert = "INSERT INTO pair_log VALUES (0, ?1, ?2, ?3, ?4)";
+            scratch.connection.execute(insert, params![position, id, text.as_bytes(), is_erased]).unwrap();
+        }
+        for (number, text, part) in lake {
+            let (position, id) = pair(*number);
+            let insert = "INSERT INTO pair_rows VALUES (0, ?1, ?2, ?3, ?4)";
+            scratch.connection.execute(insert, params![position, id, text.as_bytes(), part]).unwrap();
+        }
+        let of_partition = |number| -> Positions { std::iter::once((0, place(number))).collect() };
+        pairs(&scratch, &of_partition(10), &of_partition(20)).unwrap()
+    }
+
+    fn differences(check: &Check) -> Vec<(&str, &str)> {
+        check.first.iter().map(|named| (named.id.as_str(), named.what.as_str())).collect()
+    }
+
+    fn reasons(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        counts.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
+    }
+
+    #[test]
+    fn only_a_pair_of_an_erased_person_may_be_in_no_part() {
+        let erased = check(&[(10, "a", false), (11, "b", true)], &[(10, "a", 1)]);
+        assert_eq!((erased.checked, erased.differences, erased.not_covered), (1, 0, 1));
+        assert_eq!(erased.reasons, reasons(&[(reason::ERASED, 1)]));
+        let lost = check(&[(10, "a", false), (11, "b", false)], &[(10, "a", 1)]);
+        assert_eq!((lost.checked, lost.not_covered), (2, 0));
+        assert_eq!(differences(&lost), [("pair 11", "in_no_part")]);
+    }
+
+    #[test]
+    fn an_erased_pair_that_is_still_in_the_lake_is_judged_like_every_other() {
+        let as_it_stands = check(&[(10, "a", true)], &[(10, "a", 1)]);
+        assert_eq!((as_it_stands.checked, as_it_stands.differences, as_it_stands.not_covered), (1, 0, 0));
+        let changed = check(&[(10, "a", true), (11, "b", true)], &[(10, "other", 1), (11, "b", 1), (11, "b", 2)]);
+        assert_eq!((changed.checked, changed.not_covered), (2, 0));
+        assert_eq!(differences(&changed), [("pair 10", "differs"), ("pair 11", "in_several_parts")]);
+    }
+
+    #[test]
+    fn what_lies_outside_of_the_cut_is_no_difference_and_what_nobody_wrote_is_one() {
+        // The log has let go of what is before 10; behind 20 the lake has not read yet.
+        let around = check(&[(10, "a", false), (25, "c", true)], &[(5, "b", 1), (10, "a", 1)]);
+        assert_eq!((around.checked, around.differences, around.not_covered), (1, 0, 1));
+        assert_eq!(around.reasons, reasons(&[(reason::DELETED, 1)]));
+        let invented = check(&[(10, "a", false)], &[(10, "a", 1), (15, "d", 1)]);
+        assert_eq!(differences(&invented), [("pair 15", "not_in_the_log")]);
+    }
+}
