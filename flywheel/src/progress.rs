@@ -3,8 +3,10 @@
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use trainer_orchestrator::data_set::watch::Watch;
 
-/// A bar; without a terminal nothing is shown.
+/// A bar; without a terminal nothing is shown. A clone is the same bar.
+#[derive(Debug, Clone)]
 pub(crate) struct Progress {
     bar: ProgressBar,
 }
@@ -43,5 +45,15 @@ impl Progress {
     /// Takes the bar off the screen.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+impl Watch for Progress {
+    fn begin(&self, what: &'static str, of: Option<u64>) {
+        self.begin(what, of);
+    }
+
+    fn advance(&self, count: u64) {
+        self.advance(count);
     }
 }

@@ -20,6 +20,7 @@ use crate::cli::{CODE_VERSION, Common, DatasetCommand, ListArgs};
 use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::operations::open;
+use crate::progress::Progress;
 use crate::table::{print, print_json};
 
 pub(crate) async fn run(common: &Common, command: &DatasetCommand) -> Result<ExitCode, Failure> {
@@ -76,12 +77,16 @@ async fn build(foundation: &Foundation, dry_run: bool, list: &ListArgs) -> Resul
     let filters =
         settings.orchestrator.filters(settings.tenant.clone(), model, audience, label_policy_version, CODE_VERSION);
     let lake = LakeReader::new(foundation.pool.clone(), Arc::clone(&foundation.artifacts));
-    let sources = Sources::new(&foundation.pool, settings.tenant.clone(), lake, foundation.keys.clone());
+    let progress = Progress::new();
+    let sources = Sources::new(&foundation.pool, settings.tenant.clone(), lake, foundation.keys.clone())
+        .watched_by(progress.clone());
     let filters = SnapshotFilters { formula: sources.formula().await.map_err(refused)?, ..filters };
     let rules = sources.rules().await.map_err(refused)?;
     let sharing = sources.sharing().await.map_err(refused)?;
     let policy = &settings.orchestrator.data_set;
-    let (plan, parts) = sources.plan(filters, policy, &rules, &sharing).await.map_err(refused)?;
+    let planned = sources.plan(filters, policy, &rules, &sharing).await;
+    progress.finish();
+    let (plan, parts) = planned.map_err(refused)?;
     if !dry_run {
         let now = foundation.clock.now();
         stored::keep_alone(&foundation.pool, &plan, &parts, now).await.map_err(refused)?;

@@ -25,6 +25,7 @@ mod quality;
 mod silence;
 pub mod sources;
 pub mod stored;
+pub mod watch;
 mod weights;
 
 use std::collections::HashSet;

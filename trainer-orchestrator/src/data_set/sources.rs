@@ -20,6 +20,7 @@ use super::composition::{Census, Reason};
 use super::lesson::Lesson;
 use super::manifest::SnapshotPlan;
 use super::policy::DataSetPolicy;
+use super::watch::Watch;
 use super::{Candidate, build};
 use crate::allow_list::AllowList;
 use crate::erasure;
@@ -43,6 +44,7 @@ pub struct Sources {
     rules: RepositoryStore,
     consents: ConsentStore,
     known: Mutex<HashMap<PairId, (Sha256Digest, Lesson)>>,
+    watch: Box<dyn Watch>,
 }
 
 impl Sources {
@@ -57,7 +59,14 @@ impl Sources {
             rules: RepositoryStore::new(pool.clone()),
             consents: ConsentStore::new(pool.clone()),
             known: Mutex::default(),
+            watch: Box::new(()),
         }
+    }
+
+    /// Tells `watch` how far [`Self::plan`] is.
+    #[must_use]
+    pub fn watched_by(self, watch: impl Watch + 'static) -> Self {
+        Self { watch: Box::new(watch), ..self }
     }
 
     /// The rules of now.
@@ -116,6 +125,7 @@ impl Sources {
         sharing: &BTreeSet<PersonPseudonym>,
     ) -> Result<(SnapshotPlan, Vec<PartRead>), OrchestratorError> {
         let shape = Shape::new(&self.keys.tenant_secret(&self.tenant).await?);
+        self.watch.begin("reading the lake", None);
         let (mut pairs, parts) = self.pairs().await?;
         let read = pairs.len();
         erasure::leave_out(&self.keys, &mut pairs).await?;
@@ -125,6 +135,7 @@ impl Sources {
         if erased > 0 {
             *before.entry(Reason::Erased).or_default() += erased;
         }
+        self.watch.begin("choosing pairs", None);
         let policy = policy.clone();
         let plan = off_the_runtime(move || build(filters, &policy, &candidates, &before)).await??;
         Ok((plan, parts))
@@ -140,7 +151,9 @@ impl Sources {
         let mut known = std::mem::take(&mut *self.known.lock());
         let mut candidates = Vec::with_capacity(pairs.len());
         let mut waiting: Vec<(PreferencePair, PairText)> = Vec::with_capacity(OPEN_TEXTS);
+        self.watch.begin("opening pairs", Some(pairs.len() as u64));
         for pair in pairs {
+            self.watch.advance(1);
             if let Some((content, lesson)) = known.remove(&pair.pair_id)
                 && content == pair.content_digest
             {

@@ -1,6 +1,6 @@
 //! The lake under a run: compacted meanwhile, or with a part that cannot be used.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use events::TenantId;
@@ -13,6 +13,7 @@ use service::reconciler::RequestError;
 use trainer_orchestrator::OrchestratorConfig;
 use trainer_orchestrator::data_set::manifest::SnapshotPlan;
 use trainer_orchestrator::data_set::sources::Sources;
+use trainer_orchestrator::data_set::watch::Watch;
 use trainer_orchestrator::store::RunState;
 
 use crate::fixture::{CODE_VERSION, Fixture, config, model, program, wait_for};
@@ -22,10 +23,13 @@ fn reader(fixture: &Fixture) -> LakeReader {
     LakeReader::new(fixture.pool.clone(), Arc::new(fixture.artifacts.clone()))
 }
 
+fn sources(fixture: &Fixture) -> Sources {
+    Sources::new(&fixture.pool, TenantId::default(), reader(fixture), fixture.keys.clone())
+}
+
 /// The data set that would be made now.
-async fn planned(fixture: &Fixture) -> SnapshotPlan {
+async fn planned(sources: &Sources) -> SnapshotPlan {
     let (tenant, config) = (TenantId::default(), config());
-    let sources = Sources::new(&fixture.pool, tenant.clone(), reader(fixture), fixture.keys.clone());
     let (rules, sharing) = (sources.rules().await.unwrap(), sources.sharing().await.unwrap());
     let filters = config.filters(tenant, model(), "everyone".parse().unwrap(), 1, CODE_VERSION);
     sources.plan(filters, &config.data_set, &rules, &sharing).await.unwrap().0
@@ -44,13 +48,46 @@ async fn compact(fixture: &Fixture) {
     assert_eq!(kept, 0);
 }
 
+/// A step in the making of a data set, how many pairs it has, and how many were done.
+type Step = (&'static str, Option<u64>, u64);
+
+#[derive(Debug, Clone, Default)]
+struct Told(Arc<Mutex<Vec<Step>>>);
+
+impl Watch for Told {
+    fn begin(&self, what: &'static str, of: Option<u64>) {
+        self.0.lock().unwrap().push((what, of, 0));
+    }
+
+    fn advance(&self, count: u64) {
+        self.0.lock().unwrap().last_mut().unwrap().2 += count;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_data_set_sees_how_far_it_is() {
+    let fixture = Fixture::new().await;
+    fixture.collect(0, 370, "everyone").await;
+    let told = Told::default();
+    let sources = sources(&fixture).watched_by(told.clone());
+    let plan = planned(&sources).await;
+    let steps = std::mem::take(&mut *told.0.lock().unwrap());
+    let [("reading the lake", None, 0), ("opening pairs", Some(of), done), ("choosing pairs", None, 0)] = *steps else {
+        panic!("{steps:?}")
+    };
+    assert!(done == of && of >= plan.members.len() as u64, "{done} of {of}");
+    // What was opened once is known, and counts like the others.
+    planned(&sources).await;
+    assert_eq!(*told.0.lock().unwrap(), steps);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_outlives_the_compaction_of_what_its_data_set_was_read_from() {
     let fixture = Fixture::new().await;
     for first in (0..400).step_by(40) {
         fixture.collect(first, 40, "everyone").await;
     }
-    let before = planned(&fixture).await;
+    let before = planned(&sources(&fixture)).await;
     // The lake is compacted after the data set was chosen; the attempt that meets it begins afterwards.
     let (gone, compacted) = (fixture.root.join("gone"), fixture.root.join("compacted"));
     let script = fixture.script(
@@ -68,7 +105,7 @@ async fn a_run_outlives_the_compaction_of_what_its_data_set_was_read_from() {
     wait_for("the first attempt", async || gone.exists().then_some(())).await;
     compact(&fixture).await;
     assert_eq!(reader(&fixture).parts(&TenantId::default()).await.unwrap().len(), 1);
-    assert_eq!(planned(&fixture).await.digest, before.digest);
+    assert_eq!(planned(&sources(&fixture)).await.digest, before.digest);
     std::fs::write(&compacted, "").unwrap();
     let run = orchestrating.ended().await;
     assert_eq!((run.state, run.attempt), (RunState::Succeeded, 2), "{}", run.detail);
