@@ -1,6 +1,10 @@
 //! Fill in the middle: the answer is what belongs between the text before a region and the text after it.
 //!
 //! The text that the region holds is not shown: it is what the answer takes the place of.
+//!
+//! The marks and where they stand are published. Ours is that an edit is a file beside the others, called `P.diff`; and of
+//! the first `StarCoder`, which was trained on one file at a time, that there are several, and no `<gh_stars>` behind their
+//! names.
 
 use super::base::BaseTokenizer;
 use super::neutral::Draft;

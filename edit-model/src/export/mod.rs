@@ -39,10 +39,10 @@ pub enum Dialect {
     /// Ours, which our own small model reads and writes ([`crate::dialect`]).
     Flywheel,
     /// Fill in the middle, as Qwen2.5-Coder was trained at the level of repositories (Hui et al. 2024, "Qwen2.5-Coder
-    /// Technical Report", figure 4).
+    /// Technical Report"), with edits as files of their own.
     QwenCoderFim,
-    /// Fill in the middle, as `StarCoder` (Li et al. 2023) or `StarCoder2` (Lozhkov et al. 2024, section 5) was trained;
-    /// which of the two, the tokenizer says.
+    /// Fill in the middle, as `StarCoder` (Li et al. 2023) or `StarCoder2` (Lozhkov et al. 2024) was trained, with edits as
+    /// files of their own; which of the two, the tokenizer says.
     StarcoderFim,
     /// The whole lines around the change, rewritten: for any base, since its marks are plain text.
     RegionRewrite,
