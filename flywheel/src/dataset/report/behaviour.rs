@@ -8,7 +8,7 @@ use labeler::crowd::{Crowd as _, FEWEST_PERSONS, Told, along, apart};
 use labeler::policy::LOOKS_S;
 use labeler::statistics::Estimate;
 
-use super::page::{Bars, Block, Curves, Intervals, Section, Table};
+use super::page::{Bars, Block, Curves, Intervals, Section, Table, Tone};
 use super::{Facts, language, moment, percent, spoken};
 
 /// What outcomes must say for most of this part.
@@ -83,6 +83,19 @@ fn nothing(is_there: bool) -> Block {
     })
 }
 
+/// What a developer said of a suggestion by what became of it.
+fn tone(signal: Signal) -> Tone {
+    match signal {
+        Signal::Accepted => Tone::For,
+        Signal::PartiallyEdited => Tone::PartlyFor,
+        Signal::Rejected => Tone::Against,
+        Signal::Ignored => Tone::WeaklyAgainst,
+        Signal::Superseded => Tone::Neither,
+        Signal::NotShown => Tone::Absent,
+        Signal::Unknown => Tone::Unknown,
+    }
+}
+
 fn signals(facts: &Facts, source: &str) -> Section {
     let mut periods: BTreeMap<_, Signals> = BTreeMap::new();
     for cell in &facts.cells {
@@ -98,7 +111,7 @@ fn signals(facts: &Facts, source: &str) -> Section {
     let count = |told: &Told<Signals>, signal: Signal| told.crowd.counts.get(&signal).copied().unwrap_or(0.0);
     let all = Signal::ALL.iter().copied().chain([Signal::Unknown]);
     let present: Vec<Signal> = all.filter(|signal| told.iter().any(|told| count(told, *signal) > 0.0)).collect();
-    let parts: Vec<String> = present.iter().map(|signal| spoken(signal.as_str())).collect();
+    let parts: Vec<(String, Tone)> = present.iter().map(|signal| (spoken(signal.as_str()), tone(*signal))).collect();
     let bars = told.iter().map(|told| {
         let counts: Vec<f64> = present.iter().map(|signal| count(told, *signal)).collect();
         (told.span(), counts)
@@ -107,8 +120,8 @@ fn signals(facts: &Facts, source: &str) -> Section {
         let counts = present.iter().map(|signal| format!("{:.0}", count(told, *signal)));
         std::iter::once(told.span()).chain(counts).chain([format!("{:.0}", told.crowd.censored)]).collect()
     });
-    let header: Vec<String> =
-        std::iter::once("from".to_owned()).chain(parts.clone()).chain(["censored".to_owned()]).collect();
+    let names = parts.iter().map(|(name, _)| name.clone());
+    let header: Vec<String> = std::iter::once("from".to_owned()).chain(names).chain(["censored".to_owned()]).collect();
     let table = Table { header, rows: rows.collect() };
     let bars = Bars { title: "opportunities by signal".to_owned(), parts, rows: bars.collect() };
     Section { title, source, blocks: vec![Block::Table(table), Block::Bars(bars)] }

@@ -4,7 +4,7 @@ use labeler::crowd::FEWEST_PERSONS;
 use trainer_orchestrator::data_set::composition::{Composition, Reason, SetStatistics};
 use trainer_orchestrator::data_set::groups::GroupCount;
 
-use super::page::{Bars, Block, Section, Table};
+use super::page::{Bars, Block, Section, Table, Tone};
 use super::{language, percent, spoken};
 use crate::dataset::text::{largest_weight_text, persons_text, stage_rows};
 
@@ -118,7 +118,11 @@ fn no_edit(composition: &Composition) -> Section {
         (name.to_owned(), parts.map(|count| count as f64).to_vec())
     });
     let header = ["set", "pairs", "choose NO_EDIT", "share", "reject NO_EDIT", "share"];
-    let parts = ["choose NO_EDIT", "reject NO_EDIT", "two edits, or one side only"];
+    let parts = [
+        ("choose NO_EDIT", Tone::For),
+        ("reject NO_EDIT", Tone::Against),
+        ("two edits, or one side only", Tone::Neither),
+    ];
     Section {
         title: "NO_EDIT",
         source: format!("{SOURCE}; in training, pairs that choose NO_EDIT never outnumber those that reject it"),
@@ -126,7 +130,7 @@ fn no_edit(composition: &Composition) -> Section {
             Block::Table(Table::new(&header, rows.to_vec())),
             Block::Bars(Bars {
                 title: "pairs by what they say of NO_EDIT".to_owned(),
-                parts: parts.map(str::to_owned).to_vec(),
+                parts: parts.map(|(name, tone)| (name.to_owned(), tone)).to_vec(),
                 rows: bars.to_vec(),
             }),
         ],

@@ -2,13 +2,11 @@
 
 use labeler::statistics::Estimate;
 
-use super::page::{Bars, Block, Curves, Intervals, Page};
+use super::page::{Bars, Block, Curves, Intervals, Page, Tone};
 use crate::table::markdown_text;
 
 /// Characters that a plot is wide.
 const WIDTH: usize = 40;
-/// What the parts of a bar are drawn with.
-const PARTS: [char; 7] = ['█', '▓', '▒', '░', '▚', '·', '○'];
 
 pub(super) fn written(page: &Page) -> String {
     let mut text = format!("# {}\n", escaped(&page.title));
@@ -74,8 +72,17 @@ fn column(share: f64) -> usize {
     (share.clamp(0.0, 1.0) * WIDTH as f64).round() as usize
 }
 
-fn part(number: usize) -> char {
-    PARTS[number % PARTS.len()]
+/// What a part is drawn with: the denser, the more it is for; what says nothing is hardly there.
+fn part(tone: Tone) -> char {
+    match tone {
+        Tone::For => '█',
+        Tone::PartlyFor => '▓',
+        Tone::Against => '▒',
+        Tone::WeaklyAgainst => '░',
+        Tone::Neither => '·',
+        Tone::Absent => '○',
+        Tone::Unknown => '?',
+    }
 }
 
 fn bars_text(bars: &Bars) -> Vec<String> {
@@ -86,18 +93,17 @@ fn bars_text(bars: &Bars) -> Vec<String> {
         .zip(&bars.rows)
         .map(|(name, (_, values))| {
             let (mut bar, mut sum, mut drawn) = (String::new(), 0.0, 0);
-            for (number, value) in values.iter().enumerate() {
+            for (value, (_, tone)) in values.iter().zip(&bars.parts) {
                 sum += value;
                 let end = column(sum / longest);
-                bar.extend(std::iter::repeat_n(part(number), end - drawn));
+                bar.extend(std::iter::repeat_n(part(*tone), end - drawn));
                 drawn = end;
             }
             format!("{name}  {bar} {sum:.0}")
         })
         .collect();
     if bars.parts.len() > 1 {
-        let legend: Vec<String> =
-            bars.parts.iter().enumerate().map(|(number, name)| format!("{} {name}", part(number))).collect();
+        let legend: Vec<String> = bars.parts.iter().map(|(name, tone)| format!("{} {name}", part(*tone))).collect();
         lines.push(String::new());
         lines.push(legend.join("   "));
     }
@@ -136,7 +142,7 @@ fn curves_text(curves: &Curves) -> Vec<String> {
         }
         lines.push(curve.clone());
         for (name, value) in names.iter().zip(values) {
-            let bar: String = std::iter::repeat_n(part(0), column(*value)).collect();
+            let bar: String = std::iter::repeat_n(part(Tone::For), column(*value)).collect();
             lines.push(format!("  {name}  {bar} {:.1}%", value * 100.0));
         }
     }
@@ -150,11 +156,11 @@ mod tests {
     #[test]
     fn bars_have_the_lengths_of_their_counts() {
         let rows = vec![("one".to_owned(), vec![30.0, 10.0]), ("three".to_owned(), vec![10.0, 0.0])];
-        let bars = Bars { title: "pairs".to_owned(), parts: vec!["a".to_owned(), "b".to_owned()], rows };
-        let lines = bars_text(&bars);
-        assert_eq!(lines[0], format!("one    {}{} 40", "█".repeat(30), "▓".repeat(10)));
+        let parts = vec![("a".to_owned(), Tone::For), ("b".to_owned(), Tone::Against)];
+        let lines = bars_text(&Bars { title: "pairs".to_owned(), parts, rows });
+        assert_eq!(lines[0], format!("one    {}{} 40", "█".repeat(30), "▒".repeat(10)));
         assert_eq!(lines[1], format!("three  {} 10", "█".repeat(10)));
-        assert_eq!(lines[3], "█ a   ▓ b");
+        assert_eq!(lines[3], "█ a   ▒ b");
     }
 
     #[test]

@@ -41,12 +41,32 @@ impl Table {
     }
 }
 
+/// What a part of a bar says of what it is a part of. How it is drawn follows from this alone, so that it looks the same
+/// in every bar and every report, whichever other parts there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    /// For it, or the only part.
+    For,
+    /// For some of it.
+    PartlyFor,
+    /// Against it.
+    Against,
+    /// Against it, as far as silence is.
+    WeaklyAgainst,
+    /// Neither.
+    Neither,
+    /// There was nothing to be for or against.
+    Absent,
+    /// Nobody knows.
+    Unknown,
+}
+
 /// Counts as bars, one beneath the other, each of parts.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Bars {
     pub(super) title: String,
-    /// Names of the parts; one part needs no legend.
-    pub(super) parts: Vec<String>,
+    /// The parts; one alone needs no legend.
+    pub(super) parts: Vec<(String, Tone)>,
     /// Names of the bars, with the size of each part.
     pub(super) rows: Vec<(String, Vec<f64>)>,
 }
@@ -55,7 +75,7 @@ impl Bars {
     /// Bars of one part.
     pub(super) fn plain(title: &str, rows: impl IntoIterator<Item = (String, usize)>) -> Self {
         let rows = rows.into_iter().map(|(name, count)| (name, vec![count as f64])).collect();
-        Self { title: title.to_owned(), parts: vec![title.to_owned()], rows }
+        Self { title: title.to_owned(), parts: vec![(title.to_owned(), Tone::For)], rows }
     }
 
     /// The largest bar, at least 1.
