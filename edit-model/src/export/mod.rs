@@ -144,19 +144,16 @@ pub struct Rendered {
     pub divergence: Option<AnswerDivergence>,
 }
 
-impl Rendered {
-    /// Tokens of the prompt and the longer answer.
-    #[must_use]
-    pub fn tokens(&self) -> usize {
-        let longest = self.chosen.iter().chain(&self.rejected).map(|answer| answer.tokens).max();
-        self.prompt_tokens + longest.unwrap_or(0)
-    }
-}
-
 impl fmt::Debug for Rendered {
     /// Code never reaches a log through `Debug`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Rendered({} tokens)", self.tokens())
+        formatter
+            .debug_struct("Rendered")
+            .field("prompt_tokens", &self.prompt_tokens)
+            .field("chosen", &self.chosen)
+            .field("rejected", &self.rejected)
+            .field("divergence", &self.divergence)
+            .finish_non_exhaustive()
     }
 }
 
