@@ -103,10 +103,13 @@ impl Table {
         let mut name = name.to_os_string();
         name.push(format!(".{}.tmp", std::process::id()));
         let beside = place.with_file_name(name);
-        let file =
-            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&beside).map_err(|error| {
-                Failure::refused(format!("--output {} can not be written: {error}", place.display()))
-            })?;
+        // What a killed export left goes. A file that somebody else put there in a shared directory is never written into:
+        // it may be readable for others, or point elsewhere.
+        let _absent = std::fs::remove_file(&beside);
+        let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside).map_err(|error| {
+            let (place, beside) = (place.display(), beside.display());
+            Failure::refused(format!("--output {place} can not be written, first as {beside}: {error}"))
+        })?;
         let writer = match format {
             ExportFormat::Jsonl => Writer::Lines(BufWriter::new(file)),
             ExportFormat::Parquet => Writer::Parquet { file: Some(file), open: None, waiting: Vec::new(), bytes: 0 },
@@ -315,5 +318,20 @@ mod tests {
         table.finish().unwrap();
         table.place().unwrap();
         assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn nothing_is_written_through_what_lies_where_the_file_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let (place, elsewhere) = (directory.path().join("pairs.jsonl"), directory.path().join("elsewhere"));
+        std::fs::write(&elsewhere, "before").unwrap();
+        let beside = directory.path().join(format!("pairs.jsonl.{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&elsewhere, &beside).unwrap();
+        let mut table = Table::create(&place, ExportFormat::Jsonl).unwrap();
+        table.add(row(1)).unwrap();
+        table.finish().unwrap();
+        table.place().unwrap();
+        assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "before");
+        assert!(std::fs::symlink_metadata(&place).unwrap().is_file());
     }
 }
