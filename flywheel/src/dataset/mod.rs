@@ -12,7 +12,7 @@ use labeler::lake::LakeReader;
 use model_registry::lineage::SnapshotFilters;
 use serde_json::json;
 use trainer_orchestrator::OrchestratorError;
-use trainer_orchestrator::data_set::manifest::Manifest;
+use trainer_orchestrator::data_set::manifest::{DataSetError, Manifest};
 use trainer_orchestrator::data_set::sources::Sources;
 use trainer_orchestrator::data_set::stored::{self, SnapshotSummary};
 
@@ -70,6 +70,20 @@ pub(crate) fn refused(error: OrchestratorError) -> Failure {
     }
 }
 
+/// What leaves nothing to train on is said with where to look.
+fn unmade(error: OrchestratorError) -> Failure {
+    match error {
+        OrchestratorError::DataSet(DataSetError::Empty { left_out }) if left_out.is_empty() => Failure::refused(
+            "data set: no pair is left to train on, and none was left out: the lake holds none that teaches; `flywheel \
+             pairs stats` counts what it holds",
+        ),
+        OrchestratorError::DataSet(error @ DataSetError::Empty { .. }) => {
+            Failure::refused(format!("{error}; docs/data-sets.md says what each of these means"))
+        }
+        error => refused(error),
+    }
+}
+
 async fn build(foundation: &Foundation, dry_run: bool, list: &ListArgs) -> Result<(), Failure> {
     let settings = &foundation.settings;
     let (model, audience) = settings.orchestrator.validate().map_err(Failure::refuse)?;
@@ -86,7 +100,7 @@ async fn build(foundation: &Foundation, dry_run: bool, list: &ListArgs) -> Resul
     let policy = &settings.orchestrator.data_set;
     let planned = sources.plan(filters, policy, &rules, &sharing).await;
     progress.finish();
-    let (plan, parts) = planned.map_err(refused)?;
+    let (plan, parts) = planned.map_err(unmade)?;
     if !dry_run {
         let now = foundation.clock.now();
         stored::keep_alone(&foundation.pool, &plan, &parts, now).await.map_err(refused)?;
@@ -136,7 +150,20 @@ fn the_only_one(digits: &str, found: &[Sha256Digest]) -> Result<Sha256Digest, Fa
 
 #[cfg(test)]
 mod tests {
+    use trainer_orchestrator::data_set::composition::Reason;
+
     use super::*;
+
+    #[test]
+    fn without_anything_to_train_on_it_is_said_where_to_look() {
+        let sentence = |left_out| match unmade(OrchestratorError::DataSet(DataSetError::Empty { left_out })) {
+            Failure::Refused(sentence) => sentence,
+            Failure::Broke(error) => panic!("{error}"),
+        };
+        assert!(sentence(Vec::new()).contains("`flywheel pairs stats`"));
+        let left_out = sentence(vec![(Reason::WithoutConsent, 4)]);
+        assert!(left_out.contains("left out: 4 without_consent; docs/data-sets.md"), "{left_out}");
+    }
 
     #[test]
     fn digits_name_a_data_set_as_long_as_there_is_one() {

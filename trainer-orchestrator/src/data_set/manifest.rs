@@ -32,7 +32,10 @@ pub enum DataSetError {
         pairs: usize,
     },
     /// The manifest is not what its digest names.
-    #[error("data set {expected}: its rows are not what the digest names{}", found(.actual.as_ref()))]
+    #[error(
+        "data set {expected}: its rows are not what the digest names{}; restore the database, or build the data set anew",
+        found(.actual.as_ref())
+    )]
     WrongDigest {
         /// The name.
         expected: Sha256Digest,
@@ -40,7 +43,7 @@ pub enum DataSetError {
         actual: Option<Sha256Digest>,
     },
     /// A newer release made it.
-    #[error("data set: formula {formula} of the digest is not known to this release")]
+    #[error("data set: formula {formula} of the digest is not known to this release; ask the one that made it")]
     UnknownFormula {
         /// Its number.
         formula: u32,
