@@ -557,6 +557,10 @@ pub(crate) enum DatasetCommand {
         list: ListArgs,
     },
     /// Show a data set in counts, once its rows were found to be what its digest names; without a digest, list them.
+    #[command(
+        after_help = "Never text, and no count of one to four persons. --json also says of every pair what it is used \
+                      for, or why not. docs/data-sets.md describes it."
+    )]
     Show {
         /// Its digest, or the first digits of it, as listed.
         digest: Option<String>,
