@@ -136,7 +136,7 @@ impl Crowd for Persons {
 
 /// Opportunities of some time by signal, and whose they are.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Signals {
+pub struct SignalCounts {
     persons: BTreeSet<String>,
     /// Opportunities, the censored left out.
     pub counts: BTreeMap<Signal, f64>,
@@ -144,7 +144,7 @@ pub struct Signals {
     pub censored: f64,
 }
 
-impl Signals {
+impl SignalCounts {
     /// Takes in a cell.
     pub fn add(&mut self, cell: &Cell) {
         if !self.persons.contains(&cell.person) {
@@ -155,7 +155,7 @@ impl Signals {
     }
 }
 
-impl Crowd for Signals {
+impl Crowd for SignalCounts {
     fn persons(&self) -> usize {
         self.persons.len()
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use events::{EditPattern, Signal};
-use labeler::aspects::{Persons, Signals, Sums, grouped, latency_name};
+use labeler::aspects::{Persons, SignalCounts, Sums, grouped, latency_name};
 use labeler::crowd::{Crowd as _, FEWEST_PERSONS, Told, along, apart};
 use labeler::policy::LOOKS_S;
 use labeler::statistics::Estimate;
@@ -97,7 +97,7 @@ fn tone(signal: Signal) -> Tone {
 }
 
 fn signals(facts: &Facts, source: &str) -> Section {
-    let mut periods: BTreeMap<_, Signals> = BTreeMap::new();
+    let mut periods: BTreeMap<_, SignalCounts> = BTreeMap::new();
     for cell in &facts.cells {
         periods.entry(cell.period).or_default().add(cell);
     }
@@ -108,7 +108,7 @@ fn signals(facts: &Facts, source: &str) -> Section {
     if told.is_empty() {
         return Section { title, source, blocks: vec![nothing(!facts.cells.is_empty())] };
     }
-    let count = |told: &Told<Signals>, signal: Signal| told.crowd.counts.get(&signal).copied().unwrap_or(0.0);
+    let count = |told: &Told<SignalCounts>, signal: Signal| told.crowd.counts.get(&signal).copied().unwrap_or(0.0);
     let all = Signal::ALL.iter().copied().chain([Signal::Unknown]);
     let present: Vec<Signal> = all.filter(|signal| told.iter().any(|told| count(told, *signal) > 0.0)).collect();
     let parts: Vec<(String, Tone)> = present.iter().map(|signal| (spoken(signal.as_str()), tone(*signal))).collect();
