@@ -72,7 +72,7 @@ pub fn start_is_known(story: &Story) -> bool {
 
 fn start_of(story: &Story) -> Option<Start> {
     let is_signal = |fact: &&Fact| match fact.what {
-        What::Edit { origin, .. } => origin == Origin::Suggestion && is_ours(story, fact),
+        What::Edit { .. } => story.is_written_by_answer(fact),
         What::Look { .. } => false,
         _ => story.is_about_answer(fact),
     };
@@ -84,11 +84,6 @@ fn start_of(story: &Story) -> Option<Start> {
         _ => None,
     });
     signal.or(look)
-}
-
-fn is_ours(story: &Story, fact: &Fact) -> bool {
-    let suggestion = story.answer.receipt.suggestion_id;
-    suggestion.is_some() && fact.suggestion_id == suggestion
 }
 
 struct HandEdit {
@@ -132,10 +127,7 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
         window: TrackedWindow::new(base, exposure.window_start_offset, story.answer.encoding)
             .watching(region.clone())
             .following(sites_of(exposure, visible)),
-        follows_acceptance_edits: story
-            .facts
-            .iter()
-            .any(|fact| is_ours(story, fact) && matches!(fact.what, What::Edit { origin: Origin::Suggestion, .. })),
+        follows_acceptance_edits: story.facts.iter().any(|fact| story.is_written_by_answer(fact)),
         accepted: Vec::new(),
         accepted_actions: Vec::new(),
         burst: Vec::new(),
@@ -180,7 +172,7 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
                 if text.path != exposure.context.path {
                     continue;
                 }
-                replayer.edit(fact, *origin, is_ours(story, fact), &reported(text));
+                replayer.edit(fact, *origin, story.is_written_by_answer(fact), &reported(text));
             }
             What::Accepted { action_index, accepted_length } if story.is_about_answer(fact) => {
                 replayer.acceptance(fact, exposure, *action_index, *accepted_length);
@@ -246,11 +238,11 @@ fn reported(text: &EditText) -> ReportedEdit<'_> {
 }
 
 impl Replayer<'_> {
-    fn edit(&mut self, fact: &Fact, origin: Origin, is_ours: bool, edit: &ReportedEdit<'_>) {
+    fn edit(&mut self, fact: &Fact, origin: Origin, is_acceptance: bool, edit: &ReportedEdit<'_>) {
         let before = self.window.text().to_owned();
         let watched_before = self.window.watched();
         let was_lost = self.window.is_lost();
-        if is_ours && origin == Origin::Suggestion {
+        if is_acceptance {
             self.goes_on();
         }
         let (replaced, written) = match self.window.apply(edit) {
@@ -266,15 +258,16 @@ impl Replayer<'_> {
         };
         self.look = None;
         let watched = replaced.start <= watched_before.end && watched_before.start <= replaced.end;
-        let is_acceptance = is_ours && origin == Origin::Suggestion;
-        self.window_changed |= !is_acceptance;
+        // A formatter that changes no token is no correction and hides none.
+        let is_format = origin == Origin::Formatter && equal_after_lexing(self.language, &before, self.window.text());
+        self.window_changed |= !is_acceptance && !is_format;
         if !watched {
             return;
         }
         self.active(fact);
         self.altered |= fact.altered;
         match origin {
-            Origin::Suggestion if is_ours => self.accepted_now(),
+            Origin::Suggestion if is_acceptance => self.accepted_now(),
             Origin::Typed | Origin::Undo => {
                 self.visited.extend(self.window.sites_touched(&written));
                 if let Some(previous) = self.burst.last_mut() {
@@ -291,8 +284,7 @@ impl Replayer<'_> {
                     completed: true,
                 });
             }
-            // A formatter that changes no token is no correction and hides none.
-            Origin::Formatter if equal_after_lexing(self.language, &before, self.window.text()) => {}
+            Origin::Formatter if is_format => {}
             _ => self.tainted_by = self.tainted_by.or(Some(unclear_origin(origin))),
         }
     }

@@ -135,6 +135,15 @@ impl Story {
         }
     }
 
+    /// Whether a report is that of text that the answer that counts wrote.
+    #[must_use]
+    pub fn is_written_by_answer(&self, fact: &Fact) -> bool {
+        let suggestion = self.answer.receipt.suggestion_id;
+        matches!(fact.what, What::Edit { origin: Origin::Suggestion, .. })
+            && suggestion.is_some()
+            && fact.suggestion_id == suggestion
+    }
+
     /// Client's time of the decision, as far as it can be told: the first signal, or a look less its delay.
     #[must_use]
     pub fn opened_ms(&self) -> Option<i64> {

@@ -291,6 +291,16 @@ async fn silence_that_nobody_looked_at_or_that_was_broken_otherwise_is_not_confi
 }
 
 #[tokio::test]
+async fn a_formatter_breaks_no_silence() {
+    let (world, mut editor) = editor(14).await;
+    let served = editor.ask(Decision::Silent, vec![]);
+    let opened = editor.now_ms;
+    editor.wait(2_000).replace("send(a, b);", 0, "send( a, b );  ", Origin::Formatter).looks(&served, opened);
+    let (records, _) = label(&world, &editor).await;
+    assert_eq!((records.len(), records[0].reason), (1, PairReason::SilenceConfirmed));
+}
+
+#[tokio::test]
 async fn what_was_not_delivered_can_be_neither_taken_nor_refused() {
     for accepts in [true, false] {
         let (world, mut editor) = editor(14).await;
