@@ -50,7 +50,7 @@ pub fn lexemes(text: &str) -> Vec<Range<usize>> {
 /// A token of a text: what a formatter must not change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Where it stands.
+    /// Where it stands; empty where a comment ends with its line, which a formatter must not change either.
     pub range: Range<usize>,
     /// How many blocks it lies in, where blocks are told by indentation (Python); else 0.
     pub depth: u32,
@@ -127,7 +127,13 @@ fn collect_leaves(root: Node<'_>, text: &str, by_indentation: bool, leaves: &mut
         let range = node.byte_range();
         match node.kind() {
             "string" | "string_literal" | "raw_string_literal" => push_literal(text, range, depth, leaves),
-            "comment" | "line_comment" | "block_comment" => push_words(text, range, depth, leaves),
+            "block_comment" => push_words(text, range, depth, leaves),
+            "comment" | "line_comment" => {
+                let end = range.end;
+                push_words(text, range, depth, leaves);
+                // What stands on the next line would be part of the comment without this break.
+                leaves.push(Token { range: end..end, depth });
+            }
             _ if cursor.goto_first_child() => {
                 depth += u32::from(is_block);
                 continue;
@@ -215,7 +221,17 @@ mod tests {
             assert!(!equal_after_lexing(language, left, right), "{left:?} is not {right:?}");
         }
         assert!(equal_after_lexing("rust", "f(); // adds  the\n", "f();  // adds the\n"));
-        assert_eq!(texts("rust", "// a b\n"), ["/", "/", "a", "b"]);
+        assert_eq!(texts("rust", "// a b\n"), ["/", "/", "a", "b", ""]);
+    }
+
+    #[test]
+    fn the_line_break_that_ends_a_comment_is_no_format() {
+        for (language, comment) in [("rust", "// one"), ("rust", "/// one"), ("python", "# one")] {
+            let (two, one) = (format!("{comment}\nf()\n"), format!("{comment} f()\n"));
+            assert!(!equal_after_lexing(language, &two, &one), "{two:?} is not {one:?}");
+            assert!(equal_after_lexing(language, &two, &two.replacen('\n', "\n\n", 1)), "{two:?}");
+        }
+        assert!(equal_after_lexing("rust", "/* one */\nf()", "/* one */ f()"));
     }
 
     #[test]
