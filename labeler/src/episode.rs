@@ -181,14 +181,18 @@ impl Case<'_> {
         self.hunks_of(made)
     }
 
+    /// The hunks of the region between the exposed window and `text`.
+    fn region_hunks(&self, text: &str) -> impl Iterator<Item = Hunk> {
+        let region = &self.replay.region;
+        hunks_between(self.base(), text).into_iter().filter(move |hunk| hunk.touches(region.start, region.end))
+    }
+
     /// The hunks of the region between the exposed window and `text`, as far as chosen text may be long.
     fn hunks_of(&self, text: &str) -> Option<Vec<Hunk>> {
-        let region = &self.replay.region;
-        let hunks = hunks_between(self.base(), text);
         let suggested: usize = self.visible_actions().iter().map(|action| action.new_text.len()).sum();
         let mut room = suggested.max(self.policy.length_floor_bytes) * self.policy.length_factor;
         let mut inside = Vec::new();
-        for hunk in hunks.into_iter().filter(|hunk| hunk.touches(region.start, region.end)) {
+        for hunk in self.region_hunks(text) {
             // An action that does not fit is not cut: what fits is complete actions only.
             let Some(rest) = room.checked_sub(hunk.new_text.len()) else {
                 if inside.is_empty() {
@@ -212,6 +216,12 @@ impl Case<'_> {
         };
         if hunks.is_empty() || is_format(&hunks, base) {
             return Vec::new();
+        }
+        // What a formatter did beside what was made is nobody's text.
+        let is_made = |hunk: &&Hunk| !is_format(std::slice::from_ref(*hunk), base);
+        let made: Vec<Hunk> = hunks.iter().filter(is_made).cloned().collect();
+        if made.len() < hunks.len() && apply_hunks(base, &made).is_some_and(|text| is_format(&hunks, &text)) {
+            hunks = made;
         }
         for action in self.visible_actions() {
             let Some(served) = self.base_with(std::slice::from_ref(action)).map(|text| hunks_between(base, &text))
@@ -394,7 +404,7 @@ impl Case<'_> {
     }
 
     fn stop_divergence(&self) -> Option<Divergence> {
-        let hunks = self.in_served_format(hunks_between(self.base(), self.standing()?));
+        let hunks = self.in_served_format(self.region_hunks(self.standing()?).collect());
         let actions = hunks.iter().map(|hunk| to_action(self.context(), hunk)).collect();
         let served = ActionList { actions: self.visible_actions().to_vec(), closed: false };
         divergence(self.context(), &ActionList { actions, closed: true }, &served)

@@ -394,6 +394,46 @@ async fn stop_is_chosen_when_the_next_place_was_visited_and_is_unchanged_at_clos
 }
 
 #[tokio::test]
+async fn stop_is_chosen_whatever_else_the_window_went_through() {
+    let elsewhere = |editor: &mut Editor| {
+        editor.types("send", 0, "post");
+    };
+    let formatter = |editor: &mut Editor| {
+        editor.replace("fn start() {", 0, "fn start() {  ", Origin::Formatter);
+    };
+    let disturbances: [fn(&mut Editor); 2] = [elsewhere, formatter];
+    for disturb in disturbances {
+        let (world, mut editor) = editor(26).await;
+        let actions = vec![editor.action("main", 0, "start"), editor.action("get_name", 0, "fetch_name")];
+        let served = editor.ask(Decision::Shown, actions);
+        let opened = editor.now_ms;
+        editor.shown(&served, 2).wait(900).accepted(&served, 0, None).wait(500).dismissed(&served, 1).wait(500);
+        disturb(&mut editor);
+        editor.looks(&served, opened);
+        let (pairs, _) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::AcceptedThenModified));
+        let text = world.text(&pairs[0]).await;
+        assert_eq!(news(&text.shared), ["start"]);
+        let chosen = text.chosen.unwrap();
+        assert!(chosen.actions.is_empty() && chosen.closed);
+    }
+}
+
+#[tokio::test]
+async fn what_a_formatter_changed_is_no_chosen_text() {
+    let (world, mut editor) = editor(8).await;
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000);
+    editor.replace("get_name(other);", 0, "get_name(other);  ", Origin::Formatter).wait(500);
+    editor.types("get_name", 0, "load_name").looks(&served, opened);
+    let (pairs, _) = label(&world, &editor).await;
+    let text = world.text(&pairs[0]).await;
+    assert_eq!(news(&text.chosen.unwrap().actions), ["load_name"]);
+}
+
+#[tokio::test]
 async fn without_evidence_the_list_stays_open() {
     let (reason, chosen, rejected) = after_the_first_of_two(27, |_| ()).await;
     assert_eq!((reason, rejected, news(&chosen.actions)), (PairReason::AcceptedKept, 0, vec!["fetch_name"]));
