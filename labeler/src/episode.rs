@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use events::{
-    ActionList, DivergencePoint, EditAction, EditContext, OpportunityOutcome, Origin, OutcomeDetail, PairReason,
-    PairText, Signal, Timestamp, apply_actions, pattern_of,
+    ActionList, DivergencePoint, EditAction, EditContext, OpportunityOutcome, OutcomeDetail, PairReason, PairText,
+    Signal, Timestamp, apply_actions, pattern_of,
 };
 
 use crate::alignment::{Hunk, apply_hunks, hunks_between};
@@ -253,7 +253,7 @@ impl Case<'_> {
 
     fn typed(&self) -> Typed {
         let pause = self.pause;
-        if pause.unclear.is_some() || self.signals.other_accepted {
+        if pause.unclear.is_some() || self.signals.other_accepted || self.signals.unreported_accept {
             return Typed::Unclear;
         }
         if !pause.by_hand {
@@ -309,6 +309,7 @@ impl Case<'_> {
         match self.pause.unclear {
             Some(reason) => reason,
             None if self.signals.other_accepted => "accepted_out_of_order",
+            None if self.signals.unreported_accept => "accept_not_reported",
             None if self.pause.made.is_some() && self.made_hunks().is_none() => "too_long",
             None => "incomplete",
         }
@@ -603,13 +604,9 @@ pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
 
 /// The exposure was lost: what Tab wrote and the last look still tell.
 fn kept_without_exposure(story: &Story) -> Option<Kept> {
-    let suggestion = story.answer.receipt.suggestion_id;
-    let (old, new) = story.facts.iter().find_map(|fact| match &fact.what {
-        What::Edit { origin: Origin::Suggestion, text: Some(text) }
-            if suggestion.is_some() && fact.suggestion_id == suggestion =>
-        {
-            Some((&text.old_text, &text.new_text))
-        }
+    let mut written = story.facts.iter().filter(|fact| story.is_written_by_answer(fact));
+    let (old, new) = written.find_map(|fact| match &fact.what {
+        What::Edit { text: Some(text), .. } => Some((&text.old_text, &text.new_text)),
         _ => None,
     })?;
     let look = story.facts.iter().rev().find_map(|fact| match &fact.what {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use events::{Decision, EditAction, apply_actions};
+use events::{Decision, EditAction, Origin, apply_actions};
 
 use crate::decision_table::{Acceptance, Visibility};
 use crate::document::{byte_at, length_in};
@@ -79,6 +79,8 @@ pub(crate) struct Signals {
     pub(crate) accepted: BTreeMap<usize, Accepted>,
     /// Something was accepted, but not the first action.
     pub(crate) other_accepted: bool,
+    /// The suggestion wrote text, and no acceptance is reported: that report is missing.
+    pub(crate) unreported_accept: bool,
     /// How many leading actions were accepted whole.
     pub(crate) accepted_actions: usize,
     /// Number of the action that Esc was aimed at last, and the report's sequence number.
@@ -190,7 +192,19 @@ fn read(story: &Story, until_ms: i64, policy: &LabelPolicy) -> (Signals, Vec<Con
         Some(_) => Visibility::Visible,
     };
     let other_accepted = acceptance == Acceptance::None && !accepted.is_empty();
-    (Signals { acceptance, accepted, other_accepted, accepted_actions, dismissed, visibility, visible }, found)
+    let wrote = |fact: &Fact| fact.monotonic_ms <= until_ms && story.is_written_by_answer(fact);
+    let unreported_accept = accepted.is_empty() && story.facts.iter().any(wrote);
+    let signals = Signals {
+        acceptance,
+        accepted,
+        other_accepted,
+        unreported_accept,
+        accepted_actions,
+        dismissed,
+        visibility,
+        visible,
+    };
+    (signals, found)
 }
 
 /// The number of an action of the answer; any when its text is not known.
@@ -237,7 +251,14 @@ fn accept(known: &mut BTreeMap<usize, Accepted>, index: usize, told: Accepted) -
 
 /// When the document next changed by hand: what was visible until then is not visible any more.
 fn first_edit_after(story: &Story, shown_ms: i64) -> i64 {
-    let is_edit = |fact: &&Fact| matches!(fact.what, What::Edit { .. }) && fact.monotonic_ms >= shown_ms;
+    let path = story.answer.text.as_ref().map(|exposure| exposure.context.path.as_str());
+    let is_edit = |fact: &&Fact| match &fact.what {
+        What::Edit { origin: Origin::Typed | Origin::Undo, text } => {
+            let is_there = path.zip(text.as_ref()).is_none_or(|(path, text)| text.path == path);
+            is_there && fact.monotonic_ms >= shown_ms
+        }
+        _ => false,
+    };
     story.facts.iter().filter(is_edit).map(|fact| fact.monotonic_ms).min().unwrap_or(i64::MAX)
 }
 
@@ -245,12 +266,12 @@ fn first_edit_after(story: &Story, shown_ms: i64) -> i64 {
 mod tests {
     use super::*;
     use events::{
-        Arm, ByteRange, EditContext, ModelVersion, OffsetEncoding, OpportunityId, Origin, Probabilities, Receipt,
-        SessionId, Sha256Digest, SuggestionId, TenantId, TenantSecret, Timestamp, Window,
+        Arm, ByteRange, EditContext, ModelVersion, OffsetEncoding, OpportunityId, Probabilities, Receipt, SessionId,
+        Sha256Digest, SuggestionId, TenantId, TenantSecret, Timestamp, Window,
     };
     use uuid::Uuid;
 
-    use crate::story::ExposureText;
+    use crate::story::{EditText, ExposureText};
 
     const TEXT: &str = "let a = b;\n";
 
@@ -358,6 +379,32 @@ mod tests {
         }
         let withheld = story(Decision::Withheld, smile(), &[(0, accepted(0, None))]);
         assert_eq!(contradictions(&withheld, &policy), [Contradiction::NotDelivered]);
+    }
+
+    #[test]
+    fn only_the_hand_at_work_in_the_same_file_hides_what_is_visible() {
+        let edit = |origin, path: &str| What::Edit {
+            origin,
+            text: Some(EditText {
+                path: path.to_owned(),
+                start: 0,
+                end: 0,
+                old_text: String::new(),
+                new_text: "x".to_owned(),
+            }),
+        };
+        let cases = [
+            (edit(Origin::Typed, "p"), Visibility::Superseded),
+            (edit(Origin::Undo, "p"), Visibility::Superseded),
+            (edit(Origin::Typed, "q"), Visibility::Visible),
+            (edit(Origin::External, "p"), Visibility::Visible),
+            (edit(Origin::Formatter, "p"), Visibility::Visible),
+        ];
+        for (edit, visibility) in cases {
+            let reports = [(0, What::Shown { actions_visible: 1 }), (100, edit)];
+            let told = story(Decision::Shown, vec![action(8, "b", "c")], &reports);
+            assert_eq!(signals(&told, i64::MAX, &LabelPolicy::default()).visibility, visibility, "{reports:?}");
+        }
     }
 
     #[test]

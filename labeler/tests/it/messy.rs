@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use events::{CleanEvent, Decision, EditAction, Origin, PairReason, Signal};
+use events::{CleanEvent, Decision, EditAction, EventKind, Origin, PairReason, Signal};
 
 use crate::kit::{Editor, START, Served, World, label};
 
@@ -77,6 +77,32 @@ async fn what_is_corrected_between_two_tabs_is_a_correction() {
     assert_eq!(news(&text.chosen.unwrap().actions), [", owner"]);
     assert_eq!(news(&text.rejected.unwrap().actions), [", tenant", "post"]);
     assert_eq!((outcomes[0].signal, outcomes[0].utility), (Signal::PartiallyEdited, 0.75));
+}
+
+/// Takes the last report of a kind out of what was reported, as if it had been lost on the way.
+fn lose(editor: &mut Editor, is_it: impl Fn(&events::EventHeader) -> bool) {
+    let place = editor.events.iter().rposition(|event| is_it(&event.header)).unwrap();
+    editor.events.remove(place);
+}
+
+#[tokio::test]
+async fn text_of_a_suggestion_whose_tab_was_lost_is_not_held_against_it() {
+    for (refuses_next, seed) in [(false, 86), (true, 87)] {
+        let (world, mut editor) = editor(seed).await;
+        let actions = vec![editor.action("get_name", 0, "fetch_name"), editor.action("send", 0, "post")];
+        let served = editor.ask(Decision::Shown, actions);
+        let opened = editor.now_ms;
+        editor.shown(&served, 2).wait(900).accepted(&served, 0, None).wait(2_000);
+        lose(&mut editor, |header| header.kind == EventKind::SuggestionAccepted);
+        if refuses_next {
+            editor.dismissed(&served, 1).wait(500).types("send", 0, "deliver");
+        } else {
+            editor.types("fetch_name", 0, "load_name");
+        }
+        editor.looks(&served, opened);
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), outcomes.len()), (0, 1), "{refuses_next}");
+    }
 }
 
 #[tokio::test]
