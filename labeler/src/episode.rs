@@ -1,6 +1,7 @@
 //! From a story to its label and outcome. Pure: the same story gives the same answer, whenever it is asked.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use events::{
     ActionList, DivergencePoint, EditAction, EditContext, OpportunityOutcome, OutcomeDetail, PairReason, PairText,
@@ -14,7 +15,7 @@ use crate::generated::Generated;
 use crate::kept::{Kept, kept};
 use crate::lexing::{equal_after_lexing, solid};
 use crate::policy::{LOOKS_S, LabelPolicy};
-use crate::replay::{Pause, Replay, replay, start_is_known};
+use crate::replay::{Pause, Replay, TEXT_UNKNOWN, replay, start_is_known};
 use crate::signals::{Signals, contradictions, part, signals};
 use crate::story::{ExposureText, Story, What};
 
@@ -332,18 +333,59 @@ impl Case<'_> {
         if self.signals.acceptance == Acceptance::None {
             return Fate::Unknown;
         }
-        let Some(kept) = self.accepted_kept() else { return Fate::Unknown };
+        let parts = self.signals.accepted_parts(&self.story.answer, &self.exposure.actions);
+        let Some((kept, parts)) = parts.and_then(|parts| Some((self.accepted_kept(&parts)?, parts))) else {
+            return Fate::Unknown;
+        };
         if !kept.at_least_half() {
             return Fate::Undone;
         }
-        if !kept.intact || self.later_step_changed() { Fate::Modified } else { Fate::Kept }
+        let is_changed = !kept.intact || self.part_changed(&parts) || self.later_step_changed();
+        if is_changed { Fate::Modified } else { Fate::Kept }
     }
 
     /// What stands of all that was accepted; none when it is not known, or Tab wrote none of it.
-    fn accepted_kept(&self) -> Option<Kept> {
-        let (standing, accepted) = (self.standing()?, &self.pause.accepted);
-        let parts = self.signals.accepted_parts(&self.story.answer, &self.exposure.actions)?;
-        kept(&self.context().language, self.base(), &self.base_with(&parts)?, accepted, standing)
+    fn accepted_kept(&self, parts: &[EditAction]) -> Option<Kept> {
+        let suggested = self.base_with(parts)?;
+        let mut at_accept = Cow::Borrowed(self.pause.accepted.as_slice());
+        // What Tab wrote may be what is missing. Then it is taken at its word: a step of which nothing was seen would
+        // otherwise count for nothing, whatever became of it.
+        if self.pause.unclear == Some(TEXT_UNKNOWN) {
+            at_accept.to_mut().push(suggested.clone());
+        }
+        kept(&self.context().language, self.base(), &suggested, &at_accept, self.standing()?)
+    }
+
+    /// Whether the hand changed something inside of what was accepted, be it only what the suggestion had left as it
+    /// was.
+    fn part_changed(&self, parts: &[EditAction]) -> bool {
+        let Some(made) = self.pause.made.as_deref().filter(|_| self.pause.by_hand) else { return false };
+        let Some((suggested, places)) = self.base_with(parts).zip(self.written_places(parts)) else { return false };
+        // What was otherwise right after Tab (an editor closes a bracket itself) was not changed since.
+        let at_accept = self.pause.accepted.last().map(|text| hunks_between(&suggested, text)).unwrap_or_default();
+        let is_format = |hunk: &Hunk| {
+            apply_hunks(&suggested, std::slice::from_ref(hunk))
+                .is_some_and(|text| equal_after_lexing(&self.context().language, &suggested, &text))
+        };
+        hunks_between(&suggested, made).iter().any(|hunk| {
+            let is_inside = places.iter().any(|place| hunk.start < place.end && place.start < hunk.end);
+            is_inside && !at_accept.contains(hunk) && !is_format(hunk)
+        })
+    }
+
+    /// Where the new texts of actions that fit the window stand in the text that they make of it.
+    fn written_places(&self, actions: &[EditAction]) -> Option<Vec<Range<usize>>> {
+        let mut sorted: Vec<&EditAction> = actions.iter().collect();
+        sorted.sort_by_key(|action| (action.range.start, action.range.end));
+        let (mut removed, mut written) = (0, 0);
+        let place = |action: &EditAction| {
+            let base = action.range.start.checked_sub(self.context().window.start_byte)?;
+            let start = (usize::try_from(base).ok()? + written).checked_sub(removed)?;
+            removed += action.old_text.len();
+            written += action.new_text.len();
+            Some(start..start + action.new_text.len())
+        };
+        sorted.into_iter().map(place).collect()
     }
 
     /// What stands of the accepted part of the first action in a text.
@@ -378,14 +420,17 @@ impl Case<'_> {
 
     /// Whether a visible step after the accepted ones was made differently by hand, at its own place.
     fn later_step_changed(&self) -> bool {
-        if !self.pause.by_hand || self.visible_actions().len() <= self.signals.accepted_actions {
+        let later = self.visible_actions().get(self.signals.accepted_actions..).unwrap_or_default();
+        if !self.pause.by_hand || later.is_empty() {
             return false;
         }
         let Some(made) = self.made_actions() else { return false };
         let served = ActionList { actions: self.visible_actions().to_vec(), closed: false };
         divergence(self.context(), &made, &served).is_some_and(|parted| {
             let pair = parted.chosen.actions.first().zip(parted.rejected.actions.first());
-            pair.is_some_and(|(typed, next)| typed.range == next.range)
+            pair.is_some_and(|(typed, next)| {
+                typed.range == next.range && later.iter().any(|action| action.range.touches(next.range))
+            })
         })
     }
 

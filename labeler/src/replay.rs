@@ -11,6 +11,9 @@ use crate::lexing::equal_after_lexing;
 use crate::policy::LabelPolicy;
 use crate::story::{Answer, EditText, ExposureText, Fact, Story, What};
 
+/// Why it is not known what the hand made: the text of the window is not known.
+pub(crate) const TEXT_UNKNOWN: &str = "text_unknown";
+
 /// The text at the end of a burst of editing in the region (10 s of quiet followed), or at close.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pause {
@@ -382,7 +385,7 @@ impl Replayer<'_> {
     /// `is_complete`: nothing was cut off in the middle of typing.
     fn state(&self, settled_ms: i64, is_complete: bool) -> Pause {
         let lost = self.window.is_lost();
-        let unclear = self.tainted_by.or(lost.then_some("text_unknown"));
+        let unclear = self.tainted_by.or(lost.then_some(TEXT_UNKNOWN));
         Pause {
             settled_ms,
             made: if unclear.is_some() { None } else { self.complete_text(is_complete) },

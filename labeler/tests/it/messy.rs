@@ -106,6 +106,57 @@ async fn text_of_a_suggestion_whose_tab_was_lost_is_not_held_against_it() {
 }
 
 #[tokio::test]
+async fn a_step_that_was_changed_is_not_kept_although_what_tab_wrote_there_was_lost() {
+    for is_changed in [true, false] {
+        let (world, mut editor) = editor(88).await;
+        let actions =
+            vec![editor.action("get_name", 0, "fetch_name"), editor.action("send(a, b)", 0, "post(a, tenant)")];
+        let served = editor.ask(Decision::Shown, actions);
+        let opened = editor.now_ms;
+        editor.shown(&served, 2).wait(900).accepted(&served, 0, None).wait(300);
+        let place = editor.document.find("send(a, b)").unwrap();
+        accept_at(&mut editor, &served, 1, place, None);
+        lose(&mut editor, |header| header.origin == Some(Origin::Suggestion));
+        if is_changed {
+            editor.wait(2_000).types("tenant", 0, "owner");
+        }
+        editor.looks(&served, opened);
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), outcomes.len()), (usize::from(!is_changed), 1));
+        assert!(pairs.iter().all(|pair| pair.reason == PairReason::AcceptedKept));
+    }
+}
+
+#[tokio::test]
+async fn what_the_suggestion_left_as_it_was_is_a_part_of_it_too() {
+    let (world, mut editor) = editor(89).await;
+    let action = editor.action("get_name(user)", 0, "fetch_name(user, now)");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(2_000).types("user", 0, "owner");
+    editor.looks(&served, opened);
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::AcceptedThenModified));
+    let text = world.text(&pairs[0]).await;
+    assert_eq!(news(&text.chosen.unwrap().actions), ["fetch_name(owner, now"]);
+    assert_eq!(news(&text.rejected.unwrap().actions), ["fetch_name(user, now"]);
+    assert_eq!((outcomes[0].signal, outcomes[0].utility), (Signal::PartiallyEdited, 0.75));
+}
+
+#[tokio::test]
+async fn work_beside_an_accepted_step_changes_neither_it_nor_a_later_one() {
+    let (world, mut editor) = editor(90).await;
+    let actions = vec![editor.action("get_name", 0, "fetch_name"), editor.action("send", 0, "post")];
+    let served = editor.ask(Decision::Shown, actions);
+    let opened = editor.now_ms;
+    editor.shown(&served, 2).wait(900).accepted(&served, 0, None).wait(2_000).types("user", 0, "owner");
+    editor.looks(&served, opened);
+    let (pairs, _) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::AcceptedKept));
+    assert_eq!(news(&world.text(&pairs[0]).await.chosen.unwrap().actions), ["fetch_name"]);
+}
+
+#[tokio::test]
 async fn a_part_of_a_later_action_is_not_the_whole_of_it() {
     for types_on in [true, false] {
         let (world, mut editor) = editor(72).await;
