@@ -15,7 +15,7 @@ use crate::generated::Generated;
 use crate::kept::{Kept, kept};
 use crate::lexing::{equal_after_lexing, solid};
 use crate::policy::{LOOKS_S, LabelPolicy};
-use crate::replay::{Pause, Replay, TEXT_UNKNOWN, replay, start_is_known};
+use crate::replay::{Pause, REPORTS_MISSING, Replay, TEXT_UNKNOWN, replay, start_is_known};
 use crate::signals::{Signals, contradictions, part, signals};
 use crate::story::{ExposureText, Story, What};
 
@@ -293,8 +293,21 @@ impl Case<'_> {
             None if !pause.accepted.is_empty() => Typed::Nothing,
             None => Typed::SameFirstAction,
             Some(parted) if is_on_its_way(&parted) && (!self.closed || pause.reached != pause.made) => Typed::Unclear,
+            Some(_) if self.esc_may_be_missing() => Typed::Unclear,
             Some(_) => Typed::SomethingElse,
         }
+    }
+
+    /// Whether nothing says how the suggestion left the screen before the hand was at work, and a report is missing
+    /// there.
+    fn esc_may_be_missing(&self) -> bool {
+        let story = self.story;
+        let about = || story.facts.iter().filter(move |fact| story.is_about_answer(fact));
+        let is_told = self.signals.acceptance != Acceptance::None
+            || self.signals.dismissed.is_some()
+            || about().any(|fact| matches!(fact.what, What::Hidden { .. }));
+        let seen = about().next().map_or(i64::MAX, |fact| fact.sequence);
+        !is_told && story.gaps.iter().any(|gap| seen < *gap && *gap <= self.pause.last_sequence)
     }
 
     /// Whether a text has all of an action's effect in the region, whatever else was typed.
@@ -312,6 +325,7 @@ impl Case<'_> {
             None if self.signals.other_accepted => "accepted_out_of_order",
             None if self.signals.unreported_accept => "accept_not_reported",
             None if self.pause.made.is_some() && self.made_hunks().is_none() => "too_long",
+            None if self.esc_may_be_missing() => REPORTS_MISSING,
             None => "incomplete",
         }
     }
@@ -346,11 +360,15 @@ impl Case<'_> {
 
     /// What stands of all that was accepted; none when it is not known, or Tab wrote none of it.
     fn accepted_kept(&self, parts: &[EditAction]) -> Option<Kept> {
+        // Behind a gap in the reports only a look says what stands.
+        if self.pause.unclear == Some(REPORTS_MISSING) && self.replay.look.is_none() {
+            return None;
+        }
         let suggested = self.base_with(parts)?;
         let mut at_accept = Cow::Borrowed(self.pause.accepted.as_slice());
         // What Tab wrote may be what is missing. Then it is taken at its word: a step of which nothing was seen would
         // otherwise count for nothing, whatever became of it.
-        if self.pause.unclear == Some(TEXT_UNKNOWN) {
+        if matches!(self.pause.unclear, Some(TEXT_UNKNOWN | REPORTS_MISSING)) {
             at_accept.to_mut().push(suggested.clone());
         }
         kept(&self.context().language, self.base(), &suggested, &at_accept, self.standing()?)

@@ -6,7 +6,7 @@ use events::Sha256Digest;
 use serde::{Deserialize, Serialize};
 
 /// Version of the label table with its default numbers; part of every pair's id. 2: every action is judged by itself,
-/// comments and strings are compared by their text, and what contradicts itself teaches nothing.
+/// comments and strings are compared by their text, and what contradicts itself, or may miss a report, teaches nothing.
 pub const LABEL_POLICY_VERSION: i32 = 2;
 
 /// Versions of other numbers begin here; below are the releases' own.

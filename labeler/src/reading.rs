@@ -93,6 +93,7 @@ impl<'a> StoryReader<'a> {
             answer,
             earlier: answers,
             facts,
+            gaps: session.gaps(),
             known_until_ms: session.latest_ms,
             ended: session.ended,
         }))

@@ -1,4 +1,8 @@
 //! What happened in a suggestion's region, replayed from the reports: the text at every pause, and by whose hand.
+//!
+//! A report that is missing may have been an edit, and those after it then fit by chance only. So behind a gap in the
+//! client's numbers nothing is clear until a look shows the very text that the known reports make: then none of them
+//! changed it, and what was made since the gap counts.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,6 +17,8 @@ use crate::story::{Answer, EditText, ExposureText, Fact, Story, What};
 
 /// Why it is not known what the hand made: the text of the window is not known.
 pub(crate) const TEXT_UNKNOWN: &str = "text_unknown";
+/// The same: reports are missing, and no look has shown that they changed nothing.
+pub(crate) const REPORTS_MISSING: &str = "reports_missing";
 
 /// The text at the end of a burst of editing in the region (10 s of quiet followed), or at close.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +46,15 @@ pub struct Pause {
     pub last_received_at: Option<Timestamp>,
     /// Whether scrubbing changed something of what was read so far.
     pub altered: bool,
+}
+
+impl Pause {
+    /// Reports are missing: whatever the hand made is not known.
+    fn forget_hand(&mut self) {
+        self.made = None;
+        self.reached = None;
+        self.unclear = self.unclear.or(Some(REPORTS_MISSING));
+    }
 }
 
 /// What a replay found.
@@ -71,6 +86,15 @@ enum Start {
 #[must_use]
 pub fn start_is_known(story: &Story) -> bool {
     start_of(story).is_some()
+}
+
+/// Numbers of reports after the decision before which one is missing.
+fn gaps_after_start(story: &Story) -> impl Iterator<Item = i64> {
+    let decided = match start_of(story) {
+        Some(Start::Sequence(sequence)) => sequence,
+        Some(Start::Monotonic(_)) | None => i64::MIN,
+    };
+    story.gaps.iter().copied().filter(move |gap| *gap > decided)
 }
 
 fn start_of(story: &Story) -> Option<Start> {
@@ -117,6 +141,8 @@ struct Replayer<'a> {
     look: Option<String>,
     visited: BTreeSet<usize>,
     pauses: Vec<Pause>,
+    /// Number of the first pause behind a gap in the reports, while no look has shown that nothing is missing.
+    doubted_from: Option<usize>,
 }
 
 /// Replays the story over the exposed window. `visible` is how many actions were visible.
@@ -146,20 +172,32 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
         look: None,
         visited: BTreeSet::new(),
         pauses: Vec::new(),
+        doubted_from: None,
     };
     let start = start_of(story);
     let close_ms = story.opened_ms().map_or(i64::MAX, |opened| opened.saturating_add(policy.close_ms));
     // What is worked on beyond close goes on after what is known of it.
     let mut known_until_ms = story.known_until_ms;
     let last_look_ms = close_ms.saturating_add(policy.look_grace_ms);
+    let mut gaps = gaps_after_start(story).peekable();
+    let mut ends_with_gap = false;
     for fact in &story.facts {
+        let is_after = match start {
+            Some(Start::Sequence(sequence)) => fact.sequence > sequence,
+            Some(Start::Monotonic(monotonic)) => fact.monotonic_ms >= monotonic,
+            None => false,
+        };
+        let mut is_behind_gap = false;
+        while gaps.next_if(|gap| *gap <= fact.sequence).is_some() {
+            is_behind_gap = is_after;
+        }
+        if is_behind_gap && fact.monotonic_ms <= last_look_ms {
+            replayer.doubt();
+        } else {
+            ends_with_gap |= is_behind_gap;
+        }
         match &fact.what {
             What::Edit { origin, text } => {
-                let is_after = match start {
-                    Some(Start::Sequence(sequence)) => fact.sequence > sequence,
-                    Some(Start::Monotonic(monotonic)) => fact.monotonic_ms >= monotonic,
-                    None => false,
-                };
                 if !is_after {
                     continue;
                 }
@@ -186,15 +224,23 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
             _ => {}
         }
     }
+    // The last look decides, whatever came after it.
+    if (ends_with_gap || gaps.next().is_some()) && replayer.look.is_none() {
+        replayer.doubt();
+    }
     let quiet_since =
         |quiet_ms: i64| replayer.last_activity_ms.is_none_or(|last| known_until_ms >= last.saturating_add(quiet_ms));
     let (is_paused, is_complete) = (quiet_since(policy.settle_ms), quiet_since(policy.boundary_ms));
     if is_paused && replayer.last_activity_ms.is_some() {
         replayer.pause();
     }
-    let last = replayer.state(story.known_until_ms, is_complete);
+    let mut last = replayer.state(story.known_until_ms, is_complete);
     let look = replayer.look.take();
-    Replay { pauses: replayer.pauses, last, region, look, visited: replayer.visited }
+    let mut pauses = replayer.pauses;
+    if let Some(first) = replayer.doubted_from {
+        pauses.iter_mut().skip(first).chain([&mut last]).for_each(Pause::forget_hand);
+    }
+    Replay { pauses, last, region, look, visited: replayer.visited }
 }
 
 /// The byte of the window's text at which a byte of the document stands.
@@ -355,8 +401,16 @@ impl Replayer<'_> {
             self.window_lost();
             self.window_changed = true;
         }
+        if !self.window.is_lost() {
+            self.doubted_from = None;
+        }
         self.altered |= fact.altered;
         self.look = Some(text.to_owned());
+    }
+
+    /// A report is missing.
+    fn doubt(&mut self) {
+        self.doubted_from.get_or_insert(self.pauses.len());
     }
 
     fn window_lost(&mut self) {

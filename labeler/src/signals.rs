@@ -345,6 +345,7 @@ mod tests {
             },
             earlier: Vec::new(),
             facts: reports.iter().enumerate().map(fact).collect(),
+            gaps: Vec::new(),
             known_until_ms: 0,
             ended: None,
         }

@@ -17,6 +17,9 @@ pub(crate) const SESSION: &str = "session";
 pub(crate) const FORGET_TIMER: &str = "forget";
 const CLOSE_TIMER: &str = "close/";
 
+/// How many ranges of numbers a session remembers. What was open before that many gaps has been closed long since.
+const MOST_RANGES: usize = 64;
+
 /// An opportunity that is open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Open {
@@ -46,6 +49,10 @@ pub(crate) struct SessionState {
     pub ended: Option<(i64, Timestamp)>,
     pub edits: usize,
     pub edit_bytes: usize,
+    /// Numbers of the client's events that came: first and last of ranges that do not touch, in order. A release before
+    /// this one leaves it out; then it begins anew, which makes no gap.
+    #[serde(default)]
+    pub received: Vec<(i64, i64)>,
 }
 
 /// State that cannot be read.
@@ -63,7 +70,35 @@ impl SessionState {
             ended: None,
             edits: 0,
             edit_bytes: 0,
+            received: Vec::new(),
         }
+    }
+
+    /// A client's event of that number came.
+    pub(crate) fn note(&mut self, sequence: i64) {
+        let at = self.received.partition_point(|(_, last)| last.saturating_add(1) < sequence);
+        match self.received.get_mut(at) {
+            Some((first, last)) if first.saturating_sub(1) <= sequence => {
+                *first = sequence.min(*first);
+                *last = sequence.max(*last);
+            }
+            _ => self.received.insert(at, (sequence, sequence)),
+        }
+        if let (Some((_, last)), Some((next_first, next_last))) =
+            (self.received.get(at).copied(), self.received.get(at + 1).copied())
+            && next_first <= last.saturating_add(1)
+        {
+            self.received[at].1 = last.max(next_last);
+            self.received.remove(at + 1);
+        }
+        if self.received.len() > MOST_RANGES {
+            self.received.remove(0);
+        }
+    }
+
+    /// Numbers that came although the ones before them are missing.
+    pub(crate) fn gaps(&self) -> Vec<i64> {
+        self.received.iter().skip(1).map(|(first, _)| *first).collect()
     }
 
     pub(crate) fn load(context: &mut dyn StepContext) -> Result<Option<Self>, Undecodable> {
@@ -139,4 +174,33 @@ pub(crate) fn close_timer(opportunity: OpportunityId) -> String {
 /// The opportunity that a timer closes.
 pub(crate) fn opportunity_of_timer(name: &str) -> Option<OpportunityId> {
     name.strip_prefix(CLOSE_TIMER)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn gaps_are_where_numbers_are_missing(numbers in prop::collection::vec(1_i64..40, 0..60)) {
+            let mut session = SessionState::new(TenantId::default());
+            for number in &numbers {
+                session.note(*number);
+            }
+            let came = |number: i64| numbers.contains(&number);
+            let first = numbers.iter().min().copied().unwrap_or(0);
+            let expected: Vec<i64> = (first + 1..40).filter(|number| came(*number) && !came(number - 1)).collect();
+            prop_assert_eq!(session.gaps(), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_of_numbers_is_bounded() {
+        let mut session = SessionState::new(TenantId::default());
+        for number in [i64::MAX, i64::MIN].into_iter().chain((0..1_000).map(|number| number * 2)) {
+            session.note(number);
+        }
+        assert!(session.received.len() <= MOST_RANGES);
+    }
 }

@@ -191,6 +191,7 @@ impl Turn<'_> {
                 session.latest_ms = header.monotonic_ms;
             }
             session.latest_ms = session.latest_ms.max(header.monotonic_ms);
+            session.note(header.sequence);
         }
         let mut closes = None;
         match header.kind {
@@ -198,7 +199,11 @@ impl Turn<'_> {
                 self.edited(record, &event, &mut session, context);
             }
             EventKind::SessionEnded => session.ended = Some((header.monotonic_ms, header.received_at)),
-            EventKind::Unknown => return Ok(()),
+            // What a newer client reports beside is no gap.
+            EventKind::Unknown => {
+                session.store(context);
+                return Ok(());
+            }
             EventKind::Exposure
             | EventKind::SuggestionShown
             | EventKind::SuggestionHidden

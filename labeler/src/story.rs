@@ -118,6 +118,8 @@ pub struct Story {
     pub earlier: Vec<Answer>,
     /// Reports about the opportunity and changes of documents, in order of their sequence numbers.
     pub facts: Vec<Fact>,
+    /// Numbers of the session's reports, in order, that came although the ones before them are missing.
+    pub gaps: Vec<i64>,
     /// How far the client's monotonic clock is known to have come.
     pub known_until_ms: i64,
     /// Client's time and `received_at` of the session's end, if it ended.

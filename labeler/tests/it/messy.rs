@@ -105,6 +105,86 @@ async fn text_of_a_suggestion_whose_tab_was_lost_is_not_held_against_it() {
     }
 }
 
+/// An edit behind the window that is lost on the way.
+fn lose_an_edit_below(editor: &mut Editor) {
+    let end = editor.document.len();
+    editor.edit(end, end, "// below\n", Origin::Typed, None);
+    lose(editor, |header| header.kind == EventKind::DocumentEdited);
+}
+
+/// Long enough after the last edit something happens above the window, so that what was typed is judged.
+fn settle(editor: &mut Editor) {
+    editor.wait(12_000).edit(0, 0, "// above\n", Origin::Typed, None);
+}
+
+#[tokio::test]
+async fn behind_a_missing_report_only_a_look_makes_typed_text_clear() {
+    for loses_a_letter in [true, false] {
+        let (world, mut editor) = editor(91).await;
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000);
+        if loses_a_letter {
+            // The rest of the word still fits somewhere.
+            editor.types("get_name", 0, "lo");
+            lose(&mut editor, |header| header.kind == EventKind::DocumentEdited);
+            let end = editor.document.find("lo(user)").unwrap() + "lo".len();
+            editor.wait(100).edit(end, end, "ad_name", Origin::Typed, None);
+        } else {
+            lose_an_edit_below(&mut editor);
+            editor.types("get_name", 0, "load_name");
+        }
+        settle(&mut editor);
+        editor.looks(&served, opened);
+        let (pairs, _) = label(&world, &editor).await;
+        assert_eq!(pairs.len(), usize::from(!loses_a_letter));
+        for pair in &pairs {
+            assert_eq!(pair.reason, PairReason::DismissedThenTyped);
+            assert!(pair.labeled_at >= START + Duration::from_secs(30), "the look said that nothing is missing");
+            assert_eq!(news(&world.text(pair).await.chosen.unwrap().actions), ["load_name"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn behind_a_missing_report_nothing_is_kept_that_nobody_looked_at() {
+    for looks in [false, true] {
+        let (world, mut editor) = editor(92).await;
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(1_000);
+        lose_an_edit_below(&mut editor);
+        editor.wait(29_000);
+        if looks {
+            editor.look(&served, 30);
+        }
+        editor.wait(5_000).end();
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), outcomes.len()), (usize::from(looks), 1));
+        assert_eq!(outcomes[0].utility, 0.75);
+    }
+}
+
+#[tokio::test]
+async fn what_was_typed_is_against_a_suggestion_only_if_no_esc_is_missing() {
+    for (is_hidden, expected) in [(true, 1), (false, 0)] {
+        let (world, mut editor) = editor(93).await;
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).dismissed(&served, 0);
+        lose(&mut editor, |header| header.kind == EventKind::SuggestionDismissed);
+        if is_hidden {
+            editor.hidden(&served, 900);
+        }
+        editor.wait(1_000).types("get_name", 0, "load_name").looks(&served, opened);
+        let (pairs, _) = label(&world, &editor).await;
+        assert_eq!(pairs.len(), expected, "{is_hidden}");
+        assert!(pairs.iter().all(|pair| pair.reason == PairReason::TypedAgainst));
+    }
+}
+
 #[tokio::test]
 async fn a_step_that_was_changed_is_not_kept_although_what_tab_wrote_there_was_lost() {
     for is_changed in [true, false] {
