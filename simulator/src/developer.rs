@@ -3,8 +3,9 @@
 //! The developer knows what is wanted and judges by the file that results, never by who proposed it.
 
 use crate::behaviour::{BehaviourRates, IGNORED_MS, LOOKS_S, REACTION_MS, SHOWN_AT_MS, STROKE_MS};
-use crate::judge::{Verdict, judge};
+use crate::judge::{Verdict, judge, same};
 use crate::random::Dice;
+use crate::source::Language;
 use crate::tasks::EditTask;
 use crate::text::is_word_byte;
 use events::vocabulary::Origin;
@@ -402,7 +403,7 @@ impl<'a> Editor<'a> {
         self.wait(STROKE_MS, dice);
     }
 
-    /// A formatter runs over the line of the first change: it may only change space.
+    /// A formatter runs over the line of the first change: it may only change space that the judge says means nothing.
     fn format(&mut self, dice: &mut Dice) {
         self.wait(STROKE_MS, dice);
         let Some((base, _)) = self.changes.first().copied() else { return };
@@ -410,6 +411,12 @@ impl<'a> Editor<'a> {
         let Some(end) = self.text.get(start..).and_then(|rest| rest.find('\n')).map(|length| start + length) else {
             return;
         };
+        let mut formatted = self.text.clone();
+        formatted.insert(end, ' ');
+        let language = Language::of_id(&self.task.context.language);
+        if !language.is_some_and(|language| same(language, &self.text, &formatted)) {
+            return;
+        }
         // Behind everything that was changed, so that no place of the base document moves.
         let place = ByteRange::new(u64::MAX, u64::MAX);
         self.change(place, end..end, " ", Origin::Formatter);

@@ -18,7 +18,9 @@ mod meaning;
 use crate::behaviour::{IGNORED_MS, REACTION_MS, STROKE_MS};
 use crate::corpus::Corpus;
 use crate::developer::{ClientAction, ClientActionKind};
+use crate::judge;
 use crate::random::Dice;
+use crate::source::Language;
 use crate::syntax::IndexedFile;
 use crate::text::{word_positions, words_of};
 use desk::Desk;
@@ -37,13 +39,13 @@ pub struct Disturbances {
     /// Something is typed in the window, far from every proposed place. Not where serving said nothing: there every
     /// edit of the window is one that it missed.
     pub far_in_window: f64,
-    /// A formatter puts space at the end of the line of a proposed place.
+    /// A formatter puts space into a proposed place, or at the end of its line, where the language gives it no meaning.
     pub formatter: f64,
     /// Something is pasted far from every proposed place.
     pub paste: f64,
     /// Another tool's suggestion is taken, far from every proposed place.
     pub other_suggestion: f64,
-    /// Something is typed outside the window and undone.
+    /// Something is typed outside the window, or behind what was accepted and stays, and undone.
     pub undo: f64,
 }
 
@@ -299,14 +301,14 @@ impl Play<'_> {
         }
         self.desk.wait(REACTION_MS);
         if is_disturbed_first {
-            self.disturb();
+            self.disturb(false);
         }
         self.act()?;
         if !is_disturbed_first {
-            self.disturb();
+            self.disturb(true);
         }
         if self.desk.dice.chance(self.settings.disturbances.formatter) {
-            self.format();
+            self.format(&context.language);
         }
         let window = &context.window;
         let wanted = match &self.wanted {
@@ -493,12 +495,14 @@ impl Play<'_> {
         self.desk.report(ClientActionKind::Accepted { action_index: 0, accepted_length });
     }
 
-    /// What happens besides; all of it is drawn before any of it is done.
-    fn disturb(&mut self) {
+    /// What happens besides, before or after what is meant is done; all of it is drawn before any of it is done.
+    fn disturb(&mut self, is_after: bool) {
         let rates = self.settings.disturbances;
         let [elsewhere, far_in_window, paste, other_suggestion, undo] =
             [rates.elsewhere, rates.far_in_window, rates.paste, rates.other_suggestion, rates.undo]
                 .map(|rate| self.desk.dice.chance(rate));
+        let stays = matches!(self.meaning, Meaning::Keeps | Meaning::ModifiesPart | Meaning::Stops);
+        let is_behind_accepted = undo && is_after && stays && self.desk.dice.chance(0.5);
         let text = self.others.last().map_or_else(String::new, |text| format!("\n{text}"));
         // Where serving said nothing, every edit of the window is one that it missed.
         let may_be_inside = !self.meaning.is_of_silence();
@@ -517,7 +521,14 @@ impl Play<'_> {
                 self.desk.wait(STROKE_MS);
             }
         }
-        if undo && let Some(place) = self.quiet_place(false) {
+        let place = if is_behind_accepted {
+            Some(self.desk.site(0).end)
+        } else if undo {
+            self.quiet_place(false)
+        } else {
+            None
+        };
+        if let Some(place) = place {
             self.desk.types_over(place..place, &text);
             self.desk.replace(place..place + text.len(), "", Origin::Undo, false);
             self.desk.wait(STROKE_MS);
@@ -544,11 +555,20 @@ impl Play<'_> {
         ends.get(line).copied()
     }
 
-    fn format(&mut self) {
-        let end = self.desk.site(0).end;
-        let Some(length) = self.desk.text.get(end..).and_then(|rest| rest.find('\n')) else { return };
+    /// Puts space where the judge says that it changes nothing.
+    fn format(&mut self, language: &str) {
         self.desk.wait(STROKE_MS);
-        self.desk.replace(end + length..end + length, "  ", Origin::Formatter, false);
+        let site = self.desk.site(0);
+        let (from, found) = if self.desk.dice.chance(0.5) { (site.start, ' ') } else { (site.end, '\n') };
+        let Some(place) = self.desk.text.get(from..).and_then(|rest| rest.find(found)).map(|length| from + length)
+        else {
+            return;
+        };
+        let mut formatted = self.desk.text.clone();
+        formatted.insert_str(place, "  ");
+        if Language::of_id(language).is_some_and(|language| judge::same(language, &self.desk.text, &formatted)) {
+            self.desk.replace(place..place, "  ", Origin::Formatter, false);
+        }
     }
 }
 
