@@ -238,8 +238,7 @@ fn add(counts: &mut Counts, row: Row, person: usize, persons: usize, is_right: b
 
 /// Whether the chosen side makes what was meant, and parts from what was proposed where it was meant.
 fn says_what_was_meant(scene: &Scene, open: &OpenPair) -> bool {
-    let (context, window) = (&open.text.context, &open.text.context.window);
-    let Some(language) = Language::of_id(&context.language) else { return false };
+    let Some(language) = Language::of_id(&open.text.context.language) else { return false };
     if let (Some(parts_at), Some(rejected)) = (scene.parts_at, &open.text.rejected) {
         let meant = scene.proposed.get(parts_at).map(|action| action.range);
         let found = rejected.actions.first().map(|action| action.range);
@@ -248,11 +247,39 @@ fn says_what_was_meant(scene: &Scene, open: &OpenPair) -> bool {
             return false;
         }
     }
+    let wanted = scene.wanted.as_deref().unwrap_or(&scene.context.window.text);
+    made_by_chosen(open).is_some_and(|made| judge::same(language, &made, wanted))
+}
+
+/// The window as the chosen side makes it.
+fn made_by_chosen(open: &OpenPair) -> Option<String> {
+    let window = &open.text.context.window;
     let chosen = open.text.chosen.as_ref().map(|chosen| chosen.actions.as_slice()).unwrap_or_default();
     let actions: Vec<_> = open.text.shared.iter().chain(chosen).cloned().collect();
-    let wanted = scene.wanted.as_deref().unwrap_or(&scene.context.window.text);
-    let made = apply_actions(window.start_byte, &window.text, &actions);
-    made.is_some_and(|made| judge::same(language, &made, wanted))
+    apply_actions(window.start_byte, &window.text, &actions)
+}
+
+/// Whether what a pair says is true. One that says *kept* says so of the leading actions that it holds, and of no other:
+/// it is right where all of these were meant.
+fn is_true(scene: &Scene, open: &OpenPair) -> bool {
+    let (row, truth) = (Row::of_pair(open), Row::of_truth(scene.meaning));
+    let meant = match scene.meaning {
+        Meaning::Keeps => scene.proposed.len(),
+        Meaning::ModifiesPart | Meaning::RewritesLaterStep | Meaning::Stops => scene.parts_at.unwrap_or_default(),
+        _ => 0,
+    };
+    // What scrubbing replaced can not be compared letter by letter.
+    if row != Row::Kept || open.pair.altered {
+        return row == truth;
+    }
+    let Some((language, made)) = Language::of_id(&open.text.context.language).zip(made_by_chosen(open)) else {
+        return false;
+    };
+    let window = &open.text.context.window;
+    let leading = scene.proposed.iter().take(meant).enumerate().map(|(last, _)| &scene.proposed[..=last]);
+    leading
+        .filter_map(|actions| apply_actions(window.start_byte, &window.text, actions))
+        .any(|kept| judge::same(language, &made, &kept))
 }
 
 fn score(day: &Day, labeled: &Labeled, persons: usize, seconds: f64, events: usize) -> Score {
@@ -264,12 +291,17 @@ fn score(day: &Day, labeled: &Labeled, persons: usize, seconds: f64, events: usi
     for (id, Played { person, scene }) in &day.played {
         let truth = Row::of_truth(scene.meaning);
         let found = by_opportunity.get(id).map(Vec::as_slice).unwrap_or_default();
-        let rows: BTreeSet<Row> = found.iter().map(|open| Row::of_pair(open)).collect();
-        let rows = if rows.is_empty() { BTreeSet::from([Row::NoLabel]) } else { rows };
-        for row in &rows {
-            add(&mut precision, *row, *person, persons, *row == truth);
+        let mut rows: BTreeMap<Row, bool> = BTreeMap::new();
+        for open in found {
+            *rows.entry(Row::of_pair(open)).or_insert(true) &= is_true(scene, open);
         }
-        add(&mut recall, truth, *person, persons, rows.contains(&truth));
+        if rows.is_empty() {
+            rows.insert(Row::NoLabel, truth == Row::NoLabel);
+        }
+        for (row, is_right) in &rows {
+            add(&mut precision, *row, *person, persons, *is_right);
+        }
+        add(&mut recall, truth, *person, persons, rows.contains_key(&truth));
         // What scrubbing replaced can not be compared letter by letter.
         for open in found.iter().filter(|open| Row::of_pair(open) == truth && !open.pair.altered) {
             add(&mut text, truth, *person, persons, says_what_was_meant(scene, open));
@@ -394,12 +426,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_that_says_kept_where_stopping_was_meant_is_wrong() {
+    fn a_pair_that_says_kept_of_a_step_that_was_turned_down_is_wrong() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let office = runtime.block_on(Office::open(5, 1)).unwrap();
         let corpus = corpus().unwrap();
         let maker = SceneMaker::new(&corpus, 0, SceneSettings::default()).unwrap();
-        let scene = maker.scene(Meaning::Keeps, &mut Dice::new(5, "scene", &[0])).unwrap();
+        let mut scenes =
+            (0..).map(|number| maker.scene(Meaning::Keeps, &mut Dice::new(5, "scene", &[number])).unwrap());
+        let scene = scenes.find(|scene| scene.proposed.len() > 1).unwrap();
         let mut session = office.session(0, 1, START).unwrap();
         let (id, mut events) = session.play(&Opportunity::of(&scene)).unwrap();
         events.push(session.end().unwrap());
@@ -408,9 +442,12 @@ mod tests {
             let day = Day { played: BTreeMap::from([(id, Played { person: 0, scene })]), events: Vec::new() };
             score(&day, &labeled, 1, 0.0, 0).precision.get(&Row::Kept).cloned()
         };
-        let stops = Scene { meaning: Meaning::Stops, parts_at: Some(1), ..scene.clone() };
-        assert_eq!(precision_of_kept(scene), Some(vec![(1, 1)]));
-        assert_eq!(precision_of_kept(stops), Some(vec![(0, 1)]));
+        let turned_down = |meaning, at| Scene { meaning, parts_at: Some(at), ..scene.clone() };
+        let kept = scene.proposed.len();
+        assert_eq!(precision_of_kept(scene.clone()), Some(vec![(1, 1)]));
+        assert_eq!(precision_of_kept(turned_down(Meaning::Stops, kept - 1)), Some(vec![(0, 1)]));
+        assert_eq!(precision_of_kept(turned_down(Meaning::Stops, kept)), Some(vec![(1, 1)]));
+        assert_eq!(precision_of_kept(turned_down(Meaning::Undoes, 0)), Some(vec![(0, 1)]));
     }
 
     #[test]
