@@ -374,21 +374,24 @@ impl Case<'_> {
         kept(&self.context().language, self.base(), &suggested, &at_accept, self.standing()?)
     }
 
-    /// Whether the hand changed something inside of what was accepted, be it only what the suggestion had left as it
-    /// was.
+    /// Whether something inside of what was accepted was changed by hand, or stands otherwise at close, be it only what
+    /// the suggestion had left as it was.
     fn part_changed(&self, parts: &[EditAction]) -> bool {
-        let Some(made) = self.pause.made.as_deref().filter(|_| self.pause.by_hand) else { return false };
         let Some((suggested, places)) = self.base_with(parts).zip(self.written_places(parts)) else { return false };
+        let language = &self.context().language;
         // What was otherwise right after Tab (an editor closes a bracket itself) was not changed since.
         let at_accept = self.pause.accepted.last().map(|text| hunks_between(&suggested, text)).unwrap_or_default();
-        let is_format = |hunk: &Hunk| {
-            apply_hunks(&suggested, std::slice::from_ref(hunk))
-                .is_some_and(|text| equal_after_lexing(&self.context().language, &suggested, &text))
-        };
-        hunks_between(&suggested, made).iter().any(|hunk| {
+        let is_change = |hunk: &Hunk| {
             let is_inside = places.iter().any(|place| hunk.start < place.end && place.start < hunk.end);
-            is_inside && !at_accept.contains(hunk) && !is_format(hunk)
-        })
+            let is_format = || {
+                apply_hunks(&suggested, std::slice::from_ref(hunk))
+                    .is_some_and(|text| equal_after_lexing(language, &suggested, &text))
+            };
+            is_inside && !at_accept.contains(hunk) && !is_format()
+        };
+        let made = self.pause.made.as_deref().filter(|_| self.pause.by_hand);
+        let standing = self.standing().filter(|_| self.closed);
+        made.into_iter().chain(standing).any(|text| hunks_between(&suggested, text).iter().any(is_change))
     }
 
     /// Where the new texts of actions that fit the window stand in the text that they make of it.

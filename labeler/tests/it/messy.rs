@@ -209,13 +209,23 @@ async fn a_step_that_was_changed_is_not_kept_although_what_tab_wrote_there_was_l
 
 #[tokio::test]
 async fn what_the_suggestion_left_as_it_was_is_a_part_of_it_too() {
-    let (world, mut editor) = editor(89).await;
-    let action = editor.action("get_name(user)", 0, "fetch_name(user, now)");
-    let served = editor.ask(Decision::Shown, vec![action]);
-    let opened = editor.now_ms;
-    editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(2_000).types("user", 0, "owner");
-    editor.looks(&served, opened);
-    let (pairs, outcomes) = label(&world, &editor).await;
+    let change = async |is_lost: bool| {
+        let (world, mut editor) = editor(89).await;
+        let action = editor.action("get_name(user)", 0, "fetch_name(user, now)");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(2_000);
+        editor.replace("user", 0, "owner", Origin::Typed);
+        if is_lost {
+            lose(&mut editor, |header| header.kind == EventKind::DocumentEdited);
+        }
+        editor.looks(&served, opened);
+        let (pairs, outcomes) = label(&world, &editor).await;
+        (world, pairs, outcomes)
+    };
+    let (_, pairs, outcomes) = change(true).await;
+    assert_eq!((pairs.len(), outcomes.len()), (0, 1), "a look shows that it was changed");
+    let (world, pairs, outcomes) = change(false).await;
     assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::AcceptedThenModified));
     let text = world.text(&pairs[0]).await;
     assert_eq!(news(&text.chosen.unwrap().actions), ["fetch_name(owner, now"]);
