@@ -53,6 +53,12 @@ impl Timestamp {
     pub const fn hour(self) -> Self {
         Self(self.0.div_euclid(3_600_000_000) * 3_600_000_000)
     }
+
+    /// The day (UTC) that this moment lies in, counted from 1970-01-01.
+    #[must_use]
+    pub const fn day(self) -> i64 {
+        self.0.div_euclid(86_400_000_000)
+    }
 }
 
 fn micros(duration: Duration) -> i64 {
@@ -77,7 +83,7 @@ impl Sub<Duration> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let days = self.0.div_euclid(86_400_000_000);
+        let days = self.day();
         let of_day = self.0.rem_euclid(86_400_000_000);
         // Civil date from days since the epoch (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
         let z = days + 719_468;
@@ -201,5 +207,11 @@ mod tests {
     fn hour_rounds_down_before_the_epoch_too() {
         assert_eq!(Timestamp::from_micros(-1).hour(), Timestamp::from_seconds(-3600));
         assert_eq!(Timestamp::from_seconds(3601).hour(), Timestamp::from_seconds(3600));
+    }
+
+    #[test]
+    fn a_day_ends_before_midnight_and_before_the_epoch_too() {
+        let days = [-1, 0, 86_399_999_999, 86_400_000_000].map(|micros| Timestamp::from_micros(micros).day());
+        assert_eq!(days, [-1, 0, 0, 1]);
     }
 }

@@ -3,13 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use events::{Audience, PreferencePair, Timestamp};
+use events::{Audience, PreferencePair};
 use migrations::storable;
 use serde::{Deserialize, Serialize};
 
 use super::part::PlacedPair;
-
-const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
 
 /// What all pairs of a part have in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,16 +25,11 @@ impl PartGroup {
     #[must_use]
     pub fn of(pair: &PreferencePair) -> Self {
         Self {
-            day: day_of(pair.labeled_at),
+            day: pair.labeled_at.day(),
             audience: pair.audience.clone(),
             language: storable(&pair.language).into_owned(),
         }
     }
-}
-
-/// The day of a moment (UTC), counted from 1970-01-01.
-pub(crate) fn day_of(at: Timestamp) -> i64 {
-    at.as_micros().div_euclid(DAY_MICROS)
 }
 
 /// Parts pairs by their group. At most `most` parts come out, and one more: what does not belong to the groups with the

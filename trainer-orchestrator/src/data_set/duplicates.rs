@@ -8,8 +8,6 @@ use events::{PairId, Timestamp};
 use super::composition::Reason;
 use super::{Candidate, Entry, LeftOut};
 
-const DAY_MICROS: i64 = 86_400_000_000;
-
 /// Of equal corrections the first by this stands for all: the one of the greatest weight, then the oldest.
 pub(crate) fn rank(candidate: &Candidate) -> (Reverse<u64>, Timestamp, PairId) {
     let pair = &candidate.pair;
@@ -20,8 +18,7 @@ pub(crate) fn rank(candidate: &Candidate) -> (Reverse<u64>, Timestamp, PairId) {
 /// Leaves one pair of every correction, person and day (UTC, by when the opportunity opened).
 pub(crate) fn within_person_and_day<'a>(entries: Vec<Entry<'a>>, left_out: &mut LeftOut<'a>) -> Vec<Entry<'a>> {
     let key = |candidate: &'a Candidate| {
-        let day = candidate.pair.opened_at.as_micros().div_euclid(DAY_MICROS);
-        (candidate.lesson.correction, day, &candidate.pair.person)
+        (candidate.lesson.correction, candidate.pair.opened_at.day(), &candidate.pair.person)
     };
     let mut first: HashMap<_, &'a Candidate> = HashMap::with_capacity(entries.len());
     for entry in &entries {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::CompactionConfig;
 use crate::lake::LakePart;
-use crate::lake::group::{PartGroup, day_of};
+use crate::lake::group::PartGroup;
 
 /// Why parts are written again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(crate) fn choose(
     let usable: Vec<&LakePart> = parts.iter().filter(|part| !left_alone.contains(&part.part_id)).collect();
     // By the labels, not by a clock: nothing is labeled in the day before any more once something is in the next one,
     // but for partitions that are behind; theirs is merged when it comes.
-    let Some(today) = parts.iter().map(|part| day_of(part.max_labeled_at)).max() else { return Vec::new() };
+    let Some(today) = parts.iter().map(|part| part.max_labeled_at.day()).max() else { return Vec::new() };
     let mut groups: BTreeMap<(&str, Option<&PartGroup>), Vec<&LakePart>> = BTreeMap::new();
     for &part in &usable {
         groups.entry((part.topic.as_str(), part.group.as_ref())).or_default().push(part);
@@ -61,7 +61,7 @@ pub(crate) fn choose(
         let job = match group {
             None => {
                 members.sort_by(|one, other| (one.generation, &one.part_id).cmp(&(other.generation, &other.part_id)));
-                let is_over = members.iter().any(|part| day_of(part.max_labeled_at) < today);
+                let is_over = members.iter().any(|part| part.max_labeled_at.day() < today);
                 let is_due = is_over || members.len() >= config.parts.max(1);
                 is_due.then(|| Job { reason: Reason::Split, parts: first_of(&members, config) })
             }
@@ -78,7 +78,7 @@ pub(crate) fn choose(
         }
     }
     // What is small and new is written again soon anyway.
-    let is_settled = |part: &&&LakePart| part.generation > 0 || day_of(part.max_labeled_at) < today;
+    let is_settled = |part: &&&LakePart| part.generation > 0 || part.max_labeled_at.day() < today;
     let stale = usable.iter().filter(|part| part.erasures < erasures && !taken.contains(&part.part_id));
     jobs.extend(stale.filter(is_settled).map(|part| Job { reason: Reason::Erase, parts: owned(&[*part]) }));
     jobs

@@ -128,7 +128,7 @@ proptest! {
                 let bytes: u64 = job.parts.iter().map(|part| part.bytes).sum();
                 let pairs: u64 = job.parts.iter().map(|part| part.pairs).sum();
                 prop_assert!(bytes <= config.part_bytes && pairs <= config.part_pairs);
-                let today = parts.iter().map(|part| day_of(part.max_labeled_at)).max().unwrap();
+                let today = parts.iter().map(|part| part.max_labeled_at.day()).max().unwrap();
                 for part in &job.parts {
                     prop_assert!(seen.insert(part.part_id.clone()), "one part in two jobs");
                     prop_assert_eq!(&part.group, &job.parts[0].group);
@@ -140,7 +140,7 @@ proptest! {
                 prop_assert!(number < count, "each merging makes at least one part fewer");
             }
         }
-        let today = parts.iter().map(|part| day_of(part.max_labeled_at)).max().unwrap();
+        let today = parts.iter().map(|part| part.max_labeled_at.day()).max().unwrap();
         for day in 7..today {
             for language in languages {
                 let is_small = |part: &&LakePart| {
