@@ -300,6 +300,7 @@ pub(crate) fn labeler(foundation: &Foundation) {
         keys: foundation.keys.clone(),
         pool: foundation.pool.clone(),
         artifacts: Arc::clone(&foundation.artifacts),
+        clock: Arc::clone(&foundation.clock),
         holder: foundation.holder("labeler"),
     };
     let (ready, stop) = (foundation.readiness.gate("labeler"), foundation.drain.token());

@@ -1,5 +1,8 @@
 //! Settings of the labeler.
 
+use std::time::Duration;
+
+use events::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::lake::RowGroupLimits;
@@ -67,6 +70,8 @@ pub struct LakeConfig {
     pub row_group_pairs: usize,
     /// Bytes of a row group before compression, about.
     pub row_group_bytes: usize,
+    /// Days that pairs stay in the lake after they were labeled, by the platform's clock; 0: for ever.
+    pub keep_days: u64,
     /// Few large parts of many small ones.
     pub compaction: CompactionConfig,
 }
@@ -80,6 +85,7 @@ impl Default for LakeConfig {
             part_groups: 16,
             row_group_pairs: 10_000,
             row_group_bytes: 8 << 20,
+            keep_days: 180,
             compaction: CompactionConfig::default(),
         }
     }
@@ -90,6 +96,12 @@ impl LakeConfig {
     #[must_use]
     pub fn row_groups(&self) -> RowGroupLimits {
         RowGroupLimits { pairs: self.row_group_pairs, bytes: self.row_group_bytes }
+    }
+
+    /// Pairs that were labeled before then are past retention `now`; none: no pair ever is.
+    #[must_use]
+    pub fn labels_kept_from(&self, now: Timestamp) -> Option<Timestamp> {
+        (self.keep_days > 0).then(|| now - Duration::from_secs(self.keep_days.saturating_mul(86_400)))
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use artifacts::ArtifactStore;
 use bus::{Bus, BusError};
+use service::clock::SharedClock;
 use service::keys::KeyStore;
 use service::readiness::Latch;
 use sqlx::AnyPool;
@@ -31,6 +32,8 @@ pub struct Deps {
     pub keys: KeyStore,
     /// Where parts are stored.
     pub artifacts: Arc<dyn ArtifactStore>,
+    /// Says how old labels are.
+    pub clock: SharedClock,
     /// Names this process in leases, among all that share the database.
     pub holder: String,
 }
@@ -91,7 +94,7 @@ pub async fn run(
     if config.lake.compaction.enabled {
         let (pool, artifacts) = (deps.pool.clone(), Arc::clone(&deps.artifacts));
         let compactor = Compactor::new(pool, artifacts, deps.keys.clone(), config.lake.clone());
-        let compacting = compaction::run(compactor, &deps.holder, stop.clone());
+        let compacting = compaction::run(compactor, Arc::clone(&deps.clock), &deps.holder, stop.clone());
         tasks.spawn(async move {
             compacting.await;
             Ok(())

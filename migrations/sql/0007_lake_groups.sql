@@ -13,7 +13,7 @@ ALTER TABLE lake_parts ADD COLUMN erasures BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX lake_parts_by_day ON lake_parts (tenant, day, audience, language);
 CREATE INDEX lake_parts_by_object ON lake_parts (digest);
 
--- Objects of parts that compaction has replaced. Kept for whoever has listed them before, then removed.
+-- Objects of parts that compaction has replaced, or that were past retention. Kept for whoever has listed them before, then removed.
 CREATE TABLE lake_replaced (
     digest          TEXT     NOT NULL PRIMARY KEY,
     tenant          TEXT     NOT NULL,
@@ -22,3 +22,10 @@ CREATE TABLE lake_replaced (
     replaced_at     BIGINT   NOT NULL
 );
 CREATE INDEX lake_replaced_in_order ON lake_replaced (replaced_at);
+
+-- Up to which label pairs have left the lake because of their age: the newest label among them. An audit tells by it
+-- what is past retention from what is lost.
+CREATE TABLE lake_expired (
+    tenant          TEXT     NOT NULL PRIMARY KEY,
+    labeled_until   BIGINT   NOT NULL
+);

@@ -17,13 +17,14 @@ const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 /// Tables, and what services do with their rows, in PostgreSQL's words. What nobody changes afterwards (the audit log,
 /// data sets, the evidence of rollouts) no service may change.
-pub const TABLE_RIGHTS: [(&str, &[&str]); 30] = [
+pub const TABLE_RIGHTS: [(&str, &[&str]); 31] = [
     ("_sqlx_migrations", READ),
     ("api_keys", CHANGE),
     ("audience_rules", ALL),
     ("audit_log", ADD),
     ("consents", CHANGE),
     ("label_policy", ALL),
+    ("lake_expired", CHANGE),
     ("lake_parts", ALL),
     ("lake_replaced", ALL),
     ("leases", CHANGE),

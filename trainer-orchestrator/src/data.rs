@@ -121,8 +121,8 @@ async fn open_members(this: &Orchestrator, run: &Run) -> Result<Opened, Orchestr
     });
     let missing = members.len() - seen.len();
     if missing > 0 {
-        // Nothing is learned from less than the data set says, unless the rest was erased: of a lake that can be read as
-        // a whole, compaction leaves out the pairs of erased persons and no others.
+        // Nothing is learned from less than the data set says, unless the rest may not be learned from any more: of a lake
+        // that can be read as a whole, the pairs of erased persons are missing, those past retention, and no others.
         lake.whole().map_err(|error| lake_error(&error))?;
     }
     let named = pairs.len();

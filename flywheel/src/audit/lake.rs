@@ -90,7 +90,7 @@ fn part(scratch: &Scratch, number: i64) -> anyhow::Result<LakePart> {
 }
 
 /// Each pair of the log up to the lake's positions in exactly one part, as it stands in the log; and no other one there.
-/// A pair of an erased person may be in none: compaction leaves it out.
+/// A pair of an erased person and one that is past retention may be in none: compaction leaves it out.
 pub(crate) fn pairs(scratch: &Scratch, from: &Positions, until: &Positions) -> anyhow::Result<Check> {
     let connection = &scratch.connection;
     connection.execute_batch(
@@ -107,7 +107,7 @@ pub(crate) fn pairs(scratch: &Scratch, from: &Positions, until: &Positions) -> a
     }
     let differing = "
         SELECT pair_log.pair_id AS id, CASE
-            WHEN COUNT(pair_rows.part) = 0 AND pair_log.erased = 1 THEN NULL
+            WHEN COUNT(pair_rows.part) = 0 AND pair_log.may_be_gone IS NOT NULL THEN NULL
             WHEN COUNT(pair_rows.part) = 0 THEN 'in_no_part' WHEN COUNT(pair_rows.part) > 1 THEN 'in_several_parts'
             WHEN MAX(pair_rows.digest) <> pair_log.digest OR MAX(pair_rows.pair_id) <> pair_log.pair_id THEN 'differs'
             END AS what
@@ -134,17 +134,55 @@ pub(crate) fn pairs(scratch: &Scratch, from: &Positions, until: &Positions) -> a
          AND pair_rows.position < covered.from_position",
         [],
     )?;
-    let erased = scratch.count(
-        "SELECT COUNT(*) FROM pair_log JOIN covered ON covered.partition = pair_log.partition \
-         AND pair_log.position < covered.until_position WHERE pair_log.erased = 1 AND NOT EXISTS (SELECT 1 FROM \
-         pair_rows WHERE pair_rows.partition = pair_log.partition AND pair_rows.position = pair_log.position)",
+    let mut reasons = scratch.by_reason(
+        "SELECT may_be_gone, COUNT(*) FROM pair_log JOIN covered ON covered.partition = pair_log.partition \
+         AND pair_log.position < covered.until_position WHERE may_be_gone IS NOT NULL AND NOT EXISTS (SELECT 1 FROM \
+         pair_rows WHERE pair_rows.partition = pair_log.partition AND pair_rows.position = pair_log.position) \
+         GROUP BY may_be_gone",
         [],
     )?;
-    let left_out = [(reason::DELETED, before), (reason::ERASED, erased)];
-    let reasons = left_out.into_iter().filter(|(_, count)| *count > 0);
-    let reasons = reasons.map(|(reason, count)| (reason.to_owned(), count)).collect();
-    let (name, not_covered) = ("lake: pairs against the log".to_owned(), before + erased);
-    Ok(Check { name, checked: checked - erased, differences, not_covered, reasons, first, ..Check::default() })
+    let gone: u64 = reasons.values().sum();
+    if before > 0 {
+        reasons.insert(reason::DELETED.to_owned(), before);
+    }
+    let (name, not_covered) = ("lake: pairs against the log".to_owned(), before + gone);
+    Ok(Check { name, checked: checked - gone, differences, not_covered, reasons, first, ..Check::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_past_retention_or_erased_may_be_gone_and_nothing_else() {
+        let scratch = Scratch::open(None).unwrap();
+        let position = |number: u32| format!("{number:020}");
+        let pairs_of_the_log = [
+            (0, None, true),
+            (1, None, false),
+            (2, Some(reason::RETENTION), false),
+            (3, Some(reason::RETENTION), true),
+            (4, Some(reason::ERASED), false),
+        ];
+        for (number, may_be_gone, is_in_the_lake) in pairs_of_the_log {
+            let (at, id, digest) = (position(number), format!("pair {number}"), vec![0_u8]);
+            let connection = &scratch.connection;
+            let insert = "INSERT INTO pair_log (partition, position, pair_id, digest, may_be_gone) \
+                          VALUES (0, ?1, ?2, ?3, ?4)";
+            connection.execute(insert, params![at, id, digest, may_be_gone]).unwrap();
+            if is_in_the_lake {
+                let insert =
+                    "INSERT INTO pair_rows (partition, position, pair_id, digest, part) VALUES (0, ?1, ?2, ?3, 1)";
+                connection.execute(insert, params![at, id, digest]).unwrap();
+            }
+        }
+        let until: Positions = [(0, position(5).parse().unwrap())].into_iter().collect();
+        let check = pairs(&scratch, &Positions::default(), &until).unwrap();
+        assert_eq!(check.first, [Named { id: "pair 1".to_owned(), what: "in_no_part".to_owned() }]);
+        assert_eq!((check.checked, check.differences, check.not_covered), (3, 1, 2));
+        let reasons: Vec<(&str, u64)> = check.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+        assert_eq!(reasons, [(reason::ERASED, 1), (reason::RETENTION, 1)]);
+    }
 }
 
 #[cfg(test)]

@@ -144,13 +144,19 @@ impl Reading<'_> {
                 && let Some(pair) = decode::<PreferencePair>(PREFERENCE_PAIRS, &entry.value)?
             {
                 let (id, digest) = (pair.pair_id.to_string(), self.items.stored(&pair)?);
+                let is_expired = self.tables.expired.get(&pair.tenant).is_some_and(|until| pair.labeled_at <= *until);
+                let may_be_gone = match (item.is_erased, is_expired) {
+                    (true, _) => Some(reason::ERASED),
+                    (false, true) => Some(reason::RETENTION),
+                    (false, false) => None,
+                };
                 self.scratch
                     .connection
                     .prepare_cached(
-                        "INSERT INTO pair_log (partition, position, pair_id, digest, erased) \
+                        "INSERT INTO pair_log (partition, position, pair_id, digest, may_be_gone) \
                          VALUES (?1, ?2, ?3, ?4, ?5)",
                     )?
-                    .execute(params![entry.partition, entry.position.to_string(), id, digest, item.is_erased])?;
+                    .execute(params![entry.partition, entry.position.to_string(), id, digest, may_be_gone])?;
             }
             Ok(())
         })

@@ -64,9 +64,9 @@ CREATE TABLE parts (
     last_position TEXT, digest TEXT, pairs INTEGER, bytes INTEGER, min_labeled_at INTEGER, max_labeled_at INTEGER,
     day INTEGER, audience TEXT, language TEXT, generation INTEGER
 );
--- `erased`: its text was sealed under a key that was destroyed.
+-- `may_be_gone`: why the lake need not hold it any more, if so.
 CREATE TABLE pair_log (
-    partition INTEGER, position TEXT, pair_id TEXT, digest BLOB, erased INTEGER, PRIMARY KEY (partition, position)
+    partition INTEGER, position TEXT, pair_id TEXT, digest BLOB, may_be_gone TEXT, PRIMARY KEY (partition, position)
 ) WITHOUT ROWID;
 CREATE TABLE pair_rows (partition INTEGER, position TEXT, pair_id TEXT, digest BLOB, part INTEGER);
 ";
@@ -86,6 +86,8 @@ pub(crate) mod reason {
     pub(crate) const GIVEN_UP: &str = "given_up_by_a_step";
     /// Its person was erased.
     pub(crate) const ERASED: &str = "erased";
+    /// It was labeled longer ago than the lake keeps pairs.
+    pub(crate) const RETENTION: &str = "past_retention";
     /// What it came to has been deleted from the log by now.
     pub(crate) const DELETED: &str = "deleted_from_the_log";
     /// It depends on when the step read it, which the log does not tell.

@@ -1,9 +1,12 @@
 //! The rows of the database, copied into the scratch in one transaction: one state of it, whatever is written meanwhile.
 //! It is read before the log, so that the log holds everything that the rows say.
 
+use std::collections::BTreeMap;
+
 use bus::Positions;
-use events::{Audience, Timestamp, topics};
+use events::{Audience, TenantId, Timestamp, topics};
 use futures::TryStreamExt as _;
+use labeler::lake::compaction::retention::expired_until;
 use labeler::ledger::{self, Statement};
 use labeler::sink::stored_positions;
 use labeler::{audience, lake, policy_record, tally};
@@ -22,6 +25,8 @@ pub(crate) struct Tables {
     pub(crate) statement: Statement,
     /// Up to where the lake has read pairs.
     pub(crate) lake: Positions,
+    /// Up to which label pairs of a tenant may have left the lake because of their age.
+    pub(crate) expired: BTreeMap<TenantId, Timestamp>,
     /// Up to where the tally has read outcomes.
     pub(crate) tally: Positions,
 }
@@ -44,9 +49,10 @@ impl Tables {
         ledger_rows(&mut transaction, scratch, since.hour).await?;
         outcome_rows(&mut transaction, scratch, items, since.closed_at).await?;
         parts(&mut transaction, scratch).await?;
+        let expired = expired_until(&mut transaction).await?;
         seeds(source, &mut transaction, scratch).await?;
         transaction.commit().await?;
-        Ok(Self { statement, lake, tally })
+        Ok(Self { statement, lake, expired, tally })
     }
 }
 

@@ -160,6 +160,36 @@ pub(crate) async fn replace(
     Ok(true)
 }
 
+/// Parts of which every pair was labeled before `before`, of all tenants: the oldest first, as many as one transaction
+/// takes out.
+pub(crate) async fn labeled_before(pool: &AnyPool, before: Timestamp) -> Result<Vec<LakePart>, LakeError> {
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM lake_parts WHERE max_labeled_at < $1 ORDER BY max_labeled_at, part_id LIMIT 200"
+    )))
+    .bind(before.as_micros())
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(part_of).collect()
+}
+
+/// Writes down that a pair that was labeled then has left the lake because of its age.
+pub(crate) async fn expire_until(
+    transaction: &mut Transaction<'static, Any>,
+    tenant: &TenantId,
+    labeled_at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO lake_expired (tenant, labeled_until) VALUES ($1, $2) ON CONFLICT (tenant) \
+         DO UPDATE SET labeled_until = excluded.labeled_until \
+         WHERE lake_expired.labeled_until < excluded.labeled_until",
+    )
+    .bind(tenant.as_str())
+    .bind(labeled_at.as_micros())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
 /// Writes down that nothing in the part is sealed under one of the first `erasures` keys that were destroyed.
 pub(crate) async fn mark(
     transaction: &mut Transaction<'static, Any>,

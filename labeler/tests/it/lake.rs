@@ -12,15 +12,18 @@ use bytes::Bytes;
 use events::topics::PREFERENCE_PAIRS;
 use events::{PairId, PreferencePair, Sha256Digest, TenantId, Timestamp, avro};
 use labeler::config::{CompactionConfig, LakeConfig};
-use labeler::lake::compaction::{Compacted, Compactor, LEASE_NAME};
+use labeler::lake::compaction::retention::{Expired, expired_until};
+use labeler::lake::compaction::{self, Compacted, Compactor, LEASE_NAME};
 use labeler::lake::{
     FORMAT, LakeError, LakePart, LakeReader, LakeWriter, PairFilter, PairPlace, PartFault, PartGroup, PartMetadata,
     PlacedPair, write_part,
 };
-use service::clock::real_now;
+use service::clock::{SimulatedClock, real_now};
 use service::lease::{Fence, LeaseStore};
+use tokio_util::sync::CancellationToken;
 
 use crate::kit::{START, World};
+use crate::rig::BOUND;
 use crate::sinks::{Bench, bench, labeled};
 
 test_databases::on_both_databases! {
@@ -29,6 +32,8 @@ test_databases::on_both_databases! {
     whatever_fails_and_whenever_each_pair_lies_in_one_part,
     a_former_leader_changes_nothing,
     pairs_of_an_erased_person_go,
+    what_is_past_retention_leaves_the_lake_and_is_written_down,
+    what_is_past_retention_by_the_clock_of_the_platform_goes_by_itself,
     a_part_that_cannot_be_used_is_named_and_harms_no_other,
 }
 
@@ -361,6 +366,90 @@ async fn pairs_of_an_erased_person_go() {
 }
 
 impl Lake {
+    /// Up to which label pairs are gone because of their age, as an audit is told.
+    async fn expired_until(&self) -> Option<Timestamp> {
+        let mut connection = self.bench.world.pool.acquire().await.unwrap();
+        expired_until(&mut connection).await.unwrap().get(&TenantId::default()).copied()
+    }
+}
+
+async fn what_is_past_retention_leaves_the_lake_and_is_written_down() {
+    let lake = Lake::filled(3).await;
+    let (former, leader, now) = (lake.lead().await, lake.lead().await, real_now());
+    let compactor = lake.compactor(&lake.bench.artifacts);
+    let (before, cut) = (lake.parts().await, START + DAY);
+    let refused = compactor.expire(&former, cut, now).await;
+    assert!(matches!(refused, Err(LakeError::Lease(_))), "{refused:?}");
+    assert_eq!((lake.parts().await, lake.expired_until().await), (before.clone(), None));
+
+    // What cannot be read goes as well.
+    let (old, _): (Vec<LakePart>, Vec<LakePart>) = before.into_iter().partition(|part| part.max_labeled_at < cut);
+    lake.bench.artifacts.remove(&old[0].digest).await.unwrap();
+    let (gone, kept): (Vec<_>, Vec<_>) = lake.pairs.iter().cloned().partition(|pair| pair.labeled_at < cut);
+    let done = compactor.expire(&leader, cut, now).await.unwrap();
+    assert_eq!(done, Expired { parts: old.len() as u64, pairs: gone.len() as u64 });
+    lake.holds(&kept).await;
+    assert_eq!(lake.expired_until().await, gone.iter().map(|pair| pair.labeled_at).max());
+    assert_eq!(compactor.expire(&leader, cut, now).await.unwrap(), Expired::default());
+    // Whoever has listed a part before reads on for a while, and is told then.
+    lake.reader.read(&old[1]).await.unwrap();
+    lake.compact(now + Duration::from_secs(25 * 3600)).await;
+    assert!(matches!(lake.reader.read(&old[1]).await, Err(LakeError::Replaced { .. })));
+    lake.holds(&kept).await;
+
+    // The process is gone in the middle, each time a little later: what is not there was written down.
+    let leader = lake.lead().await;
+    for micros in (0..).step_by(200) {
+        let (limit, cut) = (Duration::from_micros(micros), START + DAY * 2);
+        let ended = tokio::time::timeout(limit, compactor.expire(&leader, cut, now)).await;
+        let read = lake.reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
+        let (held, _) = read.whole().unwrap();
+        let until = lake.expired_until().await.unwrap();
+        assert!(kept.iter().all(|pair| pair.labeled_at <= until || held.contains(pair)), "{until}");
+        match ended {
+            Ok(Ok(done)) if done == Expired::default() => break,
+            // The commit of the one before came only after this one had listed the parts.
+            Ok(Err(error)) => assert!(matches!(error, LakeError::Replaced { .. }), "{error}"),
+            Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+    lake.holds(&kept.into_iter().filter(|pair| pair.labeled_at >= START + DAY * 2).collect::<Vec<_>>()).await;
+}
+
+async fn what_is_past_retention_by_the_clock_of_the_platform_goes_by_itself() {
+    let lake = Lake::filled(2).await;
+    let compaction = CompactionConfig { interval_s: 1, ..config().compaction };
+    let kept_for = LakeConfig { keep_days: 30, compaction, ..config() };
+    let world = &lake.bench.world;
+    let artifacts = Arc::clone(&lake.bench.artifacts);
+    let compactor = Compactor::new(world.pool.clone(), artifacts, world.keys.clone(), kept_for);
+    let (clock, stop) = (SimulatedClock::new(START + DAY * 2), CancellationToken::new());
+    let running = tokio::spawn(compaction::run(compactor, clock.shared(), "test", stop.clone()));
+    lake.comes_to(2 * KINDS).await;
+    lake.holds(&lake.pairs).await;
+    // The newer day is now exactly as old as pairs may become, and stays.
+    clock.set(START + DAY * 31);
+    lake.comes_to(KINDS).await;
+    let (newest, _): (Vec<_>, Vec<_>) = lake.pairs.iter().cloned().partition(|pair| pair.labeled_at == START + DAY);
+    lake.holds(&newest).await;
+    stop.cancel();
+    running.await.unwrap();
+}
+
+impl Lake {
+    /// Waits until there are so many parts.
+    async fn comes_to(&self, parts: usize) {
+        let bound = tokio::time::Instant::now() + BOUND;
+        loop {
+            let found = self.parts().await.len();
+            if found == parts {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < bound, "{found} parts");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Lets a part be made of other bytes than it was, as its row says.
     async fn exchange(&self, part: &LakePart, bytes: Bytes) {
         let object = self.bench.artifacts.put(bytes).await.unwrap();

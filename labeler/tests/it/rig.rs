@@ -109,6 +109,7 @@ impl Rig {
             pool: self.world.pool.clone(),
             keys: self.world.keys.clone(),
             artifacts: Arc::clone(&self.artifacts),
+            clock: self.clock.shared(),
             holder: format!("labeler/{}", uuid::Uuid::now_v7()),
         };
         let config = LabelerConfig {

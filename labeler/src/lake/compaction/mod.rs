@@ -18,11 +18,13 @@
 //! A process may end, or an activation be dropped, at each of these points; the next one goes on from the rows. A data
 //! set is named by its pairs and their content, which are copied as they are; that they lie elsewhere changes no digest.
 //! Pairs are left out in one case: their text is sealed under a data key that was destroyed. Nobody could read them any
-//! more, so no data set that is made now would have held them.
+//! more, so no data set that is made now would have held them. Whole parts go when they are past retention
+//! ([`retention`]).
 //!
 //! [`CompactionConfig::keep_replaced_hours`]: crate::config::CompactionConfig::keep_replaced_hours
 
 mod choice;
+pub mod retention;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -33,14 +35,15 @@ use async_trait::async_trait;
 use events::{KeyId, Sha256Digest, Timestamp};
 use metrics::counter;
 use parking_lot::Mutex;
-use service::clock::real_now;
+use service::clock::{SharedClock, real_now};
 use service::keys::KeyStore;
 use service::lease::{Fence, LeaseHandle, LeaseStore, keep};
 use service::reconciler::{Next, ReconcileError, Reconciler, Schedule, drive};
-use sqlx::AnyPool;
+use sqlx::{Any, AnyPool, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use self::choice::{Job, Reason, choose};
+use self::retention::Expired;
 use super::error::LakeError;
 use super::group::grouped;
 use super::part::{PartError, PartMetadata, PlacedPair};
@@ -203,11 +206,7 @@ impl Compactor {
     async fn replace(&self, work: &Work<'_>, old: &[LakePart], new: &[LakePart]) -> Result<(), LakeError> {
         let mut transaction = migrations::begin_write(&self.pool).await?;
         work.fence.check(&mut transaction).await?;
-        for part in old {
-            if !rows::replace(&mut transaction, part, work.now).await? {
-                return Err(LakeError::Replaced { part_id: part.part_id.clone() });
-            }
-        }
+        take_out(&mut transaction, old, work.now).await?;
         for part in new {
             rows::insert(&mut transaction, part).await?;
         }
@@ -243,6 +242,20 @@ impl Compactor {
     }
 }
 
+/// Takes parts out of the lake, all of them or, with the transaction, none. Their objects are removed later.
+async fn take_out(
+    transaction: &mut Transaction<'static, Any>,
+    parts: &[LakePart],
+    now: Timestamp,
+) -> Result<(), LakeError> {
+    for part in parts {
+        if !rows::replace(transaction, part, now).await? {
+            return Err(LakeError::Replaced { part_id: part.part_id.clone() });
+        }
+    }
+    Ok(())
+}
+
 /// What all jobs of an activation for a tenant have in common.
 struct Work<'a> {
     fence: &'a Fence,
@@ -264,6 +277,8 @@ fn part_id(inputs: &[(String, Sha256Digest)], metadata: &PartMetadata) -> String
 /// The compactor of a process, which works while the process leads.
 struct Leading {
     compactor: Compactor,
+    /// The platform's: labels are as old as it says.
+    clock: SharedClock,
     lease: LeaseHandle,
 }
 
@@ -275,6 +290,13 @@ impl Reconciler for Leading {
 
     async fn activate(&self) -> Result<Next, ReconcileError> {
         let Some(fence) = self.lease.fence() else { return Ok(Next::Period) };
+        // First, so that nothing is written again that goes anyway.
+        if let Some(before) = self.compactor.config.labels_kept_from(self.clock.now()) {
+            let expired = self.compactor.expire(&fence, before, real_now()).await?;
+            if expired != Expired::default() {
+                tracing::info!(?expired, labeled_before = %before, "parts past retention have left the lake");
+            }
+        }
         let done = self.compactor.compact(&fence, real_now()).await?;
         if done == Compacted::default() {
             return Ok(Next::Period);
@@ -284,12 +306,18 @@ impl Reconciler for Leading {
     }
 }
 
-/// Compacts until `stop`, while this process leads. `holder` names it among all that share the database.
-pub fn run(compactor: Compactor, holder: &str, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+/// Compacts until `stop`, and lets go what is past retention by `clock`, while this process leads. `holder` names it
+/// among all that share the database.
+pub fn run(
+    compactor: Compactor,
+    clock: SharedClock,
+    holder: &str,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send + use<> {
     let period = Duration::from_secs(compactor.config.compaction.interval_s.max(1));
     let leases = LeaseStore::new(compactor.pool.clone());
     let (lease, keeping) = keep(leases, LEASE_NAME, holder, LEASE, stop.clone());
-    let leading = Arc::new(Leading { compactor, lease: lease.clone() });
+    let leading = Arc::new(Leading { compactor, clock, lease: lease.clone() });
     let (handle, driving) = drive(leading, Schedule::every(period), Some(lease), stop);
     async move {
         tokio::join!(keeping, driving);
