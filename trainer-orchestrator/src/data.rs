@@ -111,19 +111,18 @@ async fn open_members(this: &Orchestrator, run: &Run) -> Result<Opened, Orchestr
     let manifest = stored::manifest(&this.deps.pool, &this.deps.tenant, run.snapshot_digest).await?;
     let members: HashMap<PairId, &ManifestMember> =
         manifest.members.iter().map(|member| (member.pair_id, member)).collect();
-    let mut lake = this.sources.read_lake().await?;
-    let mut pairs = std::mem::take(&mut lake.pairs);
-    let mut seen = BTreeSet::new();
     // What is learned from is what the snapshot's digest names, or nothing.
-    pairs.retain(|pair| {
-        let is_named = members.get(&pair.pair_id).is_some_and(|member| member.content_digest == pair.content_digest);
-        is_named && seen.insert(pair.pair_id)
-    });
-    let missing = members.len() - seen.len();
+    let wanted = manifest.members.iter().map(|member| (member.pair_id, member.content_digest)).collect();
+    let mut texts = this.sources.sealed_texts(&manifest.filters.audience, wanted);
+    let mut pairs = Vec::new();
+    while let Some(found) = texts.next().await.map_err(|error| lake_error(&error))? {
+        pairs.extend(found);
+    }
+    let missing = texts.missing();
     if missing > 0 {
         // Nothing is learned from less than the data set says, unless the rest may not be learned from any more: of a lake
         // that can be read as a whole, the pairs of erased persons are missing, those past retention, and no others.
-        lake.whole().map_err(|error| lake_error(&error))?;
+        texts.whole().map_err(|error| lake_error(&error))?;
     }
     let named = pairs.len();
     erasure::leave_out(&this.deps.keys, &mut pairs).await?;

@@ -25,7 +25,7 @@ pub use group::PartGroup;
 pub use part::{
     FORMAT, METADATA_KEY, PairPlace, PartError, PartMetadata, PlacedPair, RowGroupLimits, SCHEMA, read_part, write_part,
 };
-pub use reader::{LakeExtent, LakeRead, LakeReader, PairFilter};
+pub use reader::{LakeExtent, LakeRead, LakeReader, PairFilter, SealedTexts};
 pub use rows::LakePart;
 pub use writer::LakeWriter;
 

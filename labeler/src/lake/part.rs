@@ -184,6 +184,14 @@ pub(crate) struct DecodedPart {
     pub(crate) is_of_newer_release: bool,
 }
 
+/// Whether a reading takes the sealed text along: most of a part is sealed text, and most readers open none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SealedText {
+    Taken,
+    /// `ciphertext` is empty; whose key it is under is told.
+    LeftOut,
+}
+
 /// Encodes a part.
 ///
 /// # Errors
@@ -327,11 +335,11 @@ fn write_column<T: DataType>(
 /// # Errors
 /// A part of another format, or one whose columns do not hold what they should.
 pub fn read_part(bytes: Bytes) -> Result<(PartMetadata, Vec<PlacedPair>), PartError> {
-    decode_part(bytes).map(|part| (part.metadata, part.pairs))
+    decode_part(bytes, SealedText::Taken).map(|part| (part.metadata, part.pairs))
 }
 
 /// [`read_part`], for whoever writes again what was read.
-pub(crate) fn decode_part(bytes: Bytes) -> Result<DecodedPart, PartError> {
+pub(crate) fn decode_part(bytes: Bytes, text: SealedText) -> Result<DecodedPart, PartError> {
     let reader = SerializedFileReader::new(bytes)?;
     let metadata = reader
         .metadata()
@@ -346,7 +354,7 @@ pub(crate) fn decode_part(bytes: Bytes) -> Result<DecodedPart, PartError> {
     let mut pairs = Vec::new();
     for index in 0..reader.num_row_groups() {
         let group = reader.get_row_group(index)?;
-        read_group(&*group, metadata.partition, &mut pairs)?;
+        read_group(&*group, metadata.partition, text, &mut pairs)?;
     }
     let known = parse_message_type(SCHEMA)?;
     let is_known = |name: &str| known.get_fields().iter().any(|field| field.name() == name);
@@ -457,7 +465,12 @@ impl Values<i64> {
 }
 
 /// `part_partition`: of parts of older releases, whose pairs are of one partition and do not name it.
-fn read_group(group: &dyn RowGroupReader, part_partition: u32, pairs: &mut Vec<PlacedPair>) -> Result<(), PartError> {
+fn read_group(
+    group: &dyn RowGroupReader,
+    part_partition: u32,
+    text: SealedText,
+    pairs: &mut Vec<PlacedPair>,
+) -> Result<(), PartError> {
     let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
     let columns = Columns { group, rows };
     let mut position = columns.texts("position")?;
@@ -494,13 +507,16 @@ fn read_group(group: &dyn RowGroupReader, part_partition: u32, pairs: &mut Vec<P
     let mut event_id = columns.texts("event_id")?;
     let mut content_digest = columns.texts("content_digest")?;
     let mut key_id = columns.texts("key_id")?;
-    let mut ciphertext = columns.texts("ciphertext")?;
+    let mut ciphertext = match text {
+        SealedText::Taken => Some(columns.texts("ciphertext")?),
+        SealedText::LeftOut => None,
+    };
     for _ in 0..rows {
         let divergence =
             divergence_action_index.optional().zip(divergence_byte.optional()).and_then(|(index, byte)| {
                 Some(DivergencePoint { action_index: u32::try_from(index).ok()?, byte: u32::try_from(byte).ok()? })
             });
-        let sealed = key_id.optional()?.zip(ciphertext.bytes());
+        let sealed = key_id.optional()?.zip(ciphertext.as_mut().map_or_else(|| Some(Vec::new()), Texts::bytes));
         let pair = PreferencePair {
             pair_id: pair_id.next()?,
             tenant: tenant.next()?,

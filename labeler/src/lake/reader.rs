@@ -5,17 +5,17 @@
 //! are counted. Compaction may replace a part after it was listed; its object stays for a long while, and should it be
 //! gone, the reader lists again instead of taking the part for lost.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use artifacts::{ArtifactError, ArtifactStore};
-use events::{Audience, PairId, PreferencePair, TenantId, Timestamp};
+use events::{Audience, PairId, PreferencePair, Sha256Digest, TenantId, Timestamp};
 use metrics::counter;
 use sqlx::{AnyPool, Row};
 
 use super::error::{BadPart, LakeError, PartFault};
 use super::group::PartGroup;
-use super::part::{DecodedPart, PartError, PlacedPair, decode_part};
+use super::part::{DecodedPart, PartError, PlacedPair, SealedText, decode_part};
 use super::rows::{self, LakePart};
 
 /// How often a reading begins again because parts were replaced meanwhile.
@@ -60,7 +60,7 @@ impl PairFilter {
 /// What was read of a lake.
 #[derive(Debug, Default)]
 pub struct LakeRead {
-    /// The pairs of the parts that could be used, still sealed.
+    /// The pairs of the parts that could be used, without their texts.
     pub pairs: Vec<PreferencePair>,
     /// Those parts.
     pub parts: Vec<LakePart>,
@@ -74,11 +74,93 @@ impl LakeRead {
     /// # Errors
     /// A part could not be used.
     pub fn whole(self) -> Result<(Vec<PreferencePair>, Vec<LakePart>), LakeError> {
-        let (parts, pairs) = (self.bad.len(), self.bad.iter().map(|part| part.pairs).sum::<u64>());
-        match self.bad.into_iter().next() {
-            Some(first) => Err(LakeError::Incomplete { parts, pairs, first: Box::new(first) }),
-            None => Ok((self.pairs, self.parts)),
+        nothing_missing(self.bad)?;
+        Ok((self.pairs, self.parts))
+    }
+}
+
+fn nothing_missing(bad: Vec<BadPart>) -> Result<(), LakeError> {
+    let (parts, pairs) = (bad.len(), bad.iter().map(|part| part.pairs).sum());
+    match bad.into_iter().next() {
+        Some(first) => Err(LakeError::Incomplete { parts, pairs, first: Box::new(first) }),
+        None => Ok(()),
+    }
+}
+
+/// The sealed texts of some pairs, read part by part: never more of them in memory than one part holds.
+#[derive(Debug)]
+pub struct SealedTexts {
+    reader: LakeReader,
+    tenant: TenantId,
+    filter: PairFilter,
+    /// Pairs that were not met yet, with their content.
+    wanted: HashMap<PairId, Sha256Digest>,
+    /// Parts that were listed and not read yet.
+    parts: Option<VecDeque<LakePart>>,
+    listed: usize,
+    bad: Vec<BadPart>,
+}
+
+impl SealedTexts {
+    /// Pairs with their texts: those of the next part that holds any. None: nothing is missing any more, or there is no
+    /// other part. Parts that cannot be used are passed over and counted; [`SealedTexts::whole`] names them.
+    ///
+    /// # Errors
+    /// A store that fails, or parts that are replaced faster than they are read.
+    pub async fn next(&mut self) -> Result<Option<Vec<PreferencePair>>, LakeError> {
+        while !self.wanted.is_empty() {
+            let Some(parts) = &mut self.parts else {
+                self.list().await?;
+                continue;
+            };
+            let Some(part) = parts.pop_front() else { break };
+            match self.reader.read(&part).await {
+                Ok(mut pairs) => {
+                    pairs.retain(|pair| self.meets(pair));
+                    if !pairs.is_empty() {
+                        return Ok(Some(pairs));
+                    }
+                }
+                // What was met before is not wanted any more.
+                Err(LakeError::Replaced { .. }) if self.listed < ATTEMPTS => self.parts = None,
+                Err(LakeError::BadPart(bad)) => {
+                    tell(&bad);
+                    self.bad.push(bad);
+                }
+                Err(error) => return Err(error),
+            }
         }
+        Ok(None)
+    }
+
+    async fn list(&mut self) -> Result<(), LakeError> {
+        let parts = self.reader.parts(&self.tenant).await?;
+        self.parts = Some(parts.into_iter().filter(|part| self.filter.may_hold(part)).collect());
+        self.listed += 1;
+        self.bad.clear();
+        Ok(())
+    }
+
+    fn meets(&mut self, pair: &PreferencePair) -> bool {
+        let meets = self.wanted.get(&pair.pair_id) == Some(&pair.content_digest);
+        if meets {
+            self.wanted.remove(&pair.pair_id);
+        }
+        meets
+    }
+
+    /// How many of the pairs were not met.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// Whether every part could be used, so that what is missing is not in the lake.
+    ///
+    /// # Errors
+    /// A part could not be used.
+    pub fn whole(self) -> Result<(), LakeError> {
+        nothing_missing(self.bad)
     }
 }
 
@@ -133,10 +215,18 @@ impl LakeReader {
     /// # Errors
     /// As [`LakeReader::read`].
     pub async fn read_placed(&self, part: &LakePart) -> Result<Vec<PlacedPair>, LakeError> {
-        Ok(self.decode(part).await?.pairs)
+        Ok(self.decode(part, SealedText::Taken).await?.pairs)
     }
 
-    pub(crate) async fn decode(&self, part: &LakePart) -> Result<DecodedPart, LakeError> {
+    /// [`LakeReader::read`] without text: `ciphertext` is empty, `key_id` says under whose key it lies.
+    ///
+    /// # Errors
+    /// As [`LakeReader::read`].
+    pub async fn facts(&self, part: &LakePart) -> Result<Vec<PreferencePair>, LakeError> {
+        Ok(self.decode(part, SealedText::LeftOut).await?.pairs.into_iter().map(|(_, pair)| pair).collect())
+    }
+
+    pub(crate) async fn decode(&self, part: &LakePart, text: SealedText) -> Result<DecodedPart, LakeError> {
         let bad =
             |fault: PartFault| LakeError::BadPart(BadPart { part_id: part.part_id.clone(), pairs: part.pairs, fault });
         let bytes = match self.artifacts.get(&part.digest).await {
@@ -155,7 +245,7 @@ impl LakeReader {
         };
         let size = bytes.len();
         // A library that meets what it never expected may panic: that is the end of one reading.
-        let decoded = tokio::task::spawn_blocking(move || decode_part(bytes)).await;
+        let decoded = tokio::task::spawn_blocking(move || decode_part(bytes, text)).await;
         let decoded = decoded.unwrap_or(Err(PartError::GaveUp)).map_err(|error| bad(error.into()))?;
         if u64::try_from(size).is_ok_and(|size| size == part.bytes) && is_the_part(&decoded, part) {
             Ok(decoded)
@@ -164,8 +254,9 @@ impl LakeReader {
         }
     }
 
-    /// Everything of a tenant that `filter` wants, each pair once. Parts that cannot be used are counted, named in the
-    /// log and in what comes back.
+    /// Everything of a tenant that `filter` wants, each pair once and without its text, as [`LakeReader::facts`] has it:
+    /// a lake of text is larger than memory. [`LakeReader::sealed_texts`] reads the texts of some. Parts that cannot be
+    /// used are counted, named in the log and in what comes back.
     ///
     /// # Errors
     /// A store that fails, or parts that are replaced faster than they are read.
@@ -186,7 +277,7 @@ impl LakeReader {
             if !filter.may_hold(&part) {
                 continue;
             }
-            match self.read(&part).await {
+            match self.facts(&part).await {
                 Ok(pairs) => {
                     read.pairs.extend(pairs.into_iter().filter(|pair| filter.wants(pair)));
                     read.parts.push(part);
@@ -199,6 +290,18 @@ impl LakeReader {
             }
         }
         Ok(read)
+    }
+
+    /// The texts of those pairs of a tenant, `wanted` by id and content, that lie in parts which `filter` admits.
+    #[must_use]
+    pub fn sealed_texts(
+        &self,
+        tenant: &TenantId,
+        filter: PairFilter,
+        wanted: HashMap<PairId, Sha256Digest>,
+    ) -> SealedTexts {
+        let (reader, tenant) = (self.clone(), tenant.clone());
+        SealedTexts { reader, tenant, filter, wanted, parts: None, listed: 0, bad: Vec::new() }
     }
 
     /// How many pairs a tenant has, and when the newest was labeled.
@@ -257,7 +360,7 @@ impl LakeReader {
             if oldest.is_some_and(|oldest| oldest <= part.min_labeled_at) {
                 break;
             }
-            let pairs = match self.read(&part).await {
+            let pairs = match self.facts(&part).await {
                 Ok(pairs) => pairs,
                 Err(LakeError::BadPart(bad)) => {
                     tell(&bad);

@@ -10,13 +10,13 @@ use artifacts::{ArtifactError, ArtifactStore, Stored};
 use async_trait::async_trait;
 use bytes::Bytes;
 use events::topics::PREFERENCE_PAIRS;
-use events::{PairId, PreferencePair, Sha256Digest, TenantId, Timestamp, avro};
+use events::{PairId, PreferencePair, Sealed, Sha256Digest, TenantId, Timestamp, avro};
 use labeler::config::{CompactionConfig, LakeConfig};
 use labeler::lake::compaction::retention::{Expired, expired_until};
 use labeler::lake::compaction::{self, Compacted, Compactor, LEASE_NAME};
 use labeler::lake::{
     FORMAT, LakeError, LakePart, LakeReader, LakeWriter, PairFilter, PairPlace, PartFault, PartGroup, PartMetadata,
-    PlacedPair, write_part,
+    PlacedPair, SealedTexts, write_part,
 };
 use service::clock::{SimulatedClock, real_now};
 use service::lease::{Fence, LeaseStore};
@@ -29,6 +29,7 @@ use crate::sinks::{Bench, bench, labeled};
 test_databases::on_both_databases! {
     a_part_holds_pairs_of_one_day_audience_and_language,
     many_small_parts_become_few_and_no_pair_moves_under_a_reader,
+    texts_are_read_of_those_who_are_asked_for_whatever_is_compacted_meanwhile,
     whatever_fails_and_whenever_each_pair_lies_in_one_part,
     a_former_leader_changes_nothing,
     pairs_of_an_erased_person_go,
@@ -71,6 +72,15 @@ fn renamed(mut pair: PreferencePair) -> PreferencePair {
 fn sorted(mut pairs: Vec<PreferencePair>) -> Vec<PreferencePair> {
     pairs.sort_by_key(|pair| pair.pair_id);
     pairs
+}
+
+/// What the lake says of pairs when nobody asks for their texts.
+fn without_texts(pairs: &[PreferencePair]) -> Vec<PreferencePair> {
+    let emptied = |pair: PreferencePair| {
+        let sealed = pair.sealed.map(|sealed| Sealed { ciphertext: Vec::new(), ..sealed });
+        PreferencePair { sealed, ..pair }
+    };
+    pairs.iter().cloned().map(emptied).collect()
 }
 
 fn config() -> LakeConfig {
@@ -116,8 +126,19 @@ impl Lake {
     /// Each pair is in exactly one part, as it was published, and each part is what its row says.
     async fn holds(&self, expected: &[PreferencePair]) {
         let read = self.reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
-        let (pairs, _) = read.whole().unwrap();
+        let (facts, parts) = read.whole().unwrap();
+        assert_eq!(sorted(facts), without_texts(expected));
+        let mut pairs = Vec::new();
+        for part in &parts {
+            pairs.extend(self.reader.read(part).await.unwrap());
+        }
         assert_eq!(sorted(pairs), expected);
+    }
+
+    /// Reads the texts of pairs, by id and content.
+    fn texts_of(&self, wanted: &[PreferencePair]) -> SealedTexts {
+        let wanted = wanted.iter().map(|pair| (pair.pair_id, pair.content_digest)).collect();
+        self.reader.sealed_texts(&TenantId::default(), PairFilter::default(), wanted)
     }
 
     fn compactor(&self, artifacts: &Arc<dyn ArtifactStore>) -> Compactor {
@@ -171,7 +192,7 @@ async fn a_part_holds_pairs_of_one_day_audience_and_language() {
     let read = lake.reader.read_all(&TenantId::default(), &filter).await.unwrap();
     let wanted: Vec<PreferencePair> = lake.pairs.iter().filter(|pair| filter.wants(pair)).cloned().collect();
     assert!(wanted.len() == 5 && read.parts.len() <= parts.len() / 4, "{} of {}", read.parts.len(), parts.len());
-    assert_eq!(sorted(read.pairs), wanted);
+    assert_eq!(sorted(read.pairs), without_texts(&wanted));
 }
 
 #[tokio::test]
@@ -229,6 +250,36 @@ async fn many_small_parts_become_few_and_no_pair_moves_under_a_reader() {
     lake.compact(now).await;
     assert_eq!(lake.parts().await.len(), 4 * KINDS);
     lake.holds(&sorted([lake.pairs.clone(), more].concat())).await;
+}
+
+async fn texts_are_read_of_those_who_are_asked_for_whatever_is_compacted_meanwhile() {
+    let lake = Lake::filled(3).await;
+    let wanted: Vec<PreferencePair> = lake.pairs.iter().step_by(3).cloned().collect();
+    let (mut texts, now) = (lake.texts_of(&wanted), real_now());
+    let mut read = texts.next().await.unwrap().unwrap();
+    assert!(read.len() < wanted.len(), "one part holds them all");
+    // What was listed is replaced, and its objects are removed.
+    lake.compact(now).await;
+    assert!(lake.compact(now + Duration::from_secs(25 * 3600)).await.objects_removed > 0);
+    while let Some(more) = texts.next().await.unwrap() {
+        read.extend(more);
+    }
+    assert_eq!((sorted(read), texts.missing()), (wanted.clone(), 0));
+
+    // The same pairs with another content are not there, and no part is to blame.
+    let other = |pair: &PreferencePair| PreferencePair { content_digest: Sha256Digest::of(b"other"), ..pair.clone() };
+    let mut texts = lake.texts_of(&wanted.iter().map(other).collect::<Vec<_>>());
+    assert!(texts.next().await.unwrap().is_none());
+    assert_eq!(texts.missing(), wanted.len());
+    texts.whole().unwrap();
+    // Of a lake with a part that cannot be used the rest is read, and it is told that something is missing.
+    lake.bench.artifacts.remove(&lake.parts().await[0].digest).await.unwrap();
+    let (mut texts, mut read) = (lake.texts_of(&lake.pairs), 0);
+    while let Some(more) = texts.next().await.unwrap() {
+        read += more.len();
+    }
+    assert_eq!(read + texts.missing(), lake.pairs.len());
+    assert!(read > 0 && matches!(texts.whole(), Err(LakeError::Incomplete { parts: 1, .. })));
 }
 
 /// A store that fails from some operation on: before it, or behind its effect.
@@ -404,8 +455,9 @@ async fn what_is_past_retention_leaves_the_lake_and_is_written_down() {
         let ended = tokio::time::timeout(limit, compactor.expire(&leader, cut, now)).await;
         let read = lake.reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
         let (held, _) = read.whole().unwrap();
+        let is_held = |pair: &PreferencePair| held.iter().any(|held| held.pair_id == pair.pair_id);
         let until = lake.expired_until().await.unwrap();
-        assert!(kept.iter().all(|pair| pair.labeled_at <= until || held.contains(pair)), "{until}");
+        assert!(kept.iter().all(|pair| pair.labeled_at <= until || is_held(pair)), "{until}");
         match ended {
             Ok(Ok(done)) if done == Expired::default() => break,
             // The commit of the one before came only after this one had listed the parts.

@@ -1,13 +1,15 @@
 //! Where candidates come from: the lake, the rules and consents of now, and the keys that open text.
 //!
-//! Text is opened a few pairs at a time, taken for what it says, and dropped. What was taken is kept for the next look,
-//! by pair and content, because what a pair says never changes: a look reads anew only what came since the last one.
+//! A look reads what the lake says about all pairs, and the texts of those alone that may be in the data set and are not
+//! known. Text is opened a few pairs at a time, taken for what it says, and dropped. What was taken is kept for the next
+//! look, by pair and content, because what a pair says never changes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use anonymizer::shape::Shape;
-use events::{PairId, PairText, PersonPseudonym, PreferencePair, Sha256Digest, TenantId};
-use labeler::lake::{LakeRead, LakeReader, OpenTextError, PairFilter, open_text};
+use events::{Audience, PairId, PairText, PersonPseudonym, PreferencePair, Sha256Digest, TenantId};
+use labeler::lake::{LakeRead, LakeReader, OpenTextError, PairFilter, SealedTexts, open_text};
 use model_registry::lineage::{FIRST_FORMULA, FORMULA, SnapshotFilters};
 use parking_lot::Mutex;
 use service::consent::ConsentStore;
@@ -94,16 +96,17 @@ impl Sources {
         Ok(if oldest < SCHEMA_OF_FORMULA { FIRST_FORMULA } else { FORMULA })
     }
 
-    /// What can be read of the tenant's lake.
-    pub(crate) async fn read_lake(&self) -> Result<LakeRead, OrchestratorError> {
-        let read = self.lake.read_all(&self.tenant, &PairFilter::default()).await;
-        read.map_err(|error| lake_error(&error))
+    /// Texts of the tenant's lake: of the pairs `wanted`, by id and content, which are for `audience`.
+    pub(crate) fn sealed_texts(&self, audience: &Audience, wanted: HashMap<PairId, Sha256Digest>) -> SealedTexts {
+        let filter = PairFilter { audience: Some(audience.clone()), ..PairFilter::default() };
+        self.lake.sealed_texts(&self.tenant, filter, wanted)
     }
 
-    /// All pairs of the lake, with the parts that they lie in. A data set of less than everything would not be the one
+    /// All pairs of the lake without their texts, with the parts that they lie in. A data set of less than everything would not be the one
     /// that its filters name: a part that cannot be used lets none be made.
     async fn pairs(&self) -> Result<(Vec<PreferencePair>, Vec<PartRead>), OrchestratorError> {
-        let (pairs, parts) = self.read_lake().await?.whole().map_err(|error| lake_error(&error))?;
+        let read = self.lake.read_all(&self.tenant, &PairFilter::default()).await;
+        let (pairs, parts) = read.and_then(LakeRead::whole).map_err(|error| lake_error(&error))?;
         let read = parts.into_iter().map(|part| PartRead {
             digest: part.digest,
             partition: i64::from(part.partition),
@@ -141,7 +144,8 @@ impl Sources {
         Ok((plan, parts))
     }
 
-    /// Opens what is not known yet. What can not be opened is left out, and counted.
+    /// Opens what is not known yet; only that is read once more, with its text. What can not be opened is left out, and
+    /// counted.
     async fn open(
         &self,
         pairs: Vec<PreferencePair>,
@@ -150,34 +154,69 @@ impl Sources {
         // What is no candidate any more is forgotten.
         let mut known = std::mem::take(&mut *self.known.lock());
         let mut candidates = Vec::with_capacity(pairs.len());
-        let mut waiting: Vec<(PreferencePair, PairText)> = Vec::with_capacity(OPEN_TEXTS);
-        self.watch.begin("opening pairs", Some(pairs.len() as u64));
+        let mut unknown = Unknown::default();
         for pair in pairs {
-            self.watch.advance(1);
-            if let Some((content, lesson)) = known.remove(&pair.pair_id)
-                && content == pair.content_digest
-            {
-                candidates.push(Candidate { pair, lesson });
-                continue;
-            }
-            match open_text(&pair, &self.keys).await {
-                Ok(text) => waiting.push((pair, text)),
-                Err(OpenTextError::Keys(error)) => return Err(error.into()),
-                Err(OpenTextError::Erased) => *left_out.entry(Reason::Erased).or_default() += 1,
-                Err(error) => {
-                    tracing::warn!(pair = %pair.pair_id, reason = %error, "a pair is left out of data sets");
-                    *left_out.entry(Reason::Unreadable).or_default() += 1;
+            match known.remove(&pair.pair_id) {
+                Some((content, lesson)) if content == pair.content_digest => {
+                    candidates.push(Candidate { pair, lesson })
                 }
+                _ => unknown.add(&pair),
             }
-            if waiting.len() == OPEN_TEXTS {
-                candidates.extend(lessons(std::mem::take(&mut waiting)).await?);
+        }
+        let mut waiting: Vec<(PreferencePair, PairText)> = Vec::with_capacity(OPEN_TEXTS);
+        self.watch.begin("opening pairs", Some(unknown.wanted.len() as u64));
+        let mut texts = self.lake.sealed_texts(&self.tenant, unknown.filter, unknown.wanted);
+        while let Some(sealed) = texts.next().await.map_err(|error| lake_error(&error))? {
+            for mut pair in sealed {
+                self.watch.advance(1);
+                match open_text(&pair, &self.keys).await {
+                    Ok(text) => {
+                        // A candidate is kept for long, and nobody asks for its text again.
+                        if let Some(sealed) = &mut pair.sealed {
+                            sealed.ciphertext = Vec::new();
+                        }
+                        waiting.push((pair, text));
+                    }
+                    Err(OpenTextError::Keys(error)) => return Err(error.into()),
+                    Err(OpenTextError::Erased) => *left_out.entry(Reason::Erased).or_default() += 1,
+                    Err(error) => {
+                        tracing::warn!(pair = %pair.pair_id, reason = %error, "a pair is left out of data sets");
+                        *left_out.entry(Reason::Unreadable).or_default() += 1;
+                    }
+                }
+                if waiting.len() == OPEN_TEXTS {
+                    candidates.extend(lessons(std::mem::take(&mut waiting)).await?);
+                }
             }
         }
         candidates.extend(lessons(waiting).await?);
+        let missing = texts.missing();
+        if missing > 0 {
+            // They were there a moment ago: without a part that cannot be used, they have left the lake since.
+            texts.whole().map_err(|error| lake_error(&error))?;
+            *left_out.entry(Reason::Erased).or_default() += missing;
+        }
         let of =
             |candidate: &Candidate| (candidate.pair.pair_id, (candidate.pair.content_digest, candidate.lesson.clone()));
         *self.known.lock() = candidates.iter().map(of).collect();
         Ok(candidates)
+    }
+}
+
+/// Pairs whose texts were not read yet, and which parts may hold them: after the first look, the newest ones.
+#[derive(Default)]
+struct Unknown {
+    wanted: HashMap<PairId, Sha256Digest>,
+    filter: PairFilter,
+}
+
+impl Unknown {
+    fn add(&mut self, pair: &PreferencePair) {
+        let behind = pair.labeled_at + Duration::from_micros(1);
+        let PairFilter { labeled_from, labeled_before, .. } = &mut self.filter;
+        *labeled_from = Some(labeled_from.map_or(pair.labeled_at, |from| from.min(pair.labeled_at)));
+        *labeled_before = Some(labeled_before.map_or(behind, |before| before.max(behind)));
+        self.wanted.insert(pair.pair_id, pair.content_digest);
     }
 }
 

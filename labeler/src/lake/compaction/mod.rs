@@ -46,7 +46,7 @@ use self::choice::{Job, Reason, choose};
 use self::retention::Expired;
 use super::error::LakeError;
 use super::group::grouped;
-use super::part::{PartError, PartMetadata, PlacedPair};
+use super::part::{PartError, PartMetadata, PlacedPair, SealedText};
 use super::reader::{LakeReader, tell};
 use super::rows::{self, LakePart};
 use super::writer::{EncodedPart, PartContent, store_objects};
@@ -158,7 +158,7 @@ impl Compactor {
     async fn read(&self, listed: Vec<LakePart>) -> Result<(Vec<LakePart>, Vec<PlacedPair>), LakeError> {
         let (mut parts, mut pairs) = (Vec::new(), Vec::new());
         for part in listed {
-            match self.reader.decode(&part).await {
+            match self.reader.decode(&part, SealedText::Taken).await {
                 Ok(decoded) if decoded.is_of_newer_release => {
                     tracing::debug!(part = part.part_id, "a newer release wrote this part and may write it again");
                     self.left_alone.lock().insert(part.part_id, Instant::now());
