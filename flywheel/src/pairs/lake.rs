@@ -66,6 +66,9 @@ fn reason_of(text: &str) -> Result<PairReason, Failure> {
 
 /// Somebody who looks at the lake.
 pub(super) trait Look {
+    /// Whether it needs pairs with their sealed texts, which are most of a part.
+    const NEEDS_TEXT: bool;
+
     /// Whether it needs a part, after what it has seen. No object is read that nobody needs.
     fn needs(&self, part: &LakePart) -> bool;
 
@@ -144,14 +147,14 @@ impl Lake {
 
     /// Shows `look` what it needs, parts with the newest labels first. For whoever wants to know: a part that can not be
     /// read harms no other.
-    pub(super) async fn look(&self, what: &'static str, look: &mut impl Look) -> Result<Unread, Failure> {
+    pub(super) async fn look<L: Look>(&self, what: &'static str, look: &mut L) -> Result<Unread, Failure> {
         let progress = self.progress(what);
         let seen = self.look_at(look, &progress).await;
         progress.finish();
         seen
     }
 
-    async fn look_at(&self, look: &mut impl Look, progress: &Progress) -> Result<Unread, Failure> {
+    async fn look_at<L: Look>(&self, look: &mut L, progress: &Progress) -> Result<Unread, Failure> {
         let mut newest_first: Vec<&LakePart> = self.parts.iter().collect();
         newest_first.sort_by(|one, other| {
             other.max_labeled_at.cmp(&one.max_labeled_at).then_with(|| one.part_id.cmp(&other.part_id))
@@ -159,7 +162,8 @@ impl Lake {
         let mut unread = Unread::default();
         for part in newest_first {
             if look.needs(part) {
-                match self.reader.read(part).await {
+                let pairs = if L::NEEDS_TEXT { self.reader.read(part).await } else { self.reader.facts(part).await };
+                match pairs {
                     Ok(pairs) => pairs.into_iter().for_each(|pair| look.see(pair)),
                     Err(LakeError::BadPart(bad)) => unread.add(&bad),
                     Err(error) => return Err(unreadable(error)),
@@ -213,6 +217,8 @@ struct Sought {
 }
 
 impl Look for Sought {
+    const NEEDS_TEXT: bool = true;
+
     fn needs(&self, _: &LakePart) -> bool {
         self.found.is_none() || self.beginning.len() < SHOWN_DIGITS
     }

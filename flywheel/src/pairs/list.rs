@@ -118,6 +118,8 @@ impl Page {
 }
 
 impl Look for Page {
+    const NEEDS_TEXT: bool = false;
+
     fn needs(&self, part: &LakePart) -> bool {
         self.filter.may_hold(part)
             && self.after.is_none_or(|after| part.min_labeled_at <= after.labeled_at.0)

@@ -114,6 +114,8 @@ impl Counting {
 }
 
 impl Look for Counting {
+    const NEEDS_TEXT: bool = false;
+
     fn needs(&self, part: &LakePart) -> bool {
         self.filter.may_hold(part)
     }
