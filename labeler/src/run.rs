@@ -93,8 +93,9 @@ pub async fn run(
     }
     if config.lake.compaction.enabled {
         let (pool, artifacts) = (deps.pool.clone(), Arc::clone(&deps.artifacts));
-        let compactor = Compactor::new(pool, artifacts, deps.keys.clone(), config.lake.clone());
-        let compacting = compaction::run(compactor, Arc::clone(&deps.clock), &deps.holder, stop.clone());
+        let compactor =
+            Compactor::new(pool, artifacts, deps.keys.clone(), Arc::clone(&deps.clock), config.lake.clone());
+        let compacting = compaction::run(compactor, &deps.holder, stop.clone());
         tasks.spawn(async move {
             compacting.await;
             Ok(())

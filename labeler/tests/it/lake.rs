@@ -143,7 +143,8 @@ impl Lake {
 
     fn compactor(&self, artifacts: &Arc<dyn ArtifactStore>) -> Compactor {
         let world = &self.bench.world;
-        Compactor::new(world.pool.clone(), Arc::clone(artifacts), world.keys.clone(), config())
+        let clock = SimulatedClock::new(START).shared();
+        Compactor::new(world.pool.clone(), Arc::clone(artifacts), world.keys.clone(), clock, config())
     }
 
     async fn lead(&self) -> Fence {
@@ -474,9 +475,9 @@ async fn what_is_past_retention_by_the_clock_of_the_platform_goes_by_itself() {
     let kept_for = LakeConfig { keep_days: 30, compaction, ..config() };
     let world = &lake.bench.world;
     let artifacts = Arc::clone(&lake.bench.artifacts);
-    let compactor = Compactor::new(world.pool.clone(), artifacts, world.keys.clone(), kept_for);
-    let (clock, stop) = (SimulatedClock::new(START + DAY * 2), CancellationToken::new());
-    let running = tokio::spawn(compaction::run(compactor, clock.shared(), "test", stop.clone()));
+    let (clock, stop) = (SimulatedClock::new(START + DAY), CancellationToken::new());
+    let compactor = Compactor::new(world.pool.clone(), artifacts, world.keys.clone(), clock.shared(), kept_for);
+    let running = tokio::spawn(compaction::run(compactor, "test", stop.clone()));
     lake.comes_to(2 * KINDS).await;
     lake.holds(&lake.pairs).await;
     // The newer day is now exactly as old as pairs may become, and stays.

@@ -7,7 +7,7 @@ use events::TenantId;
 use labeler::config::{CompactionConfig, LakeConfig};
 use labeler::lake::LakeReader;
 use labeler::lake::compaction::{Compacted, Compactor, LEASE_NAME};
-use service::clock::real_now;
+use service::clock::{RealClock, real_now};
 use service::lease::LeaseStore;
 use service::reconciler::RequestError;
 use trainer_orchestrator::OrchestratorConfig;
@@ -42,7 +42,8 @@ async fn compact(fixture: &Fixture) {
     let compaction = CompactionConfig { parts: 2, keep_replaced_hours: 0, ..CompactionConfig::default() };
     let config = LakeConfig { compaction, ..LakeConfig::default() };
     let artifacts = Arc::new(fixture.artifacts.clone());
-    let compactor = Compactor::new(fixture.pool.clone(), artifacts, fixture.keys.clone(), config);
+    let (pool, keys) = (fixture.pool.clone(), fixture.keys.clone());
+    let compactor = Compactor::new(pool, artifacts, keys, RealClock::shared(), config);
     while compactor.compact(&fence, real_now()).await.unwrap() != Compacted::default() {}
     let kept: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM lake_replaced").fetch_one(&fixture.pool).await.unwrap();
     assert_eq!(kept, 0);

@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use events::Timestamp;
+
 use crate::config::CompactionConfig;
 use crate::lake::LakePart;
 use crate::lake::group::PartGroup;
@@ -40,17 +42,21 @@ pub(crate) struct Job {
 }
 
 /// What is to be done about the parts of a tenant; each part is in at most one job. `erasures`: how many data keys of
-/// the tenant were destroyed. `left_alone`: ids of parts that cannot be written again now.
+/// the tenant were destroyed. `left_alone`: ids of parts that cannot be written again now. `now`: by the clock that
+/// labels are of.
 pub(crate) fn choose(
     parts: &[LakePart],
     config: &CompactionConfig,
     erasures: u64,
     left_alone: &BTreeSet<String>,
+    now: Timestamp,
 ) -> Vec<Job> {
     let usable: Vec<&LakePart> = parts.iter().filter(|part| !left_alone.contains(&part.part_id)).collect();
-    // By the labels, not by a clock: nothing is labeled in the day before any more once something is in the next one,
-    // but for partitions that are behind; theirs is merged when it comes.
-    let Some(today) = parts.iter().map(|part| part.max_labeled_at.day()).max() else { return Vec::new() };
+    // By the labels: nothing is labeled in the day before any more once something is in the next one, but for partitions
+    // that are behind; theirs is merged when it comes. Where nobody works any more no such label comes: a day is over,
+    // too, when the whole of the next one is.
+    let Some(labeled) = parts.iter().map(|part| part.max_labeled_at.day()).max() else { return Vec::new() };
+    let today = labeled.max(now.day() - 1);
     let mut groups: BTreeMap<(&str, Option<&PartGroup>), Vec<&LakePart>> = BTreeMap::new();
     for &part in &usable {
         groups.entry((part.topic.as_str(), part.group.as_ref())).or_default().push(part);

@@ -81,21 +81,29 @@ pub struct Compactor {
     artifacts: Arc<dyn ArtifactStore>,
     keys: KeyStore,
     reader: LakeReader,
+    /// The platform's: labels are as old as it says.
+    clock: SharedClock,
     config: LakeConfig,
     /// Parts that cannot be written again, and since when that is known.
     left_alone: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Compactor {
-    /// A compactor of the lake that `pool` names and `artifacts` holds.
+    /// A compactor of the lake that `pool` names and `artifacts` holds, whose labels are of `clock`.
     #[must_use]
-    pub fn new(pool: AnyPool, artifacts: Arc<dyn ArtifactStore>, keys: KeyStore, config: LakeConfig) -> Self {
+    pub fn new(
+        pool: AnyPool,
+        artifacts: Arc<dyn ArtifactStore>,
+        keys: KeyStore,
+        clock: SharedClock,
+        config: LakeConfig,
+    ) -> Self {
         let reader = LakeReader::new(pool.clone(), Arc::clone(&artifacts));
-        Self { pool, artifacts, keys, reader, config, left_alone: Mutex::new(BTreeMap::new()) }
+        Self { pool, artifacts, keys, reader, clock, config, left_alone: Mutex::new(BTreeMap::new()) }
     }
 
     /// Does what is to be done now: removes objects whose time is over, and writes parts again. What that makes possible
-    /// is done by the next call. Idempotent; may be dropped at any point.
+    /// is done by the next call. Idempotent; may be dropped at any point. `now` is real time, by which objects are kept.
     ///
     /// # Errors
     /// A lease that was lost, or a store that fails. What was done until then stays.
@@ -107,7 +115,7 @@ impl Compactor {
             let erased: HashSet<KeyId> = self.keys.erased_keys(&tenant).await?.into_iter().collect();
             let erasures = u64::try_from(erased.len()).unwrap_or(u64::MAX);
             let parts = rows::list(&self.pool, &tenant).await?;
-            for job in choose(&parts, &self.config.compaction, erasures, &self.left_alone()) {
+            for job in choose(&parts, &self.config.compaction, erasures, &self.left_alone(), self.clock.now()) {
                 let work = Work { fence, now, erased: &erased };
                 self.rewrite(&work, job, &mut done).await?;
             }
@@ -277,8 +285,6 @@ fn part_id(inputs: &[(String, Sha256Digest)], metadata: &PartMetadata) -> String
 /// The compactor of a process, which works while the process leads.
 struct Leading {
     compactor: Compactor,
-    /// The platform's: labels are as old as it says.
-    clock: SharedClock,
     lease: LeaseHandle,
 }
 
@@ -291,7 +297,7 @@ impl Reconciler for Leading {
     async fn activate(&self) -> Result<Next, ReconcileError> {
         let Some(fence) = self.lease.fence() else { return Ok(Next::Period) };
         // First, so that nothing is written again that goes anyway.
-        if let Some(before) = self.compactor.config.labels_kept_from(self.clock.now()) {
+        if let Some(before) = self.compactor.config.labels_kept_from(self.compactor.clock.now()) {
             let expired = self.compactor.expire(&fence, before, real_now()).await?;
             if expired != Expired::default() {
                 tracing::info!(?expired, labeled_before = %before, "parts past retention have left the lake");
@@ -306,18 +312,13 @@ impl Reconciler for Leading {
     }
 }
 
-/// Compacts until `stop`, and lets go what is past retention by `clock`, while this process leads. `holder` names it
-/// among all that share the database.
-pub fn run(
-    compactor: Compactor,
-    clock: SharedClock,
-    holder: &str,
-    stop: CancellationToken,
-) -> impl Future<Output = ()> + Send + use<> {
+/// Compacts until `stop`, and lets go what is past retention, while this process leads. `holder` names it among all
+/// that share the database.
+pub fn run(compactor: Compactor, holder: &str, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
     let period = Duration::from_secs(compactor.config.compaction.interval_s.max(1));
     let leases = LeaseStore::new(compactor.pool.clone());
     let (lease, keeping) = keep(leases, LEASE_NAME, holder, LEASE, stop.clone());
-    let leading = Arc::new(Leading { compactor, clock, lease: lease.clone() });
+    let leading = Arc::new(Leading { compactor, lease: lease.clone() });
     let (handle, driving) = drive(leading, Schedule::every(period), Some(lease), stop);
     async move {
         tokio::join!(keeping, driving);

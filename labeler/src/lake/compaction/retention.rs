@@ -32,7 +32,8 @@ pub struct Expired {
 
 impl Compactor {
     /// Takes those parts out of the lake of which every pair was labeled before `before`. Their objects are removed by a
-    /// later [`Compactor::compact`], as those of parts that were written again. Idempotent; may be dropped at any point.
+    /// later [`Compactor::compact`], as those of parts that were written again; `now` is real time, by which they are
+    /// kept. Idempotent; may be dropped at any point.
     ///
     /// # Errors
     /// A lease that was lost, or a database that fails. What was done until then stays.
