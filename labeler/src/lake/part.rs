@@ -464,6 +464,22 @@ impl Values<i64> {
     }
 }
 
+/// Two columns that are null together. A part where they are not would be read as one that says less than it does.
+fn together<A, B>(one: Option<A>, other: Option<B>, column: &'static str) -> Result<Option<(A, B)>, PartError> {
+    match (one, other) {
+        (Some(one), Some(other)) => Ok(Some((one, other))),
+        (None, None) => Ok(None),
+        _ => Err(PartError::Column { column }),
+    }
+}
+
+fn divergence_of(action_index: Option<i64>, byte: Option<i64>) -> Result<Option<DivergencePoint>, PartError> {
+    let Some((action_index, byte)) = together(action_index, byte, "divergence_byte")? else { return Ok(None) };
+    let at = |value: i64, column| u32::try_from(value).map_err(|_| PartError::Column { column });
+    let action_index = at(action_index, "divergence_action_index")?;
+    Ok(Some(DivergencePoint { action_index, byte: at(byte, "divergence_byte")? }))
+}
+
 /// `part_partition`: of parts of older releases, whose pairs are of one partition and do not name it.
 fn read_group(
     group: &dyn RowGroupReader,
@@ -512,11 +528,12 @@ fn read_group(
         SealedText::LeftOut => None,
     };
     for _ in 0..rows {
-        let divergence =
-            divergence_action_index.optional().zip(divergence_byte.optional()).and_then(|(index, byte)| {
-                Some(DivergencePoint { action_index: u32::try_from(index).ok()?, byte: u32::try_from(byte).ok()? })
-            });
-        let sealed = key_id.optional()?.zip(ciphertext.as_mut().map_or_else(|| Some(Vec::new()), Texts::bytes));
+        let divergence = divergence_of(divergence_action_index.optional(), divergence_byte.optional())?;
+        let key_id = key_id.optional()?;
+        let sealed = match &mut ciphertext {
+            Some(ciphertext) => together(key_id, ciphertext.bytes(), "ciphertext")?,
+            None => key_id.zip(Some(Vec::new())),
+        };
         let pair = PreferencePair {
             pair_id: pair_id.next()?,
             tenant: tenant.next()?,

@@ -188,6 +188,26 @@ fn row_groups_and_pages_are_as_small_as_they_are_promised_to_be() {
 }
 
 #[test]
+fn half_of_what_belongs_together_is_a_fault_and_nothing_that_is_passed_over() {
+    assert_eq!(divergence_of(Some(1), Some(2)).unwrap(), Some(DivergencePoint { action_index: 1, byte: 2 }));
+    assert_eq!(divergence_of(None, None).unwrap(), None);
+    for (action_index, byte, wrong) in [
+        (Some(1), None, "divergence_byte"),
+        (None, Some(1), "divergence_byte"),
+        (Some(-1), Some(1), "divergence_action_index"),
+        (Some(1), Some(i64::MAX), "divergence_byte"),
+    ] {
+        let refused = divergence_of(action_index, byte).unwrap_err();
+        assert!(matches!(refused, PartError::Column { column } if column == wrong), "{refused}");
+    }
+    let without_its_text: Option<Vec<u8>> = None;
+    assert!(matches!(
+        together(Some(1), without_its_text, "ciphertext"),
+        Err(PartError::Column { column: "ciphertext" })
+    ));
+}
+
+#[test]
 fn another_format_and_a_part_without_a_description_are_named() {
     let pairs = [placed(1, true)];
     let metadata = PartMetadata::of("preference.pairs.v1", None, 0, &pairs).unwrap();
