@@ -13,6 +13,7 @@ mod error;
 mod group;
 mod part;
 mod reader;
+mod remembered;
 mod rows;
 mod writer;
 

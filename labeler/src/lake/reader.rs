@@ -11,11 +11,13 @@ use std::sync::Arc;
 use artifacts::{ArtifactError, ArtifactStore};
 use events::{Audience, PairId, PreferencePair, Sha256Digest, TenantId, Timestamp};
 use metrics::counter;
+use parking_lot::Mutex;
 use sqlx::{AnyPool, Row};
 
 use super::error::{BadPart, LakeError, PartFault};
 use super::group::PartGroup;
 use super::part::{DecodedPart, PartError, PlacedPair, SealedText, decode_part};
+use super::remembered::Remembered;
 use super::rows::{self, LakePart};
 
 /// How often a reading begins again because parts were replaced meanwhile.
@@ -182,13 +184,21 @@ pub struct LakeExtent {
 pub struct LakeReader {
     pool: AnyPool,
     artifacts: Arc<dyn ArtifactStore>,
+    remembered: Option<Arc<Mutex<Remembered>>>,
 }
 
 impl LakeReader {
     /// A reader of the parts that `pool` names and `artifacts` holds.
     #[must_use]
     pub fn new(pool: AnyPool, artifacts: Arc<dyn ArtifactStore>) -> Self {
-        Self { pool, artifacts }
+        Self { pool, artifacts, remembered: None }
+    }
+
+    /// The same, for one tenant that is looked at again and again: it keeps what parts say about as many as `pairs`
+    /// pairs, without their texts, and reads a part again only when there was no room for it. Clones share what is kept.
+    #[must_use]
+    pub fn remembering(self, pairs: usize) -> Self {
+        Self { remembered: Some(Arc::new(Mutex::new(Remembered::new(pairs)))), ..self }
     }
 
     /// The parts of a tenant, ordered by partition and position. Each pair lies in exactly one of them, whatever is
@@ -223,7 +233,19 @@ impl LakeReader {
     /// # Errors
     /// As [`LakeReader::read`].
     pub async fn facts(&self, part: &LakePart) -> Result<Vec<PreferencePair>, LakeError> {
-        Ok(self.decode(part, SealedText::LeftOut).await?.pairs.into_iter().map(|(_, pair)| pair).collect())
+        Ok(Arc::unwrap_or_clone(self.shared_facts(part).await?))
+    }
+
+    async fn shared_facts(&self, part: &LakePart) -> Result<Arc<Vec<PreferencePair>>, LakeError> {
+        if let Some(known) = self.remembered.as_ref().and_then(|remembered| remembered.lock().get(part)) {
+            return Ok(known);
+        }
+        let decoded = self.decode(part, SealedText::LeftOut).await?;
+        let pairs = Arc::new(decoded.pairs.into_iter().map(|(_, pair)| pair).collect());
+        if let Some(remembered) = &self.remembered {
+            remembered.lock().keep(part, &pairs);
+        }
+        Ok(pairs)
     }
 
     pub(crate) async fn decode(&self, part: &LakePart, text: SealedText) -> Result<DecodedPart, LakeError> {
@@ -273,13 +295,17 @@ impl LakeReader {
 
     async fn try_read_all(&self, tenant: &TenantId, filter: &PairFilter) -> Result<LakeRead, LakeError> {
         let mut read = LakeRead::default();
-        for part in self.parts(tenant).await? {
+        let parts = self.parts(tenant).await?;
+        if let Some(remembered) = &self.remembered {
+            remembered.lock().forget_others(&parts);
+        }
+        for part in parts {
             if !filter.may_hold(&part) {
                 continue;
             }
-            match self.facts(&part).await {
+            match self.shared_facts(&part).await {
                 Ok(pairs) => {
-                    read.pairs.extend(pairs.into_iter().filter(|pair| filter.wants(pair)));
+                    read.pairs.extend(pairs.iter().filter(|pair| filter.wants(pair)).cloned());
                     read.parts.push(part);
                 }
                 Err(LakeError::BadPart(bad)) => {

@@ -29,6 +29,7 @@ use crate::sinks::{Bench, bench, labeled};
 test_databases::on_both_databases! {
     a_part_holds_pairs_of_one_day_audience_and_language,
     many_small_parts_become_few_and_no_pair_moves_under_a_reader,
+    who_looks_again_reads_only_the_parts_that_are_new,
     texts_are_read_of_those_who_are_asked_for_whatever_is_compacted_meanwhile,
     whatever_fails_and_whenever_each_pair_lies_in_one_part,
     a_former_leader_changes_nothing,
@@ -251,6 +252,50 @@ async fn many_small_parts_become_few_and_no_pair_moves_under_a_reader() {
     lake.compact(now).await;
     assert_eq!(lake.parts().await.len(), 4 * KINDS);
     lake.holds(&sorted([lake.pairs.clone(), more].concat())).await;
+}
+
+async fn who_looks_again_reads_only_the_parts_that_are_new() {
+    let lake = Lake::filled(2).await;
+    let left = AtomicI64::new(i64::MAX);
+    let store = Arc::new(Failing { inner: Arc::clone(&lake.bench.artifacts), left, behind: false });
+    let objects: Arc<dyn ArtifactStore> = store.clone();
+    let looking = |pairs| LakeReader::new(lake.bench.world.pool.clone(), Arc::clone(&objects)).remembering(pairs);
+    // What a look finds, and how many objects it reads.
+    let look = async |reader: &LakeReader| {
+        let before = store.left.load(Ordering::SeqCst);
+        let read = reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
+        (sorted(read.pairs), before - store.left.load(Ordering::SeqCst))
+    };
+    let (reader, parts) = (looking(usize::MAX), lake.parts().await.len() as i64);
+    let mut expected = without_texts(&lake.pairs);
+    assert_eq!(look(&reader).await, (expected.clone(), parts));
+    assert_eq!(look(&reader).await, (expected.clone(), 0));
+    let more: Vec<PreferencePair> = lake.pairs.iter().take(10).cloned().map(another).collect();
+    lake.fill(&more, 10).await;
+    expected = sorted([expected, without_texts(&more)].concat());
+    assert_eq!(look(&reader).await, (expected.clone(), lake.parts().await.len() as i64 - parts));
+    // What was made of others is new; a row that says something else than it did is read again, and refused.
+    lake.compact(real_now()).await;
+    let parts = lake.parts().await;
+    assert_eq!(look(&reader).await, (expected.clone(), parts.len() as i64));
+    sqlx::query("UPDATE lake_parts SET pairs = pairs + 1 WHERE part_id = $1")
+        .bind(&parts[0].part_id)
+        .execute(&lake.bench.world.pool)
+        .await
+        .unwrap();
+    let read = reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
+    assert_eq!(read.bad.len(), 1);
+    sqlx::query("UPDATE lake_parts SET pairs = pairs - 1 WHERE part_id = $1")
+        .bind(&parts[0].part_id)
+        .execute(&lake.bench.world.pool)
+        .await
+        .unwrap();
+    // There is room for one part, and no more.
+    let forgetful = looking(parts[0].pairs as usize);
+    for objects in [parts.len() as i64, parts.len() as i64 - 1] {
+        let (pairs, read) = look(&forgetful).await;
+        assert_eq!((pairs, read <= objects), (expected.clone(), true), "{read} of {objects}");
+    }
 }
 
 async fn texts_are_read_of_those_who_are_asked_for_whatever_is_compacted_meanwhile() {

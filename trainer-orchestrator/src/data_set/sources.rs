@@ -1,6 +1,6 @@
 //! Where candidates come from: the lake, the rules and consents of now, and the keys that open text.
 //!
-//! A look reads what the lake says about all pairs, and the texts of those alone that may be in the data set and are not
+//! A look reads what new parts of the lake say about their pairs, remembers the rest, and reads the texts of those alone that may be in the data set and are not
 //! known. Text is opened a few pairs at a time, taken for what it says, and dropped. What was taken is kept for the next
 //! look, by pair and content, because what a pair says never changes.
 
@@ -33,6 +33,10 @@ use crate::store::PartRead;
 /// Texts that are open at a time.
 const OPEN_TEXTS: usize = 256;
 
+/// Pairs of which a look remembers what parts of the lake say, some 700 bytes each. Without it, each look would read every
+/// object of the lake.
+const REMEMBERED_PAIRS: usize = 300_000;
+
 /// Releases whose schema is older read data sets of the first formula alone.
 const SCHEMA_OF_FORMULA: i64 = 8;
 
@@ -56,7 +60,7 @@ impl Sources {
         Self {
             pool: pool.clone(),
             tenant,
-            lake,
+            lake: lake.remembering(REMEMBERED_PAIRS),
             keys,
             rules: RepositoryStore::new(pool.clone()),
             consents: ConsentStore::new(pool.clone()),
