@@ -68,7 +68,9 @@ impl LocalArtifacts {
         self.root.join("incoming")
     }
 
-    fn path_of(&self, digest: &Sha256Digest) -> PathBuf {
+    /// Where the object of this name is, or would be.
+    #[must_use]
+    pub fn path_of(&self, digest: &Sha256Digest) -> PathBuf {
         let name = digest.to_string();
         self.root.join("objects").join(&name[..2]).join(name)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use artifacts::{ArtifactError, ArtifactStore, Stored};
+use artifacts::{ArtifactError, ArtifactStore, LocalArtifacts, Stored};
 use async_trait::async_trait;
 use bytes::Bytes;
 use events::topics::PREFERENCE_PAIRS;
@@ -568,7 +568,8 @@ async fn a_part_that_cannot_be_used_is_named_and_harms_no_other() {
     let bytes = lake.bench.artifacts.get(&parts[0].digest).await.unwrap();
     // Cut off before it was stored; cut off afterwards; gone; of another format; another part.
     lake.exchange(&parts[0], bytes.slice(..bytes.len() - 9)).await;
-    let path = object_file(&lake.bench, &parts[1].digest);
+    let objects = LocalArtifacts::open_to_read(lake.bench.world.directory.path().join("artifacts")).unwrap();
+    let path = objects.path_of(&parts[1].digest);
     std::fs::write(&path, &std::fs::read(&path).unwrap()[..100]).unwrap();
     lake.bench.artifacts.remove(&parts[2].digest).await.unwrap();
     let placed: Vec<PlacedPair> = lake.reader.read_placed(&parts[3]).await.unwrap();
@@ -606,20 +607,4 @@ async fn a_part_that_cannot_be_used_is_named_and_harms_no_other() {
     assert_eq!(after.len(), 2 * KINDS + 5);
     let read = lake.reader.read_all(&TenantId::default(), &PairFilter::default()).await.unwrap();
     assert_eq!((read.bad.len(), read.pairs.len() as u64), (5, count(&parts[5..]) + more.len() as u64));
-}
-
-fn object_file(bench: &Bench, digest: &Sha256Digest) -> std::path::PathBuf {
-    let mut folders = vec![bench.world.directory.path().join("artifacts")];
-    let name = digest.to_string();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.ends_with(&name) {
-                return path;
-            }
-        }
-    }
-    panic!("{name} is not there");
 }

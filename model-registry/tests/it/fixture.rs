@@ -1,6 +1,6 @@
 //! A registry on loopback with a database, an artifact store and a clock of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -134,14 +134,7 @@ impl Fixture {
 
     /// Where the store keeps an object.
     pub(crate) fn object(&self, digest: Sha256Digest) -> PathBuf {
-        let name = digest.to_string();
-        fn find(directory: &Path, name: &str) -> Option<PathBuf> {
-            std::fs::read_dir(directory).unwrap().filter_map(Result::ok).find_map(|entry| {
-                let path = entry.path();
-                if path.is_dir() { find(&path, name) } else { path.ends_with(name).then_some(path) }
-            })
-        }
-        find(self.artifacts.root(), &name).unwrap()
+        self.artifacts.path_of(&digest)
     }
 
     pub(crate) async fn new_version(&self, content: &str) -> NewVersion {

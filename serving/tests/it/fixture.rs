@@ -250,7 +250,7 @@ impl Fixture {
     pub(crate) async fn object_of(&self, version: ModelVersion, file: &str) -> PathBuf {
         let digest = self.client.get_version(&self.model(), version).await.unwrap().artifact_digest;
         let manifest = get_manifest(&*self.artifacts, &digest).await.unwrap();
-        find(self.artifacts.root(), &manifest.file(file).unwrap().sha256.to_string()).unwrap()
+        self.artifacts.path_of(&manifest.file(file).unwrap().sha256)
     }
 
     /// Where serving keeps a file of the only version that it has.

@@ -17,7 +17,6 @@ use trainer_orchestrator::data_set::watch::Watch;
 use trainer_orchestrator::store::RunState;
 
 use crate::fixture::{CODE_VERSION, Fixture, config, model, program, wait_for};
-use crate::refusals::find;
 
 fn reader(fixture: &Fixture) -> LakeReader {
     LakeReader::new(fixture.pool.clone(), Arc::new(fixture.artifacts.clone()))
@@ -122,7 +121,7 @@ async fn no_data_set_is_made_of_a_part_of_the_lake() {
     fixture.collect(0, 370, "everyone").await;
     fixture.collect(370, 30, "everyone").await;
     let parts = reader(&fixture).parts(&TenantId::default()).await.unwrap();
-    let object = find(fixture.artifacts.root(), &parts[1].digest.to_string()).unwrap();
+    let object = fixture.artifacts.path_of(&parts[1].digest);
     let bytes = std::fs::read(&object).unwrap();
     std::fs::write(&object, &bytes[..bytes.len() / 2]).unwrap();
     let orchestrating = fixture.orchestrate(config(), "first");

@@ -52,8 +52,7 @@ async fn a_base_that_rotted_is_named_before_anything_trains() {
     let fixture = Fixture::new().await;
     let base = fixture.client.get_version(&model(), ModelVersion(1)).await.unwrap();
     let manifest = artifacts::get_manifest(&fixture.artifacts, &base.artifact_digest).await.unwrap();
-    let weights = manifest.file("model.safetensors").unwrap().sha256.to_string();
-    let object = find(fixture.artifacts.root(), &weights).unwrap();
+    let object = fixture.artifacts.path_of(&manifest.file("model.safetensors").unwrap().sha256);
     let bytes = std::fs::read(&object).unwrap();
     std::fs::write(&object, &bytes[..bytes.len() - 1]).unwrap();
     let reason = fails_with(&fixture, config()).await;
@@ -73,11 +72,4 @@ async fn a_fetched_base_that_was_altered_is_fetched_again() {
     let run = orchestrating.ended().await;
     assert_eq!(run.state, RunState::Succeeded, "{}", run.detail);
     orchestrating.stop().await;
-}
-
-pub(crate) fn find(directory: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
-    std::fs::read_dir(directory).unwrap().filter_map(Result::ok).find_map(|entry| {
-        let path = entry.path();
-        if path.is_dir() { find(&path, name) } else { path.ends_with(name).then_some(path) }
-    })
 }
