@@ -114,6 +114,10 @@ pub trait Sink: Send {
         records: &[CommittedRecord],
     ) -> Result<(), SinkError>;
 
+    /// What was written last is committed. Whatever counts effects counts here: a transaction may be rolled back and
+    /// written again. May not be called for a batch whose commit was not answered.
+    fn committed(&mut self) {}
+
     /// Everything that stood in the first topic a moment ago, and everything read of the others, is written. Called
     /// again and again while records come; what it does may be done twice.
     ///
@@ -329,6 +333,7 @@ async fn flush(
                 return Err(error);
             }
         }
+        sink.committed();
         let name = sink.name().to_owned();
         counter!("flywheel_labeler_sink_records_total", "sink" => name.clone(), "topic" => source.topic.clone())
             .increment(u64::try_from(batch.len()).unwrap_or(u64::MAX));

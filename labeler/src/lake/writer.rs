@@ -185,11 +185,16 @@ impl Sink for LakeWriter {
     ) -> Result<(), SinkError> {
         for part in &self.stored {
             rows::insert(transaction, part).await?;
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self) {
+        for part in self.stored.drain(..) {
             counter!("flywheel_labeler_lake_parts_total").increment(1);
             counter!("flywheel_labeler_lake_pairs_total").increment(part.pairs);
             histogram!("flywheel_labeler_lake_part_bytes")
                 .record(f64::from(u32::try_from(part.bytes).unwrap_or(u32::MAX)));
         }
-        Ok(())
     }
 }

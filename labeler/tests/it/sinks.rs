@@ -36,6 +36,7 @@ test_databases::on_both_databases! {
     the_lake_holds_every_pair_once_over_restarts,
     of_two_sinks_of_one_name_one_is_overtaken,
     a_sink_works_in_one_process_and_another_follows_when_that_is_gone,
+    a_sink_is_told_what_was_committed_and_not_what_was_rolled_back,
     an_object_without_a_row_is_garbage_and_no_pair_is_lost_or_doubled,
     the_tally_counts_once_and_measures_by_person,
     the_ledger_accounts_for_every_event,
@@ -208,6 +209,55 @@ impl Sink for Failing {
         }
         Ok(())
     }
+
+    fn committed(&mut self) {
+        self.inner.committed();
+    }
+}
+
+/// Counts its transactions, and those of them that were committed.
+struct Transactions {
+    written: Arc<AtomicUsize>,
+    committed: Arc<AtomicUsize>,
+}
+
+#[async_trait::async_trait]
+impl Sink for Transactions {
+    fn name(&self) -> &'static str {
+        "transactions"
+    }
+
+    fn topics(&self) -> Vec<String> {
+        vec![PREFERENCE_PAIRS.to_owned()]
+    }
+
+    fn limits(&self) -> BatchLimits {
+        BatchLimits { records: 2, bytes: 1 << 20, age: Duration::from_millis(10) }
+    }
+
+    async fn write(
+        &mut self,
+        _transaction: &mut Transaction<'static, Any>,
+        _records: &[CommittedRecord],
+    ) -> Result<(), SinkError> {
+        self.written.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn committed(&mut self) {
+        self.committed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn a_sink_is_told_what_was_committed_and_not_what_was_rolled_back() {
+    let bench = bench().await;
+    bench.publish(PREFERENCE_PAIRS, (1..=6).map(|key| (key, vec![key])).collect()).await;
+    let (written, committed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let inner = Transactions { written: Arc::clone(&written), committed: Arc::clone(&committed) };
+    bench.follow(Box::new(Failing { inner: Box::new(inner), failures: 3 })).await;
+    let (written, committed) = (written.load(Ordering::Relaxed), committed.load(Ordering::Relaxed));
+    assert!(committed >= 3, "{committed}");
+    assert_eq!(written, committed + 3);
 }
 
 /// Counts what it is given.
