@@ -82,7 +82,7 @@ impl LakeRead {
 }
 
 fn nothing_missing(bad: Vec<BadPart>) -> Result<(), LakeError> {
-    let (parts, pairs) = (bad.len(), bad.iter().map(|part| part.pairs).sum());
+    let (parts, pairs) = (bad.len(), bad.iter().map(|part| part.pairs).sum::<u64>());
     match bad.into_iter().next() {
         Some(first) => Err(LakeError::Incomplete { parts, pairs, first: Box::new(first) }),
         None => Ok(()),

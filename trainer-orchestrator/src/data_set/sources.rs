@@ -1,8 +1,8 @@
 //! Where candidates come from: the lake, the rules and consents of now, and the keys that open text.
 //!
-//! A look reads what new parts of the lake say about their pairs, remembers the rest, and reads the texts of those alone that may be in the data set and are not
-//! known. Text is opened a few pairs at a time, taken for what it says, and dropped. What was taken is kept for the next
-//! look, by pair and content, because what a pair says never changes.
+//! A look reads what new parts of the lake say about their pairs, and remembers the rest. It reads the texts of those alone
+//! that may be in the data set and are not known. Text is opened a few pairs at a time, taken for what it says, and dropped.
+//! What was taken is kept for the next look, by pair and content, because what a pair says never changes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -106,8 +106,8 @@ impl Sources {
         self.lake.sealed_texts(&self.tenant, filter, wanted)
     }
 
-    /// All pairs of the lake without their texts, with the parts that they lie in. A data set of less than everything would not be the one
-    /// that its filters name: a part that cannot be used lets none be made.
+    /// All pairs of the lake without their texts, with the parts that they lie in. A data set of less than everything would
+    /// not be the one that its filters name: a part that cannot be used lets none be made.
     async fn pairs(&self) -> Result<(Vec<PreferencePair>, Vec<PartRead>), OrchestratorError> {
         let read = self.lake.read_all(&self.tenant, &PairFilter::default()).await;
         let (pairs, parts) = read.and_then(LakeRead::whole).map_err(|error| lake_error(&error))?;
