@@ -47,7 +47,7 @@ impl Remembered {
     /// Forgets the parts that are not among those that there are.
     pub(crate) fn forget_others(&mut self, there: &[LakePart]) {
         let there: HashSet<Sha256Digest> = there.iter().map(|part| part.digest).collect();
-        let gone: Vec<Sha256Digest> = self.parts.keys().filter(|object| !there.contains(object)).copied().collect();
+        let gone: Vec<Sha256Digest> = self.parts.keys().filter(|object| !there.contains(*object)).copied().collect();
         for object in gone {
             self.forget(&object);
         }

@@ -167,10 +167,26 @@ impl Sources {
                 _ => unknown.add(&pair),
             }
         }
-        let mut waiting: Vec<(PreferencePair, PairText)> = Vec::with_capacity(OPEN_TEXTS);
+        let read = self.read(unknown, &mut candidates, left_out).await;
+        let of =
+            |candidate: &Candidate| (candidate.pair.pair_id, (candidate.pair.content_digest, candidate.lesson.clone()));
+        // Whatever failed: the next look goes on from here.
+        *self.known.lock() = candidates.iter().map(of).collect();
+        read?;
+        Ok(candidates)
+    }
+
+    /// Reads and opens the texts of pairs, part by part.
+    async fn read(
+        &self,
+        unknown: Unknown,
+        candidates: &mut Vec<Candidate>,
+        left_out: &mut Census,
+    ) -> Result<(), OrchestratorError> {
         self.watch.begin("opening pairs", Some(unknown.wanted.len() as u64));
         let mut texts = self.lake.sealed_texts(&self.tenant, unknown.filter, unknown.wanted);
         while let Some(sealed) = texts.next().await.map_err(|error| lake_error(&error))? {
+            let mut waiting: Vec<(PreferencePair, PairText)> = Vec::with_capacity(sealed.len().min(OPEN_TEXTS));
             for mut pair in sealed {
                 self.watch.advance(1);
                 match open_text(&pair, &self.keys).await {
@@ -192,18 +208,15 @@ impl Sources {
                     candidates.extend(lessons(std::mem::take(&mut waiting)).await?);
                 }
             }
+            candidates.extend(lessons(waiting).await?);
         }
-        candidates.extend(lessons(waiting).await?);
         let missing = texts.missing();
         if missing > 0 {
             // They were there a moment ago: without a part that cannot be used, they have left the lake since.
             texts.whole().map_err(|error| lake_error(&error))?;
             *left_out.entry(Reason::Erased).or_default() += missing;
         }
-        let of =
-            |candidate: &Candidate| (candidate.pair.pair_id, (candidate.pair.content_digest, candidate.lesson.clone()));
-        *self.known.lock() = candidates.iter().map(of).collect();
-        Ok(candidates)
+        Ok(())
     }
 }
 

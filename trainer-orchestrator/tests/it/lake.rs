@@ -1,9 +1,14 @@
 //! The lake under a run: compacted meanwhile, or with a part that cannot be used.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use events::TenantId;
+use artifacts::{ArtifactError, ArtifactStore, LocalArtifacts, Stored};
+use async_trait::async_trait;
+use bytes::Bytes;
+use events::{Sha256Digest, TenantId};
 use labeler::config::{CompactionConfig, LakeConfig};
 use labeler::lake::LakeReader;
 use labeler::lake::compaction::{Compacted, Compactor, LEASE_NAME};
@@ -113,6 +118,66 @@ async fn a_run_outlives_the_compaction_of_what_its_data_set_was_read_from() {
     let detail: serde_json::Value = serde_json::from_str(&run.detail).unwrap();
     assert_eq!((&detail["training_pairs"], &detail["gate"]["opportunities"]), (&100.into(), &300.into()), "{detail}");
     orchestrating.stop().await;
+}
+
+/// A store that counts readings, and fails at one of them.
+#[derive(Debug)]
+struct Counted {
+    inner: LocalArtifacts,
+    read: AtomicU64,
+    fails_at: u64,
+}
+
+#[async_trait]
+impl ArtifactStore for Counted {
+    async fn put(&self, bytes: Bytes) -> Result<Stored, ArtifactError> {
+        self.inner.put(bytes).await
+    }
+
+    async fn put_file(&self, path: &Path) -> Result<Stored, ArtifactError> {
+        self.inner.put_file(path).await
+    }
+
+    async fn get(&self, digest: &Sha256Digest) -> Result<Bytes, ArtifactError> {
+        let number = self.read.fetch_add(1, Ordering::SeqCst) + 1;
+        if number == self.fails_at { Err(ArtifactError::Stopped) } else { self.inner.get(digest).await }
+    }
+
+    async fn get_to_file(&self, digest: &Sha256Digest, path: &Path) -> Result<u64, ArtifactError> {
+        self.inner.get_to_file(digest, path).await
+    }
+
+    async fn exists(&self, digest: &Sha256Digest) -> Result<bool, ArtifactError> {
+        self.inner.exists(digest).await
+    }
+
+    async fn remove(&self, digest: &Sha256Digest) -> Result<bool, ArtifactError> {
+        self.inner.remove(digest).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_fails_is_gone_on_with_by_the_next_one() {
+    let fixture = Fixture::new().await;
+    for first in (0..400).step_by(100) {
+        fixture.collect(first, 100, "everyone").await;
+    }
+    // Four parts are read for what they say, and two for their texts.
+    let store = Arc::new(Counted { inner: fixture.artifacts.clone(), read: AtomicU64::new(0), fails_at: 7 });
+    let objects: Arc<dyn ArtifactStore> = store.clone();
+    let (tenant, config) = (TenantId::default(), config());
+    let lake = LakeReader::new(fixture.pool.clone(), objects);
+    let sources = Sources::new(&fixture.pool, tenant.clone(), lake, fixture.keys.clone());
+    let (rules, sharing) = (sources.rules().await.unwrap(), sources.sharing().await.unwrap());
+    let filters = config.filters(tenant, model(), "everyone".parse().unwrap(), 1, CODE_VERSION);
+    let look = async || sources.plan(filters.clone(), &config.data_set, &rules, &sharing).await;
+    assert!(look().await.is_err());
+    let made = look().await.unwrap().0;
+    assert_eq!(store.read.load(Ordering::SeqCst), 7 + 2, "what was read before is known");
+    assert_eq!(made.digest, planned(&fixture).await.digest);
+    // Nothing is new: nothing is read.
+    look().await.unwrap();
+    assert_eq!(store.read.load(Ordering::SeqCst), 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
