@@ -9,18 +9,17 @@ use std::time::{Duration, Instant};
 use bus::{Bus, BusError};
 use events::{ModelName, ModelVersion, TenantId, topics};
 use labeler::crowd::FEWEST_PERSONS;
-use labeler::lake::LakeReader;
 use labeler::ledger;
 use labeler::statistics::Estimate;
 use labeler::tally::{self, MeasureFilter, Measures};
 use model_registry::{Registry, RegistryError};
 use service::clock::SharedClock;
-use service::keys::KeyStore;
 use sqlx::AnyPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::foundation::Foundation;
+use crate::freshness::Freshness;
 use crate::operations;
 
 /// Shortest pause between two looks. Real time.
@@ -46,8 +45,7 @@ struct Glance {
     bus: Arc<dyn Bus>,
     pool: AnyPool,
     clock: SharedClock,
-    keys: KeyStore,
-    lake: LakeReader,
+    freshness: Freshness,
     registry: Registry,
     tenant: TenantId,
     model: ModelName,
@@ -61,8 +59,7 @@ pub(crate) fn keep(foundation: &Foundation) -> Result<(), Failure> {
         bus: Arc::clone(&foundation.bus),
         pool: foundation.pool.clone(),
         clock: Arc::clone(&foundation.clock),
-        keys: foundation.keys.clone(),
-        lake: LakeReader::new(foundation.pool.clone(), Arc::clone(&foundation.artifacts)),
+        freshness: Freshness::new(foundation)?,
         registry: operations::registry(foundation)?,
         tenant: foundation.settings.tenant.clone(),
         model: foundation.settings.model.clone(),
@@ -153,15 +150,7 @@ impl Glance {
     }
 
     async fn freshness(&self) -> Result<(), Failure> {
-        let oldest = trainer_orchestrator::freshness::oldest_unserved(
-            &self.pool,
-            &self.lake,
-            &self.keys,
-            &self.tenant,
-            &self.model,
-        )
-        .await?;
-        let age = oldest.map_or(Duration::ZERO, |oldest| self.clock.now().since(oldest));
+        let age = self.freshness.age(self.clock.now()).await?;
         metrics::gauge!("flywheel_orchestrator_freshness_seconds").set(age.as_secs_f64());
         Ok(())
     }

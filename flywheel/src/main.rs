@@ -12,6 +12,7 @@ mod doctor;
 mod embedded;
 mod failure;
 mod foundation;
+mod freshness;
 mod glance;
 mod greeting;
 mod log_skip;

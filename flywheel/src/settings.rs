@@ -10,6 +10,7 @@ use events::{ModelName, TenantId};
 use ingest::IngestConfig;
 use labeler::LabelerConfig;
 use model_registry::config::RegistryConfig;
+use model_registry::lineage::SnapshotFilters;
 use serde::{Deserialize, Serialize};
 use service::clock::ClockConfig;
 use service::config::{Invalid, Secret, Shown, load_over, show};
@@ -18,7 +19,7 @@ use serving::ServingConfig;
 use trainer_orchestrator::{OrchestratorConfig, OrchestratorError};
 
 use crate::artifact_store::S3Settings;
-use crate::cli::Common;
+use crate::cli::{CODE_VERSION, Common};
 use crate::failure::Failure;
 use crate::parts::{ArtifactsKind, BusKind, DatabaseKind, JobsKind};
 use crate::services::{INGEST, REGISTRY, SERVING};
@@ -270,6 +271,13 @@ impl Settings {
             _ => &self.admin,
         };
         format!("{}://{address}", http.scheme())
+    }
+
+    /// What decides which pairs a data set made now holds.
+    pub(crate) fn filters(&self) -> Result<SnapshotFilters, OrchestratorError> {
+        let (model, audience) = self.orchestrator.validate()?;
+        let label_policy_version = self.labeler.policy.version();
+        Ok(self.orchestrator.filters(self.tenant.clone(), model, audience, label_policy_version, CODE_VERSION))
     }
 
     /// Refuses what makes no platform.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bus::Positions;
 use events::{ModelVersion, topics};
-use labeler::lake::LakeReader;
 use labeler::ledger;
 use labeler::losses::{self, LostRange};
 use model_registry::{RegistryError, RoutingTable, Version};
@@ -18,6 +17,7 @@ use crate::cli::{Common, ListArgs};
 use crate::data_dir::DataDir;
 use crate::demo::Ledger;
 use crate::failure::Failure;
+use crate::freshness::Freshness;
 use crate::operations::{open, registry};
 use crate::settings::Settings;
 use crate::shell::{program, quoted};
@@ -138,15 +138,7 @@ pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Fa
         backlog.push(Backlog { stage, records_behind, pending_timers: 0, paused: Vec::new() });
     }
     let store = Store::new(foundation.pool.clone(), settings.tenant.clone(), settings.model.clone());
-    let lake = LakeReader::new(foundation.pool.clone(), foundation.artifacts.clone());
-    let oldest = trainer_orchestrator::freshness::oldest_unserved(
-        &foundation.pool,
-        &lake,
-        &foundation.keys,
-        &settings.tenant,
-        &settings.model,
-    )
-    .await?;
+    let freshness = Freshness::new(&foundation)?.age(foundation.now()).await?;
     let statement = ledger::statement(&foundation.pool, &settings.tenant).await?;
     let status = Status {
         running,
@@ -155,7 +147,7 @@ pub(crate) async fn run(common: &Common, list: &ListArgs) -> Result<ExitCode, Fa
         active_rollout: routing.and_then(|table| table.rollout).map(|rollout| rollout.rollout_id.to_string()),
         backlog,
         last_run: store.runs(1).await?.into_iter().next(),
-        freshness_seconds: oldest.map_or(0.0, |oldest| foundation.now().since(oldest).as_secs_f64()),
+        freshness_seconds: freshness.as_secs_f64(),
         ledger: Ledger::new(&statement.totals),
         ledger_cut: statement.cut,
         lost_ranges: losses::ranges(&foundation.pool).await?,

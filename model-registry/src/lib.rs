@@ -40,7 +40,7 @@ pub use registry::{Registry, RegistryDeps, evaluate_rollout};
 pub use rollout::{Rollout, RolloutState};
 pub use routing::{Assignment, RoutingTable, ServedVersion, assign};
 pub use server::{RunError, RunningRegistry, run};
-pub use trace::served_pairs;
+pub use trace::served_snapshots;
 pub use version::{Alias, AuditEntry, ModelSummary, NewVersion, Version};
 
 /// The messages and services of `flywheel.registry.v1`, generated from the proto.

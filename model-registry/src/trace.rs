@@ -1,6 +1,6 @@
 //! Lineage read from the rows; see [`crate::lineage`].
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use events::{ModelName, ModelVersion, PairId, Sha256Digest, TenantId, Timestamp};
 use sqlx::any::AnyRow;
@@ -192,39 +192,28 @@ pub(crate) async fn back(
     Ok(chain)
 }
 
-/// Pairs that the data sets decided about of all versions which may be served now and their anchors: those that trained
-/// or judged, and those that were candidates and left out for a reason.
+/// The data sets of all versions which may be served now, and of their anchors.
 ///
 /// # Errors
 /// The database failed.
-pub async fn served_pairs(
+pub async fn served_snapshots(
     pool: &AnyPool,
     tenant: &TenantId,
     model: &ModelName,
-) -> Result<HashSet<PairId>, RegistryError> {
+) -> Result<BTreeSet<Sha256Digest>, RegistryError> {
     let mut connection = pool.acquire().await?;
-    let Some(table) = store::routing(&mut connection, tenant, model).await? else { return Ok(HashSet::new()) };
+    let Some(table) = store::routing(&mut connection, tenant, model).await? else { return Ok(BTreeSet::new()) };
     let all = store::all_versions(&mut connection, tenant, model).await?;
     let by_number: BTreeMap<ModelVersion, &Version> = all.iter().map(|version| (version.version, version)).collect();
     let mut waiting: Vec<ModelVersion> = table.versions().into_iter().map(|served| served.version).collect();
     let mut seen = BTreeSet::new();
-    let mut pairs = HashSet::new();
+    let mut snapshots = BTreeSet::new();
     while let Some(number) = waiting.pop() {
         let Some(version) = by_number.get(&number).filter(|_| seen.insert(number)) else { continue };
         waiting.extend(version.anchor);
-        let Some(snapshot) = version.snapshot_digest else { continue };
-        let rows = sqlx::query(
-            "SELECT pair_id FROM snapshot_pairs WHERE snapshot_digest = $1 \
-             UNION ALL SELECT pair_id FROM snapshot_left_out WHERE snapshot_digest = $1",
-        )
-        .bind(snapshot.to_string())
-        .fetch_all(&mut *connection)
-        .await?;
-        for row in &rows {
-            pairs.insert(parsed(row, "pair_id")?);
-        }
+        snapshots.extend(version.snapshot_digest);
     }
-    Ok(pairs)
+    Ok(snapshots)
 }
 
 /// Every data set and version that a person's pairs, or one pair, went into.

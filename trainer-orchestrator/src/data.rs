@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use anonymizer::shape::Shape;
 use artifacts::get_directory;
 use events::{ModelVersion, PairId, PreferencePair};
 use labeler::lake::{OpenTextError, open_text};
@@ -14,7 +13,6 @@ use trainer::job::JobFile;
 use trainer::methods::{Method, MethodConfig};
 use trainer::{TrainingPair, balance_silence, exchange_repositories};
 
-use crate::allow_list::AllowList;
 use crate::attempts::AttemptDirectory;
 use crate::data_set::candidates::choose;
 use crate::data_set::lesson::written_identifiers;
@@ -163,8 +161,7 @@ async fn allowed_now(
     pairs: Vec<PreferencePair>,
 ) -> Result<Vec<PreferencePair>, OrchestratorError> {
     let (rules, sharing) = (this.sources.rules().await?, this.sources.sharing().await?);
-    let shape = Shape::new(&this.deps.keys.tenant_secret(&this.deps.tenant).await?);
-    let allowed = AllowList::new(&rules, &shape);
+    let allowed = this.sources.allow_list(&rules).await?;
     let (pairs, left_out) = choose(&manifest.filters, &this.config.data_set, &allowed, &sharing, pairs);
     for (reason, count) in left_out {
         metrics::counter!("flywheel_orchestrator_pairs_withdrawn_total", "reason" => reason.as_str())

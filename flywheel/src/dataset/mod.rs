@@ -16,7 +16,7 @@ use trainer_orchestrator::data_set::manifest::{DataSetError, Manifest};
 use trainer_orchestrator::data_set::sources::Sources;
 use trainer_orchestrator::data_set::stored::{self, SnapshotSummary};
 
-use crate::cli::{CODE_VERSION, Common, DatasetCommand, ListArgs};
+use crate::cli::{Common, DatasetCommand, ListArgs};
 use crate::failure::Failure;
 use crate::foundation::Foundation;
 use crate::operations::open;
@@ -86,10 +86,7 @@ fn unmade(error: OrchestratorError) -> Failure {
 
 async fn build(foundation: &Foundation, dry_run: bool, list: &ListArgs) -> Result<(), Failure> {
     let settings = &foundation.settings;
-    let (model, audience) = settings.orchestrator.validate().map_err(Failure::refuse)?;
-    let label_policy_version = settings.labeler.policy.version();
-    let filters =
-        settings.orchestrator.filters(settings.tenant.clone(), model, audience, label_policy_version, CODE_VERSION);
+    let filters = settings.filters().map_err(Failure::refuse)?;
     let lake = LakeReader::new(foundation.pool.clone(), Arc::clone(&foundation.artifacts));
     let progress = Progress::new();
     let sources = Sources::new(&foundation.pool, settings.tenant.clone(), lake, foundation.keys.clone())

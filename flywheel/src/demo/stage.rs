@@ -24,6 +24,7 @@ use super::progress::Progress;
 use super::report::PlayedOn;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
+use crate::freshness::Freshness;
 use crate::{rules, sinks};
 
 /// Longest real wait for one stage to conclude, beyond the windows that it waits for itself. What is slower is stuck.
@@ -156,11 +157,7 @@ impl<'a> Ground<'a> {
 
     /// Age of the oldest usable label that is in no data set of a version that serves.
     pub(super) async fn freshness(&self) -> Result<Duration, Failure> {
-        let Foundation { pool, keys, settings, .. } = self.foundation;
-        let oldest =
-            trainer_orchestrator::freshness::oldest_unserved(pool, &self.lake, keys, &settings.tenant, &self.model)
-                .await?;
-        Ok(oldest.map_or(Duration::ZERO, |oldest| self.foundation.now().since(oldest)))
+        Freshness::new(self.foundation)?.age(self.foundation.now()).await
     }
 
     /// What the platform is made of.

@@ -170,8 +170,8 @@ impl Export {
             self.leave_out("calibration_only");
             return Ok(());
         }
-        if let Some(forbidden) = self.rights.forbid(&pair, &self.audience).await? {
-            self.leave_out(forbidden.code());
+        if let Some(reason) = self.rights.forbid(&pair, &self.audience) {
+            self.leave_out(reason.as_str());
             return Ok(());
         }
         let text = match open_text(&pair, &foundation.keys).await {

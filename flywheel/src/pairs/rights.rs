@@ -1,16 +1,18 @@
 //! Who may be given text of pairs, and of which pairs.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anonymizer::shape::Shape;
-use events::{Audience, ConsentTier, PersonPseudonym, PreferencePair, TenantId};
+use events::{Audience, PersonPseudonym, PreferencePair};
 use model_registry::Registry;
 use serde_json::Value;
 use service::api_keys::{ApiKey, Scope};
 use service::consent::ConsentStore;
 use service::repositories::RepositoryStore;
 use trainer_orchestrator::allow_list::AllowList;
+use trainer_orchestrator::data_set::candidates::forbidden;
+use trainer_orchestrator::data_set::composition::Reason;
 
 use crate::cli::ReadingKeyArgs;
 use crate::failure::Failure;
@@ -67,79 +69,34 @@ fn secret(path: &Path) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-/// Why a pair may not be learned from now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Forbidden {
-    RepositoryWithoutRule,
-    AnotherAudience,
-    ConsentWithdrawn,
-}
-
-impl Forbidden {
-    /// What pairs are counted as that are left out for it.
-    pub(super) fn code(self) -> &'static str {
-        match self {
-            Self::RepositoryWithoutRule => "repository_without_rule",
-            Self::AnotherAudience => "another_audience",
-            Self::ConsentWithdrawn => "consent_withdrawn",
-        }
-    }
-
-    /// What is said of a single pair.
-    pub(super) fn about(self, id: &str) -> String {
-        match self {
-            Self::RepositoryWithoutRule => format!("no rule allows the repository of pair {id} any more"),
-            Self::AnotherAudience => format!("the repository of pair {id} is for another audience now"),
-            Self::ConsentWithdrawn => format!("the person of pair {id} does not agree to whole events any more"),
-        }
+/// What is said of a pair that may not be learned from now.
+pub(super) fn said_of(id: &str, reason: Reason) -> String {
+    match reason {
+        Reason::RepositoryWithoutRule => format!("no rule allows the repository of pair {id} any more"),
+        Reason::AnotherAudience => format!("the repository of pair {id} is for another audience now"),
+        Reason::WithoutConsent => format!("the person of pair {id} does not agree to whole events any more"),
+        other => format!("pair {id} may not be learned from: {}", other.as_str()),
     }
 }
 
 /// What people and rules allow now.
 pub(super) struct Rights {
-    tenant: TenantId,
     allowed: AllowList,
-    consents: ConsentStore,
-    agreed: HashMap<PersonPseudonym, bool>,
+    sharing: BTreeSet<PersonPseudonym>,
 }
 
 impl Rights {
     pub(super) async fn now(foundation: &Foundation) -> Result<Self, Failure> {
-        let tenant = foundation.settings.tenant.clone();
-        let rules = RepositoryStore::new(foundation.pool.clone()).list(&tenant).await?;
+        let tenant = &foundation.settings.tenant;
+        let rules = RepositoryStore::new(foundation.pool.clone()).list(tenant).await?;
         Ok(Self {
             allowed: AllowList::new(&rules, &Shape::new(&foundation.secret)),
-            consents: ConsentStore::new(foundation.pool.clone()),
-            agreed: HashMap::new(),
-            tenant,
+            sharing: ConsentStore::new(foundation.pool.clone()).sharing_code(tenant).await?,
         })
     }
 
-    /// Whether its person agrees to whole events.
-    async fn agrees(&mut self, pair: &PreferencePair) -> Result<bool, Failure> {
-        if let Some(agrees) = self.agreed.get(&pair.person) {
-            return Ok(*agrees);
-        }
-        let agrees = self.consents.effective(&self.tenant, &pair.person).await? == ConsentTier::Code;
-        self.agreed.insert(pair.person.clone(), agrees);
-        Ok(agrees)
-    }
-
-    /// Why a pair may not be learned from by whoever is served as this audience; none: it may.
-    pub(super) async fn forbid(
-        &mut self,
-        pair: &PreferencePair,
-        audience: &Audience,
-    ) -> Result<Option<Forbidden>, Failure> {
-        let now = self.allowed.audience_of(&pair.repository);
-        Ok(if now.is_none() {
-            Some(Forbidden::RepositoryWithoutRule)
-        } else if now != Some(audience) || pair.audience != *audience {
-            Some(Forbidden::AnotherAudience)
-        } else if !self.agrees(pair).await? {
-            Some(Forbidden::ConsentWithdrawn)
-        } else {
-            None
-        })
+    /// Why a pair may not be learned from by whoever is served as this audience, as data sets say it; none: it may.
+    pub(super) fn forbid(&self, pair: &PreferencePair, audience: &Audience) -> Option<Reason> {
+        forbidden(pair, audience, &self.allowed, &self.sharing)
     }
 }

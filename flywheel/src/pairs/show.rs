@@ -10,7 +10,7 @@ use serde_json::json;
 use super::diff::{Colour, Side, difference};
 use super::lake::Lake;
 use super::list::Facts;
-use super::rights::{Reader, Rights};
+use super::rights::{Reader, Rights, said_of};
 use crate::cli::{ListArgs, ReadingKeyArgs};
 use crate::failure::Failure;
 use crate::foundation::Foundation;
@@ -25,8 +25,8 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let reader = Reader::of(foundation, key).await?;
     let pair = Lake::open(foundation).await?.find(id).await?;
-    if let Some(forbidden) = Rights::now(foundation).await?.forbid(&pair, &pair.audience).await? {
-        return Err(Failure::refused(forbidden.about(id)));
+    if let Some(reason) = Rights::now(foundation).await?.forbid(&pair, &pair.audience) {
+        return Err(Failure::refused(said_of(id, reason)));
     }
     let text = open_text(&pair, &foundation.keys).await.map_err(|error| closed(id, error))?;
     let subject = pair.pair_id.to_string();

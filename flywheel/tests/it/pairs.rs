@@ -343,7 +343,7 @@ async fn what_people_say_now_counts(place: &Place, pool: &AnyPool, key: &Path, i
     let all = export("all.parquet").0.json()["pairs"].as_u64().unwrap();
     assert_eq!(place.say(&["consent", "set", &person(0), "usage"]).code, Some(0));
     let said = export("agreed.parquet").0.json();
-    assert!(said["left_out"]["consent_withdrawn"].as_u64().unwrap() > 0, "{said}");
+    assert!(said["left_out"]["without_consent"].as_u64().unwrap() > 0, "{said}");
     assert!(said["pairs"].as_u64().unwrap() < all, "{said}");
     assert_eq!(place.say(&["consent", "set", &person(0), "code"]).code, Some(0));
 

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use events::{OpportunityId, PairId, PairReason, PersonPseudonym, PreferencePair, Timestamp};
+use events::{Audience, OpportunityId, PairId, PairReason, PersonPseudonym, PreferencePair, Timestamp};
 use model_registry::lineage::SnapshotFilters;
 
 use super::caps;
@@ -25,10 +25,53 @@ pub(crate) fn newest_first(pair: &PreferencePair) -> (Reverse<Timestamp>, Revers
     (Reverse(pair.opened_at), Reverse(pair.opportunity_id), pair.action_index, pair.pair_id)
 }
 
+/// Why rules and consents of now allow nobody of `audience` to be served what is learned from a pair; none: they do.
+/// `allowed` says which repositories may be trained on (the licence), `sharing` who agrees that code is used.
+#[must_use]
+pub fn forbidden(
+    pair: &PreferencePair,
+    audience: &Audience,
+    allowed: &AllowList,
+    sharing: &BTreeSet<PersonPseudonym>,
+) -> Option<Reason> {
+    let now = allowed.audience_of(&pair.repository);
+    if now.is_none() {
+        Some(Reason::RepositoryWithoutRule)
+    } else if pair.audience != *audience || now != Some(audience) {
+        Some(Reason::AnotherAudience)
+    } else if !sharing.contains(&pair.person) {
+        Some(Reason::WithoutConsent)
+    } else {
+        None
+    }
+}
+
+/// Why a pair is no candidate, however few there are; none: it is one.
+#[must_use]
+pub fn refusal(
+    pair: &PreferencePair,
+    filters: &SnapshotFilters,
+    allowed: &AllowList,
+    sharing: &BTreeSet<PersonPseudonym>,
+) -> Option<Reason> {
+    if pair.tenant != filters.tenant || pair.model != filters.model {
+        return Some(Reason::AnotherTenantOrModel);
+    }
+    let forbidden = forbidden(pair, &filters.audience, allowed, sharing);
+    forbidden.or_else(|| {
+        if pair.label_policy_version != filters.label_policy_version {
+            Some(Reason::AnotherLabelPolicy)
+        } else if pair.sealed.is_none() {
+            Some(Reason::WithoutText)
+        } else {
+            None
+        }
+    })
+}
+
 /// Those of `pairs`, in any order, that may be in a data set, newest first, and how many of the others there are, by
-/// reason. The same pair twice is one. `allowed` says which repositories may be trained on (the licence), `sharing` who
-/// agrees that code is used; both now, whatever held when a pair was labeled. `policy` says how much of the newest may
-/// be one person's. What trains nothing has places of its own, as many again, and never displaces what trains.
+/// reason. The same pair twice is one. Rules and consents are those of now ([`forbidden`]), whatever held when a pair was
+/// labeled. `policy` says how much of the newest may be one person's. What trains nothing has places of its own, as many again, and never displaces what trains.
 #[must_use]
 pub fn choose(
     filters: &SnapshotFilters,
@@ -37,24 +80,6 @@ pub fn choose(
     sharing: &BTreeSet<PersonPseudonym>,
     pairs: Vec<PreferencePair>,
 ) -> (Vec<PreferencePair>, Census) {
-    let reason = |pair: &PreferencePair| {
-        let audience = allowed.audience_of(&pair.repository);
-        if pair.tenant != filters.tenant || pair.model != filters.model {
-            Some(Reason::AnotherTenantOrModel)
-        } else if audience.is_none() {
-            Some(Reason::RepositoryWithoutRule)
-        } else if pair.audience != filters.audience || audience != Some(&filters.audience) {
-            Some(Reason::AnotherAudience)
-        } else if pair.label_policy_version != filters.label_policy_version {
-            Some(Reason::AnotherLabelPolicy)
-        } else if pair.sealed.is_none() {
-            Some(Reason::WithoutText)
-        } else if !sharing.contains(&pair.person) {
-            Some(Reason::WithoutConsent)
-        } else {
-            None
-        }
-    };
     let mut left_out = Census::new();
     let mut once: BTreeMap<PairId, PreferencePair> = BTreeMap::new();
     for pair in pairs {
@@ -71,7 +96,7 @@ pub fn choose(
     }
     let (training, calibrating): (Vec<_>, Vec<_>) = once
         .into_values()
-        .filter(|pair| match reason(pair) {
+        .filter(|pair| match refusal(pair, filters, allowed, sharing) {
             None => true,
             Some(reason) => {
                 *left_out.entry(reason).or_default() += 1;

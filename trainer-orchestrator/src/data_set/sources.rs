@@ -43,10 +43,10 @@ const SCHEMA_OF_FORMULA: i64 = 8;
 /// Everything that a data set of a tenant is made of.
 #[derive(Debug)]
 pub struct Sources {
-    pool: AnyPool,
+    pub(crate) pool: AnyPool,
     tenant: TenantId,
-    lake: LakeReader,
-    keys: KeyStore,
+    pub(crate) lake: LakeReader,
+    pub(crate) keys: KeyStore,
     rules: RepositoryStore,
     consents: ConsentStore,
     known: Mutex<HashMap<PairId, (Sha256Digest, Lesson)>>,
@@ -81,6 +81,12 @@ impl Sources {
     /// A database that fails.
     pub async fn rules(&self) -> Result<Vec<RepositoryRule>, OrchestratorError> {
         Ok(self.rules.list(&self.tenant).await?)
+    }
+
+    /// `rules` by the names that pairs have for repositories.
+    pub(crate) async fn allow_list(&self, rules: &[RepositoryRule]) -> Result<AllowList, OrchestratorError> {
+        let shape = Shape::new(&self.keys.tenant_secret(&self.tenant).await?);
+        Ok(AllowList::new(rules, &shape))
     }
 
     /// Who agrees now that code is used.
@@ -131,13 +137,13 @@ impl Sources {
         rules: &[RepositoryRule],
         sharing: &BTreeSet<PersonPseudonym>,
     ) -> Result<(SnapshotPlan, Vec<PartRead>), OrchestratorError> {
-        let shape = Shape::new(&self.keys.tenant_secret(&self.tenant).await?);
+        let allowed = self.allow_list(rules).await?;
         self.watch.begin("reading the lake", None);
         let (mut pairs, parts) = self.pairs().await?;
         let read = pairs.len();
         erasure::leave_out(&self.keys, &mut pairs).await?;
         let erased = read - pairs.len();
-        let (pairs, mut before) = choose(&filters, policy, &AllowList::new(rules, &shape), sharing, pairs);
+        let (pairs, mut before) = choose(&filters, policy, &allowed, sharing, pairs);
         let candidates = self.open(pairs, &mut before).await?;
         if erased > 0 {
             *before.entry(Reason::Erased).or_default() += erased;

@@ -1,6 +1,6 @@
 //! Data sets in the database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use events::{PairId, Sha256Digest, TenantId, Timestamp};
 use migrations::{begin_write, commit, retried};
@@ -9,6 +9,7 @@ use serde::Serialize;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AnyPool, AssertSqlSafe, Row, Transaction};
 
+use super::composition::{Composition, Reason};
 use super::manifest::{DataSetError, Manifest, ManifestMember, SnapshotPlan};
 use crate::error::OrchestratorError;
 use crate::store::{PartRead, purpose_of};
@@ -280,13 +281,55 @@ pub async fn manifest(pool: &AnyPool, tenant: &TenantId, digest: Sha256Digest) -
     for row in &rows {
         left_out.insert(row.try_get::<String, _>("pair_id")?.parse()?, row.try_get("reason")?);
     }
+    let composition = composition(pool, digest).await?;
+    let manifest = Manifest { digest, filters, members, left_out, composition };
+    manifest.verify()?;
+    Ok(manifest)
+}
+
+/// Counts of every stage of a data set; none of one of an earlier release.
+async fn composition(pool: &AnyPool, digest: Sha256Digest) -> Result<Option<Composition>, OrchestratorError> {
     let composition: Option<String> =
         sqlx::query_scalar("SELECT composition FROM snapshot_compositions WHERE snapshot_digest = $1")
             .bind(digest.to_string())
             .fetch_optional(pool)
             .await?;
-    let composition = composition.map(|text| serde_json::from_str(&text)).transpose()?;
-    let manifest = Manifest { digest, filters, members, left_out, composition };
-    manifest.verify()?;
-    Ok(manifest)
+    Ok(composition.map(|text| serde_json::from_str(&text)).transpose()?)
+}
+
+/// What data sets have decided about.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    /// Pairs that train or judge, and candidates that were left out for a reason.
+    pub(crate) pairs: HashSet<PairId>,
+    /// When the newest one was made that had no room for all, or could not read all. Of which pairs that is so is stored
+    /// nowhere, as there may be any number of them: it has passed over whatever was labeled before.
+    pub(crate) passed_over_until: Option<Timestamp>,
+}
+
+/// What `snapshots` have decided about.
+pub(crate) async fn decided(pool: &AnyPool, snapshots: &BTreeSet<Sha256Digest>) -> Result<Decided, OrchestratorError> {
+    let mut decided = Decided::default();
+    for digest in snapshots {
+        let rows = sqlx::query(
+            "SELECT pair_id FROM snapshot_pairs WHERE snapshot_digest = $1 \
+             UNION ALL SELECT pair_id FROM snapshot_left_out WHERE snapshot_digest = $1",
+        )
+        .bind(digest.to_string())
+        .fetch_all(pool)
+        .await?;
+        for row in &rows {
+            decided.pairs.insert(row.try_get::<String, _>("pair_id")?.parse()?);
+        }
+        let unnamed = [Reason::BeyondShareOfNewest, Reason::OlderThanTheNewest, Reason::Unreadable];
+        let composition = composition(pool, *digest).await?;
+        if composition.is_some_and(|composition| unnamed.iter().any(|reason| composition.left_out(*reason) > 0)) {
+            let created_at: i64 = sqlx::query_scalar("SELECT created_at FROM snapshots WHERE snapshot_digest = $1")
+                .bind(digest.to_string())
+                .fetch_one(pool)
+                .await?;
+            decided.passed_over_until = decided.passed_over_until.max(Some(Timestamp::from_micros(created_at)));
+        }
+    }
+    Ok(decided)
 }

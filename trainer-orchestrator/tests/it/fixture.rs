@@ -16,7 +16,8 @@ use events::{
     Window,
 };
 use labeler::config::LakeConfig;
-use labeler::lake::{PairPlace, PartMetadata, PlacedPair, content_digest, write_part};
+use labeler::lake::{LakeReader, PairPlace, PartMetadata, PlacedPair, content_digest, write_part};
+use model_registry::lineage::SnapshotFilters;
 use model_registry::{NewVersion, Promotion, RegistryClient, RegistryConfig, RegistryDeps, RolloutPolicy, Version};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -31,6 +32,7 @@ use service::repositories::RepositoryStore;
 use sqlx::AnyPool;
 use test_databases::TestDatabase;
 use tokio_util::sync::CancellationToken;
+use trainer_orchestrator::data_set::sources::Sources;
 use trainer_orchestrator::store::Run;
 use trainer_orchestrator::{Deps, Handle, OrchestratorConfig};
 
@@ -120,6 +122,12 @@ impl Platform {
         ] {
             sqlx::query(statement).execute(&self.pool).await.unwrap();
         }
+    }
+
+    /// What data sets are made of.
+    pub(crate) fn sources(&self) -> Sources {
+        let lake = LakeReader::new(self.pool.clone(), Arc::new(self.artifacts.clone()));
+        Sources::new(&self.pool, TenantId::default(), lake, self.keys.clone())
     }
 
     pub(crate) fn runs(&self) -> PathBuf {
@@ -362,6 +370,11 @@ pub(crate) fn config() -> OrchestratorConfig {
         program: Some(program()),
         ..OrchestratorConfig::default()
     }
+}
+
+/// What chooses the pairs of such a run.
+pub(crate) fn filters(config: &OrchestratorConfig) -> SnapshotFilters {
+    config.filters(TenantId::default(), model(), "everyone".parse().unwrap(), 1, CODE_VERSION)
 }
 
 pub(crate) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {

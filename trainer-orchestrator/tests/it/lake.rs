@@ -21,22 +21,18 @@ use trainer_orchestrator::data_set::sources::Sources;
 use trainer_orchestrator::data_set::watch::Watch;
 use trainer_orchestrator::store::RunState;
 
-use crate::fixture::{CODE_VERSION, Fixture, config, model, program, wait_for};
+use crate::fixture::{Fixture, config, filters, program, wait_for};
+use crate::refusals::find;
 
 fn reader(fixture: &Fixture) -> LakeReader {
     LakeReader::new(fixture.pool.clone(), Arc::new(fixture.artifacts.clone()))
 }
 
-fn sources(fixture: &Fixture) -> Sources {
-    Sources::new(&fixture.pool, TenantId::default(), reader(fixture), fixture.keys.clone())
-}
-
 /// The data set that would be made now.
 async fn planned(sources: &Sources) -> SnapshotPlan {
-    let (tenant, config) = (TenantId::default(), config());
+    let config = config();
     let (rules, sharing) = (sources.rules().await.unwrap(), sources.sharing().await.unwrap());
-    let filters = config.filters(tenant, model(), "everyone".parse().unwrap(), 1, CODE_VERSION);
-    sources.plan(filters, &config.data_set, &rules, &sharing).await.unwrap().0
+    sources.plan(filters(&config), &config.data_set, &rules, &sharing).await.unwrap().0
 }
 
 /// Compacts until nothing is left to do, the removal of what was replaced included.
@@ -74,7 +70,7 @@ async fn whoever_waits_for_a_data_set_sees_how_far_it_is() {
     let fixture = Fixture::new().await;
     fixture.collect(0, 370, "everyone").await;
     let told = Told::default();
-    let sources = sources(&fixture).watched_by(told.clone());
+    let sources = fixture.sources().watched_by(told.clone());
     let plan = planned(&sources).await;
     let steps = std::mem::take(&mut *told.0.lock().unwrap());
     let [("reading the lake", None, 0), ("opening pairs", Some(of), done), ("choosing pairs", None, 0)] = *steps else {
@@ -92,7 +88,7 @@ async fn a_run_outlives_the_compaction_of_what_its_data_set_was_read_from() {
     for first in (0..400).step_by(40) {
         fixture.collect(first, 40, "everyone").await;
     }
-    let before = planned(&sources(&fixture)).await;
+    let before = planned(&fixture.sources()).await;
     // The lake is compacted after the data set was chosen; the attempt that meets it begins afterwards.
     let (gone, compacted) = (fixture.root.join("gone"), fixture.root.join("compacted"));
     let script = fixture.script(
@@ -110,7 +106,7 @@ async fn a_run_outlives_the_compaction_of_what_its_data_set_was_read_from() {
     wait_for("the first attempt", async || gone.exists().then_some(())).await;
     compact(&fixture).await;
     assert_eq!(reader(&fixture).parts(&TenantId::default()).await.unwrap().len(), 1);
-    assert_eq!(planned(&sources(&fixture)).await.digest, before.digest);
+    assert_eq!(planned(&fixture.sources()).await.digest, before.digest);
     std::fs::write(&compacted, "").unwrap();
     let run = orchestrating.ended().await;
     assert_eq!((run.state, run.attempt), (RunState::Succeeded, 2), "{}", run.detail);
@@ -174,7 +170,7 @@ async fn a_look_that_fails_is_gone_on_with_by_the_next_one() {
     assert!(look().await.is_err());
     let made = look().await.unwrap().0;
     assert_eq!(store.read.load(Ordering::SeqCst), 7 + 2, "what was read before is known");
-    assert_eq!(made.digest, planned(&fixture).await.digest);
+    assert_eq!(made.digest, planned(&fixture.sources()).await.digest);
     // Nothing is new: nothing is read.
     look().await.unwrap();
     assert_eq!(store.read.load(Ordering::SeqCst), 9);

@@ -1,19 +1,19 @@
 //! Runs that go well, and when they begin.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use events::{ModelVersion, TenantId};
-use labeler::lake::LakeReader;
+use model_registry::Alias;
 use model_registry::lineage::{FIRST_FORMULA, FORMULA, Purpose};
 use service::clock::Clock as _;
 use service::repositories::RepositoryStore;
 use trainer_orchestrator::OrchestratorConfig;
-use trainer_orchestrator::data_set::sources::Sources;
 use trainer_orchestrator::freshness::oldest_unserved;
 use trainer_orchestrator::store::{Run, RunState};
 
-use crate::fixture::{CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, config, model, start_time, wait_for};
+use crate::fixture::{
+    CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, config, filters, model, start_time, wait_for,
+};
 
 test_databases::on_both_databases! {
     a_request_becomes_one_version_that_can_be_traced,
@@ -67,8 +67,7 @@ async fn a_request_becomes_one_version_that_can_be_traced() {
 async fn a_data_set_is_one_that_the_release_before_can_read_until_the_upgrade_is_done() {
     let fixture = Fixture::new().await;
     fixture.collect(0, 370, "everyone").await;
-    let lake = LakeReader::new(fixture.pool.clone(), Arc::new(fixture.artifacts.clone()));
-    let sources = Sources::new(&fixture.pool, TenantId::default(), lake, fixture.keys.clone());
+    let sources = fixture.sources();
     assert_eq!(sources.formula().await.unwrap(), FORMULA);
     // As on a platform that the release before made.
     sqlx::query("UPDATE schema_compatibility SET oldest_schema = 4").execute(&fixture.pool).await.unwrap();
@@ -228,13 +227,43 @@ async fn a_person_who_is_erased_before_a_data_set_is_made_is_counted_nowhere() {
     erase(&fixture, "person 0").await;
     let orchestrating = fixture.orchestrate(config(), "first");
     // The oldest pair of all is hers; the second one is the oldest that a version can still learn from.
-    let (lake, tenant) = (&orchestrating.handle.lake, TenantId::default());
-    let oldest = oldest_unserved(&fixture.pool, lake, &fixture.keys, &tenant, &model()).await.unwrap();
+    let oldest = oldest_unserved(&fixture.sources(), &filters(&config())).await.unwrap();
     assert_eq!(oldest, Some(start_time() + Duration::from_secs(1)));
     orchestrating.handle.request();
     let run = orchestrating.ended().await;
     let detail: serde_json::Value = serde_json::from_str(&run.detail).unwrap();
     assert_eq!((&detail["training_pairs"], &detail["gate"]["opportunities"]), (&80.into(), &300.into()), "{detail}");
+    orchestrating.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_the_next_data_set_would_take_waits() {
+    let fixture = Fixture::new().await;
+    let at = |seconds| Some(start_time() + Duration::from_secs(seconds));
+    let few = OrchestratorConfig { maximum_pairs: 360, ..config() };
+    let oldest = async || oldest_unserved(&fixture.sources(), &filters(&few)).await.unwrap();
+    // For others than those whom the repository is for by now.
+    fixture.collect(0, 5, "payments").await;
+    assert_eq!(oldest().await, None);
+    fixture.collect(5, 395, "everyone").await;
+    assert_eq!(oldest().await, at(5));
+    // The rule is taken back, and given again.
+    let rules = RepositoryStore::new(fixture.pool.clone());
+    assert!(rules.remove(&TenantId::default(), REPOSITORY).await.unwrap());
+    assert_eq!(oldest().await, None);
+    fixture.allow(REPOSITORY, "everyone").await;
+    assert_eq!(oldest().await, at(5));
+    // The oldest 35 are more than a data set has room for.
+    let orchestrating = fixture.orchestrate(few.clone(), "first");
+    orchestrating.handle.request();
+    let run = orchestrating.ended().await;
+    assert_eq!((run.state, run.version), (RunState::Succeeded, Some(2)), "{}", run.detail);
+    assert_eq!(oldest().await, at(5), "nobody is served by it yet");
+    fixture.client.set_alias(&model(), Alias::Current, ModelVersion(2), Some(ModelVersion(1))).await.unwrap();
+    assert_eq!(oldest().await, None);
+    // What is labeled later waits.
+    fixture.collect(2_000, 1, "everyone").await;
+    assert_eq!(oldest().await, at(2_000));
     orchestrating.stop().await;
 }
 
