@@ -10,10 +10,14 @@ use artifacts::put_directory;
 use edit_model::ModelManifest;
 use events::ModelVersion;
 use model_registry::client::ClientError;
+use model_registry::lineage::Purpose;
 use model_registry::version::{NewVersion, Version};
+use trainer::gate::{GateConfig, GateReport};
 use trainer::job::JobResult;
 
 use crate::attempts::FinishedAttempt;
+use crate::config::OrchestratorConfig;
+use crate::data_set::stored;
 use crate::error::OrchestratorError;
 use crate::reconcile::Orchestrator;
 use crate::run::Finished;
@@ -55,15 +59,8 @@ pub(crate) async fn conclude(
     };
     // What is registered decides, not what lies on disk: of two results the first registered one is the run's.
     let result: JobResult = serde_json::from_value(version.evaluation.clone())?;
-    let policy = &this.config.data_set;
-    let general = result.gate.general.map_or(0, |general| general.opportunities);
-    let missing = if result.gate.opportunities < this.config.gate_opportunities {
-        Some("insufficient_opportunities")
-    } else if policy.require_general && general < policy.general_opportunities {
-        Some("insufficient_general_opportunities")
-    } else {
-        None
-    };
+    let holds_general = stored::holds(&this.deps.pool, run.snapshot_digest, Purpose::General).await?;
+    let missing = missing(&this.config, &result.gate, holds_general);
     let eligible = result.gate.is_eligible() && missing.is_none();
     // A placebo is rolled out whatever the gate says: it must fail in front of developers, not before.
     let rolls_out = eligible || this.config.placebo_exchange_repositories;
@@ -88,6 +85,29 @@ pub(crate) async fn conclude(
     metrics::counter!("flywheel_orchestrator_runs_finished_total", "outcome" => outcome).increment(1);
     tracing::info!(run = %run.run_id, version = %version.version, outcome, "a training run ended");
     Ok(Finished::Yes)
+}
+
+/// What a verdict lacks that may start a rollout, whatever it says; none: it rests on enough. A data set that holds a set
+/// *general* is judged by it: who leaves it out has not looked for harm.
+fn missing(config: &OrchestratorConfig, gate: &GateReport, holds_general: bool) -> Option<&'static str> {
+    let least_persons = GateConfig::default().least_persons;
+    if gate.opportunities < config.gate_opportunities {
+        return Some("insufficient_opportunities");
+    }
+    if gate.persons < least_persons {
+        return Some("insufficient_persons");
+    }
+    if !holds_general && !config.data_set.require_general {
+        return None;
+    }
+    let (opportunities, persons) = gate.general.map_or((0, 0), |general| (general.opportunities, general.persons));
+    if opportunities < config.data_set.general_opportunities.max(1) {
+        Some("insufficient_general_opportunities")
+    } else if persons < least_persons {
+        Some("insufficient_general_persons")
+    } else {
+        None
+    }
 }
 
 /// The version that this run has become already.
@@ -166,4 +186,42 @@ async fn roll_out(this: &Orchestrator, version: ModelVersion) -> Result<String, 
     let policy = Some(&this.deps.rollout);
     let rollout = this.deps.registry.start_rollout(&this.model, version, policy).await.map_err(registry)?;
     Ok(rollout.rollout_id.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_verdict_rests_on_enough_opportunities_and_persons_of_every_set_that_there_is() {
+        let lacks = |changes: Value, holds_general: bool, require_general: bool| {
+            let mut gate = json!({
+                "verdict": "eligible", "reasons": [], "opportunities": 300, "persons": 5, "utility_candidate": 0.3,
+                "utility_parent": 0.1, "estimate": 0.2, "low": 0.1, "high": 0.3, "shown_rate_candidate": 0.6,
+                "shown_rate_parent": 0.6, "old_skills_candidate": 0.5, "old_skills_parent": 0.5,
+            });
+            gate.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            let gate: GateReport = serde_json::from_value(gate).unwrap();
+            let mut config = OrchestratorConfig::default();
+            config.data_set.require_general = require_general;
+            missing(&config, &gate, holds_general)
+        };
+        let general = |opportunities: usize, persons: usize| {
+            json!({ "general": {
+                "opportunities": opportunities, "persons": persons, "utility_candidate": 0.1, "utility_parent": 0.1,
+                "estimate": 0.0, "low": -0.01, "high": 0.01,
+            } })
+        };
+        assert_eq!(lacks(json!({}), false, false), None);
+        assert_eq!(lacks(json!({ "opportunities": 299 }), false, false), Some("insufficient_opportunities"));
+        assert_eq!(lacks(json!({ "persons": 4 }), false, false), Some("insufficient_persons"));
+        for (holds, requires) in [(true, false), (false, true)] {
+            assert_eq!(lacks(json!({ "general": null }), holds, requires), Some("insufficient_general_opportunities"));
+            assert_eq!(lacks(general(99, 5), holds, requires), Some("insufficient_general_opportunities"));
+            assert_eq!(lacks(general(100, 4), holds, requires), Some("insufficient_general_persons"));
+            assert_eq!(lacks(general(100, 5), holds, requires), None);
+        }
+    }
 }

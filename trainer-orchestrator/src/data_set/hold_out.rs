@@ -94,8 +94,10 @@ pub(crate) fn general<'a>(
     Parted { held_out, rest }
 }
 
-/// Whether a repository is one of the `permille` of all that are held out, by nothing but its name.
-pub(crate) fn is_unseen(permille: u32, repository: &str) -> bool {
+/// Whether a repository is one of the `permille` of all that are held out, by nothing but its name, which is the one that
+/// pairs have for it.
+#[must_use]
+pub fn is_unseen(permille: u32, repository: &str) -> bool {
     let digest = Sha256Digest::of_parts("flywheel unseen repository", &[repository.as_bytes()]);
     let [first, second, third, fourth, ..] = *digest.as_bytes();
     // Of 2^32 numbers, spread evenly.

@@ -15,7 +15,7 @@ mod caps;
 pub mod composition;
 mod duplicates;
 pub mod groups;
-mod hold_out;
+pub mod hold_out;
 pub mod lesson;
 pub mod manifest;
 mod merging;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use events::{PairId, Sha256Digest, TenantId, Timestamp};
 use migrations::{begin_write, commit, retried};
-use model_registry::lineage::{SnapshotFilters, Support};
+use model_registry::lineage::{Purpose, SnapshotFilters, Support};
 use serde::Serialize;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AnyPool, AssertSqlSafe, Row, Transaction};
@@ -332,4 +332,14 @@ pub(crate) async fn decided(pool: &AnyPool, snapshots: &BTreeSet<Sha256Digest>) 
         }
     }
     Ok(decided)
+}
+
+/// Whether any pair of a data set serves `purpose`.
+pub(crate) async fn holds(pool: &AnyPool, snapshot: Sha256Digest, purpose: Purpose) -> Result<bool, OrchestratorError> {
+    let row = sqlx::query("SELECT 1 AS one FROM snapshot_pairs WHERE snapshot_digest = $1 AND purpose = $2 LIMIT 1")
+        .bind(snapshot.to_string())
+        .bind(purpose.as_str())
+        .fetch_optional(pool)
+        .await?;
+    Ok(row.is_some())
 }

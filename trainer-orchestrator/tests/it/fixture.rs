@@ -240,14 +240,24 @@ impl Fixture {
         rules.allow(&TenantId::default(), repository, &audience.parse().unwrap(), self.clock.now()).await.unwrap();
     }
 
+    /// The name that pairs have for a repository.
+    pub(crate) async fn rendered(&self, repository: &str) -> String {
+        Shape::new(&self.keys.tenant_secret(&TenantId::default()).await.unwrap()).repository(repository)
+    }
+
     /// Puts corrections `first` to `first + count` of 20 persons into the lake, as one part.
     pub(crate) async fn collect(&self, first: u64, count: u64, audience: &str) {
+        self.collect_in(REPOSITORY, "person", first, count, audience).await;
+    }
+
+    /// The same of 20 `people` in a repository.
+    pub(crate) async fn collect_in(&self, repository: &str, people: &str, first: u64, count: u64, audience: &str) {
         let tenant = TenantId::default();
         let secret = self.keys.tenant_secret(&tenant).await.unwrap();
-        let repository = Shape::new(&secret).repository(REPOSITORY);
+        let repository = self.rendered(repository).await;
         let mut pairs = Vec::new();
         for number in first..first + count {
-            let person = secret.person_pseudonym(&format!("person {}", number % 20));
+            let person = secret.person_pseudonym(&format!("{people} {}", number % 20));
             let key = self.keys.data_key(&tenant, &person).await.unwrap();
             let text = correction(number, &repository);
             let opportunity: OpportunityId = format!("{:032x}", u128::from(number) + 1).parse().unwrap();

@@ -1,20 +1,25 @@
 //! A trainer that is not ours: it knows the job contract (docs/job-contract.md) and nothing of this code.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use events::ModelVersion;
+use model_registry::lineage::Purpose;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use trainer_orchestrator::OrchestratorConfig;
+use trainer_orchestrator::data_set::hold_out::is_unseen;
+use trainer_orchestrator::data_set::policy::DataSetPolicy;
 use trainer_orchestrator::store::RunState;
 
 use crate::fixture::{Fixture, config, model};
 
-fn program(fixture: &Fixture, opportunities: u32) -> std::path::PathBuf {
+/// What the trainer says of its gate is as in [`trainer_process`], but for `gate`.
+fn program(fixture: &Fixture, gate: &Value) -> std::path::PathBuf {
     let test = std::env::current_exe().unwrap();
     let call = format!(
-        "FLYWHEEL_TEST_JOB=\"$3\" FLYWHEEL_TEST_OPPORTUNITIES={opportunities} \
+        "FLYWHEEL_TEST_JOB=\"$3\" FLYWHEEL_TEST_GATE='{gate}' \
          exec {} --exact foreign::trainer_process --ignored --nocapture",
         test.display()
     );
@@ -25,7 +30,7 @@ fn program(fixture: &Fixture, opportunities: u32) -> std::path::PathBuf {
 async fn any_program_that_obeys_the_contract_can_be_the_trainer() {
     let fixture = Fixture::new().await;
     fixture.collect(0, 370, "everyone").await;
-    let config = OrchestratorConfig { program: Some(program(&fixture, 300)), ..config() };
+    let config = OrchestratorConfig { program: Some(program(&fixture, &json!({}))), ..config() };
     let orchestrating = fixture.orchestrate(config.clone(), "first");
     orchestrating.handle.request();
     let run = orchestrating.ended().await;
@@ -50,13 +55,68 @@ async fn any_program_that_obeys_the_contract_can_be_the_trainer() {
 async fn a_gate_that_saw_too_few_opportunities_is_held_whatever_it_says() {
     let fixture = Fixture::new().await;
     fixture.collect(0, 370, "everyone").await;
-    let config = OrchestratorConfig { program: Some(program(&fixture, 299)), ..config() };
+    let config = OrchestratorConfig { program: Some(program(&fixture, &json!({ "opportunities": 299 }))), ..config() };
     let orchestrating = fixture.orchestrate(config, "first");
     orchestrating.handle.request();
     let run = orchestrating.ended().await;
     assert_eq!((run.outcome.as_deref(), run.version, run.rollout_id), (Some("held"), Some(2), None));
     assert!(run.detail.contains("insufficient_opportunities"), "{}", run.detail);
     assert!(fixture.client.list_rollouts(Some(&model())).await.unwrap().is_empty());
+    orchestrating.stop().await;
+}
+
+/// A data set with a set *general* of 60 opportunities, beside 370 in the repository that trains.
+async fn with_general(fixture: &Fixture) -> OrchestratorConfig {
+    let data_set = DataSetPolicy { general_permille: 200, general_opportunities: 50, ..DataSetPolicy::default() };
+    let mut names = [String::new(), String::new()];
+    for number in 0.. {
+        let name = format!("repository {number}");
+        let side = usize::from(is_unseen(data_set.general_permille, &fixture.rendered(&name).await));
+        names[side] = name;
+        if names.iter().all(|name| !name.is_empty()) {
+            break;
+        }
+    }
+    let [trains, judges] = names;
+    for name in [&trains, &judges] {
+        fixture.allow(name, "everyone").await;
+    }
+    fixture.collect_in(&trains, "person", 0, 370, "everyone").await;
+    fixture.collect_in(&judges, "other person", 370, 60, "everyone").await;
+    OrchestratorConfig { data_set, ..config() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn harm_is_judged_by_the_general_set_from_the_data_set_to_the_verdict() {
+    let fixture = Fixture::new().await;
+    let config = with_general(&fixture).await;
+    let orchestrating = fixture.orchestrate(config, "first");
+    orchestrating.handle.request();
+    let run = orchestrating.ended().await;
+    assert_eq!(run.state, RunState::Succeeded, "{}", run.detail);
+    let members = fixture.client.list_snapshot_pairs(run.snapshot_digest, None).await.unwrap();
+    let general: Vec<_> = members.iter().filter(|member| member.purpose == Purpose::General).collect();
+    assert_eq!(general.len(), 60);
+    let others = members.iter().filter(|member| member.purpose != Purpose::General);
+    let others: BTreeSet<_> = others.map(|member| &member.person).collect();
+    assert!(general.iter().all(|member| !others.contains(&member.person)));
+    let gate = &fixture.trained().await[0].evaluation["gate"];
+    assert_eq!((&gate["opportunities"], &gate["persons"]), (&300.into(), &20.into()), "{gate}");
+    let general = &gate["general"];
+    assert_eq!((&general["opportunities"], &general["persons"]), (&60.into(), &20.into()), "{gate}");
+    orchestrating.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_the_general_set_out_starts_no_rollout() {
+    let fixture = Fixture::new().await;
+    let config = with_general(&fixture).await;
+    let config = OrchestratorConfig { program: Some(program(&fixture, &json!({ "general": null }))), ..config };
+    let orchestrating = fixture.orchestrate(config, "first");
+    orchestrating.handle.request();
+    let run = orchestrating.ended().await;
+    assert_eq!((run.outcome.as_deref(), run.version, run.rollout_id), (Some("held"), Some(2), None), "{}", run.detail);
+    assert!(run.detail.contains("insufficient_general_opportunities"), "{}", run.detail);
     orchestrating.stop().await;
 }
 
@@ -92,7 +152,14 @@ fn trainer_process() {
     manifest["method"] = job["config"]["method"].clone();
     manifest["snapshot_digest"] = job["snapshot_digest"].clone();
     std::fs::write(output.join("manifest.json"), manifest.to_string()).unwrap();
-    let opportunities: u32 = std::env::var("FLYWHEEL_TEST_OPPORTUNITIES").unwrap().parse().unwrap();
+    let said: Value = serde_json::from_str(&std::env::var("FLYWHEEL_TEST_GATE").unwrap()).unwrap();
+    let mut gate = json!({
+        "verdict": "eligible", "reasons": [], "opportunities": 300, "persons": 20,
+        "utility_candidate": 0.3, "utility_parent": 0.1, "estimate": 0.2, "low": 0.1, "high": 0.3,
+        "shown_rate_candidate": 0.6, "shown_rate_parent": 0.6,
+        "old_skills_candidate": 0.5, "old_skills_parent": 0.5,
+    });
+    gate.as_object_mut().unwrap().extend(said.as_object().unwrap().clone());
     let skills =
         json!({ "edits": 1, "exact": 0.5, "first_matches": 0.5, "edits_shown": 1.0, "silences": 0, "silent": 0.0 });
     let result = json!({
@@ -102,12 +169,7 @@ fn trainer_process() {
         "census": { "preferences": 70, "positives": 0, "without_lesson": 0, "without_divergence": 0, "unwritable": 0 },
         "chosen_log_p_before": -2.0, "chosen_log_p_after": -1.0, "last_loss": 0.5, "training_seconds": 1.0,
         "training_tokens": 100, "evaluation_seconds": 1.0,
-        "gate": {
-            "verdict": "eligible", "reasons": [], "opportunities": opportunities, "persons": 20,
-            "utility_candidate": 0.3, "utility_parent": 0.1, "estimate": 0.2, "low": 0.1, "high": 0.3,
-            "shown_rate_candidate": 0.6, "shown_rate_parent": 0.6,
-            "old_skills_candidate": 0.5, "old_skills_parent": 0.5,
-        },
+        "gate": gate,
         "old_skills_candidate": skills, "old_skills_parent": skills,
     });
     std::fs::write(file("result_file"), result.to_string()).unwrap();
