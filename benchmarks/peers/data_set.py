@@ -1,6 +1,6 @@
 """Answers the questions of `benchmarks/run data-set` with DuckDB and datasketch, in one thread, as JSON.
 
-data_set.py choose FILE             leaves out duplicates and merges equal corrections of the candidates in a CSV file
+data_set.py choose FILE             leaves out duplicates of the candidates in a CSV file
 data_set.py near-duplicates FILE    signs sets of shingles, and finds which of the first few are near one of the others
 data_set.py scan FOLDER             reads all parts of a lake
 """
@@ -18,24 +18,14 @@ import numpy
 
 ROUNDS = 3
 
-# trainer-orchestrator/src/data_set/{duplicates,merging}.rs as one query. Of equal corrections, that of the greatest
-# weight stands for all, then the oldest.
+# trainer-orchestrator/src/data_set/duplicates.rs as one query. Of equal corrections, that of the greatest weight stands
+# for all, then the oldest.
 CHOICE = """
 CREATE OR REPLACE TABLE chosen AS
-WITH once AS (
-    SELECT * FROM candidates WHERE NOT unfit
-    QUALIFY row_number() OVER (
-        PARTITION BY correction, person, opened_at // 86400000000 ORDER BY weight DESC, opened_at, pair_id
-    ) = 1
-),
-support AS (
-    SELECT correction, count(DISTINCT person) AS people, count(DISTINCT repository) AS repositories
-    FROM once GROUP BY correction
-)
-SELECT once.pair_id, support.people, support.repositories
-FROM once JOIN support ON once.correction = support.correction
-QUALIFY support.people = 1
-    OR row_number() OVER (PARTITION BY once.correction ORDER BY once.weight DESC, once.opened_at, once.pair_id) = 1
+SELECT pair_id FROM candidates WHERE NOT unfit
+QUALIFY row_number() OVER (
+    PARTITION BY correction, person, opened_at // 86400000000 ORDER BY weight DESC, opened_at, pair_id
+) = 1
 """
 
 COLUMNS = {

@@ -1,5 +1,5 @@
 //! Data sets of 10^4, 10^5 and 10^6 candidates: every stage, the weights and the digest, beside DuckDB, which leaves
-//! out duplicates and merges equal corrections of the same rows.
+//! out duplicates of the same rows.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -79,9 +79,9 @@ fn write_rows(path: &Path, candidates: &[Candidate]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is left after merging: the members, and what a later stage left out.
-fn after_merging(plan: &SnapshotPlan) -> (usize, Sha256Digest) {
-    let later = plan.left_out.iter().filter(|pair| pair.reason.stage() > Stage::Merging).map(|pair| pair.pair_id);
+/// What is left without duplicates: the members, and what a later stage left out.
+fn without_duplicates(plan: &SnapshotPlan) -> (usize, Sha256Digest) {
+    let later = plan.left_out.iter().filter(|pair| pair.reason.stage() > Stage::Duplicates).map(|pair| pair.pair_id);
     let mut kept: Vec<_> = plan.members.iter().map(|member| member.entry.pair_id).chain(later).collect();
     kept.sort_unstable();
     let digits: String = kept.iter().map(ToString::to_string).collect();
@@ -94,7 +94,7 @@ fn note(plan: &SnapshotPlan, rounds: usize, theirs: &Chosen) -> String {
     let left_out = reasons.map(|reason| format!("{} {}", plan.composition.left_out(reason), reason.as_str()));
     format!(
         "one thread, median of {rounds}, rows in memory; {training} train, {gate} and {general} judge; left out: {}; \
-         baseline: DuckDB {} with one thread, rows in memory, duplicates and merging alone: it kept the same {} pairs",
+         baseline: DuckDB {} with one thread, rows in memory, duplicates alone: it kept the same {} pairs",
         left_out.join(", "),
         theirs.version,
         theirs.pairs
@@ -122,7 +122,7 @@ fn built(folder: &Path, pool: &Pool, lessons: &[Lesson], size: usize, rounds: us
     write_rows(&file, &candidates)?;
     drop(candidates);
     let theirs: Chosen = peers::ask("choose", &file)?;
-    let ours = after_merging(&plan);
+    let ours = without_duplicates(&plan);
     ensure!(ours == (theirs.pairs, theirs.digest), "DuckDB kept {} other pairs than our {}", theirs.pairs, ours.0);
     let note = note(&plan, rounds, &theirs);
     Ok(Built { size, seconds: median(seconds), theirs: theirs.seconds, note })

@@ -20,12 +20,12 @@ pub enum Stage {
     Quality,
     /// The same correction of one person on one day.
     Duplicates,
-    /// Equal corrections of several persons.
-    Merging,
     /// What one person, team, repository or file may be of the whole, and, after the later stages, of what trains.
     Caps,
     /// What judges does not train.
     HoldOuts,
+    /// Equal corrections of several persons, of what trains.
+    Merging,
     /// `NO_EDIT` chosen and rejected.
     Balance,
 }
@@ -33,7 +33,7 @@ pub enum Stage {
 impl Stage {
     /// All, in order.
     pub const ALL: [Self; 7] =
-        [Self::Candidates, Self::Quality, Self::Duplicates, Self::Merging, Self::Caps, Self::HoldOuts, Self::Balance];
+        [Self::Candidates, Self::Quality, Self::Duplicates, Self::Caps, Self::HoldOuts, Self::Merging, Self::Balance];
 }
 
 macro_rules! reasons {
@@ -96,8 +96,6 @@ reasons!(
     Minified = "minified" in Quality,
     /// The person made the same correction on the same day.
     Duplicate = "duplicate" in Duplicates,
-    /// Another person's equal correction stands for it.
-    Merged = "merged" in Merging,
     /// Its person has enough.
     BeyondPerson = "beyond_person" in Caps,
     /// Its team has enough.
@@ -116,6 +114,8 @@ reasons!(
     NearDuplicate = "near_duplicate" in HoldOuts,
     /// Silence confirmed is evidence for the gate only.
     CalibrationOnly = "calibration_only" in HoldOuts,
+    /// Another person's equal correction stands for it.
+    Merged = "merged" in Merging,
     /// Chooses `NO_EDIT`, which nothing balances.
     NoEditOutnumbers = "no_edit_outnumbers" in Balance,
 );

@@ -2,8 +2,8 @@
 //! says of each pair that it leaves out why.
 //!
 //! ```text
-//! candidates -> quality -> duplicates within person and day -> merging across people -> caps
-//!   -> hold-outs (general, adapt) -> balance of NO_EDIT and caps of what trains -> weights -> manifest
+//! candidates -> quality -> duplicates within person and day -> caps -> hold-outs (general, adapt)
+//!   -> of what trains: merging across people -> balance of NO_EDIT and caps -> weights -> manifest
 //! ```
 //!
 //! Nothing depends on the order in which pairs arrived or on how they lie in the lake: the first thing that is done to
@@ -118,7 +118,6 @@ pub fn build(
     let entries = newest_first(candidates);
     let entries = quality::without_faults(entries, &mut left_out);
     let entries = duplicates::within_person_and_day(entries, &mut left_out);
-    let entries = merging::across_people(entries, &mut left_out);
     let entries = caps::apply(policy, entries, &mut left_out);
     let general = hold_out::general(policy, filters.gate_opportunities, entries, &mut left_out);
     let adapt = hold_out::adapt(policy, filters.gate_opportunities, &general.rest, &mut left_out);
@@ -194,12 +193,14 @@ fn newest_first(candidates: &[Candidate]) -> Vec<Entry<'_>> {
     entries
 }
 
-/// What trains of `entries`, which are what nothing holds out. Limits held for all that entered the hold-outs, not for
+/// What trains of `entries`, which are what nothing holds out. Equal corrections are merged only here: a person who is
+/// held out must not raise the weight of a pair that trains, and what judges is one pair of each opportunity. Limits held for all that entered the hold-outs, not for
 /// what is left of it; and what balance leaves out lowers them again, as they make what it balances fewer. Both are
 /// applied until both hold.
 fn training<'a>(policy: &DataSetPolicy, entries: Vec<Entry<'a>>, left_out: &mut LeftOut<'a>) -> Vec<Entry<'a>> {
     let trains = |entry: &Entry<'a>| if entry.candidate.trains() { Ok(()) } else { Err(Reason::CalibrationOnly) };
-    let mut entries = left_out.retain(entries, trains);
+    let entries = left_out.retain(entries, trains);
+    let mut entries = merging::across_people(entries, left_out);
     loop {
         let before = entries.len();
         entries = caps::apply(policy, silence::balance(entries, left_out), left_out);

@@ -396,6 +396,28 @@ fn benefit_is_judged_only_where_something_trains() {
 }
 
 #[test]
+fn who_is_held_out_raises_no_weight() {
+    // The same correction of the three oldest and the two newest.
+    let same = [1, 2, 3, 19, 20];
+    let candidates: Vec<_> = (1..=20)
+        .map(|number| {
+            let mut candidate = again(number, number, "r", number);
+            if same.contains(&number) {
+                candidate.lesson = lesson(1, PairReason::DismissedThenTyped);
+            }
+            candidate
+        })
+        .collect();
+    let plan = build_all(&candidates);
+    assert_eq!(opened(&plan, &candidates, Purpose::Gate), [17, 18]);
+    assert_eq!(opened(&plan, &candidates, Purpose::Training), std::iter::once(1).chain(4..=16).collect::<Vec<_>>());
+    assert_eq!(left_out(&plan), BTreeMap::from([("merged", 2), ("near_duplicate", 2)]));
+    let first = plan.members.iter().find(|member| member.person == person(1)).unwrap().entry.support;
+    // log2(1 + 3).
+    assert_eq!((first.people, first.weight_millionths), (3, Some(2_000_000)));
+}
+
+#[test]
 fn weights_by_inverse_probability_need_chance_and_are_clipped() {
     let mut candidates: Vec<_> = (1..=8).map(|number| candidate(number, PairReason::DismissedThenTyped)).collect();
     let policy = DataSetPolicy { inverse_p_show: true, ..DataSetPolicy::default() };
@@ -684,9 +706,14 @@ proptest! {
                 prop_assert!(candidate.pair.person != judging.pair.person);
             }
         }
-        // A member that several persons stand behind has no equal.
+        // A pair that several persons stand behind has no equal among those that train; behind one that judges stands
+        // one.
         let mut corrections = BTreeMap::new();
         for member in &plan.members {
+            if member.entry.purpose != Purpose::Training {
+                prop_assert_eq!(member.entry.support.people, 1);
+                continue;
+            }
             let known = corrections.insert(by_id[&member.entry.pair_id].lesson.correction, member);
             if let Some(known) = known {
                 prop_assert_eq!((known.entry.support.people, member.entry.support.people), (1, 1));
