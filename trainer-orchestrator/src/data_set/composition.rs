@@ -24,7 +24,7 @@ pub enum Stage {
     Caps,
     /// What judges does not train.
     HoldOuts,
-    /// Equal corrections of several persons, of what trains.
+    /// Equal corrections, of what trains.
     Merging,
     /// `NO_EDIT` chosen and rejected.
     Balance,
@@ -114,7 +114,7 @@ reasons!(
     NearDuplicate = "near_duplicate" in HoldOuts,
     /// Silence confirmed is evidence for the gate only.
     CalibrationOnly = "calibration_only" in HoldOuts,
-    /// Another person's equal correction stands for it.
+    /// An equal correction stands for it, of another person or of another day.
     Merged = "merged" in Merging,
     /// Chooses `NO_EDIT`, which nothing balances.
     NoEditOutnumbers = "no_edit_outnumbers" in Balance,

@@ -1,4 +1,6 @@
-//! Equal corrections of several persons become one pair that says how many stand behind it.
+//! Equal corrections become one pair that says how many persons stand behind it, and whose weight grows with them alone:
+//! whoever makes the same correction on a hundred days has said it once, too. A person's limit would not see to that: it
+//! is a share of all pairs, whatever they say.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,9 +24,8 @@ enum Fate {
     Merged,
 }
 
-/// Merges equal corrections of at least two persons into one pair. What one person does again on other days stays as
-/// it is.
-pub(crate) fn across_people<'a>(entries: Vec<Entry<'a>>, left_out: &mut LeftOut<'a>) -> Vec<Entry<'a>> {
+/// Merges equal corrections into one pair each, whoever made them, where and when.
+pub(crate) fn equal_corrections<'a>(entries: Vec<Entry<'a>>, left_out: &mut LeftOut<'a>) -> Vec<Entry<'a>> {
     let mut groups: HashMap<Sha256Digest, Group> = HashMap::with_capacity(entries.len());
     for (index, entry) in entries.iter().enumerate() {
         groups
@@ -37,9 +38,6 @@ pub(crate) fn across_people<'a>(entries: Vec<Entry<'a>>, left_out: &mut LeftOut<
         let indices = || std::iter::once(group.first).chain(group.others.iter().copied());
         let candidates = || indices().map(|index| (index, entries[index].candidate));
         let people: HashSet<_> = candidates().map(|(_, candidate)| &candidate.pair.person).collect();
-        if people.len() < 2 {
-            continue;
-        }
         let repositories: HashSet<_> = candidates().map(|(_, candidate)| &candidate.pair.repository).collect();
         let Some((best, _)) = candidates().min_by_key(|(_, candidate)| rank(candidate)) else { continue };
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! candidates -> quality -> duplicates within person and day -> caps -> hold-outs (general, adapt)
-//!   -> of what trains: merging across people -> balance of NO_EDIT and caps -> weights -> manifest
+//!   -> of what trains: merging of equals -> balance of NO_EDIT and caps -> weights -> manifest
 //! ```
 //!
 //! Nothing depends on the order in which pairs arrived or on how they lie in the lake: the first thing that is done to
@@ -200,7 +200,7 @@ fn newest_first(candidates: &[Candidate]) -> Vec<Entry<'_>> {
 fn training<'a>(policy: &DataSetPolicy, entries: Vec<Entry<'a>>, left_out: &mut LeftOut<'a>) -> Vec<Entry<'a>> {
     let trains = |entry: &Entry<'a>| if entry.candidate.trains() { Ok(()) } else { Err(Reason::CalibrationOnly) };
     let entries = left_out.retain(entries, trains);
-    let mut entries = merging::across_people(entries, left_out);
+    let mut entries = merging::equal_corrections(entries, left_out);
     loop {
         let before = entries.len();
         entries = caps::apply(policy, silence::balance(entries, left_out), left_out);
