@@ -353,6 +353,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_second_formula_named_stays_verified() {
+        let mut members = members();
+        members[0].support = Support { people: 5, repositories: 2, weight_millionths: Some(2_584_963) };
+        // The order in which a policy is written down is no part of it.
+        let policy = serde_json::json!({ "most_of_person_permille": 10, "inverse_p_show": false });
+        let digest = snapshot_digest(&SnapshotFilters { formula: 2, policy, ..filters() }, &members).unwrap();
+        assert_eq!(digest.to_string(), "41504879cc8cee49389acd28e0e2d21f1da0c99ee893f72c1a342840fead3637");
+    }
+
+    #[test]
     fn the_formula_of_today_covers_support_weight_and_policy() {
         let today = SnapshotFilters { formula: FORMULA, ..filters() };
         let known = snapshot_digest(&today, &members());

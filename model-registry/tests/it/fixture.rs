@@ -223,6 +223,18 @@ impl Fixture {
         digest
     }
 
+    /// A candidate of a data set that is in none of its sets.
+    pub(crate) async fn leave_out(&self, snapshot: Sha256Digest, pair: &str, person: u64, reason: &str) {
+        sqlx::query("INSERT INTO snapshot_left_out (snapshot_digest, pair_id, person, reason) VALUES ($1, $2, $3, $4)")
+            .bind(snapshot.to_string())
+            .bind(pair_id(pair).to_string())
+            .bind(person_of(person).to_string())
+            .bind(reason)
+            .execute(&self.pool)
+            .await
+            .unwrap();
+    }
+
     /// Version 1 current and reference, versions 2 to `count` registered.
     pub(crate) async fn with_versions(count: i64) -> Self {
         let fixture = Self::new().await;

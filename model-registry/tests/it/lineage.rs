@@ -59,6 +59,17 @@ async fn from_a_person_forward_to_every_data_set_and_version() {
     let versions: Vec<_> = trace.versions.iter().map(|one| (one.version.0, one.is_served)).collect();
     assert_eq!(versions, [(3, true), (4, false)]);
 
+    // A pair that was merged into another one gave that one its weight; what was left out for another reason gave none.
+    for (name, person, reason) in [("d", 4, "merged"), ("e", 5, "duplicate")] {
+        fixture.leave_out(first, name, person, reason).await;
+    }
+    assert_eq!(went(TraceOf::Person(person_of(4))).await, (vec![(first, 1, 0)], vec![(2, 2), (4, 2)]));
+    assert_eq!(went(TraceOf::Pair(pair_id("d"))).await, (vec![(first, 1, 0)], vec![(2, 2), (4, 2)]));
+    assert_eq!(went(TraceOf::Person(person_of(5))).await, (vec![], vec![]));
+    // Who has a member and a merged pair in one data set is found with both.
+    fixture.leave_out(second, "f", 3, "merged").await;
+    assert_eq!(went(TraceOf::Person(person_of(3))).await, (vec![(second, 2, 0)], vec![(3, 3), (4, 4)]));
+
     let other = fixture.client_with("other", &[Scope::Registry]).await;
     assert_eq!(other.trace_data(&TraceOf::Person(person_of(1))).await.unwrap(), Default::default());
     assert_eq!(code(other.list_snapshot_pairs(first, None).await), "unknown_snapshot");

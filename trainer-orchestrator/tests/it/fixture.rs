@@ -40,6 +40,7 @@ const NAMES: [&str; 8] = ["load", "store", "parse", "render", "open", "close", "
 /// What the runs of the tests are made by.
 pub(crate) const CODE_VERSION: &str = "0.1.0+0123456789ab";
 pub(crate) const REPOSITORY: &str = "shop";
+const REASON: PairReason = PairReason::DismissedThenTyped;
 /// A bound for whatever a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -260,11 +261,9 @@ impl Fixture {
             let person = secret.person_pseudonym(&format!("{people} {}", number % 20));
             let key = self.keys.data_key(&tenant, &person).await.unwrap();
             let text = correction(number, &repository);
-            let opportunity: OpportunityId = format!("{:032x}", u128::from(number) + 1).parse().unwrap();
-            let suggestion: SuggestionId = opportunity.to_string().parse().unwrap();
+            let (opportunity, suggestion) = asked(number);
             let session: SessionId = opportunity.to_string().parse().unwrap();
-            let reason = PairReason::DismissedThenTyped;
-            let pair_id = PairId::derive(&tenant, opportunity, Some(suggestion), 0, reason.as_str(), 1);
+            let pair_id = pair_id(number);
             let event_id = PreferencePair::event_id_of(pair_id);
             let bytes = serde_json::to_vec(&text).unwrap();
             let at = start_time() + Duration::from_secs(number);
@@ -276,7 +275,7 @@ impl Fixture {
                 opportunity_id: opportunity,
                 suggestion_id: Some(suggestion),
                 action_index: 0,
-                reason,
+                reason: REASON,
                 label_policy_version: 1,
                 weight: 1.0,
                 divergence: None,
@@ -356,6 +355,17 @@ impl Fixture {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         path
     }
+}
+
+fn asked(number: u64) -> (OpportunityId, SuggestionId) {
+    let id = format!("{:032x}", u128::from(number) + 1);
+    (id.parse().unwrap(), id.parse().unwrap())
+}
+
+/// The pair of correction `number`.
+pub(crate) fn pair_id(number: u64) -> PairId {
+    let (opportunity, suggestion) = asked(number);
+    PairId::derive(&TenantId::default(), opportunity, Some(suggestion), 0, REASON.as_str(), 1)
 }
 
 /// Where the attempts at a run lie.

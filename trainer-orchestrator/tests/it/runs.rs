@@ -12,7 +12,7 @@ use trainer_orchestrator::freshness::oldest_unserved;
 use trainer_orchestrator::store::{Run, RunState};
 
 use crate::fixture::{
-    CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, config, filters, model, start_time, wait_for,
+    CODE_VERSION, Fixture, PATIENCE, REPOSITORY, attempt, config, filters, model, pair_id, start_time, wait_for,
 };
 
 test_databases::on_both_databases! {
@@ -264,6 +264,16 @@ async fn only_what_the_next_data_set_would_take_waits() {
     // What is labeled later waits.
     fixture.collect(2_000, 1, "everyone").await;
     assert_eq!(oldest().await, at(2_000));
+    // What was left out by name was decided about.
+    sqlx::query(
+        "INSERT INTO snapshot_left_out (snapshot_digest, pair_id, person, reason) VALUES ($1, $2, '', 'merged')",
+    )
+    .bind(run.snapshot_digest.to_string())
+    .bind(pair_id(2_000).to_string())
+    .execute(&fixture.pool)
+    .await
+    .unwrap();
+    assert_eq!(oldest().await, None);
     orchestrating.stop().await;
 }
 
