@@ -43,7 +43,8 @@ pub struct SnapshotFilters {
 
 /// Covers pair ids, content digests and purposes.
 pub const FIRST_FORMULA: u32 = 1;
-/// Covers support and weight of every member, and the policy, too. What this release writes.
+/// Covers support and weight of every member, and the policy, too. What this release writes, as soon as the release
+/// before may use the database no more.
 pub const FORMULA: u32 = 2;
 
 fn first_formula() -> u32 {

@@ -1,4 +1,4 @@
-//! Pairs of erased persons: they stay in the lake, but nobody can open them any more.
+//! Pairs of erased persons: nobody can open them any more, and they stay in the lake until compaction leaves them out.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -98,19 +98,6 @@ pub struct Run {
     pub rollout_id: Option<String>,
 }
 
-/// A pair of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// The pair.
-    pub pair_id: String,
-    /// What it said when the snapshot was made.
-    pub content_digest: Sha256Digest,
-    /// What it is used for.
-    pub purpose: Purpose,
-    /// Weight in training, in millionths; none in data sets of earlier releases, which left it to the pair.
-    pub weight_millionths: Option<i64>,
-}
-
 /// How a run ended.
 #[derive(Debug)]
 pub(crate) struct Ending<'a> {
@@ -323,27 +310,6 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(run_of).collect()
-    }
-
-    /// Members of a snapshot.
-    pub async fn members(&self, snapshot: Sha256Digest) -> Result<Vec<Member>, OrchestratorError> {
-        let rows = sqlx::query(
-            "SELECT pair_id, content_digest, purpose, weight_millionths FROM snapshot_pairs \
-             WHERE snapshot_digest = $1 ORDER BY pair_id",
-        )
-        .bind(snapshot.to_string())
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Member {
-                    pair_id: row.try_get("pair_id")?,
-                    content_digest: row.try_get::<String, _>("content_digest")?.parse()?,
-                    purpose: purpose_of(row)?,
-                    weight_millionths: row.try_get("weight_millionths")?,
-                })
-            })
-            .collect()
     }
 
     /// Makes `epoch` the owner of an active run, unless a later one is; whether it is the owner now.

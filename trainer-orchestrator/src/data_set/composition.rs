@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use model_registry::lineage::Purpose;
 use serde::{Deserialize, Serialize};
 
 use super::Entry;
@@ -45,9 +44,6 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All, in the order of their stages.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
-
             /// The symbol in tables and reports.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
@@ -249,15 +245,5 @@ impl Composition {
     pub fn left_out(&self, reason: Reason) -> usize {
         let stages = self.stages.iter().filter(|count| count.stage == reason.stage());
         stages.filter_map(|count| count.left_out.get(reason.as_str())).sum()
-    }
-
-    /// The set of a purpose.
-    #[must_use]
-    pub fn set(&self, purpose: Purpose) -> &SetStatistics {
-        match purpose {
-            Purpose::Training => &self.training,
-            Purpose::Gate => &self.adapt,
-            Purpose::General => &self.general,
-        }
     }
 }

@@ -22,7 +22,6 @@ use trainer_orchestrator::data_set::watch::Watch;
 use trainer_orchestrator::store::RunState;
 
 use crate::fixture::{Fixture, config, filters, program, wait_for};
-use crate::refusals::find;
 
 fn reader(fixture: &Fixture) -> LakeReader {
     LakeReader::new(fixture.pool.clone(), Arc::new(fixture.artifacts.clone()))

@@ -206,6 +206,8 @@ async fn a_rule_that_is_taken_back_ends_what_is_learned_from_its_repository() {
     })
     .await;
     assert_eq!((run.state, run.version), (RunState::Failed, None), "{}", run.detail);
+    // Nothing else was wrong: there was nothing left to learn from.
+    assert!(run.detail.contains("no usable training example"), "{}", run.detail);
 }
 
 #[tokio::test(flavor = "multi_thread")]
