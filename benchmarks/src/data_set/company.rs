@@ -6,6 +6,7 @@
 //! and what is nearly the same exchanges a few more. Sizes, silences, names, faults and rows of the label table are
 //! those of the real text.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -133,7 +134,7 @@ impl<'p> Company<'p> {
                 content_digest: Sha256Digest::of(&number.to_be_bytes()),
                 ..pair.clone()
             },
-            lesson: exchanged(lesson, &told, repository),
+            lesson: Arc::new(exchanged(lesson, &told, repository)),
         })
     }
 

@@ -29,6 +29,7 @@ pub mod watch;
 mod weights;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use events::PreferencePair;
 use model_registry::lineage::{FIRST_FORMULA, MemberEntry, Purpose, SnapshotFilters, Support, snapshot_digest};
@@ -45,7 +46,7 @@ pub struct Candidate {
     /// The pair; whether it is sealed does not matter here.
     pub pair: PreferencePair,
     /// What its text says.
-    pub lesson: Lesson,
+    pub lesson: Arc<Lesson>,
 }
 
 impl Candidate {

@@ -5,6 +5,7 @@
 //! What was taken is kept for the next look, by pair and content, because what a pair says never changes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anonymizer::shape::Shape;
@@ -49,7 +50,7 @@ pub struct Sources {
     pub(crate) keys: KeyStore,
     rules: RepositoryStore,
     consents: ConsentStore,
-    known: Mutex<HashMap<PairId, (Sha256Digest, Lesson)>>,
+    known: Known,
     watch: Box<dyn Watch>,
 }
 
@@ -64,7 +65,7 @@ impl Sources {
             keys,
             rules: RepositoryStore::new(pool.clone()),
             consents: ConsentStore::new(pool.clone()),
-            known: Mutex::default(),
+            known: Known::default(),
             watch: Box::new(()),
         }
     }
@@ -161,24 +162,16 @@ impl Sources {
         pairs: Vec<PreferencePair>,
         left_out: &mut Census,
     ) -> Result<Vec<Candidate>, OrchestratorError> {
-        // What is no candidate any more is forgotten.
-        let mut known = std::mem::take(&mut *self.known.lock());
         let mut candidates = Vec::with_capacity(pairs.len());
         let mut unknown = Unknown::default();
         for pair in pairs {
-            match known.remove(&pair.pair_id) {
-                Some((content, lesson)) if content == pair.content_digest => {
-                    candidates.push(Candidate { pair, lesson })
-                }
-                _ => unknown.add(&pair),
+            match self.known.of(&pair) {
+                Some(lesson) => candidates.push(Candidate { pair, lesson }),
+                None => unknown.add(&pair),
             }
         }
-        let read = self.read(unknown, &mut candidates, left_out).await;
-        let of =
-            |candidate: &Candidate| (candidate.pair.pair_id, (candidate.pair.content_digest, candidate.lesson.clone()));
-        // Whatever failed: the next look goes on from here.
-        *self.known.lock() = candidates.iter().map(of).collect();
-        read?;
+        self.read(unknown, &mut candidates, left_out).await?;
+        self.known.keep_only(&candidates);
         Ok(candidates)
     }
 
@@ -211,10 +204,10 @@ impl Sources {
                     }
                 }
                 if waiting.len() == OPEN_TEXTS {
-                    candidates.extend(lessons(std::mem::take(&mut waiting)).await?);
+                    candidates.extend(self.lessons(std::mem::take(&mut waiting)).await?);
                 }
             }
-            candidates.extend(lessons(waiting).await?);
+            candidates.extend(self.lessons(waiting).await?);
         }
         let missing = texts.missing();
         if missing > 0 {
@@ -223,6 +216,13 @@ impl Sources {
             *left_out.entry(Reason::Erased).or_default() += missing;
         }
         Ok(())
+    }
+
+    async fn lessons(&self, opened: Vec<(PreferencePair, PairText)>) -> Result<Vec<Candidate>, OrchestratorError> {
+        let lesson = |(pair, text): (PreferencePair, PairText)| Candidate { lesson: Arc::new(Lesson::of(&text)), pair };
+        let made: Vec<Candidate> = off_the_runtime(move || opened.into_iter().map(lesson).collect()).await?;
+        self.known.add(&made);
+        Ok(made)
     }
 }
 
@@ -243,9 +243,31 @@ impl Unknown {
     }
 }
 
-async fn lessons(opened: Vec<(PreferencePair, PairText)>) -> Result<Vec<Candidate>, OrchestratorError> {
-    let lesson = |(pair, text): (PreferencePair, PairText)| Candidate { lesson: Lesson::of(&text), pair };
-    off_the_runtime(move || opened.into_iter().map(lesson).collect()).await
+/// What was taken from texts. It grows as they are read, so that a look that fails on the way, or is given up, costs the
+/// next one nothing.
+#[derive(Debug, Default)]
+struct Known(Mutex<HashMap<PairId, (Sha256Digest, Arc<Lesson>)>>);
+
+impl Known {
+    /// The lesson of a pair, if it was taken from the content that the pair has.
+    fn of(&self, pair: &PreferencePair) -> Option<Arc<Lesson>> {
+        let known = self.0.lock();
+        let (content, lesson) = known.get(&pair.pair_id)?;
+        (*content == pair.content_digest).then(|| Arc::clone(lesson))
+    }
+
+    fn add(&self, candidates: &[Candidate]) {
+        self.0.lock().extend(candidates.iter().map(Self::entry));
+    }
+
+    /// Forgets what is no candidate any more.
+    fn keep_only(&self, candidates: &[Candidate]) {
+        *self.0.lock() = candidates.iter().map(Self::entry).collect();
+    }
+
+    fn entry(candidate: &Candidate) -> (PairId, (Sha256Digest, Arc<Lesson>)) {
+        (candidate.pair.pair_id, (candidate.pair.content_digest, Arc::clone(&candidate.lesson)))
+    }
 }
 
 /// Parsing and sorting take long enough to keep others waiting.
@@ -253,4 +275,27 @@ async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| OrchestratorError::Job(format!("a data set could not be made: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use events::PairReason;
+
+    use super::super::tests::candidate;
+    use super::*;
+
+    #[test]
+    fn what_was_taken_from_a_text_is_known_until_its_pair_is_no_candidate() {
+        let [one, other] = [1, 2].map(|number| candidate(number, PairReason::AcceptedKept));
+        let known = Known::default();
+        assert_eq!(known.of(&one.pair), None);
+        // As when the next texts do not open: nobody says which candidates there are.
+        known.add(std::slice::from_ref(&one));
+        known.add(std::slice::from_ref(&other));
+        assert!(Arc::ptr_eq(&known.of(&one.pair).unwrap(), &one.lesson));
+        let edited = PreferencePair { content_digest: Sha256Digest::of(b"another text"), ..one.pair.clone() };
+        assert_eq!(known.of(&edited), None);
+        known.keep_only(std::slice::from_ref(&other));
+        assert_eq!((known.of(&one.pair), known.of(&other.pair)), (None, Some(Arc::clone(&other.lesson))));
+    }
 }
