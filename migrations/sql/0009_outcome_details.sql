@@ -7,3 +7,6 @@ ALTER TABLE opportunity_outcomes ADD COLUMN first_action_ms BIGINT;
 ALTER TABLE opportunity_outcomes ADD COLUMN standing_30_s_permille BIGINT;
 ALTER TABLE opportunity_outcomes ADD COLUMN standing_120_s_permille BIGINT;
 ALTER TABLE opportunity_outcomes ADD COLUMN standing_300_s_permille BIGINT;
+
+-- The pair that trains in the place of one that was merged. NULL: left out for another reason, or with that pair.
+ALTER TABLE snapshot_left_out ADD COLUMN merged_into TEXT;

@@ -226,14 +226,14 @@ pub(crate) async fn forward(
         TraceOf::Person(person) => ("person", person.to_string()),
         TraceOf::Pair(pair) => ("pair_id", pair.to_string()),
     };
-    // A pair that was merged into another one gave that one weight: as far as its person goes, it trains.
+    // A pair that was merged into one that trains gave that one weight: as far as its person goes, it trains.
     let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT p.snapshot_digest AS snapshot_digest, s.model AS model, \
-         CAST(SUM(CASE WHEN p.purpose IN ('training', 'merged') THEN 1 ELSE 0 END) AS BIGINT) AS training_pairs, \
+         CAST(SUM(CASE WHEN p.purpose = 'training' THEN 1 ELSE 0 END) AS BIGINT) AS training_pairs, \
          CAST(SUM(CASE WHEN p.purpose IN ('gate', 'general') THEN 1 ELSE 0 END) AS BIGINT) AS gate_pairs \
          FROM (SELECT snapshot_digest, purpose FROM snapshot_pairs WHERE {column} = $2 \
-         UNION ALL SELECT snapshot_digest, reason AS purpose FROM snapshot_left_out \
-         WHERE {column} = $2 AND reason = 'merged') p \
+         UNION ALL SELECT snapshot_digest, 'training' AS purpose FROM snapshot_left_out \
+         WHERE {column} = $2 AND merged_into IS NOT NULL) p \
          JOIN snapshots s ON s.snapshot_digest = p.snapshot_digest \
          WHERE s.tenant = $1 GROUP BY p.snapshot_digest, s.model ORDER BY p.snapshot_digest"
     )))

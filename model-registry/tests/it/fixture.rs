@@ -223,16 +223,19 @@ impl Fixture {
         digest
     }
 
-    /// A candidate of a data set that is in none of its sets.
-    pub(crate) async fn leave_out(&self, snapshot: Sha256Digest, pair: &str, person: u64, reason: &str) {
-        sqlx::query("INSERT INTO snapshot_left_out (snapshot_digest, pair_id, person, reason) VALUES ($1, $2, $3, $4)")
-            .bind(snapshot.to_string())
-            .bind(pair_id(pair).to_string())
-            .bind(person_of(person).to_string())
-            .bind(reason)
-            .execute(&self.pool)
-            .await
-            .unwrap();
+    /// A candidate of a data set that was merged into another one, or left out with that.
+    pub(crate) async fn merged(&self, snapshot: Sha256Digest, pair: &str, person: u64, into: Option<&str>) {
+        sqlx::query(
+            "INSERT INTO snapshot_left_out (snapshot_digest, pair_id, person, reason, merged_into) \
+             VALUES ($1, $2, $3, 'merged', $4)",
+        )
+        .bind(snapshot.to_string())
+        .bind(pair_id(pair).to_string())
+        .bind(person_of(person).to_string())
+        .bind(into.map(|pair| pair_id(pair).to_string()))
+        .execute(&self.pool)
+        .await
+        .unwrap();
     }
 
     /// Version 1 current and reference, versions 2 to `count` registered.

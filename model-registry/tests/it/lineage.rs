@@ -59,15 +59,14 @@ async fn from_a_person_forward_to_every_data_set_and_version() {
     let versions: Vec<_> = trace.versions.iter().map(|one| (one.version.0, one.is_served)).collect();
     assert_eq!(versions, [(3, true), (4, false)]);
 
-    // A pair that was merged into another one gave that one its weight; what was left out for another reason gave none.
-    for (name, person, reason) in [("d", 4, "merged"), ("e", 5, "duplicate")] {
-        fixture.leave_out(first, name, person, reason).await;
-    }
+    // A pair that was merged into one that trains gave that one weight; what was left out with it gave none.
+    fixture.merged(first, "d", 4, Some("a")).await;
+    fixture.merged(first, "e", 5, None).await;
     assert_eq!(went(TraceOf::Person(person_of(4))).await, (vec![(first, 1, 0)], vec![(2, 2), (4, 2)]));
     assert_eq!(went(TraceOf::Pair(pair_id("d"))).await, (vec![(first, 1, 0)], vec![(2, 2), (4, 2)]));
     assert_eq!(went(TraceOf::Person(person_of(5))).await, (vec![], vec![]));
     // Who has a member and a merged pair in one data set is found with both.
-    fixture.leave_out(second, "f", 3, "merged").await;
+    fixture.merged(second, "f", 3, Some("c")).await;
     assert_eq!(went(TraceOf::Person(person_of(3))).await, (vec![(second, 2, 0)], vec![(3, 3), (4, 4)]));
 
     let other = fixture.client_with("other", &[Scope::Registry]).await;

@@ -89,6 +89,8 @@ pub struct LeftOutPair {
     pub person: PersonPseudonym,
     /// Why.
     pub reason: Reason,
+    /// The pair that trains in its place, with its weight.
+    pub merged_into: Option<PairId>,
 }
 
 /// A data set, decided and named, not yet stored.

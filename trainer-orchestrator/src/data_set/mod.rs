@@ -28,10 +28,10 @@ pub mod stored;
 pub mod watch;
 mod weights;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use events::PreferencePair;
+use events::{PairId, PreferencePair, Sha256Digest};
 use model_registry::lineage::{FIRST_FORMULA, MemberEntry, Purpose, SnapshotFilters, Support, snapshot_digest};
 
 use self::candidates::says_what_was_wanted;
@@ -147,6 +147,9 @@ pub fn build(
         general: SetStatistics::of(&general),
         weights: weight_statistics,
     };
+    // No two that train say the same. One that was merged may have been left out with the one that stood for it.
+    let by_correction: HashMap<Sha256Digest, PairId> =
+        training.iter().map(|entry| (entry.candidate.lesson.correction, entry.candidate.pair.pair_id)).collect();
     let training = training.into_iter().zip(weights).map(|(entry, weight)| member(entry, Purpose::Training, weight));
     let judging = [(adapt, Purpose::Gate), (general, Purpose::General)].into_iter().flat_map(|(set, purpose)| {
         let own = |entry: &Entry<'_>| (entry.candidate.pair.weight.max(0.0) * 1e6).round() as i64;
@@ -166,6 +169,7 @@ pub fn build(
             pair_id: candidate.pair.pair_id,
             person: candidate.pair.person.clone(),
             reason,
+            merged_into: by_correction.get(&candidate.lesson.correction).filter(|_| reason == Reason::Merged).copied(),
         })
         .collect();
     left_out.sort_unstable_by_key(|pair| pair.pair_id);

@@ -106,15 +106,16 @@ pub(crate) async fn keep(
     }
     for chunk in plan.left_out.chunks(ROWS) {
         let statement = format!(
-            "INSERT INTO snapshot_left_out (snapshot_digest, pair_id, person, reason) VALUES {}",
-            values(chunk.len(), 3)
+            "INSERT INTO snapshot_left_out (snapshot_digest, pair_id, person, reason, merged_into) VALUES {}",
+            values(chunk.len(), 4)
         );
         let mut query = sqlx::query(AssertSqlSafe(statement)).bind(digest.clone());
         for pair in chunk {
             query = query
                 .bind(pair.pair_id.to_string())
                 .bind(pair.person.as_str().to_owned())
-                .bind(pair.reason.as_str().to_owned());
+                .bind(pair.reason.as_str().to_owned())
+                .bind(pair.merged_into.map(|pair| pair.to_string()));
         }
         query.execute(&mut **transaction).await?;
     }

@@ -63,8 +63,15 @@ fn one_loud_person_does_not_outvote_five() {
     let loud: Vec<_> = plan.members.iter().filter(|member| member.person == person(1)).collect();
     assert_eq!(loud.len(), 1);
     assert_eq!((loud[0].entry.support.people, loud[0].entry.support.weight_millionths), (1, Some(1_000_000)));
-    // The one that stands for all is the oldest.
+    // The one that stands for all is the oldest, and the others say so.
     assert_eq!(merged[0].person, person(100));
+    let said = |persons: std::ops::Range<u32>| {
+        let persons: BTreeSet<_> = persons.map(person).collect();
+        let pairs = plan.left_out.iter().filter(|pair| pair.reason == Reason::Merged && persons.contains(&pair.person));
+        pairs.map(|pair| pair.merged_into).collect::<Vec<_>>()
+    };
+    assert_eq!(said(100..105), [Some(merged[0].entry.pair_id); 4]);
+    assert_eq!(said(1..2), [Some(loud[0].entry.pair_id); 2]);
     let training = &plan.composition.training;
     assert_eq!((training.merged, training.most_support_people, training.most_support_repositories), (1, 5, 2));
 }
