@@ -1,8 +1,8 @@
 //! The lake under a run: compacted meanwhile, or with a part that cannot be used.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use artifacts::{ArtifactError, ArtifactStore, LocalArtifacts, Stored};
