@@ -1,6 +1,6 @@
 //! What opportunities of a model were like, and what became of them: when, with which signal, and, where outcomes say
-//! so ([`LabelPolicy::describe_outcomes`](crate::LabelPolicy)), of which language and pattern, how long their first
-//! action took, and how much of accepted text stood at each look.
+//! so ([`VersionedPolicy::tells_details`](crate::policy_record::VersionedPolicy::tells_details)), of which language and
+//! pattern, how long their first action took, and how much of accepted text stood at each look.
 
 use std::collections::{BTreeMap, BTreeSet};
 

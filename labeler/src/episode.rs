@@ -69,7 +69,7 @@ pub struct Ending {
     pub accepted: bool,
     /// Characters of the accepted first action that stand.
     pub kept_characters: i64,
-    /// How much of it stood at each look, in thousandths; none where nobody looked, or the policy does not ask.
+    /// How much of it stood at each look, in thousandths; none where nobody looked.
     pub standing_permille: [Option<i64>; LOOKS_S.len()],
     /// The session ended before the 30 s look.
     pub censored: bool,
@@ -639,9 +639,7 @@ pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
                 let case = Case { story, exposure, replay: &replay, pause, signals, closed: true, policy };
                 standing = case.standing().and_then(|text| case.first_action_kept(text));
                 fate = case.fate();
-                if policy.describe_outcomes {
-                    standing_permille = case.standing_at_looks();
-                }
+                standing_permille = case.standing_at_looks();
             }
             None => standing = kept_without_exposure(story),
         }
@@ -710,7 +708,7 @@ fn detail(story: &Story, ending: &Ending) -> Option<OutcomeDetail> {
 
 /// The record of a closed story.
 #[must_use]
-pub fn outcome(story: &Story, ending: &Ending, closed_at: Timestamp, policy: &LabelPolicy) -> OpportunityOutcome {
+pub fn outcome(story: &Story, ending: &Ending, closed_at: Timestamp, tells_details: bool) -> OpportunityOutcome {
     let receipt = &story.answer.receipt;
     OpportunityOutcome {
         opportunity_id: receipt.opportunity_id,
@@ -734,6 +732,6 @@ pub fn outcome(story: &Story, ending: &Ending, closed_at: Timestamp, policy: &La
         repository: story.answer.text.as_ref().map(|text| text.context.repository.clone()).unwrap_or_default(),
         exposed_at: receipt.issued_at,
         closed_at,
-        detail: if policy.describe_outcomes { detail(story, ending) } else { None },
+        detail: if tells_details { detail(story, ending) } else { None },
     }
 }

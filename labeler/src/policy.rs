@@ -43,14 +43,6 @@ pub struct LabelPolicy {
     pub typed_against_weight: f64,
     /// Whether Esc and then nothing also teaches `NO_EDIT`.
     pub no_edit_for_dismissed: bool,
-    /// Whether pairs say that they are off-policy. A release that does not know the mark waits for one that does, so it
-    /// is set when none of them runs any more. Written only when it is set: they wait for this setting, too.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub mark_off_policy: bool,
-    /// Whether outcomes say what the text of an opportunity was about and how much of it stood at each look. Set and
-    /// written as `mark_off_policy` is, and for the same reason.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub describe_outcomes: bool,
     /// How late an event may come (the anonymizer's `lateness`): an episode that no event closes waits that much
     /// longer.
     #[serde(with = "seconds")]
@@ -75,8 +67,6 @@ impl Default for LabelPolicy {
             typed_through_weight: 0.5,
             typed_against_weight: 0.5,
             no_edit_for_dismissed: true,
-            mark_off_policy: false,
-            describe_outcomes: false,
             lateness: Duration::from_secs(15 * 60),
             timer_margin: Duration::from_secs(60),
         }
@@ -91,16 +81,9 @@ impl LabelPolicy {
     /// judged the same. They say until when facts are awaited, and so which of them are known when a timer closes an
     /// episode that no event did. Within one log that is settled once for every opportunity, at one position and by one
     /// policy (the control record carries both settings), so two different pairs under one id cannot come of it.
-    /// `mark_off_policy` and `describe_outcomes` are none either: they say what is told, not which pair it is.
     #[must_use]
     pub fn version(&self) -> i32 {
-        let judging = |policy: &Self| Self {
-            lateness: Duration::ZERO,
-            timer_margin: Duration::ZERO,
-            mark_off_policy: false,
-            describe_outcomes: false,
-            ..policy.clone()
-        };
+        let judging = |policy: &Self| Self { lateness: Duration::ZERO, timer_margin: Duration::ZERO, ..policy.clone() };
         let own = judging(self);
         if own == judging(&Self::default()) {
             return LABEL_POLICY_VERSION;
@@ -147,15 +130,6 @@ mod tests {
         let patient =
             LabelPolicy { timer_margin: Duration::from_secs(1800), lateness: Duration::ZERO, ..default.clone() };
         assert_eq!(patient.version(), LABEL_POLICY_VERSION);
-        let telling = [
-            ("mark_off_policy", LabelPolicy { mark_off_policy: true, ..default.clone() }),
-            ("describe_outcomes", LabelPolicy { describe_outcomes: true, ..default.clone() }),
-        ];
-        let written = |policy: &LabelPolicy| serde_json::to_string(policy).unwrap();
-        for (name, policy) in telling {
-            assert_eq!(policy.version(), LABEL_POLICY_VERSION);
-            assert!(written(&policy).contains(name) && !written(&default).contains(name));
-        }
         let others = [
             LabelPolicy { settle_ms: 9_999, ..default.clone() },
             LabelPolicy { close_ms: 300_001, ..default.clone() },

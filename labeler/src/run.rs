@@ -70,15 +70,13 @@ pub async fn run(
     let stop = shutdown.child_token();
     let mut tasks: JoinSet<Result<(), LabelerError>> = JoinSet::new();
     let keys = Arc::new(LoadedKeys::new(deps.keys.clone()));
-    let handler = step::handler(keys, config.policy.clone(), config.limits.clone());
     let (bus, pool, step_stop) = (Arc::clone(&deps.bus), deps.pool.clone(), stop.clone());
-    let policy = config.policy.clone();
+    let (policy, limits) = (config.policy.clone(), config.limits.clone());
     tasks.spawn(async move {
         // First the policy, then the records that it is in force for.
-        if tell_in_time(&*bus, &pool, &policy, &step_stop).await? {
-            ready.release();
-            bus.step(step::spec(), handler, step_stop).await?;
-        }
+        let Some(policy) = tell_in_time(&*bus, &pool, &policy, &step_stop).await? else { return Ok(()) };
+        ready.release();
+        bus.step(step::spec(), step::handler(keys, policy, limits), step_stop).await?;
         Ok(())
     });
     let sinks: [Box<dyn Sink>; 3] = [

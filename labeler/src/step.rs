@@ -26,7 +26,7 @@ use crate::config::SessionLimits;
 use crate::episode::{Conclusion, Verdict, ending, judge, outcome};
 use crate::keys::{LoadedKeys, Unloaded};
 use crate::policy::LabelPolicy;
-use crate::policy_record::{Policies, UNREADABLE};
+use crate::policy_record::{Policies, UNREADABLE, VersionedPolicy};
 use crate::reading::{ReadError, StoryReader};
 use crate::signals::{CLOCK_TOLERANCE_MS, contradictions};
 use crate::state::{
@@ -50,7 +50,7 @@ pub fn spec() -> StepSpec {
 
 /// The step's handler. `policy` is in force until the log names one (see [`crate::policy_record`]).
 #[must_use]
-pub fn handler(keys: Arc<LoadedKeys>, policy: LabelPolicy, limits: SessionLimits) -> Arc<dyn StepHandler> {
+pub fn handler(keys: Arc<LoadedKeys>, policy: VersionedPolicy, limits: SessionLimits) -> Arc<dyn StepHandler> {
     Arc::new(Labeler { keys, policies: Policies::new(policy), limits })
 }
 
@@ -98,7 +98,13 @@ impl StepHandler for Labeler {
         let Some(in_force) = self.policies.in_force(context) else {
             return Outcome::Unavailable(UNREADABLE.to_owned());
         };
-        let turn = Turn { keys: &self.keys, limits: &self.limits, policy: &in_force.policy, version: in_force.version };
+        let turn = Turn {
+            keys: &self.keys,
+            limits: &self.limits,
+            policy: &in_force.policy,
+            version: in_force.version,
+            tells_details: in_force.tells_details,
+        };
         let result = match input {
             Input::Record { record, prepared } => match prepared.take::<CleanEvent>() {
                 Some(event) => turn.record(record, event, context),
@@ -166,6 +172,7 @@ struct Turn<'a> {
     limits: &'a SessionLimits,
     policy: &'a LabelPolicy,
     version: i32,
+    tells_details: bool,
 }
 
 impl Turn<'_> {
@@ -427,7 +434,7 @@ impl Turn<'_> {
                 counter!("flywheel_labeler_exposures_without_signal_total", "decision" => decision).increment(1);
             }
             let ending = ending(story, self.policy);
-            let record = outcome(story, &ending, at, self.policy);
+            let record = outcome(story, &ending, at, self.tells_details);
             let value = avro::encode(&record).map_err(|_| Stop::Unwritable)?;
             counter!(
                 "flywheel_labeler_opportunities_closed_total",
@@ -547,7 +554,7 @@ impl Turn<'_> {
             model_version: receipt.model_version,
             probabilities: receipt.probabilities,
             altered: conclusion.altered,
-            off_policy: conclusion.off_policy && self.policy.mark_off_policy,
+            off_policy: conclusion.off_policy && self.tells_details,
             opened_at: story.answer.first_received_at,
             labeled_at: at,
             last_signal_at: conclusion.last_signal_at,

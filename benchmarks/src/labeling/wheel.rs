@@ -19,6 +19,7 @@ use labeler::LabelPolicy;
 use labeler::audience::{CONTROL_KIND, subject};
 use labeler::config::SessionLimits;
 use labeler::keys::LoadedKeys;
+use labeler::policy_record::VersionedPolicy;
 use service::consent::{self, ConsentDecision};
 
 use super::office::{AUDIENCE, Office, START};
@@ -44,10 +45,10 @@ pub(crate) struct Labeled {
     pub(crate) filtered: BTreeMap<String, usize>,
 }
 
-/// The labeler's handler as the service makes it.
+/// The labeler's handler as the service makes it on a new platform.
 pub(crate) fn handler(office: &Office) -> Arc<dyn StepHandler> {
     let keys = Arc::new(LoadedKeys::new(office.keys.clone()));
-    labeler::step::handler(keys, LabelPolicy::default(), SessionLimits::default())
+    labeler::step::handler(keys, VersionedPolicy::of(LabelPolicy::default(), true), SessionLimits::default())
 }
 
 /// A labeler's step over plain maps, with a rule for every repository.

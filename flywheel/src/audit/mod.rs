@@ -221,7 +221,7 @@ impl Auditor<'_> {
         };
         Ok(Player {
             stage,
-            handler: stage.handler(&self.source.settings, &self.source.keys)?,
+            handler: stage.handler(self.source)?,
             selection,
             model,
             record_bytes,

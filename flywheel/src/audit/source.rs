@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use artifacts::ArtifactStore;
 use bus::Bus;
+use labeler::policy_record::VersionedPolicy;
 use model_registry::{Registry, RegistryDeps};
 use service::clock::{RealClock, SharedClock};
 use service::ids::SystemIds;
@@ -25,6 +26,8 @@ pub(crate) struct Source {
     pub(crate) pool: AnyPool,
     pub(crate) keys: KeyStore,
     pub(crate) artifacts: Arc<dyn ArtifactStore>,
+    /// The label policy that holds until the log names one.
+    pub(crate) label_policy: VersionedPolicy,
     /// What is copied is in the data directory, on which a platform may start meanwhile.
     _kept: Option<File>,
 }
@@ -43,7 +46,8 @@ impl Source {
             .await
             .map_err(Failure::refuse)?;
         let artifacts = artifact_store::open_to_read(&settings.artifacts, &data).await?;
-        Ok(Self { settings, clock, bus, pool, keys, artifacts, _kept: kept })
+        let label_policy = VersionedPolicy::configured(&pool, settings.labeler.policy.clone()).await?;
+        Ok(Self { settings, clock, bus, pool, keys, artifacts, label_policy, _kept: kept })
     }
 
     /// The registry, to be read.

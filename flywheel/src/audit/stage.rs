@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use bus::{StepHandler, StepSpec};
 use events::topics::{PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN, TELEMETRY_QUARANTINE, TELEMETRY_RAW};
-use service::keys::KeyStore;
 
+use super::source::Source;
 use crate::failure::Failure;
-use crate::settings::Settings;
 
 /// A step. Each is replayed from its own input as it stands in the log, so that what one of them did otherwise is no
 /// difference of the other.
@@ -69,14 +68,13 @@ impl Stage {
     }
 
     /// The real handler, with the platform's settings and keys.
-    pub(crate) fn handler(self, settings: &Settings, keys: &KeyStore) -> Result<Arc<dyn StepHandler>, Failure> {
+    pub(crate) fn handler(self, source: &Source) -> Result<Arc<dyn StepHandler>, Failure> {
+        let (settings, keys) = (&source.settings, source.keys.clone());
         match self {
-            Self::Anonymizer => {
-                anonymizer::step::handler(settings.anonymizer.clone(), keys.clone()).map_err(Failure::refuse)
-            }
+            Self::Anonymizer => anonymizer::step::handler(settings.anonymizer.clone(), keys).map_err(Failure::refuse),
             Self::Labeler => {
-                let (policy, limits) = (settings.labeler.policy.clone(), settings.labeler.limits.clone());
-                Ok(labeler::step::handler(Arc::new(labeler::keys::LoadedKeys::new(keys.clone())), policy, limits))
+                let (policy, limits) = (source.label_policy.clone(), settings.labeler.limits.clone());
+                Ok(labeler::step::handler(Arc::new(labeler::keys::LoadedKeys::new(keys)), policy, limits))
             }
         }
     }

@@ -53,18 +53,18 @@ fn differing(said: &Said) -> BTreeMap<String, Vec<String>> {
 /// A platform on which developers worked for a while; audited once while it ran. It is stopped, and everything was
 /// concluded.
 pub(crate) async fn worked() -> Place {
-    worked_by(DEVELOPERS, "").await
+    worked_by(DEVELOPERS).await
 }
 
-/// The same with so many developers, and more in the configuration.
-pub(crate) async fn worked_by(developers: usize, configuration: &str) -> Place {
+/// The same with so many developers.
+pub(crate) async fn worked_by(developers: usize) -> Place {
     let place = Place::new("");
     let configure = |hours_ahead: u64| {
         let ahead = std::time::Duration::from_secs(hours_ahead * 3600) / 59;
         let start = real_now().as_micros() - i64::try_from(ahead.as_micros()).unwrap();
         place.configure(&format!(
             "[clock]\nkind = \"scaled\"\nallow_test_time = true\nstart_micros = {start}\nfactor = 60\n\
-             [orchestrator]\nenabled = false\n[labeler.lake]\npart_age_ms = 200\n{configuration}"
+             [orchestrator]\nenabled = false\n[labeler.lake]\npart_age_ms = 200\n"
         ));
     };
     configure(0);

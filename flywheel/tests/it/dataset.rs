@@ -38,7 +38,7 @@ fn row<'a>(table: &'a [Vec<String>], name: &str) -> &'a [String] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_set_is_made_shown_and_reported() {
-    let place = audit::worked_by(DEVELOPERS, "[labeler.policy]\ndescribe_outcomes = true\n").await;
+    let place = audit::worked_by(DEVELOPERS).await;
     let pool = place.database().await;
     assert!(place.say(&["dataset", "report"]).sentence().contains("flywheel dataset build"));
     let built = place.say(&["dataset", "build", "--json"]).json();
@@ -88,6 +88,9 @@ async fn a_data_set_is_made_shown_and_reported() {
         assert_eq!(groups, total, "{section}: {measures:?}");
     }
     assert!(report.contains("\n## Retention\n") && report.contains("\n## Lengths\n"), "{report}");
+    // A new platform tells details from the beginning, without a setting.
+    let detailed = "SELECT COUNT(language) FROM opportunity_outcomes";
+    assert!(sqlx::query_scalar::<_, i64>(detailed).fetch_one(&pool).await.unwrap() > 0);
 
     // The same as a page that needs nothing else.
     let file = place.path().join("report.html");

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use events::{PreferencePair, topics};
 use service::clock::real_now;
 use service::lease::LeaseStore;
 
@@ -168,8 +169,12 @@ async fn a_release_and_the_one_before_work_together_and_take_over_from_each_othe
     assert!(ended.is_empty(), "no service may end because others are of another release: {ended:?}");
 
     let (report, _) = settled(&place, &servers, (started, &pool), &promised, programs(LAST)).await;
-    // None may be there twice.
-    assert!(!replay::pairs(&servers.log().await).await.is_empty());
+    // None may be there twice, or say what the release before can not read: nobody has said that it is gone for good.
+    let log = servers.log().await;
+    assert!(!replay::pairs(&log).await.is_empty());
+    let pairs: Vec<PreferencePair> = replay::values(&log, topics::PREFERENCE_PAIRS).await;
+    assert!(pairs.iter().all(|pair| !pair.off_policy));
+    assert!(replay::outcomes(&log).await.values().all(|outcome| outcome.detail.is_none()));
     // A release that scrubs or labels otherwise than the one before can not replay what that one wrote (docs/audit.md).
     for (name, check) in audit::checks(&report) {
         let count = |field: &str| check[field].as_u64().unwrap();

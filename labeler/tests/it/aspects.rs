@@ -8,9 +8,10 @@ use events::{Decision, EditPattern, Signal, TenantId};
 use labeler::LabelPolicy;
 use labeler::aspects::{Cell, Persons, Window, cells, grouped, latency_name};
 use labeler::config::SinkConfig;
+use labeler::policy_record::VersionedPolicy;
 use labeler::tally::Tally;
 
-use crate::kit::{Editor, START, label, label_with};
+use crate::kit::{Editor, START, label_with};
 use crate::sinks::{Bench, bench};
 
 test_databases::on_both_databases! {
@@ -21,7 +22,6 @@ test_databases::on_both_databases! {
 const PERSONS: u8 = 9;
 
 async fn outcomes(bench: &Bench) -> Vec<(u8, Vec<u8>)> {
-    let policy = LabelPolicy { describe_outcomes: true, ..LabelPolicy::default() };
     let mut records = Vec::new();
     for seed in 1..=PERSONS {
         let mut editor = Editor::new(&bench.world.person(&format!("person {seed}")).await, seed);
@@ -35,11 +35,8 @@ async fn outcomes(bench: &Bench) -> Vec<(u8, Vec<u8>)> {
             editor.accepted(&served, 0, None);
         }
         editor.looks(&served, opened);
-        let (_, outcomes) = if seed == PERSONS {
-            label(&bench.world, &editor).await
-        } else {
-            label_with(&bench.world, &editor, policy.clone()).await
-        };
+        let policy = VersionedPolicy::of(LabelPolicy::default(), seed != PERSONS);
+        let (_, outcomes) = label_with(&bench.world, &editor, policy).await;
         records.extend(outcomes.iter().map(|outcome| (seed, avro::encode(outcome).unwrap())));
     }
     records

@@ -14,7 +14,7 @@ use labeler::LabelPolicy;
 use labeler::ledger::{self, LedgerTotals, Statement};
 use service::clock::Clock as _;
 
-use crate::kit::{self, Editor, dead_letter};
+use crate::kit::{self, Editor, dead_letter, telling};
 use crate::orders::{Crew, crew, habits};
 use crate::rig::Rig;
 use crate::wheel::{Wheel, raw_sessions};
@@ -316,7 +316,7 @@ async fn a_redriven_letter_of_the_labeler_is_a_repeat_and_no_second_end() {
     rig.sunk().await;
 
     // The letters as the labeler writes them.
-    let handler = std::sync::Arc::new(Refusing(rig.world.handler(LabelPolicy::default())));
+    let handler = std::sync::Arc::new(Refusing(rig.world.handler(telling(LabelPolicy::default()))));
     let mut step = ReferenceStep::new(labeler::step::spec(), handler, 2);
     for record in rig.records(TELEMETRY_CLEAN).await {
         step.publish(bus::Record { key: record.key, value: record.value });

@@ -21,7 +21,7 @@ use labeler::config::SessionLimits;
 use labeler::keys::LoadedKeys;
 use labeler::{LabelPolicy, step};
 
-use crate::kit::{Editor, Person, REPOSITORY, START, Served, World, accepted_and_kept, record_of, session};
+use crate::kit::{Editor, Person, REPOSITORY, START, Served, World, accepted_and_kept, record_of, session, telling};
 
 /// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
 struct Random(u64);
@@ -223,7 +223,7 @@ struct Fuzzed {
 impl Fuzzed {
     fn new(world: &World) -> Self {
         let keys = Arc::new(LoadedKeys::new(world.keys.clone()));
-        let handler = step::handler(keys, LabelPolicy::default(), limits());
+        let handler = step::handler(keys, telling(LabelPolicy::default()), limits());
         let mut step = ReferenceStep::new(step::spec(), Arc::clone(&handler), PARTITIONS);
         let rule = Bytes::from_static(b"repository:a");
         step.publish_control(CONTROL_KIND, &subject(&TenantId::default(), REPOSITORY), rule);

@@ -18,6 +18,7 @@ use events::{
 use labeler::audience::{CONTROL_KIND, subject};
 use labeler::config::SessionLimits;
 use labeler::keys::LoadedKeys;
+use labeler::policy_record::VersionedPolicy;
 use labeler::{LabelPolicy, step};
 use service::keys::KeyStore;
 use test_databases::TestDatabase;
@@ -26,6 +27,11 @@ pub(crate) const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
 pub(crate) const REPOSITORY: &str = "repo-a";
 /// How long every suggestion takes to come.
 pub(crate) const FIRST_ACTION_MS: u32 = 120;
+
+/// A policy as a new platform has it, whose releases all read details.
+pub(crate) fn telling(policy: LabelPolicy) -> VersionedPolicy {
+    VersionedPolicy::of(policy, true)
+}
 
 /// What all editors of a test share.
 #[derive(Clone)]
@@ -51,16 +57,16 @@ impl World {
         Person { pseudonym, key, secret: self.secret.clone() }
     }
 
-    pub(crate) fn handler(&self, policy: LabelPolicy) -> Arc<dyn StepHandler> {
+    pub(crate) fn handler(&self, policy: VersionedPolicy) -> Arc<dyn StepHandler> {
         step::handler(Arc::new(LoadedKeys::new(self.keys.clone())), policy, SessionLimits::default())
     }
 
     /// A step with a rule for the repository of the tests.
     pub(crate) fn step(&self, partitions: u32) -> Labeling {
-        self.step_with(partitions, LabelPolicy::default())
+        self.step_with(partitions, telling(LabelPolicy::default()))
     }
 
-    pub(crate) fn step_with(&self, partitions: u32, policy: LabelPolicy) -> Labeling {
+    pub(crate) fn step_with(&self, partitions: u32, policy: VersionedPolicy) -> Labeling {
         let handler = self.handler(policy);
         let mut step = ReferenceStep::new(step::spec(), Arc::clone(&handler), partitions);
         let rule = Bytes::from_static(b"repository:a");
@@ -530,13 +536,13 @@ pub(crate) fn accepted_and_kept(person: &Person, seed: u8) -> Vec<CleanEvent> {
 
 /// Labels one session by itself.
 pub(crate) async fn label(world: &World, editor: &Editor) -> (Vec<PreferencePair>, Vec<OpportunityOutcome>) {
-    label_with(world, editor, LabelPolicy::default()).await
+    label_with(world, editor, telling(LabelPolicy::default())).await
 }
 
 pub(crate) async fn label_with(
     world: &World,
     editor: &Editor,
-    policy: LabelPolicy,
+    policy: VersionedPolicy,
 ) -> (Vec<PreferencePair>, Vec<OpportunityOutcome>) {
     let mut labeling = world.step_with(2, policy);
     for event in &editor.events {

@@ -5,7 +5,7 @@ use events::{Decision, EditAction, Origin, PairReason, Signal};
 use labeler::policy_record::{CONTROL_KIND, SUBJECT, canonical};
 use labeler::{LABEL_POLICY_VERSION, LabelPolicy};
 
-use crate::kit::{Editor, World, label, label_with};
+use crate::kit::{Editor, World, label, label_with, telling};
 
 fn news(actions: &[EditAction]) -> Vec<&str> {
     actions.iter().map(|action| action.new_text.as_str()).collect()
@@ -219,7 +219,7 @@ async fn esc_and_nothing_is_a_rejection_and_by_policy_no_edit() {
     assert!(text.chosen.unwrap().is_no_edit());
     assert_eq!(news(&text.rejected.unwrap().actions), ["fetch_name"]);
     let policy = LabelPolicy { no_edit_for_dismissed: false, ..LabelPolicy::default() };
-    let (pairs, _) = label_with(&world, &editor, policy).await;
+    let (pairs, _) = label_with(&world, &editor, telling(policy)).await;
     let text = world.text(&pairs[0]).await;
     assert_eq!(text.chosen, None);
     assert_eq!(pairs[0].divergence, None);
@@ -721,13 +721,13 @@ async fn another_policy_is_in_force_from_its_position_in_the_log_on_whatever_is_
         sessions.push(editor);
     }
     let other = LabelPolicy { no_edit_for_dismissed: false, ..LabelPolicy::default() };
-    let said = |policy: &LabelPolicy| Bytes::from(canonical(policy).unwrap());
+    let said = |policy: &LabelPolicy| Bytes::from(canonical(&telling(policy.clone())).unwrap());
     let (mut default_pairs, _) = label(&world, &sessions[0]).await;
     default_pairs.extend(label(&world, &sessions[1]).await.0);
     assert_eq!(default_pairs.len(), 2);
 
     // The log begins with the default policy, which is not the configured one, and changes between the sessions.
-    let mut labeling = world.step_with(2, other.clone());
+    let mut labeling = world.step_with(2, telling(other.clone()));
     labeling.step.publish_control(CONTROL_KIND, SUBJECT, said(&LabelPolicy::default()));
     for event in &sessions[0].events {
         labeling.publish(event, &world.secret);
@@ -757,7 +757,7 @@ async fn another_policy_is_in_force_from_its_position_in_the_log_on_whatever_is_
 async fn a_policy_of_a_newer_release_is_waited_for() {
     let (world, mut editor) = editor(62).await;
     editor.types("user", 0, "owner");
-    let mut labeling = world.step_with(2, LabelPolicy::default());
+    let mut labeling = world.step_with(2, telling(LabelPolicy::default()));
     labeling.publish(&editor.events[0], &world.secret);
     labeling.run().await;
     labeling.step.publish_control(CONTROL_KIND, SUBJECT, Bytes::from_static(b"{\"version\": 7, \"newer\": true}"));

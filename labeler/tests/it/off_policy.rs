@@ -8,12 +8,9 @@ use events::topics::PREFERENCE_PAIRS;
 use events::{Decision, EditAction, Origin, PreferencePair};
 use labeler::LabelPolicy;
 use labeler::lake::{PairPlace, PartMetadata, PlacedPair, RowGroupLimits, read_part, write_part};
+use labeler::policy_record::VersionedPolicy;
 
-use crate::kit::{Editor, World, label_with};
-
-fn marking() -> LabelPolicy {
-    LabelPolicy { mark_off_policy: true, ..LabelPolicy::default() }
-}
+use crate::kit::{Editor, World, label_with, telling};
 
 /// A suggestion that was dismissed, and something else typed.
 async fn corrected(world: &World, seed: u8, action: impl FnOnce(&Editor) -> EditAction) -> Editor {
@@ -27,12 +24,13 @@ async fn corrected(world: &World, seed: u8, action: impl FnOnce(&Editor) -> Edit
 }
 
 #[tokio::test]
-async fn what_was_generated_in_other_words_is_marked_where_the_policy_says_so() {
+async fn what_was_generated_in_other_words_is_marked_where_every_release_reads_the_mark() {
     let world = World::new().await;
     let whole = corrected(&world, 70, |editor| editor.action("get_name", 0, "fetch_name")).await;
     let longer = corrected(&world, 71, |editor| editor.action("= get_name", 0, "= fetch_name")).await;
     for (editor, is_off_policy) in [(&whole, false), (&longer, true)] {
-        for (policy, marks) in [(LabelPolicy::default(), false), (marking(), true)] {
+        for marks in [false, true] {
+            let policy = VersionedPolicy::of(LabelPolicy::default(), marks);
             let (pairs, _) = label_with(&world, editor, policy).await;
             assert_eq!(pairs.len(), 1);
             assert_eq!(pairs[0].off_policy, is_off_policy && marks);
@@ -46,7 +44,7 @@ async fn a_release_before_reads_every_pair_that_is_not_marked_and_a_part_keeps_t
     let world = World::new().await;
     let whole = corrected(&world, 72, |editor| editor.action("get_name", 0, "fetch_name")).await;
     let longer = corrected(&world, 73, |editor| editor.action("= get_name", 0, "= fetch_name")).await;
-    let mut labeling = world.step_with(1, marking());
+    let mut labeling = world.step_with(1, telling(LabelPolicy::default()));
     for event in whole.events.iter().chain(&longer.events) {
         labeling.publish(event, &world.secret);
     }

@@ -13,7 +13,7 @@ use proptest::test_runner::{Config, TestRunner};
 use service::clock::SimulatedClock;
 use tokio_util::sync::CancellationToken;
 
-use crate::kit::{Editor, Person, START, World, record_of, sorted_values};
+use crate::kit::{Editor, Person, START, World, record_of, sorted_values, telling};
 
 /// What a developer does about one answer.
 #[derive(Debug, Clone)]
@@ -241,7 +241,8 @@ fn the_same_pairs_over_restarts_on_the_local_log() {
             spec.limits.batch_records = 7;
             let stop = CancellationToken::new();
             let step = tokio::spawn({
-                let (log, handler, stop) = (Arc::clone(&log), crew.world.handler(LabelPolicy::default()), stop.clone());
+                let (log, handler, stop) =
+                    (Arc::clone(&log), crew.world.handler(telling(LabelPolicy::default())), stop.clone());
                 async move { log.step(spec, handler, stop).await }
             });
             let is_last = chunk.is_empty();

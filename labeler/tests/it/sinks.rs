@@ -22,14 +22,14 @@ use labeler::LabelPolicy;
 use labeler::config::{LakeConfig, SinkConfig};
 use labeler::lake::{LakeReader, LakeWriter};
 use labeler::ledger::{self, Ledger, LedgerTotals};
-use labeler::policy_record::{CONTROL_KIND, SUBJECT, canonical, tell};
+use labeler::policy_record::{CONTROL_KIND, SUBJECT, VersionedPolicy, canonical, tell};
 use labeler::sink::{BatchLimits, Sink, SinkError, run_sink, run_sink_in_turn, stored_positions};
 use labeler::tally::{MeasureFilter, Tally, measures};
 use service::clock::{RealClock, SharedClock, SimulatedClock};
 use sqlx::{Any, AnyPool, Transaction};
 use tokio_util::sync::CancellationToken;
 
-use crate::kit::{self, Editor, START, World, label};
+use crate::kit::{self, Editor, START, World, label, telling};
 use crate::rig::{BOUND, create_topics, open_log};
 
 test_databases::on_both_databases! {
@@ -43,6 +43,7 @@ test_databases::on_both_databases! {
     folded_hours_count_as_before,
     the_ledger_folds_old_hours_by_itself_and_knows_repetitions_of_what_it_folded,
     the_log_is_told_a_label_policy_once,
+    details_are_told_from_the_first_start_on_at_which_every_release_reads_them,
     what_no_database_stores_as_text_holds_up_no_sink,
 }
 
@@ -547,7 +548,7 @@ async fn the_ledger_folds_old_hours_by_itself_and_knows_repetitions_of_what_it_f
 async fn the_log_is_told_a_label_policy_once() {
     let bench = bench().await;
     let (log, pool) = (&*bench.log, &bench.world.pool);
-    let default = LabelPolicy::default();
+    let default = telling(LabelPolicy::default());
     let start = log.end_positions(TELEMETRY_CLEAN).await.unwrap();
     assert!(tell(log, pool, &default).await.unwrap());
     let told = log.end_positions(TELEMETRY_CLEAN).await.unwrap();
@@ -555,13 +556,33 @@ async fn the_log_is_told_a_label_policy_once() {
     // Started again.
     assert!(!tell(log, pool, &default).await.unwrap());
     assert_eq!(log.end_positions(TELEMETRY_CLEAN).await.unwrap(), told);
-    let other = LabelPolicy { region_lines: 2, ..default.clone() };
+    let other = telling(LabelPolicy { region_lines: 2, ..LabelPolicy::default() });
     for policy in [&other, &default] {
         assert!(tell(log, pool, policy).await.unwrap());
         assert!(!tell(log, pool, policy).await.unwrap());
     }
-    let no_number = LabelPolicy { typed_against_weight: f64::NAN, ..default };
+    let no_number = telling(LabelPolicy { typed_against_weight: f64::NAN, ..LabelPolicy::default() });
     assert!(tell(log, pool, &no_number).await.is_err());
+}
+
+async fn details_are_told_from_the_first_start_on_at_which_every_release_reads_them() {
+    let bench = bench().await;
+    let (log, pool) = (&*bench.log, &bench.world.pool);
+    let configured = async || VersionedPolicy::configured(pool, LabelPolicy::default()).await.unwrap();
+    assert!(configured().await.tells_details, "no other release has been on a platform that this one made");
+
+    // As on a platform that the release before made.
+    sqlx::query("UPDATE schema_compatibility SET oldest_schema = 4").execute(pool).await.unwrap();
+    let before = configured().await;
+    assert!(!canonical(&before).unwrap().contains("details"), "it waits at a field that it does not know");
+    assert!(tell(log, pool, &before).await.unwrap());
+
+    migrations::close_to_releases_before(pool).await.unwrap();
+    let after = configured().await;
+    assert_eq!(after, telling(LabelPolicy::default()));
+    assert_eq!(after.version, before.version, "the same pairs have the same ids");
+    assert!(tell(log, pool, &after).await.unwrap());
+    assert!(!tell(log, pool, &configured().await).await.unwrap());
 }
 
 /// Says which label policy is in force where it reads.
@@ -583,8 +604,8 @@ impl StepHandler for Saying {
 async fn a_policy_that_was_told_and_taken_back_is_not_in_force() {
     let bench = bench().await;
     let (log, pool) = (&*bench.log, &bench.world.pool);
-    let default = LabelPolicy::default();
-    let other = LabelPolicy { region_lines: 2, ..default.clone() };
+    let default = telling(LabelPolicy::default());
+    let other = telling(LabelPolicy { region_lines: 2, ..LabelPolicy::default() });
     assert!(tell(log, pool, &default).await.unwrap());
     let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON label_policy BEGIN SELECT RAISE(ABORT, 'refused'); END";
     sqlx::query(refuse).execute(pool).await.unwrap();

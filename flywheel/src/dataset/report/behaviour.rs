@@ -12,7 +12,7 @@ use super::page::{Bars, Block, Curves, Intervals, Section, Table, Tone};
 use super::{Facts, language, moment, percent, spoken};
 
 /// What outcomes must say for most of this part.
-const DESCRIBED: &str = "outcomes say it while labeler.policy.describe_outcomes is set";
+const DESCRIBED: &str = "outcomes say it where no earlier release may read them";
 
 /// Opportunities of which something is not known are a group as well: what is left of all of them could be told from
 /// the others.
