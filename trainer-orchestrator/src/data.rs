@@ -1,6 +1,6 @@
 //! The data of a job: the pairs of a snapshot, opened for the job alone.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
