@@ -72,7 +72,7 @@ symbols!(
     Origin {
         /// Keystrokes.
         Typed = "typed",
-        /// A suggestion, ours or another tool's.
+        /// A suggestion, ours or another tool's, or an agent that writes in the editor.
         Suggestion = "suggestion",
         /// The clipboard.
         Paste = "paste",
@@ -82,7 +82,7 @@ symbols!(
         Redo = "redo",
         /// A formatter.
         Formatter = "formatter",
-        /// Another program changed the file.
+        /// Another program changed the file, such as version control.
         External = "external",
     }
 );

@@ -80,6 +80,11 @@ pub fn byte_at(encoding: OffsetEncoding, text: &str, offset: u64) -> Option<usiz
     }
 }
 
+/// What stands in a range of `text`; none where it ends outside or inside a character.
+fn units_of(encoding: OffsetEncoding, text: &str, range: Range<u64>) -> Option<&str> {
+    text.get(byte_at(encoding, text, range.start)?..byte_at(encoding, text, range.end)?)
+}
+
 impl TrackedWindow {
     /// A window whose first unit stands at `start` of the document, watched whole.
     #[must_use]
@@ -137,6 +142,20 @@ impl TrackedWindow {
         range.start <= self.watched.end && self.watched.start <= range.end
     }
 
+    /// Whether an edit reaches into the window from outside, or out of it, and replaces what is known to stand there.
+    #[must_use]
+    pub fn is_crossed_by(&self, edit: &ReportedEdit<'_>) -> bool {
+        let window_end = self.start.saturating_add(length_in(self.encoding, &self.text));
+        let reaches_in = edit.start < window_end && self.start < edit.end;
+        let reaches_out = edit.start < self.start || window_end < edit.end;
+        if self.lost || !reaches_in || !reaches_out || !is_as_long_as_it_says(self.encoding, edit) {
+            return false;
+        }
+        let (from, to) = (edit.start.max(self.start), edit.end.min(window_end));
+        let known = units_of(self.encoding, &self.text, from - self.start..to - self.start);
+        known.is_some() && known == units_of(self.encoding, edit.old_text, from - edit.start..to - edit.start)
+    }
+
     /// Follows one edit of the same file.
     pub fn apply(&mut self, edit: &ReportedEdit<'_>) -> Applied {
         if self.lost {
@@ -144,7 +163,7 @@ impl TrackedWindow {
         }
         let window_end = self.start.saturating_add(length_in(self.encoding, &self.text));
         let is_empty_window = self.text.is_empty();
-        if edit.end < edit.start || length_in(self.encoding, edit.old_text) != edit.end - edit.start {
+        if !is_as_long_as_it_says(self.encoding, edit) {
             return self.lose();
         }
         // What is written at the very border of whole lines belongs to the line above or below it, not to the window,
@@ -205,6 +224,11 @@ fn followed(place: &Range<usize>, replaced: &Range<usize>, length: usize) -> Ran
         return place.start.min(replaced.start)..end.max(written_end);
     }
     if replaced.end <= place.start { moved(place.start)..moved(place.end) } else { place.clone() }
+}
+
+/// Whether the replaced text is as long as the range.
+fn is_as_long_as_it_says(encoding: OffsetEncoding, edit: &ReportedEdit<'_>) -> bool {
+    edit.end.checked_sub(edit.start) == Some(length_in(encoding, edit.old_text))
 }
 
 /// Whole lines inserted just above the window do not become part of it.
@@ -282,6 +306,29 @@ mod tests {
             let mut window = TrackedWindow::new("b\nc\n", 2, OffsetEncoding::Utf16);
             assert_eq!(window.apply(&wrong), Applied::Lost, "{wrong:?}");
             assert_eq!(window.apply(&edit(2, "b", "")), Applied::Lost);
+        }
+    }
+
+    #[test]
+    fn an_edit_crosses_a_border_only_where_it_says_what_stands_there() {
+        let window = TrackedWindow::new("b😀\nc\n", 2, OffsetEncoding::Utf16);
+        for crossing in
+            [edit(0, "a\nb😀\nc\nd", ""), edit(1, "\nb", "x"), edit(6, "c\nd", ""), edit(0, "a\nb😀\nc\n", "")]
+        {
+            assert!(window.is_crossed_by(&crossing), "{crossing:?}");
+        }
+        let too_long = ReportedEdit { end: 90, ..edit(0, "a\nb", "") };
+        let others = [
+            edit(0, "a\n", ""),
+            edit(8, "d", ""),
+            edit(2, "b😀\nc\n", ""),
+            edit(0, "a\nx😀\nc\nd", ""),
+            // Its end would split a surrogate pair.
+            edit(1, "\nbx", ""),
+            too_long,
+        ];
+        for other in others {
+            assert!(!window.is_crossed_by(&other), "{other:?}");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::generated::Generated;
 use crate::kept::{Kept, kept};
 use crate::lexing::{equal_after_lexing, solid};
 use crate::policy::{LOOKS_S, LabelPolicy};
-use crate::replay::{Pause, REPORTS_MISSING, Replay, TEXT_UNKNOWN, replay, start_is_known};
+use crate::replay::{Pause, REPORTS_MISSING, Replay, replay, start_is_known};
 use crate::signals::{Signals, contradictions, part, signals};
 use crate::story::{ExposureText, Story, What};
 
@@ -368,7 +368,7 @@ impl Case<'_> {
         let mut at_accept = Cow::Borrowed(self.pause.accepted.as_slice());
         // What Tab wrote may be what is missing. Then it is taken at its word: a step of which nothing was seen would
         // otherwise count for nothing, whatever became of it.
-        if matches!(self.pause.unclear, Some(TEXT_UNKNOWN | REPORTS_MISSING)) {
+        if self.pause.standing.is_none() || self.pause.unclear == Some(REPORTS_MISSING) {
             at_accept.to_mut().push(suggested.clone());
         }
         kept(&self.context().language, self.base(), &suggested, &at_accept, self.standing()?)

@@ -10,13 +10,13 @@ use std::ops::Range;
 use events::{Decision, EditAction, Origin, Timestamp, apply_actions};
 
 use crate::alignment::hunks_between;
-use crate::document::{Applied, ReportedEdit, TrackedWindow, byte_at, lines_around};
+use crate::document::{Applied, ReportedEdit, TrackedWindow, byte_at, length_in, lines_around};
 use crate::lexing::equal_after_lexing;
 use crate::policy::LabelPolicy;
 use crate::story::{Answer, EditText, ExposureText, Fact, Story, What};
 
 /// Why it is not known what the hand made: the text of the window is not known.
-pub(crate) const TEXT_UNKNOWN: &str = "text_unknown";
+const TEXT_UNKNOWN: &str = "text_unknown";
 /// The same: reports are missing, and no look has shown that they changed nothing.
 pub(crate) const REPORTS_MISSING: &str = "reports_missing";
 
@@ -288,12 +288,58 @@ fn reported(text: &EditText) -> ReportedEdit<'_> {
 
 impl Replayer<'_> {
     fn edit(&mut self, fact: &Fact, origin: Origin, is_acceptance: bool, edit: &ReportedEdit<'_>) {
-        let before = self.window.text().to_owned();
-        let watched_before = self.window.watched();
-        let was_lost = self.window.is_lost();
         if is_acceptance {
             self.goes_on();
         }
+        // Whoever writes much at once (formatters, agents, version control, and clients that report whole documents)
+        // leaves most of it as it was: each change of it is an edit, from the last one on, so that places stay.
+        let crosses = self.window.is_crossed_by(edit);
+        let changes = if crosses { hunks_between(edit.old_text, edit.new_text) } else { Vec::new() };
+        let encoding = self.window.encoding();
+        let units = |byte: usize| edit.start.saturating_add(length_in(encoding, &edit.old_text[..byte]));
+        let mut parts: Vec<ReportedEdit<'_>> = changes
+            .iter()
+            .rev()
+            .map(|change| ReportedEdit {
+                start: units(change.start),
+                end: units(change.end),
+                old_text: &edit.old_text[change.start..change.end],
+                new_text: &change.new_text,
+            })
+            .collect();
+        if !crosses {
+            parts.push(*edit);
+        }
+        // A formatter that changes no token is no correction and hides none.
+        let is_format = origin == Origin::Formatter && self.keeps_tokens(&parts);
+        for part in &parts {
+            self.edit_part(fact, origin, is_acceptance, is_format, part);
+        }
+        let is_by_hand = matches!(origin, Origin::Typed | Origin::Undo);
+        if crosses && self.window.is_lost() && !is_acceptance && !is_by_hand {
+            self.tainted_by = self.tainted_by.or(Some(unclear_origin(origin)));
+        }
+    }
+
+    /// Whether the window has the same tokens before and after edits.
+    fn keeps_tokens(&self, edits: &[ReportedEdit<'_>]) -> bool {
+        let mut after = self.window.clone();
+        for edit in edits {
+            after.apply(edit);
+        }
+        !after.is_lost() && equal_after_lexing(self.language, self.window.text(), after.text())
+    }
+
+    fn edit_part(
+        &mut self,
+        fact: &Fact,
+        origin: Origin,
+        is_acceptance: bool,
+        is_format: bool,
+        edit: &ReportedEdit<'_>,
+    ) {
+        let watched_before = self.window.watched();
+        let was_lost = self.window.is_lost();
         let (replaced, written) = match self.window.apply(edit) {
             Applied::Elsewhere => return,
             Applied::Lost => {
@@ -307,8 +353,6 @@ impl Replayer<'_> {
         };
         self.look = None;
         let watched = replaced.start <= watched_before.end && watched_before.start <= replaced.end;
-        // A formatter that changes no token is no correction and hides none.
-        let is_format = origin == Origin::Formatter && equal_after_lexing(self.language, &before, self.window.text());
         self.window_changed |= !is_acceptance && !is_format;
         if !watched {
             return;
@@ -467,8 +511,8 @@ impl Replayer<'_> {
     }
 }
 
-/// Why nothing is learned from a region that something of this origin changed: agents, other programs and version
-/// control (`external`), pastes, formatters and other suggestions write what the developer's hand did not.
+/// Why nothing is learned from a region that something of this origin changed: agents and other tools (`suggestion`),
+/// version control and other programs (`external`), pastes and formatters write what the developer's hand did not.
 fn unclear_origin(origin: Origin) -> &'static str {
     match origin {
         Origin::Paste => "paste",
@@ -479,3 +523,7 @@ fn unclear_origin(origin: Origin) -> &'static str {
         Origin::Typed | Origin::Undo | Origin::Unknown => "unknown_origin",
     }
 }
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;

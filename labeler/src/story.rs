@@ -163,3 +163,95 @@ pub fn opened_ms<'a>(facts: impl Iterator<Item = &'a Fact>) -> Option<i64> {
         })
         .min()
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Stories of one suggestion over one line.
+
+    use events::{
+        Arm, ByteRange, Decision, EditAction, EditContext, ModelVersion, OffsetEncoding, OpportunityId, Probabilities,
+        Receipt, SessionId, Sha256Digest, SuggestionId, TenantId, TenantSecret, Timestamp, Window,
+    };
+    use uuid::Uuid;
+
+    use super::{Answer, ExposureText, Fact, Story, What};
+
+    /// The window.
+    pub(crate) const TEXT: &str = "let a = b;\n";
+
+    pub(crate) fn action(start: u64, old_text: &str, new_text: &str) -> EditAction {
+        EditAction {
+            path: "p".to_owned(),
+            range: ByteRange::new(start, start + old_text.len() as u64),
+            old_text: old_text.to_owned(),
+            new_text: new_text.to_owned(),
+        }
+    }
+
+    pub(crate) fn story(decision: Decision, actions: Vec<EditAction>, reports: &[(i64, What)]) -> Story {
+        let session_id = SessionId::from_uuid(Uuid::from_bytes([1; 16]));
+        let suggestion_id = Some(SuggestionId::from_uuid(Uuid::from_bytes([2; 16])));
+        let receipt = Receipt {
+            tenant: TenantId::default(),
+            person: TenantSecret::new([7; 32]).person_pseudonym("someone"),
+            session_id,
+            opportunity_id: OpportunityId::from_uuid(Uuid::from_bytes([3; 16])),
+            suggestion_id,
+            model: "edit".parse().unwrap(),
+            model_version: ModelVersion(1),
+            rollout_id: None,
+            arm: Arm::Current,
+            block: None,
+            decision,
+            probabilities: Probabilities {
+                arm_probability: 1.0,
+                p_show: 1.0,
+                log_p_text: 0.0,
+                gate_score: 1.0,
+                threshold: 0.0,
+                explored: false,
+            },
+            context_digest: Sha256Digest::of(b"context"),
+            actions_digest: Sha256Digest::of(b"actions"),
+            issued_at: Timestamp::EPOCH,
+        };
+        let context = EditContext {
+            repository: "r".to_owned(),
+            path: "p".to_owned(),
+            language: "rust".to_owned(),
+            recent_edits: Vec::new(),
+            window: Window { start_byte: 0, first_line: 0, text: TEXT.to_owned() },
+            cursor_byte: 0,
+        };
+        let fact = |(index, (monotonic_ms, what)): (usize, &(i64, What))| Fact {
+            sequence: i64::try_from(index).unwrap() + 1,
+            monotonic_ms: *monotonic_ms,
+            received_at: Timestamp::EPOCH,
+            suggestion_id,
+            altered: false,
+            what: what.clone(),
+        };
+        Story {
+            session_id,
+            key_id: None,
+            answer: Answer {
+                receipt,
+                encoding: OffsetEncoding::Utf16,
+                exposed: true,
+                first_received_at: Timestamp::EPOCH,
+                text: Some(ExposureText {
+                    context,
+                    actions,
+                    window_start_offset: 0,
+                    altered: false,
+                    first_action_ms: None,
+                }),
+            },
+            earlier: Vec::new(),
+            facts: reports.iter().enumerate().map(fact).collect(),
+            gaps: Vec::new(),
+            known_until_ms: 0,
+            ended: None,
+        }
+    }
+}

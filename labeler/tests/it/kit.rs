@@ -490,6 +490,15 @@ impl Editor {
         self.edit(start, start + old.len(), new_text, origin, None)
     }
 
+    /// Writes the whole document anew and reports it as one edit.
+    pub(crate) fn rewrites(&mut self, document: &str, origin: Origin) -> &mut Self {
+        let end = self.document.len();
+        self.edit(0, end, document, origin, None);
+        self.window_start = document.find("fn main").unwrap();
+        self.behind = document.len() - document.find("\nfn after").unwrap();
+        self
+    }
+
     /// Types over the `nth` occurrence of `old`, one character each 100 ms.
     pub(crate) fn types(&mut self, old: &str, nth: usize, new_text: &str) -> &mut Self {
         let start = self.document.match_indices(old).nth(nth).unwrap().0;

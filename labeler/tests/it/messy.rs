@@ -433,3 +433,33 @@ async fn what_is_kept_of_a_closed_opportunity_goes_before_its_session() {
     labeling.finish().await;
     assert_eq!(labeling.outcomes().len(), 1);
 }
+
+#[tokio::test]
+async fn a_document_written_anew_hides_nothing_that_was_typed_where_it_is_as_it_was() {
+    // An even seed counts in UTF-16, an odd one in UTF-8.
+    for (seed, origin) in [(90, Origin::Formatter), (91, Origin::External), (92, Origin::Suggestion)] {
+        let (world, mut editor) = editor(seed).await;
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(300).types("get_name", 0, "load_name").wait(400);
+        let written = editor.document.replace("use é", "use  é").replace("send(a, b)", "send( a, b )");
+        let written = written.replace("after() {}", "after() { }");
+        editor.rewrites(&written, origin).looks(&served, opened);
+        let (pairs, _) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::DismissedThenTyped), "{origin}");
+        let text = world.text(&pairs[0]).await;
+        assert_eq!(news(&text.chosen.unwrap().actions), ["load_name"], "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn a_formatter_that_writes_the_whole_document_breaks_no_silence() {
+    let (world, mut editor) = editor(93).await;
+    let served = editor.ask(Decision::Silent, vec![]);
+    let opened = editor.now_ms;
+    let written = editor.document.replace("use é", "use  é").replace("send(a, b)", "send( a, b )");
+    editor.wait(2_000).rewrites(&written, Origin::Formatter).looks(&served, opened);
+    let (records, _) = label(&world, &editor).await;
+    assert_eq!((records.len(), records[0].reason), (1, PairReason::SilenceConfirmed));
+}
