@@ -187,5 +187,6 @@ impl Glance {
         metrics::gauge!("flywheel_registry_version_utility", &labels).set(utility);
         metrics::gauge!("flywheel_registry_version_acceptance", &labels).set(acceptance);
         metrics::gauge!("flywheel_registry_version_shown_rate", &labels).set(value(&measures.shown_rate));
+        metrics::gauge!("flywheel_registry_version_exposures_missing", &labels).set(measures.exposures_missing as f64);
     }
 }

@@ -388,7 +388,10 @@ async fn an_object_without_a_row_is_garbage_and_no_pair_is_lost_or_doubled() {
 
 async fn the_tally_counts_once_and_measures_by_person() {
     let bench = bench().await;
-    let (_, outcomes) = labeled(&bench.world, 9).await;
+    let (_, mut outcomes) = labeled(&bench.world, 9).await;
+    for without_exposure in &mut outcomes[..2] {
+        without_exposure.exposure_missing = true;
+    }
     let records = outcomes.iter().enumerate().map(|(index, outcome)| (index as u8, avro::encode(outcome).unwrap()));
     bench.publish(SERVING_OUTCOMES, records.collect()).await;
     bench.follow(Box::new(Failing { inner: Box::new(Tally::new(SinkConfig::default())), failures: 2 })).await;
@@ -396,6 +399,9 @@ async fn the_tally_counts_once_and_measures_by_person() {
     let filter = MeasureFilter::default();
     let found = measures(&bench.world.pool, &tenant, &model, ModelVersion(1), &filter).await.unwrap();
     assert_eq!((found.opportunities, found.shown, found.persons, found.censored), (9, 9, 9, 0));
+    assert_eq!(found.exposures_missing, 2);
+    let other = measures(&bench.world.pool, &tenant, &model, ModelVersion(2), &filter).await.unwrap();
+    assert_eq!((other.opportunities, other.exposures_missing), (0, 0));
     assert_eq!(found.shown_rate.unwrap().value, 1.0);
     let acceptance = found.acceptance.unwrap();
     assert!((acceptance.value - 6.0 / 9.0).abs() < 1e-12);
