@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use events::{CleanEvent, Decision, EditAction, EventKind, Origin, PairReason, Signal};
 
-use crate::kit::{Editor, START, Served, World, label};
+use crate::kit::{DOCUMENT, Editor, START, Served, World, label};
 
 fn news(actions: &[EditAction]) -> Vec<&str> {
     actions.iter().map(|action| action.new_text.as_str()).collect()
@@ -406,6 +406,33 @@ async fn exposures_alone_keep_to_the_bounds_and_the_oldest_close_first() {
     assert_eq!(closed, asked[..8], "32 stay open");
     labeling.finish().await;
     assert_eq!(labeling.outcomes().len(), 40);
+}
+
+#[tokio::test]
+async fn what_was_reported_is_written_once_and_only_little_again() {
+    let world = World::new().await;
+    let person = world.person("someone").await;
+    let lines = "    let more = fill(some, thing);\n".repeat(300);
+    let document = DOCUMENT.replace("fn main() {\n", &format!("fn main() {{\n{lines}"));
+    let mut editor = Editor::over(&person, 80, &document);
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    editor.shown(&served, 1).wait(900).types("get_name", 0, "load_the_name");
+    let key = crate::kit::record_of(&editor.events[0], &world.secret).key;
+    let mut labeling = world.step(1);
+    let (mut before, mut largest) = (labeling.step.state(&key), 0);
+    for event in &editor.events {
+        labeling.publish(event, &world.secret);
+        labeling.run().await;
+        let state = labeling.step.state(&key);
+        for (name, value) in state.iter().filter(|(name, value)| before.get(*name).is_some_and(|old| old != *value)) {
+            assert_eq!(name, "session");
+            largest = largest.max(value.len());
+        }
+        before = state;
+    }
+    assert!(before.values().any(|value| value.len() > 8 << 10), "the context is there");
+    assert!(largest > 0 && largest < 1 << 10, "{largest} bytes are written for each event");
 }
 
 #[tokio::test]
