@@ -253,6 +253,12 @@ pub(crate) struct Editor {
 pub(crate) const DOCUMENT: &str = "use é::😀;\n\nfn main() {\n    let a = get_name(user);\n    let b = \
                                    get_name(other);\n    send(a, b);\n}\n\nfn after() {}\n";
 
+/// Bytes of a document from the empty line before `after` on.
+fn behind(document: &str) -> usize {
+    let line_break = if document.contains("\r\n") { 2 } else { 1 };
+    document.len() - document.find("fn after").unwrap() + line_break
+}
+
 impl Editor {
     /// A session whose window is `main` of [`DOCUMENT`].
     pub(crate) fn new(person: &Person, seed: u8) -> Self {
@@ -268,7 +274,7 @@ impl Editor {
             now_ms: 1_000,
             document: document.to_owned(),
             window_start: document.find("fn main").unwrap(),
-            behind: "\nfn after() {}\n".len(),
+            behind: behind(document),
             encoding: if seed.is_multiple_of(2) { OffsetEncoding::Utf16 } else { OffsetEncoding::Utf8 },
             counter: 0,
             seed,
@@ -495,7 +501,7 @@ impl Editor {
         let end = self.document.len();
         self.edit(0, end, document, origin, None);
         self.window_start = document.find("fn main").unwrap();
-        self.behind = document.len() - document.find("\nfn after").unwrap();
+        self.behind = behind(document);
         self
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use events::{CleanEvent, Decision, EditAction, EventKind, Origin, PairReason, Signal};
+use events::{CleanEvent, Decision, EditAction, EventKind, Origin, PairReason, PairText, Signal, apply_actions};
 
 use crate::kit::{DOCUMENT, Editor, START, Served, World, label};
 
@@ -489,4 +489,63 @@ async fn a_formatter_that_writes_the_whole_document_breaks_no_silence() {
     editor.wait(2_000).rewrites(&written, Origin::Formatter).looks(&served, opened);
     let (records, _) = label(&world, &editor).await;
     assert_eq!((records.len(), records[0].reason), (1, PairReason::SilenceConfirmed));
+}
+
+/// An editor over a document of tabs and Windows' line breaks. An even seed counts in UTF-16, an odd one in UTF-8.
+async fn editor_on_windows(seed: u8) -> (World, Editor, String) {
+    let world = World::new().await;
+    let person = world.person("someone").await;
+    let document = DOCUMENT.replace("    ", "\t").replace('\n', "\r\n");
+    let editor = Editor::over(&person, seed, &document);
+    let window = document[document.find("fn main").unwrap()..document.find("\r\nfn after").unwrap()].to_owned();
+    (world, editor, window)
+}
+
+/// The window as the chosen side makes it.
+fn made_by_chosen(text: &PairText) -> Option<String> {
+    let chosen = text.chosen.as_ref()?;
+    let actions: Vec<EditAction> = text.shared.iter().chain(&chosen.actions).cloned().collect();
+    apply_actions(text.context.window.start_byte, &text.context.window.text, &actions)
+}
+
+#[tokio::test]
+async fn tabs_line_breaks_and_characters_of_several_units_are_exact() {
+    for seed in [94, 95] {
+        // Tab, and a formatter that writes the line break otherwise.
+        let (world, mut editor, window) = editor_on_windows(seed).await;
+        let written = "fetch_name(user, \"é😀\");\r\n\tlog(a)";
+        let served = editor.ask(Decision::Shown, vec![editor.action("get_name(user)", 0, written)]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(2_000);
+        editor.replace("\r\n\tlog(a)", 0, "\n    log(a)", Origin::Formatter).looks(&served, opened);
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), pairs[0].reason, outcomes[0].utility), (1, PairReason::AcceptedKept, 0.75));
+        let text = world.text(&pairs[0]).await;
+        assert_eq!(text.context.window.text, window);
+        assert_eq!(made_by_chosen(&text), Some(window.replace("get_name(user)", written)));
+
+        // Up to a character of two units, then something typed.
+        let (world, mut editor, window) = editor_on_windows(seed).await;
+        let (taken, rest) = ("fetch_name(\"é😀\"", ",\r\n\t\tuser)");
+        let served = editor.ask(Decision::Shown, vec![editor.action("get_name(user)", 0, &format!("{taken}{rest}"))]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).accepted(&served, 0, Some(taken.len())).wait(500);
+        let place = editor.document.find(taken).unwrap() + taken.len();
+        editor.edit(place, place, ",\r\n\t\towner)", Origin::Typed, None).looks(&served, opened);
+        let (pairs, _) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::AcceptedPartially));
+        let wanted = window.replace("get_name(user)", &format!("{taken},\r\n\t\towner)"));
+        assert_eq!(made_by_chosen(&world.text(&pairs[0]).await), Some(wanted));
+
+        // Esc, and characters of two units typed one by one.
+        let (world, mut editor, window) = editor_on_windows(seed).await;
+        let served = editor.ask(Decision::Shown, vec![editor.action("get_name", 0, "fetch_name")]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(300).types("user", 0, "\"😀é\",\r\n\t\tuser");
+        editor.looks(&served, opened);
+        let (pairs, _) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::DismissedThenTyped));
+        let wanted = window.replace("(user)", "(\"😀é\",\r\n\t\tuser)");
+        assert_eq!(made_by_chosen(&world.text(&pairs[0]).await), Some(wanted));
+    }
 }
