@@ -549,3 +549,33 @@ async fn tabs_line_breaks_and_characters_of_several_units_are_exact() {
         assert_eq!(made_by_chosen(&world.text(&pairs[0]).await), Some(wanted));
     }
 }
+
+#[tokio::test]
+async fn what_one_person_does_in_one_editor_says_nothing_about_the_other() {
+    let world = World::new().await;
+    let person = world.person("someone").await;
+    let (mut one, mut other) = (Editor::new(&person, 96), Editor::new(&person, 97));
+    for editor in [&mut one, &mut other] {
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900);
+        if editor.events[0].header.session_id == crate::kit::session(97) {
+            editor.dismissed(&served, 0).wait(300).types("get_name", 0, "load_name");
+        }
+        editor.looks(&served, opened);
+    }
+    let mut labeling = world.step(1);
+    let mut events: Vec<&CleanEvent> = one.events.iter().chain(&other.events).collect();
+    events.sort_by_key(|event| event.header.received_at);
+    for event in events {
+        labeling.publish(event, &world.secret);
+    }
+    labeling.finish().await;
+    let (pairs, outcomes) = (labeling.pairs(), labeling.outcomes());
+    let told: Vec<_> = pairs.iter().map(|pair| (pair.session_id, pair.reason)).collect();
+    assert_eq!(told, [(crate::kit::session(97), PairReason::DismissedThenTyped)]);
+    let mut signals: Vec<Signal> = outcomes.iter().map(|outcome| outcome.signal).collect();
+    signals.sort();
+    assert_eq!(signals, [Signal::Rejected, Signal::Ignored]);
+}
