@@ -54,8 +54,16 @@ fn setting(name: &str, default: u64) -> u64 {
 const NUMBERS: [i64; 7] = [i64::MIN, -1, 0, 1, 7, 40_000, i64::MAX];
 const SMALL: [Option<i32>; 7] = [None, Some(i32::MIN), Some(-1), Some(0), Some(1), Some(300), Some(i32::MAX)];
 const PLACES: [u64; 7] = [0, 1, 13, 14, 40, u64::MAX - 1, u64::MAX];
-const ORIGINS: [Origin; 6] =
-    [Origin::Typed, Origin::Suggestion, Origin::Paste, Origin::Undo, Origin::Formatter, Origin::Unknown];
+const ORIGINS: [Origin; 8] = [
+    Origin::Typed,
+    Origin::Suggestion,
+    Origin::Paste,
+    Origin::Undo,
+    Origin::Redo,
+    Origin::Formatter,
+    Origin::External,
+    Origin::Unknown,
+];
 
 fn any_text(random: &mut Random) -> String {
     let pieces = ["", "\0", "😀", "\r\n", "a\u{301}", "get_name", "fn main() {\n", "}}}}((((", "\u{FEFF}", "\t \n"];
@@ -71,7 +79,7 @@ fn anything(random: &mut Random, person: &Person, seed: u8) -> Vec<CleanEvent> {
         let name = random.pick(&["get_name", "user", "send", "other"]);
         let stands = editor.document.contains(name);
         let served = (!asked.is_empty()).then(|| random.pick(&asked));
-        match (random.below(11), served) {
+        match (random.below(12), served) {
             (0 | 1, _) | (_, None) => {
                 let decision = random.pick(&[Decision::Shown, Decision::Shown, Decision::Silent, Decision::Withheld]);
                 let count = if stands { random.below(3) } else { 0 };
@@ -111,6 +119,10 @@ fn anything(random: &mut Random, person: &Person, seed: u8) -> Vec<CleanEvent> {
             }
             (10, _) if random.one_in(6) => {
                 editor.end();
+            }
+            (11, _) if stands => {
+                let written = editor.document.replacen(name, &any_text(random), 1);
+                editor.rewrites(&written, random.pick(&ORIGINS));
             }
             _ => {
                 editor.edit(0, 0, "// above 😀\n", Origin::Typed, None);

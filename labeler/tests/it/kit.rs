@@ -255,8 +255,9 @@ pub(crate) const DOCUMENT: &str = "use é::😀;\n\nfn main() {\n    let a = get
 
 /// Bytes of a document from the empty line before `after` on.
 fn behind(document: &str) -> usize {
-    let line_break = if document.contains("\r\n") { 2 } else { 1 };
-    document.len() - document.find("fn after").unwrap() + line_break
+    let after = document.find("fn after").unwrap();
+    let line_break = if document[..after].ends_with("\r\n") { 2 } else { 1 };
+    document.len() - after + line_break
 }
 
 impl Editor {
