@@ -151,50 +151,14 @@ pub(crate) fn pairs(scratch: &Scratch, from: &Positions, until: &Positions) -> a
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_past_retention_or_erased_may_be_gone_and_nothing_else() {
-        let scratch = Scratch::open(None).unwrap();
-        let position = |number: u32| format!("{number:020}");
-        let pairs_of_the_log = [
-            (0, None, true),
-            (1, None, false),
-            (2, Some(reason::RETENTION), false),
-            (3, Some(reason::RETENTION), true),
-            (4, Some(reason::ERASED), false),
-        ];
-        for (number, may_be_gone, is_in_the_lake) in pairs_of_the_log {
-            let (at, id, digest) = (position(number), format!("pair {number}"), vec![0_u8]);
-            let connection = &scratch.connection;
-            let insert = "INSERT INTO pair_log (partition, position, pair_id, digest, may_be_gone) \
-                          VALUES (0, ?1, ?2, ?3, ?4)";
-            connection.execute(insert, params![at, id, digest, may_be_gone]).unwrap();
-            if is_in_the_lake {
-                let insert =
-                    "INSERT INTO pair_rows (partition, position, pair_id, digest, part) VALUES (0, ?1, ?2, ?3, 1)";
-                connection.execute(insert, params![at, id, digest]).unwrap();
-            }
-        }
-        let until: Positions = [(0, position(5).parse().unwrap())].into_iter().collect();
-        let check = pairs(&scratch, &Positions::default(), &until).unwrap();
-        assert_eq!(check.first, [Named { id: "pair 1".to_owned(), what: "in_no_part".to_owned() }]);
-        assert_eq!((check.checked, check.differences, check.not_covered), (3, 1, 2));
-        let reasons: Vec<(&str, u64)> = check.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
-        assert_eq!(reasons, [(reason::ERASED, 1), (reason::RETENTION, 1)]);
-    }
-}
-
-#[cfg(test)]
-mod tests {
     use std::collections::BTreeMap;
 
     use bus::Position;
 
     use super::*;
 
-    /// What the log and the lake hold: places, what stands there, and whether its person was erased, or which part.
-    type Logged = (u64, &'static str, bool);
+    /// What the log and the lake hold: places, what stands there, and why it may be gone, or which part.
+    type Logged = (u64, &'static str, Option<&'static str>);
     type Stored = (u64, &'static str, i64);
 
     fn place(number: u64) -> Position {
@@ -205,10 +169,10 @@ mod tests {
     fn check(log: &[Logged], lake: &[Stored]) -> Check {
         let scratch = Scratch::open(None).unwrap();
         let pair = |number: u64| (place(number).to_string(), format!("pair {number}"));
-        for (number, text, is_erased) in log {
+        for (number, text, may_be_gone) in log {
             let (position, id) = pair(*number);
             let insert = "INSERT INTO pair_log VALUES (0, ?1, ?2, ?3, ?4)";
-            scratch.connection.execute(insert, params![position, id, text.as_bytes(), is_erased]).unwrap();
+            scratch.connection.execute(insert, params![position, id, text.as_bytes(), may_be_gone]).unwrap();
         }
         for (number, text, part) in lake {
             let (position, id) = pair(*number);
@@ -228,20 +192,26 @@ mod tests {
     }
 
     #[test]
-    fn only_a_pair_of_an_erased_person_may_be_in_no_part() {
-        let erased = check(&[(10, "a", false), (11, "b", true)], &[(10, "a", 1)]);
+    fn only_a_pair_of_an_erased_person_or_past_retention_may_be_in_no_part() {
+        let erased = check(&[(10, "a", None), (11, "b", Some(reason::ERASED))], &[(10, "a", 1)]);
         assert_eq!((erased.checked, erased.differences, erased.not_covered), (1, 0, 1));
         assert_eq!(erased.reasons, reasons(&[(reason::ERASED, 1)]));
-        let lost = check(&[(10, "a", false), (11, "b", false)], &[(10, "a", 1)]);
+        let expired = check(&[(10, "a", None), (11, "b", Some(reason::RETENTION))], &[(10, "a", 1)]);
+        assert_eq!((expired.checked, expired.differences, expired.not_covered), (1, 0, 1));
+        assert_eq!(expired.reasons, reasons(&[(reason::RETENTION, 1)]));
+        let lost = check(&[(10, "a", None), (11, "b", None)], &[(10, "a", 1)]);
         assert_eq!((lost.checked, lost.not_covered), (2, 0));
         assert_eq!(differences(&lost), [("pair 11", "in_no_part")]);
     }
 
     #[test]
     fn an_erased_pair_that_is_still_in_the_lake_is_judged_like_every_other() {
-        let as_it_stands = check(&[(10, "a", true)], &[(10, "a", 1)]);
+        let as_it_stands = check(&[(10, "a", Some(reason::ERASED))], &[(10, "a", 1)]);
         assert_eq!((as_it_stands.checked, as_it_stands.differences, as_it_stands.not_covered), (1, 0, 0));
-        let changed = check(&[(10, "a", true), (11, "b", true)], &[(10, "other", 1), (11, "b", 1), (11, "b", 2)]);
+        let changed = check(
+            &[(10, "a", Some(reason::ERASED)), (11, "b", Some(reason::ERASED))],
+            &[(10, "other", 1), (11, "b", 1), (11, "b", 2)],
+        );
         assert_eq!((changed.checked, changed.not_covered), (2, 0));
         assert_eq!(differences(&changed), [("pair 10", "differs"), ("pair 11", "in_several_parts")]);
     }
@@ -249,10 +219,10 @@ mod tests {
     #[test]
     fn what_lies_outside_of_the_cut_is_no_difference_and_what_nobody_wrote_is_one() {
         // The log has let go of what is before 10; behind 20 the lake has not read yet.
-        let around = check(&[(10, "a", false), (25, "c", true)], &[(5, "b", 1), (10, "a", 1)]);
+        let around = check(&[(10, "a", None), (25, "c", Some(reason::ERASED))], &[(5, "b", 1), (10, "a", 1)]);
         assert_eq!((around.checked, around.differences, around.not_covered), (1, 0, 1));
         assert_eq!(around.reasons, reasons(&[(reason::DELETED, 1)]));
-        let invented = check(&[(10, "a", false)], &[(10, "a", 1), (15, "d", 1)]);
+        let invented = check(&[(10, "a", None)], &[(10, "a", 1), (15, "d", 1)]);
         assert_eq!(differences(&invented), [("pair 15", "not_in_the_log")]);
     }
 }

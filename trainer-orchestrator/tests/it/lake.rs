@@ -160,11 +160,11 @@ async fn a_look_that_fails_is_gone_on_with_by_the_next_one() {
     // Four parts are read for what they say, and two for their texts.
     let store = Arc::new(Counted { inner: fixture.artifacts.clone(), read: AtomicU64::new(0), fails_at: 7 });
     let objects: Arc<dyn ArtifactStore> = store.clone();
-    let (tenant, config) = (TenantId::default(), config());
+    let config = config();
     let lake = LakeReader::new(fixture.pool.clone(), objects);
-    let sources = Sources::new(&fixture.pool, tenant.clone(), lake, fixture.keys.clone());
+    let sources = Sources::new(&fixture.pool, TenantId::default(), lake, fixture.keys.clone());
     let (rules, sharing) = (sources.rules().await.unwrap(), sources.sharing().await.unwrap());
-    let filters = config.filters(tenant, model(), "everyone".parse().unwrap(), 1, CODE_VERSION);
+    let filters = filters(&config);
     let look = async || sources.plan(filters.clone(), &config.data_set, &rules, &sharing).await;
     assert!(look().await.is_err());
     let made = look().await.unwrap().0;
