@@ -64,15 +64,16 @@ async fn a_newer_release_says_who_may_go_on() {
 
 /// Takes the newest migrations back, as if the release before had made the database.
 async fn made_before(pool: &AnyPool) {
-    for column in [
-        "language",
-        "pattern",
-        "first_action_ms",
-        "standing_30_s_permille",
-        "standing_120_s_permille",
-        "standing_300_s_permille",
+    for (table, column) in [
+        ("opportunity_outcomes", "language"),
+        ("opportunity_outcomes", "pattern"),
+        ("opportunity_outcomes", "first_action_ms"),
+        ("opportunity_outcomes", "standing_30_s_permille"),
+        ("opportunity_outcomes", "standing_120_s_permille"),
+        ("opportunity_outcomes", "standing_300_s_permille"),
+        ("snapshot_left_out", "merged_into"),
     ] {
-        let drop = format!("ALTER TABLE opportunity_outcomes DROP COLUMN {column}");
+        let drop = format!("ALTER TABLE {table} DROP COLUMN {column}");
         sqlx::query(sqlx::AssertSqlSafe(drop)).execute(pool).await.unwrap();
     }
     sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9").execute(pool).await.unwrap();
