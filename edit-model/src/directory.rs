@@ -1,14 +1,14 @@
-//! A model on disk: a Hugging Face directory (`config.json`, `model.safetensors` in bf16, `tokenizer.json`) and our
-//! `manifest.json` with the digest of every file, verified before anything is used.
+//! A model on disk: a Hugging Face directory (`config.json`, `model.safetensors` in bf16 or parts of it with an index,
+//! `tokenizer.json`) and our `manifest.json` with the digest of every file, verified before anything is used.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use half::bf16;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::checkpoint::{INDEX_FILE, PART_BYTES, WEIGHTS_FILE, is_weights_file, read_weights, write_weights};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::model::EditModel;
@@ -18,10 +18,9 @@ use crate::tokenizer::CodeTokenizer;
 /// Name of the manifest in a model directory.
 pub const MANIFEST_FILE: &str = "manifest.json";
 const CONFIG_FILE: &str = "config.json";
-const WEIGHTS_FILE: &str = "model.safetensors";
-const TOKENIZER_FILE: &str = "tokenizer.json";
-/// Files larger than this are not models of this crate.
-const MAX_FILE_BYTES: u64 = 4 << 30;
+pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
+/// Files larger than this are not read: 1.5 billion weights in f32 are 6 GB.
+const MAX_FILE_BYTES: u64 = 16 << 30;
 
 /// What a model is and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +104,7 @@ fn damaged(path: &Path, reason: impl Into<String>) -> ModelError {
     ModelError::Damaged { path: path.to_owned(), reason: reason.into() }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
     let file = |source| ModelError::File { path: path.to_owned(), source };
     let length = std::fs::metadata(path).map_err(file)?.len();
     if length > MAX_FILE_BYTES {
@@ -114,8 +113,30 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
     std::fs::read(path).map_err(file)
 }
 
-fn write_file(path: &PathBuf, bytes: &[u8]) -> Result<(), ModelError> {
-    std::fs::write(path, bytes).map_err(|source| ModelError::File { path: path.clone(), source })
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+    std::fs::write(path, bytes).map_err(|source| ModelError::File { path: path.to_owned(), source })
+}
+
+fn remove_file(path: &Path) -> Result<(), ModelError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(ModelError::File { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes weights that an earlier model of this directory left: readers without a manifest would take them.
+fn remove_other_weights(directory: &Path, files: &BTreeMap<String, String>) -> Result<(), ModelError> {
+    let failed = |source| ModelError::File { path: directory.to_owned(), source };
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if is_weights_file(name) && !files.contains_key(name) {
+            remove_file(&directory.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -130,75 +151,58 @@ fn check_digest(path: &Path, bytes: &[u8], digest: &str) -> Result<(), ModelErro
     Err(damaged(path, format!("its digest is {found}, the manifest says {digest} (truncated or altered)")))
 }
 
-/// The content of `model.safetensors`: every tensor in bf16.
-fn weights_to_bytes(network: &Network, weights: &[f32]) -> Result<Vec<u8>, ModelError> {
-    let path = Path::new(WEIGHTS_FILE);
-    let stored: Vec<(String, Vec<usize>, Vec<u8>)> = network
-        .tensors()
-        .into_iter()
-        .map(|tensor| {
-            let bytes = weights[tensor.range].iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect();
-            (tensor.name, tensor.shape, bytes)
-        })
-        .collect();
-    let mut views = Vec::with_capacity(stored.len());
-    for (name, shape, bytes) in &stored {
-        let view = TensorView::new(Dtype::BF16, shape.clone(), bytes)
-            .map_err(|error| damaged(path, format!("{name}: {error}")))?;
-        views.push((name.as_str(), view));
+impl Network {
+    /// The decoder and the weights of a Hugging Face directory that others wrote: `config.json` and `model.safetensors`,
+    /// or its parts with their index. There is no manifest, so nothing vouches for them.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for an architecture that is not computed, [`ModelError::File`] for a missing file,
+    /// [`ModelError::Damaged`] for a malformed one and for tensors that do not fit.
+    pub fn load(directory: &Path) -> Result<(Self, Vec<f32>), ModelError> {
+        let read = |name: &str| read_file(&directory.join(name));
+        let network = Self::new(ModelConfig::from_json(&read(CONFIG_FILE)?)?)?;
+        let is_in_parts = !directory.join(WEIGHTS_FILE).exists() && directory.join(INDEX_FILE).exists();
+        let weights = read_weights(&network, directory, is_in_parts, &read)?;
+        Ok((network, weights))
     }
-    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
-    safetensors::serialize(views, Some(metadata)).map_err(|error| damaged(path, error.to_string()))
-}
 
-/// Weights from the content of a safetensors file in bf16, f16 or f32.
-fn weights_from_bytes(network: &Network, path: &Path, bytes: &[u8]) -> Result<Vec<f32>, ModelError> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(path, error.to_string()))?;
-    let tensors = network.tensors();
-    let known: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    // Of a tied model some writers store the output layer again, and old ones the rotary frequencies.
-    let repeated = |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
-    if let Some(name) = file.names().into_iter().find(|name| !known.contains(*name) && !repeated(name)) {
-        return Err(damaged(path, format!("it holds {name}, which the architecture of config.json does not have")));
+    /// Writes `config.json` and `weights` as `transformers` loads them, in parts of at most `part_bytes` bytes unless one
+    /// tensor is larger; weights that an earlier model left there are removed. Returns the SHA-256 of every file by name.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] when a file cannot be written, [`ModelError::Sequence`] for weights of another architecture.
+    pub fn save(
+        &self,
+        weights: &[f32],
+        directory: &Path,
+        part_bytes: u64,
+    ) -> Result<BTreeMap<String, String>, ModelError> {
+        if weights.len() != self.parameter_count() {
+            return Err(ModelError::Sequence("the weights do not fit the architecture"));
+        }
+        std::fs::create_dir_all(directory).map_err(|source| ModelError::File { path: directory.to_owned(), source })?;
+        let config = serde_json::to_string_pretty(&self.config().as_written())
+            .map_err(|error| ModelError::Config(error.to_string()))?;
+        let mut files = BTreeMap::new();
+        let mut write = |name: &str, bytes: &[u8]| -> Result<(), ModelError> {
+            write_file(&directory.join(name), bytes)?;
+            files.insert(name.to_owned(), sha256(bytes));
+            Ok(())
+        };
+        write(CONFIG_FILE, (config + "\n").as_bytes())?;
+        write_weights(self, weights, part_bytes, &mut write)?;
+        remove_other_weights(directory, &files)?;
+        Ok(files)
     }
-    let mut weights = vec![0.0_f32; network.parameter_count()];
-    for tensor in tensors {
-        let view = file.tensor(&tensor.name).map_err(|error| damaged(path, error.to_string()))?;
-        if view.shape() != tensor.shape {
-            return Err(damaged(path, format!("{} has another shape than config.json says", tensor.name)));
-        }
-        let target = &mut weights[tensor.range];
-        let data = view.data();
-        match view.dtype() {
-            Dtype::BF16 => {
-                for (value, bytes) in target.iter_mut().zip(data.as_chunks::<2>().0) {
-                    *value = bf16::from_le_bytes(*bytes).to_f32();
-                }
-            }
-            Dtype::F16 => {
-                for (value, bytes) in target.iter_mut().zip(data.as_chunks::<2>().0) {
-                    *value = half::f16::from_le_bytes(*bytes).to_f32();
-                }
-            }
-            Dtype::F32 => {
-                for (value, bytes) in target.iter_mut().zip(data.as_chunks::<4>().0) {
-                    *value = f32::from_le_bytes(*bytes);
-                }
-            }
-            other => return Err(damaged(path, format!("{} is stored as {other:?}", tensor.name))),
-        }
-        if target.iter().any(|value| !value.is_finite()) {
-            return Err(damaged(path, format!("{} holds a number that is not finite", tensor.name)));
-        }
-    }
-    Ok(weights)
 }
 
 impl EditModel {
     /// Loads and verifies a model directory.
     ///
     /// # Errors
-    /// [`ModelError::File`] for a missing file, [`ModelError::Damaged`] for a truncated or altered one.
+    /// [`ModelError::Config`] for an architecture that is not computed, [`ModelError::File`] for a missing file,
+    /// [`ModelError::Damaged`] for a truncated or altered one, [`ModelError::Vocabulary`] for a tokenizer of another
+    /// model.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
         Ok(Self::load_with_manifest(directory)?.0)
     }
@@ -209,7 +213,7 @@ impl EditModel {
     /// As [`EditModel::load`].
     pub fn load_with_manifest(directory: &Path) -> Result<(Self, ModelManifest), ModelError> {
         let manifest = ModelManifest::read(directory)?;
-        let read = |name: &str| {
+        let read = |name: &str| -> Result<Vec<u8>, ModelError> {
             let path = directory.join(name);
             let digest = manifest
                 .files
@@ -217,38 +221,40 @@ impl EditModel {
                 .ok_or_else(|| damaged(&directory.join(MANIFEST_FILE), format!("it does not name {name}")))?;
             let bytes = read_file(&path)?;
             check_digest(&path, &bytes, digest)?;
-            Ok::<_, ModelError>((path, bytes))
+            Ok(bytes)
         };
-        let (config_path, config_bytes) = read(CONFIG_FILE)?;
-        let config: ModelConfig =
-            serde_json::from_slice(&config_bytes).map_err(|error| damaged(&config_path, error.to_string()))?;
-        let (_, tokenizer_bytes) = read(TOKENIZER_FILE)?;
-        let tokenizer = CodeTokenizer::from_bytes(&tokenizer_bytes)?;
+        let config = ModelConfig::from_json(&read(CONFIG_FILE)?)?;
+        let tokenizer = CodeTokenizer::from_bytes(&read(TOKENIZER_FILE)?)?;
         let network = Network::new(config.clone())?;
-        let (weights_path, weights_bytes) = read(WEIGHTS_FILE)?;
-        let weights = weights_from_bytes(&network, &weights_path, &weights_bytes)?;
+        let weights = read_weights(&network, directory, manifest.files.contains_key(INDEX_FILE), &read)?;
         Ok((Self::new(config, weights, tokenizer)?, manifest))
     }
 
     /// Writes the model directory with `manifest`, whose files are filled in, and returns the manifest as written. The
-    /// manifest is written last, so that an interrupted save is never taken for a model.
+    /// manifest of what was there before goes first and the new one is written last, so that an interrupted save is never
+    /// taken for a model.
     ///
     /// # Errors
     /// [`ModelError::File`] when a file cannot be written.
-    pub fn save(&self, directory: &Path, mut manifest: ModelManifest) -> Result<ModelManifest, ModelError> {
-        std::fs::create_dir_all(directory).map_err(|source| ModelError::File { path: directory.to_owned(), source })?;
-        let config = serde_json::to_string_pretty(self.network().config())
-            .map_err(|error| ModelError::Config(error.to_string()))?;
-        let contents = [
-            (CONFIG_FILE, (config + "\n").into_bytes()),
-            (TOKENIZER_FILE, self.tokenizer().to_json()?.into_bytes()),
-            (WEIGHTS_FILE, weights_to_bytes(self.network(), self.weights())?),
-        ];
-        manifest.files.clear();
-        for (name, bytes) in contents {
-            write_file(&directory.join(name), &bytes)?;
-            manifest.files.insert(name.to_owned(), sha256(&bytes));
-        }
+    pub fn save(&self, directory: &Path, manifest: ModelManifest) -> Result<ModelManifest, ModelError> {
+        self.save_in_parts(directory, manifest, PART_BYTES)
+    }
+
+    /// The same, with weights in parts of at most `part_bytes` bytes, unless one tensor is larger.
+    ///
+    /// # Errors
+    /// As [`EditModel::save`].
+    pub fn save_in_parts(
+        &self,
+        directory: &Path,
+        mut manifest: ModelManifest,
+        part_bytes: u64,
+    ) -> Result<ModelManifest, ModelError> {
+        remove_file(&directory.join(MANIFEST_FILE))?;
+        manifest.files = self.network().save(self.weights(), directory, part_bytes)?;
+        let tokenizer = self.tokenizer().to_json()?;
+        write_file(&directory.join(TOKENIZER_FILE), tokenizer.as_bytes())?;
+        manifest.files.insert(TOKENIZER_FILE.to_owned(), sha256(tokenizer.as_bytes()));
         let text = serde_json::to_string_pretty(&manifest).map_err(|error| ModelError::Config(error.to_string()))?;
         write_file(&directory.join(MANIFEST_FILE), (text + "\n").as_bytes())?;
         Ok(manifest)

@@ -24,6 +24,16 @@ pub enum ModelError {
         /// What does not fit.
         reason: String,
     },
+    /// The tokenizer is that of another model.
+    #[error(
+        "the tokenizer has {tokens} tokens and config.json a vocab_size of {vocab_size}: they are of different models"
+    )]
+    Vocabulary {
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the embedding table.
+        vocab_size: usize,
+    },
     /// A batch that the network cannot take.
     #[error("sequence refused: {0}")]
     Sequence(&'static str),

@@ -1,7 +1,8 @@
-//! The model that proposes edits: a small Llama-shaped network, its tokenizer, its dialect, its directory and its
-//! decoding; and what it takes to teach other models the same.
+//! The model that proposes edits: a decoder of the Llama, Qwen2 or Qwen3 family, its tokenizer, its dialect, its directory
+//! and its decoding; and what it takes to teach other models the same.
 
 mod backend;
+mod checkpoint;
 mod config;
 mod directory;
 mod error;
@@ -13,7 +14,7 @@ pub mod dialect;
 pub mod export;
 
 pub use backend::{CpuBackend, Device, NetworkBackend};
-pub use config::{ModelConfig, RopeParameters};
+pub use config::{Family, ModelConfig, RopeParameters, TokenIds};
 pub use directory::{MANIFEST_FILE, ModelManifest};
 pub use error::ModelError;
 pub use model::{Completion, DecodeOptions, EditModel, StopReason};

@@ -96,14 +96,16 @@ impl EditModel {
     /// Puts parts together.
     ///
     /// # Errors
-    /// [`ModelError::Config`] when vocabulary or weights do not fit the configuration.
+    /// [`ModelError::Config`] when the weights do not fit the configuration, [`ModelError::Vocabulary`] when the tokenizer
+    /// does not.
     pub fn new(config: ModelConfig, weights: Vec<f32>, tokenizer: CodeTokenizer) -> Result<Self, ModelError> {
         let network = Network::new(config)?;
         if weights.len() != network.parameter_count() {
             return Err(ModelError::Config("the number of weights does not fit the configuration".to_owned()));
         }
-        if tokenizer.vocabulary_size() != network.config().vocab_size {
-            return Err(ModelError::Config("the vocabulary does not fit the configuration".to_owned()));
+        let (tokens, vocab_size) = (tokenizer.vocabulary_size(), network.config().vocab_size);
+        if tokens != vocab_size {
+            return Err(ModelError::Vocabulary { tokens, vocab_size });
         }
         Ok(Self { network: Arc::new(network), weights: Arc::new(weights), tokenizer: Arc::new(tokenizer) })
     }

@@ -1,4 +1,5 @@
-//! Llama in burn's tensor operations, on padded batches: RMSNorm, half-split rotary positions, SwiGLU, tied embeddings.
+//! Llama, Qwen2 and Qwen3 in burn's tensor operations, on padded batches: RMSNorm, half-split rotary positions, grouped
+//! queries, SwiGLU.
 //!
 //! Weights come in as the flat vector of `edit-model` and gradients go out the same way, so nothing of burn's modules,
 //! records or optimisers is used. Padding stands behind its sequence, where causal attention never looks.
@@ -9,7 +10,7 @@ use burn_tensor::backend::AutodiffBackend;
 use burn_tensor::{Bool, Int, Tensor, TensorData, activation, module};
 use edit_model::{ModelError, NamedTensor, Network, NetworkBackend, Sequence};
 
-/// A matrix of weights (norm gains are one row) and its place in the flat vector.
+/// A matrix of weights (norm gains and biases are one row) and its place in the flat vector.
 struct Parameter<B: AutodiffBackend> {
     tensor: Tensor<B, 2>,
     range: Range<usize>,
@@ -19,7 +20,11 @@ struct Parameter<B: AutodiffBackend> {
 struct Layer<B: AutodiffBackend> {
     attention_norm: Parameter<B>,
     query_key_value: Parameter<B>,
+    query_key_value_bias: Option<Parameter<B>>,
+    query_norm: Option<Parameter<B>>,
+    key_norm: Option<Parameter<B>>,
     attention_output: Parameter<B>,
+    attention_output_bias: Option<Parameter<B>>,
     feed_forward_norm: Parameter<B>,
     gate_up: Parameter<B>,
     down: Parameter<B>,
@@ -29,6 +34,8 @@ struct Parameters<B: AutodiffBackend> {
     embedding: Parameter<B>,
     layers: Vec<Layer<B>>,
     final_norm: Parameter<B>,
+    /// The output layer, where it is not the embedding.
+    output: Option<Parameter<B>>,
 }
 
 /// What a forward pass keeps for the backward pass.
@@ -72,44 +79,57 @@ impl<B: AutodiffBackend> Reader<'_, B> {
             return Err(failed("the network names too few tensors"));
         };
         let range = first.range.start..last.range.end;
-        let columns = first.shape.last().copied().unwrap_or(1);
+        let columns = if first.shape.len() > 1 { first.shape.last().copied().unwrap_or(1) } else { range.len() };
         let rows = range.len() / columns.max(1);
         let data = TensorData::new(self.weights[range.clone()].to_vec(), [rows, columns]);
         Ok(Parameter { tensor: Tensor::from_data(data, self.device).require_grad(), range })
+    }
+
+    /// The same, where the family has them.
+    fn take_if(&mut self, is_present: bool, count: usize) -> Result<Option<Parameter<B>>, ModelError> {
+        is_present.then(|| self.take(count)).transpose()
     }
 }
 
 impl<B: AutodiffBackend> Parameters<B> {
     fn read(network: &Network, weights: &[f32], device: &B::Device) -> Result<Self, ModelError> {
         let mut reader: Reader<'_, B> = Reader { weights, tensors: network.tensors().into_iter(), device };
+        let config = network.config();
         let embedding = reader.take(1)?;
-        let layers = (0..network.config().num_hidden_layers)
+        let layers = (0..config.num_hidden_layers)
             .map(|_| {
                 Ok(Layer {
                     attention_norm: reader.take(1)?,
                     query_key_value: reader.take(3)?,
+                    query_key_value_bias: reader.take_if(config.has_query_key_value_bias(), 3)?,
+                    query_norm: reader.take_if(config.normalizes_heads(), 1)?,
+                    key_norm: reader.take_if(config.normalizes_heads(), 1)?,
                     attention_output: reader.take(1)?,
+                    attention_output_bias: reader.take_if(config.has_output_bias(), 1)?,
                     feed_forward_norm: reader.take(1)?,
                     gate_up: reader.take(2)?,
                     down: reader.take(1)?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
-        Ok(Self { embedding, layers, final_norm: reader.take(1)? })
+        let final_norm = reader.take(1)?;
+        Ok(Self { embedding, layers, final_norm, output: reader.take_if(!config.tie_word_embeddings, 1)? })
     }
 
     fn all(&self) -> impl Iterator<Item = &Parameter<B>> {
         let layers = self.layers.iter().flat_map(|layer| {
-            [
+            let always = [
                 &layer.attention_norm,
                 &layer.query_key_value,
                 &layer.attention_output,
                 &layer.feed_forward_norm,
                 &layer.gate_up,
                 &layer.down,
-            ]
+            ];
+            let biases = layer.query_key_value_bias.iter().chain(&layer.attention_output_bias);
+            always.into_iter().chain(biases).chain(&layer.query_norm).chain(&layer.key_norm)
         });
-        std::iter::once(&self.embedding).chain(layers).chain(std::iter::once(&self.final_norm))
+        std::iter::once(&self.embedding).chain(layers).chain(std::iter::once(&self.final_norm)).chain(&self.output)
     }
 }
 
@@ -120,11 +140,10 @@ struct Rotary<B: AutodiffBackend> {
 }
 
 impl<B: AutodiffBackend> Rotary<B> {
-    fn new(length: usize, head: usize, theta: f64, device: &B::Device) -> Self {
-        let half = head / 2;
-        let angles: Vec<f64> = (0..length)
-            .flat_map(|place| (0..half).map(move |index| place as f64 * theta.powf(-2.0 * index as f64 / head as f64)))
-            .collect();
+    fn new(length: usize, frequencies: &[f64], device: &B::Device) -> Self {
+        let half = frequencies.len();
+        let angles: Vec<f64> =
+            (0..length).flat_map(|place| frequencies.iter().map(move |frequency| place as f64 * frequency)).collect();
         let table = |function: fn(f64) -> f64| {
             let values: Vec<f32> = angles.iter().map(|angle| function(*angle) as f32).collect();
             Tensor::from_data(TensorData::new(values, [1, 1, length, half]), device)
@@ -165,6 +184,14 @@ impl<B: AutodiffBackend> BurnBackend<B> {
         input / (mean_square + self.network.config().rms_norm_eps).sqrt() * gain.tensor.clone()
     }
 
+    /// Each head divided by its root mean square, where the family does so.
+    fn normalize_heads(&self, heads: Tensor<B, 4>, gain: Option<&Parameter<B>>) -> Tensor<B, 4> {
+        let Some(gain) = gain else { return heads };
+        let mean_square = heads.clone().square().mean_dim(3);
+        let gain = gain.tensor.clone().unsqueeze::<4>();
+        heads / (mean_square + self.network.config().rms_norm_eps).sqrt() * gain
+    }
+
     fn layer(
         &self,
         layer: &Layer<B>,
@@ -174,21 +201,35 @@ impl<B: AutodiffBackend> BurnBackend<B> {
         hidden: &Tensor<B, 4, Bool>,
     ) -> Tensor<B, 2> {
         let config = self.network.config();
-        let (width, heads, head) = (config.hidden_size, config.num_attention_heads, config.head_size());
+        let (heads, shared, head) = (config.num_attention_heads, config.num_key_value_heads, config.head_size());
+        let (query_size, key_value_size) = (config.query_size(), config.key_value_size());
         let [count, length] = shape;
         let normalized = self.normalize(stream.clone(), &layer.attention_norm);
         let projected = normalized.matmul(layer.query_key_value.tensor.clone().transpose());
-        let part = |index: usize| -> Tensor<B, 4> {
-            let columns = projected.clone().narrow(1, index * width, width);
+        let projected = plus(projected, layer.query_key_value_bias.as_ref());
+        let part = |start: usize, heads: usize| -> Tensor<B, 4> {
+            let columns = projected.clone().narrow(1, start, heads * head);
             columns.reshape([count, length, heads, head]).swap_dims(1, 2)
         };
-        let (query, key) = (rotary.rotate(part(0)), rotary.rotate(part(1)));
+        // A head of keys or values, once for each head of queries that it serves.
+        let repeated = |heads_of: Tensor<B, 4>| -> Tensor<B, 4> {
+            if heads == shared {
+                return heads_of;
+            }
+            let grouped = heads_of.unsqueeze_dim::<5>(2).expand([count, shared, heads / shared, length, head]);
+            grouped.reshape([count, heads, length, head])
+        };
+        let (query, key) = (part(0, heads), part(query_size, shared));
+        let query = rotary.rotate(self.normalize_heads(query, layer.query_norm.as_ref()));
+        let key = repeated(rotary.rotate(self.normalize_heads(key, layer.key_norm.as_ref())));
+        let value = repeated(part(query_size + key_value_size, shared));
         let scores = query.matmul(key.swap_dims(2, 3)) * (1.0 / (head as f64).sqrt());
         let [_, _, rows, columns] = scores.dims();
         let hidden = hidden.clone().expand([count, heads, rows, columns]);
         let probabilities = activation::softmax(scores.mask_fill(hidden, f32::NEG_INFINITY), 3);
-        let attended = probabilities.matmul(part(2)).swap_dims(1, 2).reshape([count * length, width]);
-        let stream = stream + attended.matmul(layer.attention_output.tensor.clone().transpose());
+        let attended = probabilities.matmul(value).swap_dims(1, 2).reshape([count * length, query_size]);
+        let attended = attended.matmul(layer.attention_output.tensor.clone().transpose());
+        let stream = stream + plus(attended, layer.attention_output_bias.as_ref());
 
         let normalized = self.normalize(stream.clone(), &layer.feed_forward_norm);
         let projected = normalized.matmul(layer.gate_up.tensor.clone().transpose());
@@ -204,7 +245,7 @@ impl<B: AutodiffBackend> BurnBackend<B> {
         sequences: &[Sequence<'_>],
         length: usize,
         rows: Vec<i32>,
-    ) -> Tensor<B, 2> {
+    ) -> Result<Tensor<B, 2>, ModelError> {
         let config = self.network.config();
         let count = sequences.len();
         let mut tokens = vec![0_i32; count * length];
@@ -214,7 +255,7 @@ impl<B: AutodiffBackend> BurnBackend<B> {
             }
         }
         let tokens = Tensor::<B, 2, Int>::from_data(TensorData::new(tokens, [count, length]), &self.device);
-        let rotary = Rotary::new(length, config.head_size(), config.theta(), &self.device);
+        let rotary = Rotary::new(length, &config.rotary_frequencies()?, &self.device);
         // True where a key lies behind its query.
         let hidden = Tensor::<B, 2, Bool>::tril_mask([length, length], 0, &self.device).unsqueeze::<4>();
         let embedded = module::embedding(parameters.embedding.tensor.clone(), tokens);
@@ -226,8 +267,8 @@ impl<B: AutodiffBackend> BurnBackend<B> {
         let rows = Tensor::<B, 1, Int>::from_data(TensorData::new(rows, [selected_count]), &self.device);
         let selected = self.normalize(stream.select(0, rows), &parameters.final_norm);
         // Tokens that are never written are in no denominator.
-        let output = parameters.embedding.tensor.clone().narrow(0, 0, config.written());
-        selected.matmul(output.transpose())
+        let output = parameters.output.as_ref().unwrap_or(&parameters.embedding);
+        Ok(selected.matmul(output.tensor.clone().narrow(0, 0, config.written()).transpose()))
     }
 
     fn padded(&self, sequences: &[Sequence<'_>]) -> usize {
@@ -243,7 +284,15 @@ impl<B: AutodiffBackend> BurnBackend<B> {
         self.network.check(weights, &sequences)?;
         let parameters = Parameters::<B>::read(&self.network, weights, &self.device)?;
         let rows = (0..tokens.len() as i32).collect();
-        values(self.logits(&parameters, &sequences, self.padded(&sequences), rows).inner())
+        values(self.logits(&parameters, &sequences, self.padded(&sequences), rows)?.inner())
+    }
+}
+
+/// `rows` with `bias` added to each, if there is one.
+fn plus<B: AutodiffBackend>(rows: Tensor<B, 2>, bias: Option<&Parameter<B>>) -> Tensor<B, 2> {
+    match bias {
+        Some(bias) => rows + bias.tensor.clone(),
+        None => rows,
     }
 }
 
@@ -276,7 +325,7 @@ impl<B: AutodiffBackend> NetworkBackend for BurnBackend<B> {
             return Ok(Vec::new());
         }
         let parameters = Parameters::read(&self.network, weights, &self.device)?;
-        let logits = self.logits(&parameters, sequences, length, rows);
+        let logits = self.logits(&parameters, sequences, length, rows)?;
         let targets = Tensor::<B, 2, Int>::from_data(TensorData::new(targets, [count, 1]), &self.device);
         let log_probabilities = activation::log_softmax(logits, 1).gather(1, targets).reshape([count]);
         let result = values(log_probabilities.clone().inner())?;

@@ -16,6 +16,8 @@ pub(crate) struct KeyValueCache {
     gate_up: Vec<f32>,
     activated: Vec<f32>,
     scores: Vec<f32>,
+    query_inverse_rms: Vec<f32>,
+    key_inverse_rms: Vec<f32>,
 }
 
 impl Network {
@@ -38,10 +40,12 @@ impl Network {
             length: tokens.len(),
             stream: workspace.output[(tokens.len() - 1) * width..].to_vec(),
             normalized: vec![0.0; width],
-            attended: vec![0.0; width],
+            attended: vec![0.0; self.config.query_size()],
             gate_up: vec![0.0; 2 * self.config.intermediate_size],
             activated: vec![0.0; self.config.intermediate_size],
             scores: Vec::new(),
+            query_inverse_rms: vec![0.0; self.config.num_attention_heads],
+            key_inverse_rms: vec![0.0; self.config.num_key_value_heads],
         };
         let logits = self.logits(weights, &mut cache);
         Ok((cache, logits))
@@ -69,7 +73,7 @@ impl Network {
         cache: &mut KeyValueCache,
     ) -> Result<Vec<f32>, ModelError> {
         let (width, inner, head) = (self.config.hidden_size, self.config.intermediate_size, self.config.head_size());
-        let stride = 3 * width;
+        let (query, key_value, stride) = self.attention_widths();
         let position = cache.length;
         if position >= self.config.max_position_embeddings || token as usize >= self.config.vocab_size {
             return Err(ModelError::Sequence("the sequence is full or the token unknown"));
@@ -88,20 +92,30 @@ impl Network {
             rows.resize((position + 1) * stride, 0.0);
             let (_, row) = rows.split_at_mut(position * stride);
             multiply_vector(&weights[layer.query_key_value.clone()], &cache.normalized, row);
-            self.rotary.rotate(row, stride, 2 * width, &[position as u32], 1.0);
+            if !layer.query_key_value_bias.is_empty() {
+                vector::add_in_place(row, &weights[layer.query_key_value_bias.clone()]);
+            }
+            if self.config.normalizes_heads() {
+                let (queries, keys) = (&mut cache.query_inverse_rms, &mut cache.key_inverse_rms);
+                self.normalize_heads(weights, layer, row, queries, keys);
+            }
+            self.rotary.rotate(row, stride, query + key_value, &[position as u32], 1.0);
             cache.scores.resize(position + 1, 0.0);
             for index in 0..self.config.num_attention_heads {
-                let offset = index * head;
+                let (query_start, key_start, value_start) = self.head_offsets(index);
                 vector::attend_one(
-                    &rows[position * stride + offset..][..head],
-                    &rows[width + offset..],
-                    &rows[2 * width + offset..],
+                    &rows[position * stride + query_start..][..head],
+                    &rows[key_start..],
+                    &rows[value_start..],
                     stride,
                     &mut cache.scores,
-                    &mut cache.attended[offset..offset + head],
+                    &mut cache.attended[query_start..query_start + head],
                 );
             }
             multiply_vector(&weights[layer.attention_output.clone()], &cache.attended, &mut cache.normalized);
+            if !layer.attention_output_bias.is_empty() {
+                vector::add_in_place(&mut cache.normalized, &weights[layer.attention_output_bias.clone()]);
+            }
             vector::add_in_place(&mut cache.stream, &cache.normalized);
             vector::normalize_rows(
                 &cache.stream,

@@ -10,7 +10,7 @@ mod parameters;
 mod vector;
 
 pub use parameters::NamedTensor;
-pub(crate) use parameters::{LayerLayout, Layout};
+pub(crate) use parameters::{LayerLayout, Layout, OUTPUT};
 
 use matmul::{MatrixView, multiply};
 use rand_chacha::ChaCha8Rng;
@@ -45,6 +45,10 @@ struct LayerTape {
     input: Vec<f32>,
     inverse_rms: Vec<f32>,
     normalized: Vec<f32>,
+    /// What the projections gave, where heads are normalised: rows of queries, keys and values.
+    projected: Vec<f32>,
+    query_inverse_rms: Vec<f32>,
+    key_inverse_rms: Vec<f32>,
     query_key_value: Vec<f32>,
     probabilities: Vec<f32>,
     attended: Vec<f32>,
@@ -94,7 +98,7 @@ impl Network {
     pub fn new(config: ModelConfig) -> Result<Self, ModelError> {
         config.validate()?;
         let layout = Layout::new(&config);
-        let rotary = Rotary::new(config.max_position_embeddings, config.head_size(), config.theta());
+        let rotary = Rotary::new(config.max_position_embeddings, &config.rotary_frequencies()?);
         Ok(Self { config, layout, rotary })
     }
 
@@ -110,9 +114,10 @@ impl Network {
         self.layout.total
     }
 
-    /// The weights of the output layer: the embeddings of all tokens that may be written.
+    /// The weights of the output layer for all tokens that may be written: their embeddings, where both are tied.
     pub(crate) fn output_layer(&self) -> std::ops::Range<usize> {
-        let start = self.layout.embedding.start;
+        let tied = self.layout.output.is_empty();
+        let start = if tied { self.layout.embedding.start } else { self.layout.output.start };
         start..start + self.config.written() * self.config.hidden_size
     }
 
@@ -251,24 +256,43 @@ impl Network {
             sized(&mut tape.normalized, count * width),
             sized(&mut tape.inverse_rms, count),
         );
+        let (query, key_value, row) = self.attention_widths();
         multiply(
             MatrixView::new(&tape.normalized, count, width),
-            MatrixView::new(&weights[layer.query_key_value.clone()], 3 * width, width).transposed(),
-            sized(&mut tape.query_key_value, count * 3 * width),
-            3 * width,
+            MatrixView::new(&weights[layer.query_key_value.clone()], row, width).transposed(),
+            sized(&mut tape.query_key_value, count * row),
+            row,
             1.0,
             false,
         );
-        self.rotary.rotate(&mut tape.query_key_value, 3 * width, 2 * width, positions, 1.0);
+        if !layer.query_key_value_bias.is_empty() {
+            vector::add_to_rows(&mut tape.query_key_value, &weights[layer.query_key_value_bias.clone()]);
+        }
+        if self.config.normalizes_heads() {
+            sized(&mut tape.projected, count * row).copy_from_slice(&tape.query_key_value);
+            sized(&mut tape.query_inverse_rms, count * self.config.num_attention_heads);
+            sized(&mut tape.key_inverse_rms, count * self.config.num_key_value_heads);
+            self.normalize_heads(
+                weights,
+                layer,
+                &mut tape.query_key_value,
+                &mut tape.query_inverse_rms,
+                &mut tape.key_inverse_rms,
+            );
+        }
+        self.rotary.rotate(&mut tape.query_key_value, row, query + key_value, positions, 1.0);
         self.attention_forward(tape, lengths);
         multiply(
-            MatrixView::new(&tape.attended, count, width),
-            MatrixView::new(&weights[layer.attention_output.clone()], width, width).transposed(),
+            MatrixView::new(&tape.attended, count, query),
+            MatrixView::new(&weights[layer.attention_output.clone()], width, query).transposed(),
             stream,
             width,
             1.0,
             true,
         );
+        if !layer.attention_output_bias.is_empty() {
+            vector::add_to_rows(stream, &weights[layer.attention_output_bias.clone()]);
+        }
         sized(&mut tape.middle, count * width).copy_from_slice(stream);
         vector::normalize_rows(
             stream,
@@ -296,10 +320,40 @@ impl Network {
         );
     }
 
+    /// Widths of the queries of a token, of its keys (and of its values), and of a row of all three.
+    fn attention_widths(&self) -> (usize, usize, usize) {
+        let (query, key_value) = (self.config.query_size(), self.config.key_value_size());
+        (query, key_value, query + 2 * key_value)
+    }
+
+    /// Where the query, the key and the value of head `index` start in a row; heads of a group share the latter two.
+    fn head_offsets(&self, index: usize) -> (usize, usize, usize) {
+        let (query, key_value, _) = self.attention_widths();
+        let head = self.config.head_size();
+        let shared = index / self.config.group_size() * head;
+        (index * head, query + shared, query + key_value + shared)
+    }
+
+    /// Normalises queries and keys of `rows` head by head, as Qwen3 does before it rotates them.
+    fn normalize_heads(
+        &self,
+        weights: &[f32],
+        layer: &LayerLayout,
+        rows: &mut [f32],
+        query_inverse_rms: &mut [f32],
+        key_inverse_rms: &mut [f32],
+    ) {
+        let (query, key_value, row) = self.attention_widths();
+        let epsilon = self.config.rms_norm_eps as f32;
+        let gain = &weights[layer.query_norm.clone()];
+        vector::normalize_heads(rows, row, query, gain, epsilon, query_inverse_rms);
+        let gain = &weights[layer.key_norm.clone()];
+        vector::normalize_heads(&mut rows[query..], row, key_value, gain, epsilon, key_inverse_rms);
+    }
+
     fn attention_forward(&self, tape: &mut LayerTape, lengths: &[usize]) {
-        let (width, head) = (self.config.hidden_size, self.config.head_size());
-        let heads = self.config.num_attention_heads;
-        let stride = 3 * width;
+        let (width, _, stride) = self.attention_widths();
+        let (heads, head) = (self.config.num_attention_heads, self.config.head_size());
         let scale = 1.0 / (head as f32).sqrt();
         let squares: usize = lengths.iter().map(|length| length * length).sum();
         let count: usize = lengths.iter().sum();
@@ -308,10 +362,10 @@ impl Network {
         let (mut row_start, mut square_start) = (0, 0);
         for &length in lengths {
             for index in 0..heads {
-                let base = row_start * stride + index * head;
-                let query = &tape.query_key_value[base..];
-                let key = &tape.query_key_value[base + width..];
-                let value = &tape.query_key_value[base + 2 * width..];
+                let (query_start, key_start, value_start) = self.head_offsets(index);
+                let rows_here = &tape.query_key_value[row_start * stride..];
+                let (query, key, value) =
+                    (&rows_here[query_start..], &rows_here[key_start..], &rows_here[value_start..]);
                 let scores = &mut tape.probabilities[square_start..square_start + length * length];
                 square_start += length * length;
                 for first in (0..length).step_by(QUERY_BLOCK) {
@@ -470,26 +524,55 @@ impl Network {
             &mut gradients[layer.feed_forward_norm.clone()],
         );
         // Attention.
+        let (query, key_value, row) = self.attention_widths();
+        if !layer.attention_output_bias.is_empty() {
+            vector::add_rows(stream, &mut gradients[layer.attention_output_bias.clone()]);
+        }
         multiply(
             MatrixView::new(stream, count, width).transposed(),
-            MatrixView::new(&tape.attended, count, width),
+            MatrixView::new(&tape.attended, count, query),
             &mut gradients[layer.attention_output.clone()],
-            width,
+            query,
             1.0,
             true,
         );
         multiply(
             MatrixView::new(stream, count, width),
-            MatrixView::new(&weights[layer.attention_output.clone()], width, width),
-            sized(narrow, count * width),
-            width,
+            MatrixView::new(&weights[layer.attention_output.clone()], width, query),
+            sized(narrow, count * query),
+            query,
             1.0,
             false,
         );
-        self.attention_backward(tape, lengths, narrow, sized(wide, count * 3 * width), score);
-        self.rotary.rotate(wide, 3 * width, 2 * width, positions, -1.0);
+        self.attention_backward(tape, lengths, narrow, sized(wide, count * row), score);
+        self.rotary.rotate(wide, row, query + key_value, positions, -1.0);
+        if self.config.normalizes_heads() {
+            vector::normalize_heads_backward(
+                &tape.projected,
+                row,
+                wide,
+                row,
+                query,
+                &weights[layer.query_norm.clone()],
+                &tape.query_inverse_rms,
+                &mut gradients[layer.query_norm.clone()],
+            );
+            vector::normalize_heads_backward(
+                &tape.projected[query..],
+                row,
+                &mut wide[query..],
+                row,
+                key_value,
+                &weights[layer.key_norm.clone()],
+                &tape.key_inverse_rms,
+                &mut gradients[layer.key_norm.clone()],
+            );
+        }
+        if !layer.query_key_value_bias.is_empty() {
+            vector::add_rows(wide, &mut gradients[layer.query_key_value_bias.clone()]);
+        }
         multiply(
-            MatrixView::new(wide, count, 3 * width).transposed(),
+            MatrixView::new(wide, count, row).transposed(),
             MatrixView::new(&tape.normalized, count, width),
             &mut gradients[layer.query_key_value.clone()],
             width,
@@ -497,8 +580,8 @@ impl Network {
             true,
         );
         multiply(
-            MatrixView::new(wide, count, 3 * width),
-            MatrixView::new(&weights[layer.query_key_value.clone()], 3 * width, width),
+            MatrixView::new(wide, count, row),
+            MatrixView::new(&weights[layer.query_key_value.clone()], row, width),
             sized(narrow, count * width),
             width,
             1.0,
@@ -522,18 +605,18 @@ impl Network {
         gradient: &mut [f32],
         score_buffer: &mut Vec<f32>,
     ) {
-        let (width, head) = (self.config.hidden_size, self.config.head_size());
-        let heads = self.config.num_attention_heads;
-        let stride = 3 * width;
+        let (width, _, stride) = self.attention_widths();
+        let (heads, head) = (self.config.num_attention_heads, self.config.head_size());
         let scale = 1.0 / (head as f32).sqrt();
         gradient.fill(0.0);
         let (mut row_start, mut square_start) = (0, 0);
         for &length in lengths {
+            let gradient = &mut gradient[row_start * stride..];
             for index in 0..heads {
-                let base = row_start * stride + index * head;
-                let query = &tape.query_key_value[base..];
-                let key = &tape.query_key_value[base + width..];
-                let value = &tape.query_key_value[base + 2 * width..];
+                let (query_start, key_start, value_start) = self.head_offsets(index);
+                let rows_here = &tape.query_key_value[row_start * stride..];
+                let (query, key, value) =
+                    (&rows_here[query_start..], &rows_here[key_start..], &rows_here[value_start..]);
                 let probabilities = &tape.probabilities[square_start..square_start + length * length];
                 square_start += length * length;
                 for first in (0..length).step_by(QUERY_BLOCK) {
@@ -563,7 +646,7 @@ impl Network {
                     multiply(
                         MatrixView::strided(block, rows, visible, length).transposed(),
                         upstream,
-                        &mut gradient[base + 2 * width..],
+                        &mut gradient[value_start..],
                         stride,
                         1.0,
                         true,
@@ -573,7 +656,7 @@ impl Network {
                     multiply(
                         scores,
                         MatrixView::strided(key, visible, head, stride),
-                        &mut gradient[base + first * stride..],
+                        &mut gradient[query_start + first * stride..],
                         stride,
                         scale,
                         false,
@@ -581,7 +664,7 @@ impl Network {
                     multiply(
                         scores.transposed(),
                         MatrixView::strided(&query[first * stride..], rows, head, stride),
-                        &mut gradient[base + width..],
+                        &mut gradient[key_start..],
                         stride,
                         scale,
                         true,

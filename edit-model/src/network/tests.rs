@@ -1,8 +1,9 @@
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
+use crate::config::Family;
 
-fn tiny() -> Network {
+fn tiny_config() -> ModelConfig {
     // Four tokens more than are ever written.
     let mut config = ModelConfig::base(41, 0, 1);
     config.written_vocab_size = Some(37);
@@ -12,7 +13,34 @@ fn tiny() -> Network {
     config.num_attention_heads = 2;
     config.num_key_value_heads = 2;
     config.max_position_embeddings = 128;
-    Network::new(config).unwrap()
+    config
+}
+
+fn tiny() -> Network {
+    Network::new(tiny_config()).unwrap()
+}
+
+/// Every family, with what makes it differ: four heads of queries over two of keys, heads of another width than the
+/// stream divided by them, an output layer of its own, biases.
+fn of_every_family() -> Vec<(&'static str, Network)> {
+    let of = |family: Family, is_tied: bool, has_biases: bool| {
+        let mut config = tiny_config();
+        config.model_type = family;
+        config.architectures = vec![family.architecture().to_owned()];
+        config.num_attention_heads = 4;
+        config.head_dim = Some(10);
+        config.tie_word_embeddings = is_tied;
+        config.attention_bias = has_biases;
+        Network::new(config).unwrap()
+    };
+    vec![
+        ("base", tiny()),
+        ("llama", of(Family::Llama, false, false)),
+        ("llama with biases", of(Family::Llama, true, true)),
+        ("qwen2", of(Family::Qwen2, true, false)),
+        ("qwen3", of(Family::Qwen3, false, false)),
+        ("qwen3 with biases", of(Family::Qwen3, true, true)),
+    ]
 }
 
 fn weights(network: &Network, seed: u64) -> Vec<f32> {
@@ -26,8 +54,13 @@ fn weights(network: &Network, seed: u64) -> Vec<f32> {
 
 #[test]
 fn the_gradient_agrees_with_finite_differences() {
-    let network = tiny();
-    let mut weights = weights(&network, 1);
+    for (family, network) in of_every_family() {
+        assert_gradient(family, &network);
+    }
+}
+
+fn assert_gradient(family: &str, network: &Network) {
+    let mut weights = weights(network, 1);
     let mut first: Vec<u32> = (0..61).map(|i| (i * 7 + i * i) % 37).collect();
     // Read and never a target: targets are the tokens after every third.
     (first[6], first[9]) = (38, 40);
@@ -62,7 +95,7 @@ fn the_gradient_agrees_with_finite_differences() {
             let analytic = f64::from(gradients[index]);
             assert!(
                 (numeric - analytic).abs() < 4e-3 + 2e-2 * numeric.abs(),
-                "{} [{index}]: numeric {numeric} analytic {analytic}",
+                "{family}: {} [{index}]: numeric {numeric} analytic {analytic}",
                 tensor.name
             );
             checked += 1;
@@ -73,17 +106,30 @@ fn the_gradient_agrees_with_finite_differences() {
 
 #[test]
 fn cached_decoding_agrees_with_the_batch() {
-    let network = tiny();
-    let weights = weights(&network, 2);
-    let tokens: Vec<u32> = (0..70).map(|i| (i * 11 + 2) % 37).collect();
-    let all = network.all_logits(&weights, &tokens).unwrap();
-    let mut workspace = Workspace::default();
-    let (mut cache, mut logits) = network.read_prompt(&weights, &tokens[..50], &mut workspace).unwrap();
-    for position in 49..69 {
-        for (got, want) in logits.iter().zip(&all[position * 37..]) {
-            assert!((got - want).abs() < 1e-4, "{got} {want}");
+    for (family, network) in of_every_family() {
+        let weights = weights(&network, 2);
+        let tokens: Vec<u32> = (0..70).map(|i| (i * 11 + 2) % 37).collect();
+        let all = network.all_logits(&weights, &tokens).unwrap();
+        let mut workspace = Workspace::default();
+        let (mut cache, mut logits) = network.read_prompt(&weights, &tokens[..50], &mut workspace).unwrap();
+        for position in 49..69 {
+            for (got, want) in logits.iter().zip(&all[position * 37..]) {
+                assert!((got - want).abs() < 1e-4, "{family}: {got} {want}");
+            }
+            logits = network.read_token(&weights, tokens[position + 1], &mut cache).unwrap();
         }
-        logits = network.read_token(&weights, tokens[position + 1], &mut cache).unwrap();
+    }
+}
+
+#[test]
+fn tensors_cover_the_weights_once() {
+    for (family, network) in of_every_family() {
+        let mut next = 0;
+        for tensor in network.tensors() {
+            assert_eq!(tensor.range.start, next, "{family}: {}", tensor.name);
+            next = tensor.range.end;
+        }
+        assert_eq!(next, network.parameter_count(), "{family}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Element-wise kernels, written as plain loops that the compiler vectorises for the CPU found at run time.
 
 use std::marker::PhantomData;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// The instruction set of this CPU, detected once.
 pub(crate) fn arch() -> pulp::Arch {
@@ -232,6 +232,68 @@ kernels! {
 }
 
 kernels! {
+    /// [`normalize_rows`] of every head in the first `width` values of each row, in place; stores 1 / rms head by head.
+    fn normalize_heads(
+        rows: &mut [f32],
+        stride: usize,
+        width: usize,
+        gain: &[f32],
+        epsilon: f32,
+        inverse_rms: &mut [f32],
+    ) {
+        let size = gain.len();
+        let heads = width / size;
+        for (row, inverses) in rows.chunks_mut(stride).zip(inverse_rms.chunks_exact_mut(heads)) {
+            for (head, inverse) in row[..width].chunks_exact_mut(size).zip(inverses) {
+                let factor = 1.0 / (sum_of_products(head, head) / size as f32 + epsilon).sqrt();
+                *inverse = factor;
+                for (value, g) in head.iter_mut().zip(gain) {
+                    *value = *value * factor * g;
+                }
+            }
+        }
+    }
+}
+
+kernels! {
+    /// Backward of [`normalize_heads`]: `input` has rows of `input_stride` values; what was the gradient of the normalised
+    /// heads in `gradient` becomes that of the heads; adds to `gain_gradient`.
+    #[allow(clippy::too_many_arguments, reason = "one kernel, called from one place")]
+    fn normalize_heads_backward(
+        input: &[f32],
+        input_stride: usize,
+        gradient: &mut [f32],
+        stride: usize,
+        width: usize,
+        gain: &[f32],
+        inverse_rms: &[f32],
+        gain_gradient: &mut [f32],
+    ) {
+        let size = gain.len();
+        let heads = width / size;
+        let mut weighted = vec![0.0_f32; size];
+        for ((row, upstream), inverses) in
+            input.chunks(input_stride).zip(gradient.chunks_mut(stride)).zip(inverse_rms.chunks_exact(heads))
+        {
+            for ((head, upstream), inverse) in
+                row[..width].chunks_exact(size).zip(upstream[..width].chunks_exact_mut(size)).zip(inverses)
+            {
+                for (((w, u), x), (g, gg)) in
+                    weighted.iter_mut().zip(upstream.iter()).zip(head).zip(gain.iter().zip(gain_gradient.iter_mut()))
+                {
+                    *w = u * g;
+                    *gg = (u * x).mul_add(*inverse, *gg);
+                }
+                let projection = sum_of_products(&weighted, head) * inverse * inverse / size as f32;
+                for ((value, w), x) in upstream.iter_mut().zip(&weighted).zip(head) {
+                    *value = inverse * (w - x * projection);
+                }
+            }
+        }
+    }
+}
+
+kernels! {
     /// Rotates every head in the first `width` values of each row (half-split form).
     #[allow(clippy::too_many_arguments, reason = "one kernel, called from one place")]
     fn rotate_rows(
@@ -260,27 +322,25 @@ kernels! {
     }
 }
 
-/// Cosines and sines of rotary position embedding, one row of `head / 2` per position.
+/// Cosines and sines of rotary position embedding, one row of `head / 2` per position; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotary {
     half: usize,
-    cosines: Vec<f32>,
-    sines: Vec<f32>,
+    cosines: Arc<[f32]>,
+    sines: Arc<[f32]>,
 }
 
 impl Rotary {
-    pub(crate) fn new(positions: usize, head: usize, theta: f64) -> Self {
-        let half = head / 2;
-        let mut cosines = Vec::with_capacity(positions * half);
-        let mut sines = Vec::with_capacity(positions * half);
-        for position in 0..positions {
-            for index in 0..half {
-                let angle = position as f64 * theta.powf(-2.0 * index as f64 / head as f64);
-                cosines.push(angle.cos() as f32);
-                sines.push(angle.sin() as f32);
-            }
+    /// For `positions` positions; `frequencies` are in radians per position.
+    pub(crate) fn new(positions: usize, frequencies: &[f64]) -> Self {
+        let angles: Vec<f64> = (0..positions)
+            .flat_map(|position| frequencies.iter().map(move |frequency| position as f64 * frequency))
+            .collect();
+        Self {
+            half: frequencies.len(),
+            cosines: angles.iter().map(|angle| angle.cos() as f32).collect(),
+            sines: angles.iter().map(|angle| angle.sin() as f32).collect(),
         }
-        Self { half, cosines, sines }
     }
 
     /// Rotates the first `width` values of each row of `rows` (stride `stride`) by its position.
@@ -341,6 +401,28 @@ kernels! {
 }
 
 kernels! {
+    /// Adds `bias` to every row.
+    fn add_to_rows(rows: &mut [f32], bias: &[f32]) {
+        for row in rows.chunks_exact_mut(bias.len()) {
+            for (value, b) in row.iter_mut().zip(bias) {
+                *value += b;
+            }
+        }
+    }
+}
+
+kernels! {
+    /// Adds every row to `sum`: the backward of [`add_to_rows`].
+    fn add_rows(rows: &[f32], sum: &mut [f32]) {
+        for row in rows.chunks_exact(sum.len()) {
+            for (total, value) in sum.iter_mut().zip(row) {
+                *total += value;
+            }
+        }
+    }
+}
+
+kernels! {
     /// Attention of one query over `length` cached keys and values of one head (rows `stride` apart), while decoding.
     fn attend_one(query: &[f32], keys: &[f32], values: &[f32], stride: usize, scores: &mut [f32], output: &mut [f32]) {
         let head = query.len();
@@ -377,7 +459,9 @@ mod tests {
 
     #[test]
     fn rotating_back_gives_the_row() {
-        let rotary = Rotary::new(50, 32, 10_000.0);
+        let frequencies: Vec<f64> =
+            (0..16_u32).map(|index| 10_000.0_f64.powf(-2.0 * f64::from(index) / 32.0)).collect();
+        let rotary = Rotary::new(50, &frequencies);
         let original: Vec<f32> = (0..64).map(|i| (i as f32 * 0.37).sin()).collect();
         let mut row = original.clone();
         rotary.rotate(&mut row, 64, 64, &[37], 1.0);

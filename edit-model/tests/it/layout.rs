@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use edit_model::{EditModel, ModelError, ModelManifest};
+use edit_model::{CodeTokenizer, EditModel, ModelError, ModelManifest, Network};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest as _, Sha256};
@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::model;
 
 const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 
 fn saved() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -158,6 +159,99 @@ fn a_truncated_file_is_refused_even_when_the_manifest_vouches_for_it() {
     endless[..8].fill(0xFF);
     replace(folder.path(), WEIGHTS, &endless);
     refused(folder.path(), "is damaged");
+}
+
+/// A model in parts of at most 20,000 bytes.
+fn saved_in_parts() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    model(1).save_in_parts(folder.path(), ModelManifest::new("test", "pretrain", "0"), 20_000).unwrap();
+    folder
+}
+
+fn weights_files(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.contains("safetensors")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_model_in_parts_is_the_same_model() {
+    let whole = EditModel::load(saved().path()).unwrap();
+    let folder = saved_in_parts();
+    let (model, manifest) = EditModel::load_with_manifest(folder.path()).unwrap();
+    assert_eq!(model.weights(), whole.weights());
+    let files = weights_files(folder.path());
+    assert!(files.len() > 3 && files.contains(&INDEX.to_owned()), "{files:?}");
+    assert!(files.iter().all(|name| manifest.files.contains_key(name)));
+    let index: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.path().join(INDEX)).unwrap()).unwrap();
+    assert_eq!(index["metadata"]["total_size"], 2 * model.weights().len());
+    let (network, weights) = Network::load(folder.path()).unwrap();
+    assert_eq!((network.config(), weights.as_slice()), (model.network().config(), model.weights()));
+
+    // One is saved where the other was: a reader without a manifest must not find both.
+    model.save(folder.path(), ModelManifest::new("test", "pretrain", "0")).unwrap();
+    assert_eq!(weights_files(folder.path()), [WEIGHTS]);
+    model.save_in_parts(folder.path(), manifest, 20_000).unwrap();
+    assert_eq!(weights_files(folder.path()), files);
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused_by_name() {
+    let folder = saved_in_parts();
+    let index: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.path().join(INDEX)).unwrap()).unwrap();
+    let norm = "model.layers.1.input_layernorm.weight";
+    let other = index["weight_map"]["model.embed_tokens.weight"].as_str().unwrap();
+    assert_ne!(index["weight_map"][norm], other);
+    let changed = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let mut index = index.clone();
+        change(index["weight_map"].as_object_mut().unwrap());
+        serde_json::to_vec(&index).unwrap()
+    };
+    let cases = [
+        (changed(&|map| drop(map.remove(norm))), norm),
+        (changed(&|map| drop(map.insert(norm.to_owned(), other.into()))), norm),
+        (changed(&|map| drop(map.insert(norm.to_owned(), "../model.safetensors".into()))), "outside the directory"),
+        (changed(&|map| drop(map.insert(norm.to_owned(), "/model.safetensors".into()))), "outside the directory"),
+        (changed(&|map| drop(map.insert("lm_head.bias".to_owned(), other.into()))), "lm_head.bias"),
+        (b"[]".to_vec(), "not an index"),
+        (b"{".to_vec(), "not an index"),
+    ];
+    for (bytes, wanted) in cases {
+        replace(folder.path(), INDEX, &bytes);
+        let error = EditModel::load(folder.path()).unwrap_err();
+        assert!(matches!(error, ModelError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+    replace(folder.path(), INDEX, &serde_json::to_vec(&index).unwrap());
+    EditModel::load(folder.path()).unwrap();
+    std::fs::remove_file(folder.path().join(other)).unwrap();
+    assert!(matches!(EditModel::load(folder.path()), Err(ModelError::File { path, .. }) if path.ends_with(other)));
+}
+
+#[test]
+fn sizes_that_no_file_bears_out_ask_for_no_memory() {
+    let folder = saved();
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["intermediate_size"] = (1 << 17).into();
+    config["num_hidden_layers"] = 256.into();
+    replace(folder.path(), "config.json", &serde_json::to_vec(&config).unwrap());
+    refused(folder.path(), "gate_proj");
+}
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused_with_both_sizes() {
+    let folder = saved();
+    let stored = EditModel::load(folder.path()).unwrap();
+    let other = CodeTokenizer::train(std::iter::once("a b"), 290).unwrap();
+    replace(folder.path(), "tokenizer.json", other.to_json().unwrap().as_bytes());
+    let error = EditModel::load(folder.path()).unwrap_err();
+    assert!(
+        matches!(error, ModelError::Vocabulary { tokens, vocab_size }
+            if tokens == other.vocabulary_size() && vocab_size == stored.network().config().vocab_size),
+        "{error}"
+    );
 }
 
 proptest! {

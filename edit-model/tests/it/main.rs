@@ -1,6 +1,7 @@
 //! The model as its users meet it: a directory on disk, questions, answers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
+mod decoders;
 mod layout;
 
 use edit_model::{
@@ -143,9 +144,9 @@ fn a_model_is_shared_between_threads() {
 #[test]
 fn shapes_that_are_not_implemented_are_refused() {
     let mut config = ModelConfig::base(100, 0, 1);
-    config.num_key_value_heads = 2;
+    config.num_key_value_heads = 4;
     assert!(matches!(Network::new(config), Err(ModelError::Config(_))));
     let mut config = ModelConfig::base(100, 0, 1);
-    config.tie_word_embeddings = false;
+    config.mlp_bias = true;
     assert!(matches!(Network::new(config), Err(ModelError::Config(_))));
 }

@@ -1,7 +1,7 @@
 //! Our engine and burn compute the same network: logits, losses and gradients, on random weights and sequences.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
-use edit_model::{CpuBackend, ModelConfig, ModelError, Network, NetworkBackend, Sequence};
+use edit_model::{CpuBackend, Family, ModelConfig, ModelError, Network, NetworkBackend, RopeParameters, Sequence};
 use edit_model_burn::flex;
 use proptest::prelude::*;
 use rand::SeedableRng as _;
@@ -25,6 +25,55 @@ fn tiny(layers: usize, heads: usize, half_head: usize, inner: usize, vocabulary:
     config.num_attention_heads = heads;
     config.num_key_value_heads = heads;
     config
+}
+
+/// What families differ in.
+#[derive(Debug, Clone)]
+struct Variant {
+    family: Family,
+    /// Heads of queries for each head of keys.
+    group: usize,
+    half_head: usize,
+    is_tied: bool,
+    has_biases: bool,
+    scales_rotation: bool,
+}
+
+fn variants() -> impl Strategy<Value = Variant> {
+    let families = prop::sample::select(vec![Family::Llama, Family::Qwen2, Family::Qwen3]);
+    (families, 1..4_usize, 1..9_usize, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(family, group, half_head, is_tied, has_biases, scales_rotation)| Variant {
+            family,
+            group,
+            half_head,
+            is_tied,
+            has_biases,
+            scales_rotation,
+        },
+    )
+}
+
+impl Variant {
+    /// `config`, whose heads become those of keys, with heads as wide as this says.
+    fn of(&self, mut config: ModelConfig) -> ModelConfig {
+        config.model_type = self.family;
+        config.architectures = vec![self.family.architecture().to_owned()];
+        config.num_attention_heads *= self.group;
+        config.head_dim = Some(2 * self.half_head);
+        config.tie_word_embeddings = self.is_tied;
+        config.attention_bias = self.has_biases;
+        if self.scales_rotation {
+            config.rope_parameters = Some(RopeParameters {
+                rope_theta: Some(10_000.0),
+                rope_type: "llama3".to_owned(),
+                factor: Some(8.0),
+                low_freq_factor: Some(1.0),
+                high_freq_factor: Some(4.0),
+                original_max_position_embeddings: Some(32),
+            });
+        }
+        config
+    }
 }
 
 struct Batch {
@@ -137,6 +186,17 @@ proptest! {
         seed: u64,
     ) {
         assert_parity(tiny(layers, heads, half_head, inner, vocabulary), &lengths, padded, seed);
+    }
+
+    #[test]
+    fn any_tiny_network_of_any_family_computes_the_same(
+        variant in variants(),
+        heads in 1..4_usize,
+        inner in 3..40_usize,
+        lengths in prop::collection::vec(2..70_usize, 1..4),
+        seed: u64,
+    ) {
+        assert_parity(variant.of(tiny(2, heads, 5, inner, 60)), &lengths, 0, seed);
     }
 }
 
