@@ -1,6 +1,7 @@
 //! The model that proposes edits: a decoder of the Llama, Qwen2 or Qwen3 family, its tokenizer, its dialect, its directory
 //! and its decoding; and what it takes to teach other models the same.
 
+mod adopt;
 mod backend;
 mod checkpoint;
 mod config;

@@ -11,7 +11,7 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
 use crate::error::ModelError;
 
@@ -65,6 +65,9 @@ pub struct SpecialTokens {
     /// The habits of repositories, by slot: [`REPOSITORY_SLOTS`] of them.
     pub habits: Vec<[u32; HABIT_TOKENS]>,
 }
+
+/// What a tokenizer must give back as it was: white space of all kinds, letters that normalisers compose, control tokens.
+const PROBE: &str = " a  b\tc\r\n\n    e\u{301} \u{e9} \u{fb01} <|endoftext|><stop></s>\n";
 
 fn special_names() -> Vec<String> {
     let mut names: Vec<String> = [
@@ -137,6 +140,42 @@ impl CodeTokenizer {
         Self::new(Tokenizer::from_bytes(bytes).map_err(|error| ModelError::Tokenizer(error.to_string()))?)
     }
 
+    /// The tokenizer of a model that others made, with the structuring tokens behind its own; and how many its own are.
+    ///
+    /// Two things are changed so that every text reads back as it was: its normaliser is dropped, and its control tokens
+    /// are read as text where they stand in text.
+    ///
+    /// # Errors
+    /// [`ModelError::Vocabulary`] when it has more tokens than the `vocab_size` rows of the model's embedding,
+    /// [`ModelError::Tokenizer`] when it is malformed or no byte-level BPE.
+    pub fn adopt(bytes: &[u8], vocab_size: usize) -> Result<(Self, usize), ModelError> {
+        let refuse = |reason: &str| Err(ModelError::Tokenizer(reason.to_owned()));
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        let vocabulary = tokenizer.get_vocab(true);
+        let tokens = vocabulary.len();
+        if tokens > vocab_size {
+            return Err(ModelError::Vocabulary { tokens, vocab_size });
+        }
+        if vocabulary.values().any(|id| *id as usize >= tokens) {
+            return refuse("its ids have gaps");
+        }
+        let has_all_bytes = byte_of_character().keys().all(|character| vocabulary.contains_key(&character.to_string()));
+        if !has_all_bytes || !matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
+            return refuse("it is no byte-level BPE");
+        }
+        tokenizer.with_normalizer(None::<NormalizerWrapper>);
+        let mut controls: Vec<String> =
+            tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+        controls.sort_unstable();
+        let special = controls.into_iter().chain(special_names()).map(|name| AddedToken::from(name, true));
+        tokenizer.add_special_tokens(&special.collect::<Vec<_>>());
+        let adopted = Self::new(tokenizer)?;
+        if adopted.decode(&adopted.encode(PROBE)?).as_deref() != Some(PROBE) {
+            return refuse("it does not give back the text that it reads");
+        }
+        Ok((adopted, tokens))
+    }
+
     /// Reads `tokenizer.json`.
     ///
     /// # Errors
@@ -195,8 +234,9 @@ impl CodeTokenizer {
                 *slot = Some(decoded);
             }
         }
-        for name in special_names().into_iter().chain(habit_names()) {
-            if let Some(slot) = tokenizer.token_to_id(&name).and_then(|id| bytes.get_mut(id as usize)) {
+        // Tokens of structure, and the control tokens of a model that others made.
+        for id in tokenizer.get_added_tokens_decoder().into_keys() {
+            if let Some(slot) = bytes.get_mut(id as usize) {
                 *slot = None;
             }
         }

@@ -10,7 +10,7 @@ mod parameters;
 mod vector;
 
 pub use parameters::NamedTensor;
-pub(crate) use parameters::{LayerLayout, Layout, OUTPUT};
+pub(crate) use parameters::{EMBEDDING, LayerLayout, Layout, OUTPUT, standard_normal};
 
 use matmul::{MatrixView, multiply};
 use rand_chacha::ChaCha8Rng;

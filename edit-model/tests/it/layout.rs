@@ -234,8 +234,8 @@ fn sizes_that_no_file_bears_out_ask_for_no_memory() {
     let folder = saved();
     let path = folder.path().join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    config["intermediate_size"] = (1 << 17).into();
-    config["num_hidden_layers"] = 256.into();
+    config["intermediate_size"] = serde_json::Value::from(1 << 17);
+    config["num_hidden_layers"] = serde_json::Value::from(256);
     replace(folder.path(), "config.json", &serde_json::to_vec(&config).unwrap());
     refused(folder.path(), "gate_proj");
 }

@@ -1,6 +1,7 @@
 //! The model as its users meet it: a directory on disk, questions, answers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
+mod adopt;
 mod decoders;
 mod layout;
 
