@@ -118,6 +118,8 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Remake the base model from its sources.
     Pretrain(PretrainArgs),
+    /// Make a base model of a checkpoint that others published.
+    Adopt(AdoptArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -635,6 +637,30 @@ pub(crate) struct PretrainArgs {
     /// What computes: `cpu`, or `cuda` in a build with `--features cuda`.
     #[arg(long, default_value = "cpu")]
     pub(crate) device: Device,
+}
+
+/// What `adopt` says beside its options.
+const ADOPT_HELP: &str = "The checkpoint is a decoder of the Llama, Qwen2 or Qwen3 family in Hugging Face's layout. \
+                          `flywheel up --base` starts from what is written. It answers nothing sensible before it \
+                          was taught: docs/operations.md says what is changed and how much memory it takes.";
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = ADOPT_HELP)]
+pub(crate) struct AdoptArgs {
+    /// Directory of the checkpoint: config.json, safetensors, tokenizer.json.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) model: PathBuf,
+    /// Where the base model goes: a directory that is empty or absent.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) output: PathBuf,
+    /// Its name. Default: that of the checkpoint's directory.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Same seed, same first weights of the new tokens.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 #[cfg(test)]

@@ -41,3 +41,14 @@ pub(crate) fn corpus(data: &DataDir) -> Result<PathBuf, Failure> {
 pub(crate) fn base(data: &DataDir) -> Result<PathBuf, Failure> {
     unpack(&BASE, data.root().join("base"))
 }
+
+/// Writes the base model's replay tasks and those that judge what was forgotten into `target`: they are text, so that a
+/// base with another tokenizer can replay them too.
+pub(crate) fn base_tasks(target: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(target)
+        .map_err(|error| Failure::refused(format!("{} can not be made: {error}", target.display())))?;
+    for file in BASE.files().filter(|file| file.path().extension().is_some_and(|kind| kind == "jsonl")) {
+        write_whole(&target.join(file.path()), file.contents(), 0o644)?;
+    }
+    Ok(())
+}

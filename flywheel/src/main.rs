@@ -1,5 +1,6 @@
 //! The binary: a subcommand a service, `up`, `demo`, operations commands.
 
+mod adopt;
 mod artifact_store;
 mod audit;
 mod cli;
@@ -65,6 +66,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     if let Command::Pretrain(arguments) = &cli.command {
         return pretrain::run(arguments);
     }
+    if let Command::Adopt(arguments) = &cli.command {
+        return adopt::run(arguments);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -97,7 +101,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Models(command) => operations::models(common, command).await,
             Command::Rollout(command) => operations::rollout(common, command).await,
             Command::Dataset(command) => dataset::run(common, command).await,
-            Command::Train(_) | Command::Pretrain(_) => Err(Failure::refused("handled above".to_owned())),
+            Command::Train(_) | Command::Pretrain(_) | Command::Adopt(_) => {
+                Err(Failure::refused("handled above".to_owned()))
+            }
         }
     });
     // A thread that waits for brokers can not be cut off, and nothing waits for it.

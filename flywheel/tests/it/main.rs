@@ -1,6 +1,7 @@
 //! The binary as its users meet it: started as a process, spoken to over loopback, stopped and killed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
+mod adopt;
 mod alone;
 mod audit;
 mod commands;
