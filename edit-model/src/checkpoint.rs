@@ -121,7 +121,8 @@ pub(crate) fn read_weights(
     ))
 }
 
-fn decode(path: &Path, name: &str, view: &TensorView<'_>, target: &mut [f32]) -> Result<(), ModelError> {
+/// Numbers of a stored tensor, which has as many as `target`.
+pub(crate) fn decode(path: &Path, name: &str, view: &TensorView<'_>, target: &mut [f32]) -> Result<(), ModelError> {
     let data = view.data();
     match view.dtype() {
         Dtype::BF16 => {

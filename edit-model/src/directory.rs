@@ -113,7 +113,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
     std::fs::read(path).map_err(file)
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     std::fs::write(path, bytes).map_err(|source| ModelError::File { path: path.to_owned(), source })
 }
 

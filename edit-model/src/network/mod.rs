@@ -12,7 +12,7 @@ mod vector;
 pub use parameters::NamedTensor;
 pub(crate) use parameters::{EMBEDDING, LayerLayout, Layout, OUTPUT, standard_normal};
 
-use matmul::{MatrixView, multiply};
+pub(crate) use matmul::{MatrixView, multiply};
 use rand_chacha::ChaCha8Rng;
 use vector::Rotary;
 

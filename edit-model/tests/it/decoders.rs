@@ -9,12 +9,12 @@ use safetensors::tensor::{Dtype, SafeTensors};
 
 const FAMILIES: [&str; 4] = ["llama", "llama-3", "qwen2", "qwen3"];
 
-fn fixture(family: &str) -> PathBuf {
+pub(crate) fn fixture(family: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoders").join(family)
 }
 
 /// Shape and values of every tensor in the safetensors files of `directory` that `is_wanted` names.
-fn tensors(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+pub(crate) fn tensors(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let mut tensors = BTreeMap::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -44,7 +44,7 @@ fn tensors(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> BTreeMap<Strin
     tensors
 }
 
-fn norm(values: &[f32]) -> f64 {
+pub(crate) fn norm(values: &[f32]) -> f64 {
     values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
 }
 

@@ -4,6 +4,7 @@
 mod adopt;
 mod decoders;
 mod layout;
+mod lora;
 
 use edit_model::{
     CodeTokenizer, DecodeOptions, EditModel, ModelConfig, ModelError, ModelManifest, Network, StopReason,
