@@ -142,8 +142,8 @@ impl CodeTokenizer {
 
     /// The tokenizer of a model that others made, with the structuring tokens behind its own; and how many its own are.
     ///
-    /// Two things are changed so that every text reads back as it was: its normaliser is dropped, and its control tokens
-    /// are read as text where they stand in text.
+    /// Some things are changed so that every text reads back as it was: its normaliser is dropped, no text is cut or filled
+    /// up, and its control tokens are read as text where they stand in text.
     ///
     /// # Errors
     /// [`ModelError::Vocabulary`] when it has more tokens than the `vocab_size` rows of the model's embedding,
@@ -164,6 +164,8 @@ impl CodeTokenizer {
             return refuse("it is no byte-level BPE");
         }
         tokenizer.with_normalizer(None::<NormalizerWrapper>);
+        tokenizer.with_truncation(None).map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        tokenizer.with_padding(None);
         let mut controls: Vec<String> =
             tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
         controls.sort_unstable();

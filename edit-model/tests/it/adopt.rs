@@ -112,6 +112,22 @@ fn control_tokens_and_composed_letters_are_text() {
 }
 
 #[test]
+fn no_text_is_cut_or_filled_up() {
+    let tokenizer = changed_tokenizer(|tokenizer| {
+        tokenizer["truncation"] =
+            serde_json::json!({ "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0 });
+        tokenizer["padding"] = serde_json::json!({ "strategy": { "Fixed": 9 }, "direction": "Right",
+            "pad_to_multiple_of": null, "pad_id": 365, "pad_type_id": 0, "pad_token": "<|endoftext|>" });
+    });
+    let folder = brought(Family::Qwen2, true, OWN, &tokenizer);
+    let adopted = EditModel::adopt(folder.path(), 7).unwrap();
+    for text in [TEXT, "x"] {
+        let tokens = adopted.tokenizer().encode(text).unwrap();
+        assert_eq!(adopted.tokenizer().decode(&tokens).as_deref(), Some(text));
+    }
+}
+
+#[test]
 fn a_tokenizer_that_does_not_fit_is_refused_with_the_reason() {
     let folder = brought(Family::Qwen2, true, OWN - 1, TOKENIZER);
     let error = EditModel::adopt(folder.path(), 7).unwrap_err();

@@ -1,3 +1,4 @@
+use edit_model::{EditModel, Family, ModelManifest};
 use trainer::pretrain::{Next, PretrainConfig, run};
 
 use crate::fixture::{architecture, task, tokenizer};
@@ -40,4 +41,32 @@ fn a_checkpoint_of_another_run_is_refused() {
     run(&first, architecture(&tokenizer), &tokenizer, &source, &mut |_, _| Next::Continue).unwrap();
     let other = PretrainConfig { seed: 9, ..first };
     assert!(run(&other, architecture(&tokenizer), &tokenizer, &source, &mut |_, _| Next::Continue).is_err());
+}
+
+#[test]
+fn every_family_learns_and_reads_back_as_it_was_learned() {
+    let tokenizer = tokenizer();
+    let source = |index| Some(task(index));
+    for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+        let mut architecture = architecture(&tokenizer);
+        architecture.model_type = family;
+        architecture.architectures = vec![family.architecture().to_owned()];
+        // Two heads of queries for each of keys, wider than the stream divided by them.
+        architecture.num_attention_heads = 4;
+        architecture.head_dim = Some(12);
+        architecture.tie_word_embeddings = family != Family::Llama;
+        let mut losses = Vec::new();
+        let model = run(&config(40), architecture, &tokenizer, &source, &mut |progress, _| {
+            losses.push(progress.loss);
+            Next::Continue
+        })
+        .unwrap();
+        assert!(losses[39] < 0.9 * losses[0], "{family:?}: {} {}", losses[0], losses[39]);
+        let model = model.in_served_precision().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        model.save(folder.path(), ModelManifest::new("test", "pretrain", "0")).unwrap();
+        let again = EditModel::load(folder.path()).unwrap();
+        assert_eq!(again.weights(), model.weights());
+        assert_eq!(again.network().config(), &model.network().config().as_written());
+    }
 }
