@@ -6,7 +6,7 @@ use events::{Audience, ModelName, TenantId};
 use model_registry::lineage::{FORMULA, SnapshotFilters};
 use serde::{Deserialize, Serialize};
 use trainer::Device;
-use trainer::methods::MethodConfig;
+use trainer::methods::{Method, MethodConfig};
 
 use crate::data_set::policy::DataSetPolicy;
 use crate::error::OrchestratorError;
@@ -38,7 +38,7 @@ pub struct OrchestratorConfig {
     /// Opportunities that the gate judges, held out by time: the newest of which it is known what the developer wanted.
     /// At least [`LEAST_GATE_OPPORTUNITIES`].
     pub gate_opportunities: usize,
-    /// `sft`, `dpo` or `actionrl`.
+    /// How a version learns: one of the names in `docs/methods.md`.
     pub method: String,
     /// Optimizer steps.
     pub steps: usize,
@@ -120,9 +120,7 @@ impl OrchestratorConfig {
         let check = |holds: bool, key, reason: &str| if holds { Ok(()) } else { Err(refuse(key, reason.to_owned())) };
         let model = self.model.parse().map_err(|error| refuse("model", format!("{error}")))?;
         let audience = self.audience.parse().map_err(|error| refuse("audience", format!("{error}")))?;
-        if !["sft", "dpo", "actionrl"].contains(&self.method.as_str()) {
-            return Err(refuse("method", format!("expected sft, dpo or actionrl, got \"{}\"", self.method)));
-        }
+        self.method.parse::<Method>().map_err(|reason| refuse("method", reason))?;
         check(self.steps > 0, "steps", "expected at least 1")?;
         check(self.batch > 0, "batch", "expected at least 1")?;
         check(

@@ -44,11 +44,7 @@ pub(crate) async fn prepare(
         }
         sealed_file::write(&attempt.file(name), &key, run.run_id, &lines)?;
     }
-    let method = match run.method.as_str() {
-        "dpo" => Method::Dpo,
-        "actionrl" => Method::Actionrl,
-        _ => Method::Sft,
-    };
+    let method: Method = run.method.parse().map_err(OrchestratorError::Job)?;
     let job = JobFile {
         run_id: run.run_id.to_string(),
         config: MethodConfig {

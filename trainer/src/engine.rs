@@ -105,10 +105,38 @@ impl Engine {
     }
 
     /// One step on `groups`, whose losses are added and multiplied by `scale`, at `share` of the learning rate.
+    /// Gradients accumulate over as many passes as a backend needs: a step of any size takes the memory of one pass.
     ///
     /// # Errors
     /// [`ModelError::Sequence`] for a sequence that the network cannot take.
     pub fn step(&mut self, groups: &[Group], scale: f32, share: f64) -> Result<StepReport, ModelError> {
+        let parts = self.sum_gradients(groups, scale)?;
+        let Some(first) = self.lanes.first() else { return Err(no_lane()) };
+        let gradient_norm = self.optimizer.step(&mut self.weights, &first.gradients, share, &self.treatment);
+        let tokens = groups.iter().map(Group::token_count).sum();
+        Ok(StepReport { parts, gradient_norm, tokens })
+    }
+
+    /// The loss of `groups` and its gradient, both times `scale`; changes no weight.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub fn gradient(&mut self, groups: &[Group], scale: f32) -> Result<(LossParts, Vec<f32>), ModelError> {
+        let parts = self.sum_gradients(groups, scale)?;
+        Ok((parts, self.lanes.first().ok_or_else(no_lane)?.gradients.clone()))
+    }
+
+    /// Log p of every target of `sequences` under the weights of now; the order is kept.
+    ///
+    /// # Errors
+    /// As [`log_probabilities`].
+    pub fn log_probabilities(&mut self, sequences: &[TrainingSequence]) -> Result<Vec<Vec<f32>>, ModelError> {
+        let backends = self.lanes.iter_mut().map(|lane| &mut lane.backend).collect();
+        share_out(backends, &self.weights, sequences)
+    }
+
+    /// Leaves the sum of all lanes' gradients in the first.
+    fn sum_gradients(&mut self, groups: &[Group], scale: f32) -> Result<LossParts, ModelError> {
         let count = self.lanes.len();
         let weights = &self.weights;
         let results: Vec<Result<LossParts, ModelError>> = std::thread::scope(|scope| {
@@ -128,17 +156,19 @@ impl Engine {
             parts.add(&result?);
         }
         let Some((first, others)) = self.lanes.split_first_mut() else {
-            return Err(ModelError::Sequence("there is no lane"));
+            return Err(no_lane());
         };
         for other in others {
             for (sum, value) in first.gradients.iter_mut().zip(&other.gradients) {
                 *sum += value;
             }
         }
-        let gradient_norm = self.optimizer.step(&mut self.weights, &first.gradients, share, &self.treatment);
-        let tokens = groups.iter().map(Group::token_count).sum();
-        Ok(StepReport { parts, gradient_norm, tokens })
+        Ok(parts)
     }
+}
+
+fn no_lane() -> ModelError {
+    ModelError::Sequence("there is no lane")
 }
 
 /// Log p of every target of `sequences`, shared out over `backends`; the order is kept.
@@ -150,11 +180,19 @@ pub fn log_probabilities(
     weights: &[f32],
     sequences: &[TrainingSequence],
 ) -> Result<Vec<Vec<f32>>, ModelError> {
+    share_out(backends.iter_mut().collect(), weights, sequences)
+}
+
+fn share_out(
+    backends: Vec<&mut Box<dyn NetworkBackend>>,
+    weights: &[f32],
+    sequences: &[TrainingSequence],
+) -> Result<Vec<Vec<f32>>, ModelError> {
     let share = sequences.len().div_ceil(backends.len().max(1)).max(1);
     let results: Vec<Result<Vec<Vec<f32>>, ModelError>> = std::thread::scope(|scope| {
         let workers: Vec<_> = sequences
             .chunks(share)
-            .zip(&mut backends)
+            .zip(backends)
             .map(|(chunk, backend)| scope.spawn(move || read_all(backend.as_mut(), weights, chunk)))
             .collect();
         workers
@@ -193,7 +231,9 @@ fn read_all(
     Ok(all)
 }
 
-/// Deals groups to lanes so that each gets about the same number of tokens: longest first, to the emptiest lane.
+/// Deals groups to lanes so that each gets about the same number of tokens: longest first, to the emptiest lane. Within a
+/// lane lengths therefore fall, so that groups which go through together are of nearly one length and a backend that
+/// pads wastes little.
 fn deal(groups: &[Group], lanes: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..groups.len()).collect();
     order.sort_by_key(|index| (std::cmp::Reverse(groups[*index].token_count()), *index));

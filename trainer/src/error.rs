@@ -32,17 +32,29 @@ pub enum TrainerError {
     /// There is nothing to train on.
     #[error("no usable training example: {0}")]
     NoExamples(String),
+    /// All examples say the same.
+    #[error("the data set has one class only: {method} needs {needs}")]
+    OneClass {
+        /// Name of the method.
+        method: &'static str,
+        /// What the data set would have to hold.
+        needs: &'static str,
+    },
     /// The absolute deadline passed; a checkpoint was written.
     #[error("the deadline passed at step {step}")]
     Deadline {
         /// Steps done.
         step: usize,
     },
-    /// A number stopped being a number.
-    #[error("training diverged at step {step}")]
+    /// A loss or gradient stopped being a number, or grew beyond what a model can recover from.
+    #[error("training diverged at step {step}: {reason}; the step's batch: {batch}")]
     Diverged {
-        /// Steps done.
+        /// Number of the step, counted from 1.
         step: usize,
+        /// What shows it.
+        reason: String,
+        /// What the step was made of: ids of pairs, or numbers of tasks.
+        batch: String,
     },
     /// The result failed a health check.
     #[error("health check failed: {0}")]

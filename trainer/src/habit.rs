@@ -20,7 +20,8 @@ use crate::engine::log_probabilities;
 use crate::error::TrainerError;
 use crate::methods::MethodConfig;
 use crate::objective::TrainingSequence;
-use crate::pairs::{PreparedPair, TrainingPair};
+use crate::pairs::TrainingPair;
+use crate::prepared::Prepared;
 
 /// Fewer corrections than this that add the same text are no habit.
 const LEAST_CORRECTIONS: usize = 3;
@@ -80,7 +81,7 @@ pub(crate) fn spell(
     anchor: &[f32],
     tokenizer: &CodeTokenizer,
     pairs: &[TrainingPair],
-    prepared: &[(PreparedPair, f32)],
+    prepared: &[Prepared],
 ) -> Result<Vec<Spelling>, TrainerError> {
     let mut spellings = Vec::new();
     let by_repository = additions_by_repository(pairs);
@@ -177,10 +178,11 @@ fn most_frequent(additions: &BTreeMap<Addition, Support<'_>>) -> Vec<Addition> {
 }
 
 /// Wanted answers of the repository with these places, evenly over all.
-fn edits_of<'a>(prepared: &'a [(PreparedPair, f32)], places: &[u32; HABIT_TOKENS]) -> Vec<&'a TrainingSequence> {
+fn edits_of<'a>(prepared: &'a [Prepared], places: &[u32; HABIT_TOKENS]) -> Vec<&'a TrainingSequence> {
     let edits: Vec<&TrainingSequence> = prepared
         .iter()
-        .map(|(PreparedPair::Preference { chosen, .. } | PreparedPair::Positive { chosen }, _)| &chosen.sequence)
+        .filter_map(|prepared| prepared.pair.chosen())
+        .map(|chosen| &chosen.sequence)
         .filter(|sequence| sequence.tokens.contains(&places[0]))
         .collect();
     let stride = edits.len().div_ceil(COMPARED_EDITS).max(1);

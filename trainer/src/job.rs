@@ -19,8 +19,9 @@ use crate::error::TrainerError;
 use crate::evaluation::{TaskSummary, answer_tasks, in_parallel, matches_one};
 use crate::examples::{BaseTask, read_tasks};
 use crate::gate::{Behaviour, GateConfig, GateOutcome, GateReport, GateVerdict, judge, judge_harm};
-use crate::methods::{MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
-use crate::pairs::{PairCensus, TrainingPair, parse_pairs};
+use crate::methods::{Method, MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
+use crate::pairs::{TrainingPair, parse_pairs};
+use crate::prepared::PairCensus;
 
 /// Steps between checkpoints: a step takes about a second.
 const CHECKPOINT_STEPS: usize = 10;
@@ -174,8 +175,25 @@ fn check(config: &MethodConfig) -> Result<(), TrainerError> {
     if !(config.learning_rate > 0.0 && config.learning_rate < 1.0) {
         return refuse("learning_rate is out of range");
     }
-    if !(config.beta > 0.0 && config.lambda >= 0.0 && config.replay_weight >= 0.0 && config.habit_rate >= 0.0) {
-        return refuse("beta, lambda, replay_weight or habit_rate is out of range");
+    // Beside bounds, so that what is no number is refused.
+    let is_weight = |value: f32| (0.0..1e6).contains(&value);
+    if !(config.beta > 0.0 && is_weight(config.beta) && is_weight(config.lambda) && is_weight(config.replay_weight)) {
+        return refuse("beta, lambda or replay_weight is out of range");
+    }
+    if !(0.0..1e6).contains(&config.habit_rate) {
+        return refuse("habit_rate is out of range");
+    }
+    if !(0.0..0.5).contains(&config.label_smoothing) {
+        return refuse("label_smoothing is out of range: 0 to below 0.5");
+    }
+    if !is_weight(config.positive_penalty) {
+        return refuse("positive_penalty is out of range");
+    }
+    if !is_weight(config.desirable_weight) || !is_weight(config.undesirable_weight) {
+        return refuse("desirable_weight or undesirable_weight is out of range");
+    }
+    if config.method == Method::Kto && config.batch_pairs < 2 {
+        return refuse("kto needs at least two pairs in a step");
     }
     Ok(())
 }

@@ -1,15 +1,12 @@
-//! Structured pairs as they come out of a snapshot, and how each method turns them into groups.
+//! Structured pairs as they come out of a snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use edit_model::CodeTokenizer;
-use edit_model::dialect::{DialectError, EncodedPair, encode_answer, encode_prompt};
 use events::{ActionList, EditAction, EditContext, PairText, PreferencePair};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainerError;
-use crate::objective::TrainingSequence;
 
 /// A preference pair in clear, for training or for the gate. Never stored outside a job's folder.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -153,97 +150,6 @@ pub fn write_pairs(path: &Path, pairs: &[TrainingPair]) -> Result<(), TrainerErr
         bytes.push(b'\n');
     }
     std::fs::write(path, bytes).map_err(|source| TrainerError::file(path, source))
-}
-
-/// One side of a pair in tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Side {
-    /// Prompt and answer; every answer token is a target.
-    pub(crate) sequence: TrainingSequence,
-    /// Number of answer tokens before the divergence.
-    pub(crate) common: usize,
-    /// Number of answer tokens up to the end of the diverging action.
-    pub(crate) action_end: usize,
-    /// Number of answer tokens.
-    pub(crate) answer: usize,
-}
-
-/// A pair ready for any method.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum PreparedPair {
-    /// Both sides, and they diverge.
-    Preference { chosen: Side, rejected: Side },
-    /// Something wanted, nothing to compare it with.
-    Positive { chosen: Side },
-}
-
-/// Why pairs are not used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PairCensus {
-    /// Pairs with two sides that diverge.
-    pub preferences: usize,
-    /// Pairs with a chosen side only.
-    pub positives: usize,
-    /// Pairs without weight or without a chosen side.
-    pub without_lesson: usize,
-    /// Pairs whose sides do not differ as far as both are known.
-    pub without_divergence: usize,
-    /// Pairs that the dialect cannot write (outside the visible lines, too long, overlapping).
-    pub unwritable: usize,
-}
-
-fn side(prompt: &[u32], answer: &[u32], common: usize, action_end: usize) -> Side {
-    let tokens: Vec<u32> = prompt.iter().chain(answer).copied().collect();
-    let first = prompt.len().saturating_sub(1) as u32;
-    let target_positions = (first..first + answer.len() as u32).collect();
-    Side { sequence: TrainingSequence { tokens, target_positions }, common, action_end, answer: answer.len() }
-}
-
-fn prepare(tokenizer: &CodeTokenizer, pair: &TrainingPair) -> Result<Option<PreparedPair>, DialectError> {
-    let Some(chosen) = &pair.chosen else { return Ok(None) };
-    if let Some(rejected) = &pair.rejected {
-        let encoded = EncodedPair::encode(tokenizer, &pair.context, &pair.shared, chosen, rejected)?;
-        let Some(place) = encoded.divergence else { return Ok(None) };
-        return Ok(Some(PreparedPair::Preference {
-            chosen: side(&encoded.prompt, &encoded.chosen.tokens, place, encoded.chosen_end),
-            rejected: side(&encoded.prompt, &encoded.rejected.tokens, place, encoded.rejected_end),
-        }));
-    }
-    let actions =
-        ActionList { actions: pair.shared.iter().chain(&chosen.actions).cloned().collect(), closed: chosen.closed };
-    let prompt = encode_prompt(tokenizer, &pair.context)?;
-    let answer = encode_answer(tokenizer, &pair.context, &actions)?;
-    if answer.tokens.is_empty() {
-        return Ok(None);
-    }
-    let last_shared = pair.shared.len().checked_sub(1);
-    let common = last_shared.and_then(|last| answer.action_ends.get(last)).copied().unwrap_or(0);
-    let chosen = side(&prompt.tokens, &answer.tokens, common, answer.tokens.len());
-    Ok(Some(PreparedPair::Positive { chosen }))
-}
-
-/// Encodes pairs; keeps the weight of each.
-pub(crate) fn prepare_all(tokenizer: &CodeTokenizer, pairs: &[TrainingPair]) -> (Vec<(PreparedPair, f32)>, PairCensus) {
-    let mut census = PairCensus::default();
-    let mut prepared = Vec::new();
-    for pair in pairs {
-        if pair.weight <= 0.0 || pair.chosen.is_none() {
-            census.without_lesson += 1;
-            continue;
-        }
-        match prepare(tokenizer, pair) {
-            Ok(Some(ready)) => {
-                match &ready {
-                    PreparedPair::Preference { .. } => census.preferences += 1,
-                    PreparedPair::Positive { .. } => census.positives += 1,
-                }
-                prepared.push((ready, pair.weight));
-            }
-            Ok(None) => census.without_divergence += 1,
-            Err(_) => census.unwritable += 1,
-        }
-    }
-    (prepared, census)
 }
 
 #[cfg(test)]

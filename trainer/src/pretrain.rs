@@ -149,8 +149,14 @@ pub fn run(
         let weight: f32 = groups.iter().map(likelihood_weight).sum();
         let report = engine.step(&groups, 1.0 / weight.max(1.0), schedule.share(step))?;
         step += 1;
-        if !report.gradient_norm.is_finite() {
-            return Err(TrainerError::Diverged { step });
+        if !report.gradient_norm.is_finite() || !report.parts.total.is_finite() {
+            let (loss, norm) = (report.parts.total, report.gradient_norm);
+            let first = (step - 1) * config.batch_tasks;
+            return Err(TrainerError::Diverged {
+                step,
+                reason: format!("the loss is {loss}, the norm of the gradient {norm}"),
+                batch: format!("tasks {first} to {}", first + config.batch_tasks - 1),
+            });
         }
         tokens += report.tokens as u64;
         let seconds = started.elapsed().as_secs_f64();
@@ -178,7 +184,7 @@ pub fn run(
 fn likelihood_weight(group: &Group) -> f32 {
     match &group.objective {
         Objective::Likelihood { weights } => weights.iter().sum(),
-        Objective::Preference { .. } => 0.0,
+        Objective::Preference { .. } | Objective::Desirability { .. } => 0.0,
     }
 }
 

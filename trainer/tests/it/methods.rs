@@ -1,9 +1,10 @@
 use std::path::Path;
 
 use edit_model::dialect::{Habit, habit_tokens};
-use edit_model::{EditModel, HABIT_TOKENS};
+use edit_model::{DecodeOptions, EditModel, HABIT_TOKENS};
+use events::{ByteRange, EditAction};
 use trainer::methods::{Method, MethodConfig, MethodData, TrainedWeights, train_from_anchor};
-use trainer::{BaseTask, Objective, TrainerError, TrainingPair};
+use trainer::{BaseTask, Objective, Role, TrainerError, TrainingPair};
 
 use crate::fixture::{correction, model, task};
 
@@ -27,17 +28,158 @@ fn train(config: &MethodConfig, model: &EditModel, pairs: &[TrainingPair]) -> Re
     train_from_anchor(config, model.network(), model.weights(), model.tokenizer(), pairs, &replay())
 }
 
+/// A task that wants no edit, as a pair.
+fn silence(number: u64) -> TrainingPair {
+    let BaseTask { context, wanted, .. } = task(number * 4 + 3);
+    let id = format!("silence {number:04}");
+    TrainingPair { pair_id: id, context, chosen: Some(wanted), rejected: None, ..correction(number) }
+}
+
 #[test]
 fn the_first_preference_loss_is_the_logarithm_of_two() {
     let model = model(1);
-    for method in [Method::Dpo, Method::Actionrl] {
+    for method in Method::ALL.into_iter().filter(|method| method.compares()) {
         let trained = train(&config(method), &model, &pairs()).unwrap();
-        let first = trained.history[0].preference_loss;
-        assert!((first - std::f64::consts::LN_2).abs() < 1e-6, "{first}");
+        let first = trained.history[0];
+        assert!((first.preference_loss - std::f64::consts::LN_2).abs() < 1e-6, "{method:?} {first:?}");
+        // Nothing has moved yet, and nothing is wrong or right.
+        assert!(first.margin_at_divergence.unwrap().abs() < 1e-3 && first.kl.unwrap() < 1e-6, "{first:?}");
         assert!(trained.chosen_log_p_after > trained.chosen_log_p_before);
-        assert!(trained.history[11].preference_loss < first);
         assert_eq!(trained.census.preferences, 24);
     }
+}
+
+#[test]
+fn methods_that_compare_the_whole_action_widen_its_margin() {
+    let model = model(1);
+    for method in [Method::Dpo, Method::TargetDpo, Method::Actionrl, Method::ActionrlDetach] {
+        let trained = train(&config(method), &model, &pairs()).unwrap();
+        let (first, last) = (trained.history[0], trained.history[11]);
+        assert!(last.preference_loss < first.preference_loss, "{method:?}");
+        assert!(last.margin_at_divergence > first.margin_at_divergence && last.accuracy > Some(0.5), "{last:?}");
+        assert!(last.kl > first.kl && last.tokens_per_second > 0.0 && last.eta_seconds == 0.0, "{last:?}");
+    }
+}
+
+#[test]
+fn what_is_wanted_is_learned_without_anything_to_compare_it_with() {
+    let model = model(1);
+    let mut pairs = pairs();
+    // A rejection without a correction teaches this method alone.
+    pairs[0].chosen = None;
+    pairs[1].rejected = None;
+    let config = MethodConfig { lambda: 0.0, batch_replay: 0, ..config(Method::Kto) };
+    let trained = train(&config, &model, &pairs).unwrap();
+    let census = trained.census;
+    assert_eq!((census.preferences, census.positives, census.negatives, census.without_lesson), (22, 1, 1, 0));
+    let first = trained.history[0];
+    assert!((first.preference_loss - 0.5).abs() < 1e-6 && first.accuracy.is_none(), "{first:?}");
+    assert!(trained.history[11].preference_loss < 0.5 && trained.chosen_log_p_after > trained.chosen_log_p_before);
+    let census = train(&MethodConfig { method: Method::Dpo, ..config }, &model, &pairs).unwrap().census;
+    assert_eq!((census.negatives, census.without_lesson), (0, 1));
+}
+
+#[test]
+fn a_threshold_alone_changes_when_the_model_speaks_and_nothing_of_what_it_says() {
+    let model = model(1);
+    let pairs: Vec<TrainingPair> = pairs().into_iter().chain((0..24).map(silence)).collect();
+    let trained = train(&config(Method::ThresholdOnly), &model, &pairs).unwrap();
+    let width = model.network().config().hidden_size;
+    let row = model.tokenizer().special().no_edit as usize * width;
+    let changed: Vec<usize> = (trained.weights.iter().zip(model.weights()).enumerate())
+        .filter(|(_, (new, old))| new != old)
+        .map(|(place, _)| place)
+        .collect();
+    assert!(!changed.is_empty() && changed.iter().all(|place| (row..row + width).contains(place)), "{changed:?}");
+    let calibrated = model.with_weights(trained.weights).unwrap();
+    let forced = DecodeOptions { force_edit: true, ..DecodeOptions::default() };
+    let (mut before, mut after) = (0.0, 0.0);
+    for number in 0..16 {
+        let context = task(number).context;
+        let answer = |model: &EditModel| model.complete(&context, &forced, &|| false, &mut |_| {}).unwrap();
+        let (old, new) = (answer(&model), answer(&calibrated));
+        assert_eq!(old.actions, new.actions);
+        before += old.gate_score;
+        after += new.gate_score;
+    }
+    // Half of the pairs are silences, and a random model speaks almost always.
+    assert!(after < before, "{before} {after}");
+}
+
+#[test]
+fn pairs_that_all_say_the_same_are_refused() {
+    let model = model(1);
+    let refused = |method: Method, change: fn(&mut TrainingPair)| {
+        let mut pairs = pairs();
+        pairs.iter_mut().for_each(change);
+        train(&config(method), &model, &pairs).unwrap_err().to_string()
+    };
+    let of = "the data set has one class only: ";
+    let sides = "needs pairs with both a chosen and a rejected side";
+    for method in Method::ALL.into_iter().filter(|method| method.compares()) {
+        assert_eq!(refused(method, |pair| pair.rejected = None), format!("{of}{} {sides}", method.name()));
+    }
+    let needs = "kto needs both what was wanted and what was not, in at least two pairs";
+    assert_eq!(refused(Method::Kto, |pair| pair.rejected = None), format!("{of}{needs}"));
+    assert_eq!(refused(Method::Kto, |pair| pair.chosen = None), format!("{of}{needs}"));
+    let needs = "threshold-only needs both pairs that want an edit and pairs that want none";
+    assert_eq!(refused(Method::ThresholdOnly, |_| {}), format!("{of}{needs}"));
+    // Likelihood needs no contrast.
+    let accepted: Vec<TrainingPair> = pairs().into_iter().map(|pair| TrainingPair { rejected: None, ..pair }).collect();
+    train(&config(Method::Sft), &model, &accepted).unwrap();
+}
+
+#[test]
+fn a_pair_that_does_not_fit_is_kept_up_to_the_end_of_its_divergence() {
+    let model = model(1);
+    let config = MethodConfig { batch_replay: 0, ..config(Method::Actionrl) };
+    let mut short = correction(0);
+    short.context.window.text.push_str("let y = 1;\n");
+    let place = short.context.window.text.find("1;").unwrap() as u64;
+    let mut long = short.clone();
+    let tail = EditAction {
+        path: "a.rs".to_owned(),
+        range: ByteRange::new(place, place + 1),
+        old_text: "1".to_owned(),
+        new_text: "qz ".repeat(60),
+    };
+    long.chosen.as_mut().unwrap().actions.push(tail);
+    let read = |pair: TrainingPair| {
+        let data = MethodData::prepare(&config, model.network(), model.weights(), model.tokenizer(), &[pair], &[]);
+        data.map(|data| data.batch(&config, 0))
+    };
+    assert_eq!(read(long.clone()).unwrap(), read(short.clone()).unwrap());
+    // The diverging action itself is never cut.
+    long.chosen.as_mut().unwrap().actions[0].new_text.push_str(&"qz ".repeat(60));
+    let refused = read(long.clone()).unwrap_err().to_string();
+    assert!(refused.contains("unwritable: 1"), "{refused}");
+    let mut accepted = long;
+    accepted.rejected = None;
+    accepted.chosen = short.chosen.clone();
+    accepted.chosen.as_mut().unwrap().actions.push(EditAction {
+        path: "a.rs".to_owned(),
+        range: ByteRange::new(place, place + 1),
+        old_text: "1".to_owned(),
+        new_text: "qz ".repeat(60),
+    });
+    let config = MethodConfig { method: Method::Sft, ..config.clone() };
+    let census = train(&config, &model, &[accepted]).unwrap().census;
+    assert_eq!((census.positives, census.shortened), (1, 1));
+}
+
+#[test]
+fn a_step_that_is_no_number_names_its_pairs() {
+    let model = model(1);
+    let config = config(Method::Sft);
+    let mut anchor = model.weights().to_vec();
+    // The last norm.
+    *anchor.last_mut().unwrap() = f32::NAN;
+    let result = train_from_anchor(&config, model.network(), &anchor, model.tokenizer(), &pairs(), &replay());
+    let Err(TrainerError::Diverged { step, reason, batch }) = result else { panic!("{result:?}") };
+    assert_eq!((step, reason.as_str()), (1, "the loss is NaN"));
+    let data = prepare(&config, &model);
+    assert_eq!(batch, format!("pairs {}", data.batch_ids(&config, 0).join(", ")));
+    assert_eq!(data.batch_ids(&config, 0).len(), 8);
 }
 
 #[test]
@@ -54,22 +196,24 @@ fn the_same_seed_and_threads_give_the_same_weights() {
 #[test]
 fn action_rl_compares_the_diverging_action_alone_and_dpo_everything() {
     let model = model(1);
-    let compared = |method| {
+    let roles = |method| {
         let config = MethodConfig { batch_replay: 0, ..config(method) };
         let data = prepare(&config, &model);
         let groups = data.batch(&config, 0);
-        let Objective::Preference { chosen_compared, rejected_compared, .. } = groups[0].objective.clone() else {
+        let Objective::Preference { chosen, rejected, .. } = groups[0].objective.clone() else {
             panic!("a correction is a preference");
         };
-        (chosen_compared, rejected_compared)
+        (chosen.roles, rejected.roles)
     };
-    let (chosen, rejected) = compared(Method::Dpo);
-    assert!(chosen.iter().chain(&rejected).all(|compared| *compared));
-    let (chosen, rejected) = compared(Method::Actionrl);
+    let (chosen, rejected) = roles(Method::Dpo);
+    assert!(chosen.iter().chain(&rejected).all(|role| *role == Role::Compared));
+    let (chosen, rejected) = roles(Method::Actionrl);
     // Marker, old text and `<to>` are shared; the rejected list is closed, and its `<stop>` lies behind the action.
-    assert!(!chosen[0] && !rejected[0] && chosen.ends_with(&[true]) && rejected.ends_with(&[true, false]));
-    let first = chosen.iter().position(|compared| *compared);
-    assert_eq!(first, rejected.iter().position(|compared| *compared));
+    assert_eq!((chosen[0], rejected[0]), (Role::Outside, Role::Outside));
+    assert!(chosen.ends_with(&[Role::Compared]) && rejected.ends_with(&[Role::Compared, Role::Outside]));
+    let first = chosen.iter().position(|role| *role == Role::Compared);
+    assert_eq!(first, rejected.iter().position(|role| *role == Role::Compared));
+    assert!(roles(Method::ActionrlDetach).1.ends_with(&[Role::Compared, Role::Detached]));
 }
 
 #[test]
