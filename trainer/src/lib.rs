@@ -19,6 +19,9 @@ pub mod job;
 pub mod methods;
 pub mod pretrain;
 
+#[cfg(test)]
+mod parity;
+
 pub use checkpoint::{Checkpoint, CheckpointHeader};
 pub use device::{backends, probe};
 pub use edit_model::Device;

@@ -272,6 +272,23 @@ impl MethodData {
         Ok(data)
     }
 
+    /// Pairs that are in tokens already, measured from `weights`, with nothing to replay.
+    #[cfg(test)]
+    pub(crate) fn of_prepared(
+        config: &MethodConfig,
+        network: &Network,
+        weights: &[f32],
+        pairs: Vec<Prepared>,
+    ) -> Result<Self, TrainerError> {
+        let references = vec![Reference::default(); pairs.len()];
+        let (replay, spellings, taught) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut data = Self { pairs, references, replay, census: PairCensus::default(), taught, spellings };
+        if config.method.has_reference() {
+            data.measure_references(config, network, weights)?;
+        }
+        Ok(data)
+    }
+
     /// Number of repositories whose habit could be read from the pairs and spelled.
     #[must_use]
     pub fn spelled_habits(&self) -> usize {
@@ -462,16 +479,19 @@ impl MethodData {
         wanted.into_iter().chain(unwanted).collect()
     }
 
-    /// Measures how far the weights of now are from the reference, and sets it in the groups of step number `step`.
-    fn set_baseline(
+    /// The groups of step number `step` with what the method measures from the weights of now.
+    ///
+    /// # Errors
+    /// As [`Engine::log_probabilities`].
+    pub(crate) fn measured_batch(
         &self,
         config: &MethodConfig,
         step: usize,
         engine: &mut Engine,
-        groups: &mut [Group],
-    ) -> Result<(), ModelError> {
+    ) -> Result<Vec<Group>, ModelError> {
+        let mut groups = self.batch(config, step);
         if config.method != Method::Kto {
-            return Ok(());
+            return Ok(groups);
         }
         let indices = self.indices(config, step);
         let mismatches: Vec<&Mismatch> =
@@ -482,12 +502,12 @@ impl MethodData {
             .map(|(log_p, mismatch)| log_p.iter().map(|value| f64::from(*value)).sum::<f64>() - mismatch.reference)
             .sum();
         let measured = (total / mismatches.len().max(1) as f64).max(0.0) as f32;
-        for group in groups {
+        for group in &mut groups {
             if let Objective::Desirability { baseline, .. } = &mut group.objective {
                 *baseline = measured;
             }
         }
-        Ok(())
+        Ok(groups)
     }
 
     /// Mean log p of the chosen sides under `weights`, which `step` steps have made.
@@ -664,8 +684,7 @@ pub fn train(
     let mut history = Vec::with_capacity(config.steps.saturating_sub(first_step));
     let mut tokens = 0;
     for step in first_step..config.steps {
-        let mut groups = data.batch(config, step);
-        data.set_baseline(config, step, &mut engine, &mut groups)?;
+        let groups = data.measured_batch(config, step, &mut engine)?;
         let report = engine.step(&groups, 1.0, schedule.share(step))?;
         tokens += report.tokens as u64;
         let (done, seconds) = (step + 1 - first_step, started.elapsed().as_secs_f64());
