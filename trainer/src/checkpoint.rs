@@ -1,6 +1,6 @@
 //! Exact resumption: weights, both moments and the step in one file, written beside its place and renamed into it.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -39,10 +39,10 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes the state of a run.
+    /// Writes the state of a run in place of an earlier one.
     ///
     /// # Errors
-    /// [`TrainerError::File`].
+    /// [`TrainerError::NoSpace`] or [`TrainerError::File`]; the earlier state stands then.
     pub fn write(
         path: &Path,
         step: usize,
@@ -79,7 +79,7 @@ impl Checkpoint {
     pub fn read(path: &Path) -> Result<Option<Self>, TrainerError> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(TrainerError::file(path, error)),
         };
         let bad = || TrainerError::damaged(path, "not a whole checkpoint");
@@ -92,7 +92,7 @@ impl Checkpoint {
         let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| bad())?;
         let (header, numbers) = rest.split_at_checked(length).ok_or_else(bad)?;
         let header: CheckpointHeader = serde_json::from_slice(header).map_err(|_| bad())?;
-        if numbers.len() != header.weights * 12 {
+        if header.weights.checked_mul(12) != Some(numbers.len()) {
             return Err(bad());
         }
         let mut parts = numbers
@@ -108,15 +108,28 @@ impl Checkpoint {
 }
 
 /// Writes a file so that a reader sees the old or the new content, never a part.
+///
+/// # Errors
+/// [`TrainerError::NoSpace`] or [`TrainerError::File`]; the old content stands then, and nothing else.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainerError> {
-    let failed = |source| TrainerError::file(path, source);
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = std::path::PathBuf::from(name);
-    let mut file = std::fs::File::create(&part).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&part, path).map_err(failed)
+    let Err(source) = write_durably(&part, bytes).and_then(|()| std::fs::rename(&part, path)) else { return Ok(()) };
+    // A part of a file is of no use, and takes the space that is wanting.
+    std::fs::remove_file(&part).ok();
+    Err(match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            TrainerError::NoSpace { path: path.to_owned(), bytes: bytes.len(), source }
+        }
+        _ => TrainerError::file(path, source),
+    })
+}
+
+fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -140,5 +153,26 @@ mod tests {
         assert!(matches!(Checkpoint::read(&path), Err(TrainerError::Damaged { .. })));
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         assert!(matches!(Checkpoint::read(&path), Err(TrainerError::Damaged { .. })));
+    }
+
+    // /dev/full is a disk without space.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn without_space_the_earlier_checkpoint_stands_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        let optimizer = AdamW::new(OptimizerConfig::default(), 3);
+        Checkpoint::write(&path, 1, "abc", &[1.0, 2.0, 3.0], &optimizer).unwrap();
+        std::os::unix::fs::symlink("/dev/full", folder.path().join("checkpoint.part")).unwrap();
+        let error = Checkpoint::write(&path, 2, "abc", &[4.0, 5.0, 6.0], &optimizer).unwrap_err();
+        assert!(matches!(error, TrainerError::NoSpace { bytes, .. } if bytes > 36), "{error:?}");
+        let message = error.to_string();
+        assert!(message.contains("no space for") && message.contains("checkpoint: "), "{message}");
+        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["checkpoint"]);
+        assert_eq!(Checkpoint::read(&path).unwrap().unwrap().header.step, 1);
+        // With space again the next one is written.
+        Checkpoint::write(&path, 3, "abc", &[4.0, 5.0, 6.0], &optimizer).unwrap();
+        assert_eq!(Checkpoint::read(&path).unwrap().unwrap().weights, [4.0, 5.0, 6.0]);
     }
 }

@@ -91,3 +91,10 @@ pub(crate) fn correction(number: u64) -> TrainingPair {
         identifiers_seen: None,
     }
 }
+
+/// A task that wants no edit, as a pair.
+pub(crate) fn silence(number: u64) -> TrainingPair {
+    let BaseTask { context, wanted, .. } = task(number * 4 + 3);
+    let pair_id = format!("silence {number:04}");
+    TrainingPair { pair_id, context, chosen: Some(wanted), rejected: None, ..correction(number) }
+}

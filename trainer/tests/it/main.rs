@@ -5,3 +5,4 @@ mod fixture;
 mod job;
 mod methods;
 mod pretraining;
+mod resume;

@@ -6,7 +6,7 @@ use events::{ByteRange, EditAction};
 use trainer::methods::{Method, MethodConfig, MethodData, TrainedWeights, train_from_anchor};
 use trainer::{BaseTask, Objective, Role, TrainerError, TrainingPair};
 
-use crate::fixture::{correction, model, task};
+use crate::fixture::{correction, model, silence, task};
 
 fn config(method: Method) -> MethodConfig {
     MethodConfig { method, steps: 12, batch_pairs: 8, batch_replay: 4, learning_rate: 2e-3, ..MethodConfig::default() }
@@ -26,13 +26,6 @@ fn prepare(config: &MethodConfig, model: &EditModel) -> MethodData {
 
 fn train(config: &MethodConfig, model: &EditModel, pairs: &[TrainingPair]) -> Result<TrainedWeights, TrainerError> {
     train_from_anchor(config, model.network(), model.weights(), model.tokenizer(), pairs, &replay())
-}
-
-/// A task that wants no edit, as a pair.
-fn silence(number: u64) -> TrainingPair {
-    let BaseTask { context, wanted, .. } = task(number * 4 + 3);
-    let id = format!("silence {number:04}");
-    TrainingPair { pair_id: id, context, chosen: Some(wanted), rejected: None, ..correction(number) }
 }
 
 #[test]
