@@ -67,6 +67,7 @@ pub(crate) async fn prepare(
         old_skills_file: this.deps.old_skills.clone(),
         output: attempt.model(),
         progress_file: attempt.file("progress.json"),
+        steps_file: Some(attempt.file("steps.jsonl")),
         heartbeat_file: attempt.file("heartbeat"),
         result_file: attempt.file("result.json"),
         deadline_micros: run.deadline_at.as_micros(),

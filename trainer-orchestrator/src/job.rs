@@ -3,7 +3,7 @@
 use std::io::{BufRead, Read};
 use std::path::Path;
 
-use trainer::job::{JobFile, run_job};
+use trainer::job::{JobFile, JobWatch, run_job};
 
 use crate::error::OrchestratorError;
 use crate::sealed_file;
@@ -15,11 +15,11 @@ const LONGEST_KEY_LINE: u64 = 1024;
 
 /// Runs the job of `path` as a process of its own: the first line of standard input is the key of its data, and the end
 /// of standard input ends the process at once. The orchestrator that held the other end is gone; its successor begins
-/// another attempt, from the last checkpoint.
+/// another attempt, from the last checkpoint. `watch` sees how far it is.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_as_process(path: &Path) -> Result<(), OrchestratorError> {
+pub fn run_as_process(path: &Path, watch: &mut JobWatch<'_>) -> Result<(), OrchestratorError> {
     let mut secret = String::new();
     std::io::stdin().lock().take(LONGEST_KEY_LINE).read_line(&mut secret)?;
     std::thread::spawn(|| {
@@ -30,14 +30,14 @@ pub fn run_as_process(path: &Path) -> Result<(), OrchestratorError> {
         // Checkpoints and results are replaced atomically, so any moment is as good as another.
         std::process::exit(EXIT_ABANDONED);
     });
-    run(path, secret.trim())
+    run(path, secret.trim(), watch)
 }
 
 /// Runs the job of `path`; `secret` is the key of its data.
 ///
 /// # Errors
 /// A job file that does not read, data that does not open, or a job that fails.
-pub fn run(path: &Path, secret: &str) -> Result<(), OrchestratorError> {
+pub fn run(path: &Path, secret: &str, watch: &mut JobWatch<'_>) -> Result<(), OrchestratorError> {
     let text = std::fs::read(path)
         .map_err(|error| OrchestratorError::Job(format!("{} can not be read: {error}", path.display())))?;
     let job: JobFile = serde_json::from_slice(&text)
@@ -49,6 +49,6 @@ pub fn run(path: &Path, secret: &str) -> Result<(), OrchestratorError> {
         Some(file) => sealed_file::read(file, secret, run)?,
         None => Vec::new(),
     };
-    run_job(&job, &training, &gate, &general).map_err(|error| OrchestratorError::Job(error.to_string()))?;
+    run_job(&job, &training, &gate, &general, watch).map_err(|error| OrchestratorError::Job(error.to_string()))?;
     Ok(())
 }

@@ -22,6 +22,7 @@ use crate::gate::{Behaviour, GateConfig, GateOutcome, GateReport, GateVerdict, j
 use crate::methods::{Method, MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
 use crate::pairs::{TrainingPair, parse_pairs};
 use crate::prepared::PairCensus;
+use crate::step_log::StepLog;
 
 /// Steps between checkpoints: a step takes about a second.
 const CHECKPOINT_STEPS: usize = 10;
@@ -52,6 +53,9 @@ pub struct JobFile {
     pub output: PathBuf,
     /// Replaced while the job runs; see [`JobProgress`].
     pub progress_file: PathBuf,
+    /// Where every step leaves a line of JSON, a [`TrainingProgress`]; none: nowhere.
+    #[serde(default)]
+    pub steps_file: Option<PathBuf>,
     /// Touched while the job runs.
     pub heartbeat_file: PathBuf,
     /// Written at the end; see [`JobResult`].
@@ -80,6 +84,9 @@ pub struct JobProgress {
     pub steps: usize,
     /// Loss of the last step.
     pub loss: Option<f64>,
+    /// Seconds that the remaining steps will take.
+    #[serde(default)]
+    pub eta_seconds: Option<f64>,
     /// Held-out opportunities answered.
     pub evaluated: usize,
     /// Held-out opportunities to answer.
@@ -128,15 +135,20 @@ pub struct JobResult {
     pub old_skills_parent: TaskSummary,
 }
 
-struct Watchdog<'a> {
+/// Looks on while a job runs.
+pub type JobWatch<'a> = dyn FnMut(&JobProgress) + 'a;
+
+struct Watchdog<'a, 'b> {
     job: &'a JobFile,
     progress: JobProgress,
+    watch: &'a mut JobWatch<'b>,
 }
 
-impl Watchdog<'_> {
+impl Watchdog<'_, '_> {
     /// Shows that the job lives and where it is; refuses to go on after the deadline.
     fn beat(&mut self, change: impl FnOnce(&mut JobProgress)) -> Result<(), TrainerError> {
         change(&mut self.progress);
+        (self.watch)(&self.progress);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros());
         let bytes = serde_json::to_vec(&self.progress)
             .map_err(|error| TrainerError::damaged(&self.job.progress_file, error.to_string()))?;
@@ -152,9 +164,10 @@ impl Watchdog<'_> {
 
 /// Digest of everything that a checkpoint of this job must agree on.
 fn job_digest(job: &JobFile, training: &[u8], anchor_digest: &str) -> Result<String, TrainerError> {
+    let replay = std::fs::read(&job.replay_file).map_err(|source| TrainerError::file(&job.replay_file, source))?;
     let config = serde_json::to_vec(&job.config).map_err(|error| TrainerError::Job(error.to_string()))?;
     let mut hash = Sha256::new();
-    for part in [config.as_slice(), training, anchor_digest.as_bytes()] {
+    for part in [config.as_slice(), training, anchor_digest.as_bytes(), replay.as_slice()] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
@@ -200,21 +213,28 @@ fn check(config: &MethodConfig) -> Result<(), TrainerError> {
 
 /// Runs a job to its end: trains from the anchor, writes the model, answers the held-out opportunities and the old
 /// tasks with candidate and parent, judges, and writes the result. `training`, `gate` and `general` (of no line while
-/// there is no such set) are JSON lines of [`TrainingPair`].
+/// there is no such set) are JSON lines of [`TrainingPair`]. `watch` sees whatever the progress file says.
 ///
 /// # Errors
 /// See [`TrainerError`]; nothing is left in `output` that could be taken for a finished model without its result.
-pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8], general: &[u8]) -> Result<JobResult, TrainerError> {
+pub fn run_job(
+    job: &JobFile,
+    training: &[u8],
+    gate: &[u8],
+    general: &[u8],
+    watch: &mut JobWatch<'_>,
+) -> Result<JobResult, TrainerError> {
     check(&job.config)?;
     let progress = JobProgress {
         stage: "prepare".to_owned(),
         step: 0,
         steps: job.config.steps,
         loss: None,
+        eta_seconds: None,
         evaluated: 0,
         to_evaluate: 0,
     };
-    let mut watchdog = Watchdog { job, progress };
+    let mut watchdog = Watchdog { job, progress, watch };
     watchdog.beat(|_| {})?;
     let (anchor, anchor_manifest) = EditModel::load_with_manifest(&job.anchor)?;
     let (parent, parent_manifest) = EditModel::load_with_manifest(&job.parent)?;
@@ -241,16 +261,24 @@ pub fn run_job(job: &JobFile, training: &[u8], gate: &[u8], general: &[u8]) -> R
     if let Some(folder) = job.output.parent() {
         std::fs::create_dir_all(folder).map_err(|source| TrainerError::file(folder, source))?;
     }
+    let mut step_log = match &job.steps_file {
+        Some(file) => Some(StepLog::open(file, first_step)?),
+        None => None,
+    };
     let engine = fine_tuning_engine(&job.config, &data, anchor.network(), anchor.tokenizer(), weights, optimizer)?;
     let trained = train(&job.config, &data, engine, first_step, anchor.weights(), &mut |step, engine| {
         if step.step.is_multiple_of(CHECKPOINT_STEPS) && step.step < step.steps {
             Checkpoint::write(&checkpoint, step.step, &digest, engine.weights(), engine.optimizer())?;
+        }
+        if let Some(log) = &mut step_log {
+            log.write(step)?;
         }
         tracing::info!(step = step.step, loss = step.loss, "training step");
         watchdog.beat(|progress| {
             progress.stage = "train".to_owned();
             progress.step = step.step;
             progress.loss = Some(step.loss);
+            progress.eta_seconds = Some(step.eta_seconds);
         })
     })?;
     let training_seconds = started.elapsed().as_secs_f64();

@@ -11,6 +11,7 @@ mod objective;
 mod optimizer;
 mod pairs;
 mod prepared;
+mod step_log;
 
 pub mod convention;
 pub mod evaluation;

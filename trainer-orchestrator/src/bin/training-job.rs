@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     if command != "train" || flag != "--job" {
         return usage();
     }
-    match trainer_orchestrator::job::run_as_process(&PathBuf::from(path)) {
+    match trainer_orchestrator::job::run_as_process(&PathBuf::from(path), &mut |_| {}) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error.to_string(), 1),
     }

@@ -3,7 +3,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use edit_model::{EditModel, ModelManifest};
 use trainer::job::{JobFile, JobProgress, JobResult, run_job};
-use trainer::methods::{Method, MethodConfig};
+use trainer::methods::{Method, MethodConfig, TrainingProgress};
 use trainer::{BaseTask, TrainerError, TrainingPair, write_tasks};
 
 use crate::fixture::{correction, model, task};
@@ -32,6 +32,7 @@ fn job(folder: &Path, seconds: i64) -> JobFile {
         old_skills_file: folder.join("replay.jsonl"),
         output: folder.join("model"),
         progress_file: folder.join("progress.json"),
+        steps_file: Some(folder.join("steps.jsonl")),
         heartbeat_file: folder.join("heartbeat"),
         result_file: folder.join("result.json"),
         deadline_micros: now + seconds * 1_000_000,
@@ -50,7 +51,11 @@ fn pairs(first: u64, count: u64) -> Vec<TrainingPair> {
 fn a_job_leaves_a_verified_model_and_a_result() {
     let folder = tempfile::tempdir().unwrap();
     let job = job(folder.path(), 600);
-    let result = run_job(&job, &lines(&pairs(0, 24)), &lines(&pairs(100, 30)), &[]).unwrap();
+    let mut seen: Vec<JobProgress> = Vec::new();
+    let result = run_job(&job, &lines(&pairs(0, 24)), &lines(&pairs(100, 30)), &[], &mut |progress| {
+        seen.push(progress.clone());
+    })
+    .unwrap();
     let read: JobResult = serde_json::from_slice(&std::fs::read(&job.result_file).unwrap()).unwrap();
     // Numbers are written with as many digits as they need, and read back to the last bit but one.
     assert_eq!(
@@ -66,6 +71,13 @@ fn a_job_leaves_a_verified_model_and_a_result() {
     assert_eq!(manifest.anchor_digest.as_deref(), Some(result.anchor_digest.as_str()));
     let progress: JobProgress = serde_json::from_slice(&std::fs::read(&job.progress_file).unwrap()).unwrap();
     assert_eq!((progress.stage.as_str(), progress.step, progress.evaluated), ("done", 24, 30));
+    let read = (progress.stage.as_str(), progress.step, progress.evaluated);
+    assert_eq!(seen.last().map(|seen| (seen.stage.as_str(), seen.step, seen.evaluated)), Some(read));
+    let steps = std::fs::read_to_string(folder.path().join("steps.jsonl")).unwrap();
+    let steps: Vec<TrainingProgress> = steps.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(steps.iter().map(|step| step.step).eq(1..=24), "{steps:?}");
+    assert!(steps.iter().all(|step| step.margin_at_divergence.is_some() && step.kl.is_some()), "{steps:?}");
+    assert!(steps[23].accuracy > Some(0.5) && steps[0].eta_seconds > 0.0, "{steps:?}");
     assert!(job.heartbeat_file.exists());
     assert!(!folder.path().join("model.checkpoint").exists());
 }
@@ -78,7 +90,7 @@ fn both_evaluation_sets_are_judged_apart_and_known_names_from_new_ones() {
     for (number, pair) in adapt.iter_mut().enumerate() {
         pair.identifiers_seen = Some(number % 3 == 0);
     }
-    let result = run_job(&job, &lines(&pairs(0, 24)), &lines(&adapt), &lines(&pairs(200, 12))).unwrap();
+    let result = run_job(&job, &lines(&pairs(0, 24)), &lines(&adapt), &lines(&pairs(200, 12)), &mut |_| {}).unwrap();
     let gate = &result.gate;
     let counted = |part: Option<trainer::gate::PartReport>| part.map(|part| part.opportunities);
     let by_identifiers = (counted(gate.seen_identifiers), counted(gate.unseen_identifiers));
@@ -96,7 +108,7 @@ fn the_order_of_pairs_does_not_matter_and_the_model_repeats() {
         if reverse {
             pairs.reverse();
         }
-        run_job(&job(folder.path(), 600), &lines(&pairs), &[], &[]).unwrap().model_digest
+        run_job(&job(folder.path(), 600), &lines(&pairs), &[], &[], &mut |_| {}).unwrap().model_digest
     };
     assert_eq!(digest(false), digest(true));
 }
@@ -105,7 +117,7 @@ fn the_order_of_pairs_does_not_matter_and_the_model_repeats() {
 fn the_deadline_is_absolute() {
     let folder = tempfile::tempdir().unwrap();
     let job = job(folder.path(), -1);
-    let result = run_job(&job, &lines(&pairs(0, 24)), &[], &[]);
+    let result = run_job(&job, &lines(&pairs(0, 24)), &[], &[], &mut |_| {});
     assert!(matches!(result, Err(TrainerError::Deadline { .. })));
     assert!(!job.result_file.exists());
 }
@@ -114,15 +126,15 @@ fn the_deadline_is_absolute() {
 fn bad_input_is_refused_without_its_content() {
     let folder = tempfile::tempdir().unwrap();
     let mut job = job(folder.path(), 600);
-    let error = run_job(&job, b"{\"pair_id\": \"secret code\"}\n", &[], &[]).unwrap_err().to_string();
+    let error = run_job(&job, b"{\"pair_id\": \"secret code\"}\n", &[], &[], &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("line 1") && !error.contains("secret"), "{error}");
     job.config.steps = 0;
-    assert!(matches!(run_job(&job, &[], &[], &[]), Err(TrainerError::Job(_))));
+    assert!(matches!(run_job(&job, &[], &[], &[], &mut |_| {}), Err(TrainerError::Job(_))));
     job.config.steps = 24;
-    assert!(matches!(run_job(&job, &[], &[], &[]), Err(TrainerError::NoExamples(_))));
+    assert!(matches!(run_job(&job, &[], &[], &[], &mut |_| {}), Err(TrainerError::NoExamples(_))));
     let weights = job.anchor.join("model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() - 7]).unwrap();
-    let error = run_job(&job, &lines(&pairs(0, 24)), &[], &[]).unwrap_err().to_string();
+    let error = run_job(&job, &lines(&pairs(0, 24)), &[], &[], &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("model.safetensors"), "{error}");
 }
