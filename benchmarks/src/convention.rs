@@ -13,7 +13,7 @@ use simulator::{
 };
 use trainer::convention::{ConventionReport, ConventionTrial, measure as trial};
 use trainer::evaluation::TaskSummary;
-use trainer::gate::GateConfig;
+use trainer::gate::GateLimits;
 use trainer::methods::{Method, MethodConfig};
 use trainer::{BaseTask, TrainingPair, read_tasks};
 
@@ -37,7 +37,7 @@ const LEAST_SHARE: f64 = 0.30;
 
 /// Largest loss of old skills that the gate lets through, as a share.
 fn old_skills_tolerance() -> f64 {
-    GateConfig::default().old_skills_tolerance
+    GateLimits::default().old_skills_tolerance
 }
 
 fn root() -> PathBuf {

@@ -97,6 +97,11 @@ pub(crate) fn demo_settings(common: &Common, data: &DataDir, arguments: &DemoArg
         // Rollouts are judged when the demo says so: a block must not be frozen while its outcomes are still drained.
         ("registry.reconcile_ms", "3600000".to_owned()),
         ("orchestrator.enabled", "false".to_owned()),
+        // A story of a few minutes with 60 people: what would hold a version of a company may not hold one of these.
+        ("orchestrator.gate.least_persons", "5".to_owned()),
+        ("orchestrator.gate.least_lower_bound", "-0.05".to_owned()),
+        ("orchestrator.gate.bits_per_byte_tolerance", "1.0".to_owned()),
+        ("orchestrator.gate.calibration_tolerance", "1.0".to_owned()),
         ("orchestrator.steps", text(&arguments.steps)),
         ("orchestrator.seed", text(&arguments.seed)),
         ("orchestrator.placebo_exchange_repositories", text(&arguments.placebo)),

@@ -12,7 +12,7 @@ use events::ModelVersion;
 use model_registry::client::ClientError;
 use model_registry::lineage::Purpose;
 use model_registry::version::{NewVersion, Version};
-use trainer::gate::{GateConfig, GateReport};
+use trainer::gate::GateReport;
 use trainer::job::JobResult;
 
 use crate::attempts::FinishedAttempt;
@@ -90,7 +90,7 @@ pub(crate) async fn conclude(
 /// What a verdict lacks that may start a rollout, whatever it says; none: it rests on enough. A data set that holds a set
 /// *general* is judged by it: who leaves it out has not looked for harm.
 fn missing(config: &OrchestratorConfig, gate: &GateReport, holds_general: bool) -> Option<&'static str> {
-    let least_persons = GateConfig::default().least_persons;
+    let least_persons = config.gate.least_persons;
     if gate.opportunities < config.gate_opportunities {
         return Some("insufficient_opportunities");
     }
@@ -198,7 +198,7 @@ mod tests {
     fn a_verdict_rests_on_enough_opportunities_and_persons_of_every_set_that_there_is() {
         let lacks = |changes: Value, holds_general: bool, require_general: bool| {
             let mut gate = json!({
-                "verdict": "eligible", "reasons": [], "opportunities": 300, "persons": 5, "utility_candidate": 0.3,
+                "verdict": "eligible", "reasons": [], "opportunities": 300, "persons": 10, "utility_candidate": 0.3,
                 "utility_parent": 0.1, "estimate": 0.2, "low": 0.1, "high": 0.3, "shown_rate_candidate": 0.6,
                 "shown_rate_parent": 0.6, "old_skills_candidate": 0.5, "old_skills_parent": 0.5,
             });
@@ -216,12 +216,12 @@ mod tests {
         };
         assert_eq!(lacks(json!({}), false, false), None);
         assert_eq!(lacks(json!({ "opportunities": 299 }), false, false), Some("insufficient_opportunities"));
-        assert_eq!(lacks(json!({ "persons": 4 }), false, false), Some("insufficient_persons"));
+        assert_eq!(lacks(json!({ "persons": 9 }), false, false), Some("insufficient_persons"));
         for (holds, requires) in [(true, false), (false, true)] {
             assert_eq!(lacks(json!({ "general": null }), holds, requires), Some("insufficient_general_opportunities"));
-            assert_eq!(lacks(general(99, 5), holds, requires), Some("insufficient_general_opportunities"));
-            assert_eq!(lacks(general(100, 4), holds, requires), Some("insufficient_general_persons"));
-            assert_eq!(lacks(general(100, 5), holds, requires), None);
+            assert_eq!(lacks(general(99, 10), holds, requires), Some("insufficient_general_opportunities"));
+            assert_eq!(lacks(general(100, 9), holds, requires), Some("insufficient_general_persons"));
+            assert_eq!(lacks(general(100, 10), holds, requires), None);
         }
     }
 }

@@ -6,6 +6,7 @@ use events::{Audience, ModelName, TenantId};
 use model_registry::lineage::{FORMULA, SnapshotFilters};
 use serde::{Deserialize, Serialize};
 use trainer::Device;
+use trainer::gate::GateLimits;
 use trainer::methods::{Method, MethodConfig};
 
 use crate::data_set::policy::DataSetPolicy;
@@ -74,6 +75,8 @@ pub struct OrchestratorConfig {
     pub placebo_exchange_repositories: bool,
     /// How pairs are capped, held out and weighted.
     pub data_set: DataSetPolicy,
+    /// What the gate lets through.
+    pub gate: GateLimits,
 }
 
 impl Default for OrchestratorConfig {
@@ -106,6 +109,7 @@ impl Default for OrchestratorConfig {
             program: None,
             placebo_exchange_repositories: false,
             data_set: DataSetPolicy::default(),
+            gate: GateLimits::default(),
         }
     }
 }
@@ -135,6 +139,7 @@ impl OrchestratorConfig {
         check(self.heartbeat_seconds > 0, "heartbeat_seconds", "expected at least 1")?;
         check(self.chain_depth <= MOST_CHAIN_DEPTH, "chain_depth", "expected at most 3")?;
         self.data_set.validate().map_err(|(key, reason)| refuse(key, reason.to_owned()))?;
+        self.gate.validate().map_err(|(key, reason)| refuse(key, reason.to_owned()))?;
         Ok((model, audience))
     }
 

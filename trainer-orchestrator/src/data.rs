@@ -75,6 +75,7 @@ pub(crate) async fn prepare(
         code_version: this.deps.code_version.clone(),
         gate_opportunities: this.config.gate_opportunities,
         general_opportunities: this.config.data_set.general_opportunities,
+        gate: this.config.gate.clone(),
     };
     let job_file = attempt.file("job.json");
     std::fs::write(&job_file, serde_json::to_vec_pretty(&job)?)?;

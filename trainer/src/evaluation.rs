@@ -1,11 +1,15 @@
 //! What a model does on tasks with one right answer: exact match where an edit is wanted, silence where none is.
 
-use edit_model::{DecodeOptions, EditModel};
+use std::collections::BTreeMap;
+
+use edit_model::{DecodeOptions, Device, EditModel};
 use events::{EditContext, apply_actions};
 use serde::{Deserialize, Serialize};
 
+use crate::device::backends;
+use crate::engine::log_probabilities;
 use crate::error::TrainerError;
-use crate::examples::BaseTask;
+use crate::examples::{BaseTask, TokenWeights, base_group};
 use crate::gate::{UTILITY_MATCH, UTILITY_WRONG};
 
 /// How one task was answered.
@@ -116,6 +120,51 @@ pub fn answer_tasks(
     threads: usize,
 ) -> Result<Vec<TaskOutcome>, TrainerError> {
     in_parallel(tasks, threads, |task| answer_task(model, task, options))
+}
+
+/// What some answers cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct AnswerBits {
+    /// Bits of all their tokens.
+    pub(crate) bits: f64,
+    /// Bytes of text in their actions, old and new.
+    pub(crate) bytes: usize,
+}
+
+impl AnswerBits {
+    pub(crate) fn per_byte(&self) -> f64 {
+        self.bits / self.bytes.max(1) as f64
+    }
+}
+
+/// What the wanted edits of `tasks` cost `model`, by language: tokenizers may cut the same text otherwise, bytes they can
+/// not. Tasks that want none write no text and count nowhere.
+///
+/// # Errors
+/// [`TrainerError::Model`] for a sequence that the network cannot take.
+pub(crate) fn bits_by_language(
+    model: &EditModel,
+    tasks: &[BaseTask],
+    threads: usize,
+) -> Result<BTreeMap<String, AnswerBits>, TrainerError> {
+    let weights = TokenWeights { answer: 1.0, prompt: 0.0 };
+    let (mut written, mut sequences) = (Vec::new(), Vec::new());
+    for task in tasks.iter().filter(|task| !task.wanted.is_no_edit()) {
+        if let Some(group) = base_group(model.tokenizer(), task, weights, 0) {
+            written.push(task);
+            sequences.extend(group.sequences);
+        }
+    }
+    let backends = backends(Device::Cpu, model.network(), threads)?;
+    let values = log_probabilities(backends, model.weights(), &sequences)?;
+    let mut by_language: BTreeMap<String, AnswerBits> = BTreeMap::new();
+    for (task, log_p) in written.into_iter().zip(values) {
+        let cost = by_language.entry(task.context.language.clone()).or_default();
+        cost.bits -= log_p.iter().map(|value| f64::from(*value)).sum::<f64>() / std::f64::consts::LN_2;
+        cost.bytes +=
+            task.wanted.actions.iter().map(|action| action.old_text.len() + action.new_text.len()).sum::<usize>();
+    }
+    Ok(by_language)
 }
 
 /// Applies `work` to every item on `threads` threads; the order is kept.

@@ -19,25 +19,71 @@ pub const UTILITY_MATCH: f64 = 0.75;
 /// Utility of a shown action that does not.
 pub const UTILITY_WRONG: f64 = -0.25;
 
-/// Settings of the gate.
+/// What the gate lets through.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
+pub struct GateLimits {
+    /// Fewest persons that either set may rest on. Persons are what is resampled: of one alone all resamples are equal,
+    /// and of a few an interval says hardly more.
+    pub least_persons: usize,
+    /// The lower bound of the difference in utility to the parent, and to the base, must be above this.
+    pub least_lower_bound: f64,
+    /// Largest relative difference of the shown rate.
+    pub shown_rate_tolerance: f64,
+    /// Largest loss of utility in the set *general*: the lower bound of the difference must be above its negative.
+    pub general_tolerance: f64,
+    /// Largest loss of old skills, as a share.
+    pub old_skills_tolerance: f64,
+    /// Largest relative rise of the bits that a byte of an old task's answer costs, in any language.
+    pub bits_per_byte_tolerance: f64,
+    /// Largest calibration error of the decision to speak.
+    pub calibration_tolerance: f64,
+}
+
+impl Default for GateLimits {
+    fn default() -> Self {
+        Self {
+            least_persons: 10,
+            least_lower_bound: -0.01,
+            shown_rate_tolerance: 0.10,
+            general_tolerance: 0.05,
+            old_skills_tolerance: 0.05,
+            bits_per_byte_tolerance: 0.02,
+            calibration_tolerance: 0.05,
+        }
+    }
+}
+
+impl GateLimits {
+    /// Whether every limit is usable.
+    ///
+    /// # Errors
+    /// The first that is not, and why.
+    pub fn validate(&self) -> Result<(), (&'static str, &'static str)> {
+        let share = "expected 0 to 1";
+        let is_share = |value: f64| (0.0..=1.0).contains(&value);
+        let checks = [
+            (self.least_persons > 0, "gate.least_persons", "expected at least 1"),
+            ((-1.0..=1.0).contains(&self.least_lower_bound), "gate.least_lower_bound", "expected -1 to 1"),
+            (is_share(self.shown_rate_tolerance), "gate.shown_rate_tolerance", share),
+            (is_share(self.general_tolerance), "gate.general_tolerance", share),
+            (is_share(self.old_skills_tolerance), "gate.old_skills_tolerance", share),
+            (is_share(self.bits_per_byte_tolerance), "gate.bits_per_byte_tolerance", share),
+            (is_share(self.calibration_tolerance), "gate.calibration_tolerance", share),
+        ];
+        checks.into_iter().find(|(holds, ..)| !holds).map_or(Ok(()), |(_, key, reason)| Err((key, reason)))
+    }
+}
+
+/// Settings of the gate.
+#[derive(Debug, Clone, PartialEq)]
 pub struct GateConfig {
     /// Fewest opportunities that allow a judgement.
     pub least_opportunities: usize,
     /// Fewest opportunities of the set *general* that bound a loss.
     pub least_general_opportunities: usize,
-    /// Fewest persons that either set may rest on. Persons are what is resampled: of one alone all resamples are equal,
-    /// and of a few an interval says hardly more.
-    pub least_persons: usize,
-    /// Largest loss of utility in the set *general*: the lower bound of the difference must be above its negative.
-    pub general_tolerance: f64,
-    /// The lower bound of the difference in utility must be above this.
-    pub least_lower_bound: f64,
-    /// Largest relative difference of the shown rate.
-    pub shown_rate_tolerance: f64,
-    /// Largest loss of old skills, as a share.
-    pub old_skills_tolerance: f64,
+    /// What is let through.
+    pub limits: GateLimits,
     /// Resamples of the bootstrap.
     pub resamples: usize,
     /// Seed of the bootstrap.
@@ -49,11 +95,7 @@ impl Default for GateConfig {
         Self {
             least_opportunities: 300,
             least_general_opportunities: 100,
-            least_persons: 5,
-            general_tolerance: 0.05,
-            least_lower_bound: -0.05,
-            shown_rate_tolerance: 0.10,
-            old_skills_tolerance: 0.05,
+            limits: GateLimits::default(),
             resamples: 2000,
             seed: 1,
         }
@@ -82,7 +124,7 @@ impl Behaviour {
 }
 
 /// One held-out opportunity, answered by both.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateOutcome {
     /// The developer, pseudonymous.
     pub person: String,
@@ -90,9 +132,37 @@ pub struct GateOutcome {
     pub candidate: Behaviour,
     /// What the parent did.
     pub parent: Behaviour,
+    /// What the base did, where it is another model than the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Behaviour>,
+    /// The candidate's estimate that an edit is wanted, and whether one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
     /// Whether the names that the developer wrote there are all written by pairs that train; not known of every pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identifiers_seen: Option<bool>,
+}
+
+/// A decision to speak beside what would have been right.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Probability that an edit is wanted, before any threshold.
+    pub gate_score: f32,
+    /// Whether one was.
+    pub wants_edit: bool,
+}
+
+/// Bits that a byte of the answers to old tasks of one language costs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LanguageReport {
+    /// The language.
+    pub language: String,
+    /// Bytes of text that the answers write.
+    pub bytes: usize,
+    /// Bits a byte of the candidate.
+    pub bits_per_byte_candidate: f64,
+    /// Bits a byte of the parent.
+    pub bits_per_byte_parent: f64,
 }
 
 /// What the gate says.
@@ -187,6 +257,15 @@ pub struct GateReport {
     /// The set *general*; none while too few repositories train for one to be held out.
     #[serde(default)]
     pub general: Option<PartReport>,
+    /// The same opportunities with the base in the parent's place; none where the parent is the base.
+    #[serde(default)]
+    pub base: Option<PartReport>,
+    /// Calibration error of the candidate's decision to speak, over the opportunities judged.
+    #[serde(default)]
+    pub calibration_error: Option<f64>,
+    /// What the answers to old tasks cost, by language.
+    #[serde(default)]
+    pub languages: Vec<LanguageReport>,
 }
 
 impl GateReport {
@@ -226,20 +305,20 @@ pub fn judge(
     let verdict = if count < config.least_opportunities {
         reasons.push("insufficient_opportunities".to_owned());
         GateVerdict::Insufficient
-    } else if persons.len() < config.least_persons {
+    } else if persons.len() < config.limits.least_persons {
         reasons.push("insufficient_persons".to_owned());
         GateVerdict::Insufficient
     } else {
         if estimate <= 0.0 {
             reasons.push("utility_not_better".to_owned());
         }
-        if low <= config.least_lower_bound {
+        if low <= config.limits.least_lower_bound {
             reasons.push("utility_uncertain".to_owned());
         }
-        if (shown_rate_candidate - shown_rate_parent).abs() > config.shown_rate_tolerance * shown_rate_parent {
+        if (shown_rate_candidate - shown_rate_parent).abs() > config.limits.shown_rate_tolerance * shown_rate_parent {
             reasons.push("shown_rate_changed".to_owned());
         }
-        if old_skills_candidate < old_skills_parent - config.old_skills_tolerance {
+        if old_skills_candidate < old_skills_parent - config.limits.old_skills_tolerance {
             reasons.push("old_skills_lost".to_owned());
         }
         if reasons.is_empty() { GateVerdict::Eligible } else { GateVerdict::Held }
@@ -252,6 +331,9 @@ pub fn judge(
         seen_identifiers: part(true),
         unseen_identifiers: part(false),
         general: None,
+        base: None,
+        calibration_error: None,
+        languages: Vec::new(),
         verdict,
         reasons,
         opportunities: count,
@@ -277,15 +359,88 @@ pub fn judge_harm(config: &GateConfig, report: &mut GateReport, outcomes: &[Gate
     if general.opportunities < config.least_general_opportunities {
         report.reasons.push("insufficient_general_opportunities".to_owned());
         report.verdict = GateVerdict::Insufficient;
-    } else if general.persons < config.least_persons {
+    } else if general.persons < config.limits.least_persons {
         report.reasons.push("insufficient_general_persons".to_owned());
         report.verdict = GateVerdict::Insufficient;
-    } else if general.low <= -config.general_tolerance {
-        report.reasons.push("general_loss_possible".to_owned());
-        if report.verdict == GateVerdict::Eligible {
-            report.verdict = GateVerdict::Held;
+    } else if general.low <= -config.limits.general_tolerance {
+        report.hold("general_loss_possible");
+    }
+}
+
+impl GateReport {
+    /// Adds a reason against the candidate, where there is enough to judge it by.
+    fn hold(&mut self, reason: &str) {
+        if self.verdict != GateVerdict::Insufficient {
+            self.reasons.push(reason.to_owned());
+            self.verdict = GateVerdict::Held;
         }
     }
+}
+
+/// Adds what the opportunities judged say of the candidate beside the base: versions that each lose a little to the one
+/// before, within what chance allows, must not end below where all began.
+pub fn judge_base(config: &GateConfig, report: &mut GateReport, outcomes: &[GateOutcome]) {
+    let beside: Vec<GateOutcome> =
+        outcomes.iter().filter_map(|outcome| Some(GateOutcome { parent: outcome.base?, ..outcome.clone() })).collect();
+    let beside: Vec<&GateOutcome> = beside.iter().collect();
+    report.base = PartReport::of(config, &beside);
+    let Some(base) = report.base else { return };
+    if base.estimate <= 0.0 {
+        report.hold("utility_not_better_than_base");
+    }
+    if base.low <= config.limits.least_lower_bound {
+        report.hold("utility_uncertain_beside_base");
+    }
+}
+
+/// Adds how far the candidate's decisions to speak are from what would have been right.
+pub fn judge_calibration(config: &GateConfig, report: &mut GateReport, outcomes: &[GateOutcome]) {
+    let decisions: Vec<Decision> = outcomes.iter().filter_map(|outcome| outcome.decision).collect();
+    report.calibration_error = calibration_error(&decisions);
+    // Written so that what is no number is held, too.
+    if report.calibration_error.is_some_and(|error| !(0.0..=config.limits.calibration_tolerance).contains(&error)) {
+        report.hold("calibration_off");
+    }
+}
+
+/// Adds what the answers to old tasks cost in each language.
+pub fn judge_languages(config: &GateConfig, report: &mut GateReport, languages: Vec<LanguageReport>) {
+    for language in &languages {
+        let most = language.bits_per_byte_parent * (1.0 + config.limits.bits_per_byte_tolerance);
+        if !(0.0..=most).contains(&language.bits_per_byte_candidate) {
+            report.hold(&format!("bits_per_byte_rose_{}", language.language));
+        }
+    }
+    report.languages = languages;
+}
+
+/// Bins of the calibration error.
+const CALIBRATION_BINS: usize = 10;
+/// A bin of fewer has no variance.
+const LEAST_IN_BIN: usize = 2;
+
+/// Root of the mean squared difference between what was estimated and what was right, over bins of equally many
+/// decisions by their score; the part of it that chance alone would make is taken off (Kumar et al. 2019, "Verified
+/// Uncertainty Calibration": the debiased estimator). None of too few decisions.
+#[must_use]
+pub fn calibration_error(decisions: &[Decision]) -> Option<f64> {
+    let mut sorted = decisions.to_vec();
+    sorted.sort_by(|left, right| left.gate_score.total_cmp(&right.gate_score));
+    let count = sorted.len();
+    if count < CALIBRATION_BINS * LEAST_IN_BIN {
+        return None;
+    }
+    let mut squared = 0.0;
+    for bin in 0..CALIBRATION_BINS {
+        let decisions = &sorted[bin * count / CALIBRATION_BINS..(bin + 1) * count / CALIBRATION_BINS];
+        let size = decisions.len() as f64;
+        let estimated = decisions.iter().map(|decision| f64::from(decision.gate_score)).sum::<f64>() / size;
+        let right = decisions.iter().filter(|decision| decision.wants_edit).count() as f64 / size;
+        let chance = right * (1.0 - right) / (size - 1.0);
+        squared += size / count as f64 * ((estimated - right).powi(2) - chance);
+    }
+    // Not `max`, which would make a number of what is none.
+    Some(if squared < 0.0 { 0.0 } else { squared.sqrt() })
 }
 
 /// Sum of differences in utility and number of opportunities of each person.
@@ -336,6 +491,8 @@ mod tests {
                 person: format!("p{}", index % 30),
                 candidate: behaviour(candidate(index)),
                 parent: behaviour(parent(index)),
+                base: None,
+                decision: None,
                 identifiers_seen: None,
             })
             .collect()
@@ -406,11 +563,11 @@ mod tests {
             judge_harm(&GateConfig::default(), &mut report, &of_persons(general_persons, same()));
             (report.verdict, report.reason())
         };
-        assert_eq!(judged(5, 5), (GateVerdict::Eligible, "eligible".to_owned()));
-        assert_eq!(judged(4, 5), (GateVerdict::Insufficient, "insufficient_persons".to_owned()));
+        assert_eq!(judged(10, 10), (GateVerdict::Eligible, "eligible".to_owned()));
+        assert_eq!(judged(9, 10), (GateVerdict::Insufficient, "insufficient_persons".to_owned()));
         // All resamples of one person are equal: the bound would say that there is no loss.
-        for few in [1, 4] {
-            assert_eq!(judged(5, few), (GateVerdict::Insufficient, "insufficient_general_persons".to_owned()));
+        for few in [1, 9] {
+            assert_eq!(judged(10, few), (GateVerdict::Insufficient, "insufficient_general_persons".to_owned()));
         }
     }
 
@@ -439,5 +596,91 @@ mod tests {
         }
         let report = judge(&GateConfig::default(), &outcomes, 0.7, 0.7);
         assert!(report.low <= 0.0 && report.high >= 0.99, "{report:?}");
+    }
+
+    #[test]
+    fn a_candidate_below_the_base_is_held_however_it_beats_its_parent() {
+        let mut better = outcomes(300, |i| (true, i % 2 == 0), |i| (true, i % 4 == 0));
+        let judged = |outcomes: &[GateOutcome]| {
+            let mut report = judge(&GateConfig::default(), outcomes, 0.7, 0.7);
+            judge_base(&GateConfig::default(), &mut report, outcomes);
+            (report.verdict, report.reason(), report.base.map(|base| base.opportunities))
+        };
+        assert_eq!(judged(&better), (GateVerdict::Eligible, "eligible".to_owned(), None));
+        for (index, outcome) in better.iter_mut().enumerate() {
+            outcome.base = Some(Behaviour { shown: true, matches: index % 4 == 0 });
+        }
+        assert_eq!(judged(&better), (GateVerdict::Eligible, "eligible".to_owned(), Some(300)));
+        for outcome in &mut better {
+            outcome.base = Some(Behaviour { shown: true, matches: true });
+        }
+        let reasons = "utility_not_better_than_base, utility_uncertain_beside_base".to_owned();
+        assert_eq!(judged(&better), (GateVerdict::Held, reasons, Some(300)));
+    }
+
+    #[test]
+    fn what_old_tasks_cost_may_rise_in_no_language() {
+        let judged = |rust: f64, python: f64| {
+            let better = outcomes(300, |i| (true, i % 2 == 0), |i| (true, i % 4 == 0));
+            let mut report = judge(&GateConfig::default(), &better, 0.7, 0.7);
+            let language = |language: &str, bits_per_byte_candidate| LanguageReport {
+                language: language.to_owned(),
+                bytes: 1000,
+                bits_per_byte_candidate,
+                bits_per_byte_parent: 1.0,
+            };
+            judge_languages(
+                &GateConfig::default(),
+                &mut report,
+                vec![language("rust", rust), language("python", python)],
+            );
+            report.reason()
+        };
+        assert_eq!(judged(1.019, 0.5), "eligible");
+        assert_eq!(judged(1.021, 0.5), "bits_per_byte_rose_rust");
+        assert_eq!(judged(1.0, f64::NAN), "bits_per_byte_rose_python");
+    }
+
+    /// Decisions of which `share_of` the score want an edit, by a fixed sequence that fills the unit interval.
+    fn decisions(count: usize, share_of: impl Fn(f64) -> f64) -> Vec<Decision> {
+        let fraction = |value: f64| value - value.floor();
+        (0..count)
+            .map(|index| {
+                let score = fraction(index as f64 * 0.618_033_988_749_895);
+                let point = fraction(index as f64 * 0.414_213_562_373_095 + 0.5);
+                Decision { gate_score: score as f32, wants_edit: point < share_of(score) }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn calibration_is_measured_without_what_chance_adds() {
+        let right = calibration_error(&decisions(300, |score| score)).unwrap();
+        assert!(right < 0.05, "{right}");
+        // A score that is always a quarter too high or too low.
+        let off = calibration_error(&decisions(3000, |score| (score - 0.25).max(0.0))).unwrap();
+        assert!((off - 0.24).abs() < 0.03, "{off}");
+        assert_eq!(calibration_error(&decisions(19, |score| score)), None);
+        assert!(calibration_error(&[Decision { gate_score: f32::NAN, wants_edit: true }; 40]).unwrap().is_nan());
+        let mut with_decisions = outcomes(300, |i| (true, i % 2 == 0), |i| (true, i % 4 == 0));
+        let judged = |outcomes: &[GateOutcome]| {
+            let mut report = judge(&GateConfig::default(), outcomes, 0.7, 0.7);
+            judge_calibration(&GateConfig::default(), &mut report, outcomes);
+            report.reason()
+        };
+        assert_eq!(judged(&with_decisions), "eligible");
+        for (outcome, decision) in with_decisions.iter_mut().zip(decisions(300, |_| 0.2)) {
+            outcome.decision = Some(decision);
+        }
+        assert_eq!(judged(&with_decisions), "calibration_off");
+    }
+
+    #[test]
+    fn limits_that_let_everything_or_nothing_through_by_mistake_are_refused() {
+        GateLimits::default().validate().unwrap();
+        let refused = |limits: GateLimits| limits.validate().unwrap_err().0;
+        assert_eq!(refused(GateLimits { least_persons: 0, ..GateLimits::default() }), "gate.least_persons");
+        let limits = GateLimits { calibration_tolerance: f64::NAN, ..GateLimits::default() };
+        assert_eq!(refused(limits), "gate.calibration_tolerance");
     }
 }

@@ -16,9 +16,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::checkpoint::{Checkpoint, write_atomically};
 use crate::error::TrainerError;
-use crate::evaluation::{TaskSummary, answer_tasks, in_parallel, matches_one};
+use crate::evaluation::{TaskSummary, answer_tasks, bits_by_language, in_parallel, matches_one};
 use crate::examples::{BaseTask, read_tasks};
-use crate::gate::{Behaviour, GateConfig, GateOutcome, GateReport, GateVerdict, judge, judge_harm};
+use crate::gate::{
+    Behaviour, Decision, GateConfig, GateLimits, GateOutcome, GateReport, GateVerdict, LanguageReport, judge,
+    judge_base, judge_calibration, judge_harm, judge_languages,
+};
 use crate::methods::{Method, MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
 use crate::pairs::{TrainingPair, parse_pairs};
 use crate::prepared::PairCensus;
@@ -71,6 +74,9 @@ pub struct JobFile {
     /// Fewest opportunities of `general_file` that allow a verdict.
     #[serde(default)]
     pub general_opportunities: usize,
+    /// What the gate lets through.
+    #[serde(default)]
+    pub gate: GateLimits,
 }
 
 /// Where a job is.
@@ -290,14 +296,17 @@ pub fn run_job(
     let gate_config = GateConfig {
         least_opportunities: job.gate_opportunities,
         least_general_opportunities: job.general_opportunities,
+        limits: job.gate.clone(),
         ..GateConfig::default()
     };
     let mut opportunities: Vec<&TrainingPair> = held_out.iter().filter(|pair| is_judgeable(pair)).collect();
     let adapt = opportunities.len();
     opportunities.extend(elsewhere.iter().filter(|pair| is_judgeable(pair)));
+    // Where the parent is what training starts from, there is nothing else to compare with.
+    let base = (anchor_manifest.digest() != parent_manifest.digest()).then_some(&anchor);
     let mut outcomes = Vec::with_capacity(opportunities.len());
     for chunk in opportunities.chunks(32) {
-        outcomes.extend(gate_outcomes(&candidate, &parent, chunk, job.config.threads)?);
+        outcomes.extend(gate_outcomes(&candidate, &parent, base, chunk, job.config.threads)?);
         let (evaluated, total) = (outcomes.len(), opportunities.len());
         watchdog.beat(|progress| {
             progress.stage = "evaluate".to_owned();
@@ -314,9 +323,14 @@ pub fn run_job(
         Ok(TaskSummary::of(&all))
     };
     let (old_skills_candidate, old_skills_parent) = (old(&candidate)?, old(&parent)?);
+    let languages = languages(&candidate, &parent, &old_skills, job.config.threads)?;
+    watchdog.beat(|_| {})?;
     let general = outcomes.split_off(adapt);
     let mut report = judge(&gate_config, &outcomes, old_skills_candidate.exact, old_skills_parent.exact);
     judge_harm(&gate_config, &mut report, &general);
+    judge_base(&gate_config, &mut report, &outcomes);
+    judge_languages(&gate_config, &mut report, languages);
+    judge_calibration(&gate_config, &mut report, &outcomes);
     check_health(&mut report, trained.chosen_log_p_before, trained.chosen_log_p_after);
     let last = trained.history.last();
     let result = JobResult {
@@ -387,33 +401,58 @@ fn is_judgeable(pair: &TrainingPair) -> bool {
     pair.chosen.as_ref().is_some_and(|chosen| chosen.closed || !chosen.actions.is_empty() || !pair.shared.is_empty())
 }
 
-/// What candidate and parent do at held-out opportunities.
+/// What the wanted edits of old tasks cost candidate and parent, by language.
+fn languages(
+    candidate: &EditModel,
+    parent: &EditModel,
+    tasks: &[BaseTask],
+    threads: usize,
+) -> Result<Vec<LanguageReport>, TrainerError> {
+    let of_parent = bits_by_language(parent, tasks, threads)?;
+    let reports = bits_by_language(candidate, tasks, threads)?.into_iter().filter_map(|(language, bits)| {
+        let parent = of_parent.get(&language)?;
+        Some(LanguageReport {
+            language,
+            bytes: bits.bytes,
+            bits_per_byte_candidate: bits.per_byte(),
+            bits_per_byte_parent: parent.per_byte(),
+        })
+    });
+    Ok(reports.collect())
+}
+
+/// What candidate and parent, and the base where there is one to compare with, do at held-out opportunities.
 ///
 /// # Errors
 /// [`TrainerError::Model`] when a context is unusable.
 pub fn gate_outcomes(
     candidate: &EditModel,
     parent: &EditModel,
+    base: Option<&EditModel>,
     opportunities: &[&TrainingPair],
     threads: usize,
 ) -> Result<Vec<GateOutcome>, TrainerError> {
     let options = DecodeOptions { max_actions: 1, ..DecodeOptions::default() };
     in_parallel(opportunities, threads, |pair| {
         let task = wanted_task(pair);
-        let behave = |model: &EditModel| -> Result<Behaviour, TrainerError> {
+        let behave = |model: &EditModel| -> Result<(Behaviour, f32), TrainerError> {
             let completion = model.complete(&task.context, &options, &|| false, &mut |_| {})?;
-            Ok(match completion.actions.actions.first() {
+            let behaviour = match completion.actions.actions.first() {
                 None => Behaviour { shown: false, matches: task.wanted.is_no_edit() },
                 Some(action) => {
                     let matches = matches_one(&task.context, action, &task.wanted.actions);
                     Behaviour { shown: true, matches }
                 }
-            })
+            };
+            Ok((behaviour, completion.gate_score))
         };
+        let (candidate, gate_score) = behave(candidate)?;
         Ok(GateOutcome {
             person: pair.person.clone(),
-            candidate: behave(candidate)?,
-            parent: behave(parent)?,
+            candidate,
+            parent: behave(parent)?.0,
+            base: base.map(behave).transpose()?.map(|(behaviour, _)| behaviour),
+            decision: Some(Decision { gate_score, wants_edit: !task.wanted.is_no_edit() }),
             identifiers_seen: pair.identifiers_seen,
         })
     })
@@ -438,6 +477,8 @@ mod tests {
                 person: format!("p{}", number % 30),
                 candidate: behaviour(true),
                 parent: behaviour(number % 2 == 0),
+                base: None,
+                decision: None,
                 identifiers_seen: None,
             })
             .collect();

@@ -2,6 +2,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use edit_model::{EditModel, ModelManifest};
+use trainer::gate::GateLimits;
 use trainer::job::{JobFile, JobProgress, JobResult, run_job};
 use trainer::methods::{Method, MethodConfig, TrainingProgress};
 use trainer::{BaseTask, TrainerError, TrainingPair, write_tasks};
@@ -40,6 +41,7 @@ fn job(folder: &Path, seconds: i64) -> JobFile {
         code_version: "0.1.0+0123456789ab".to_owned(),
         gate_opportunities: 300,
         general_opportunities: 0,
+        gate: GateLimits::default(),
     }
 }
 
@@ -96,6 +98,11 @@ fn both_evaluation_sets_are_judged_apart_and_known_names_from_new_ones() {
     let by_identifiers = (counted(gate.seen_identifiers), counted(gate.unseen_identifiers));
     assert_eq!((gate.opportunities, by_identifiers), (30, (Some(10), Some(20))));
     assert_eq!(counted(gate.general), Some(12));
+    // Parent and anchor are one; the decisions and what old tasks cost are judged all the same.
+    assert!(gate.base.is_none() && gate.calibration_error.is_some(), "{gate:?}");
+    let language = &gate.languages[0];
+    assert_eq!((gate.languages.len(), language.language.as_str()), (1, "rust"));
+    assert!(language.bytes > 100 && language.bits_per_byte_candidate > 0.0 && language.bits_per_byte_parent > 0.0);
     let progress: JobProgress = serde_json::from_slice(&std::fs::read(&job.progress_file).unwrap()).unwrap();
     assert_eq!((progress.evaluated, progress.to_evaluate), (42, 42));
 }
@@ -137,4 +144,15 @@ fn bad_input_is_refused_without_its_content() {
     std::fs::write(&weights, &bytes[..bytes.len() - 7]).unwrap();
     let error = run_job(&job, &lines(&pairs(0, 24)), &[], &[], &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("model.safetensors"), "{error}");
+}
+
+#[test]
+fn a_parent_that_is_not_the_base_is_judged_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), 600);
+    job.parent = folder.path().join("parent");
+    model(2).save(&job.parent, ModelManifest::new("test", "sft", "0")).unwrap();
+    let gate = run_job(&job, &lines(&pairs(0, 24)), &lines(&pairs(100, 30)), &[], &mut |_| {}).unwrap().gate;
+    let base = gate.base.unwrap();
+    assert_eq!((base.opportunities, base.persons, base.utility_candidate), (30, 7, gate.utility_candidate));
 }
