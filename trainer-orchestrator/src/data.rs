@@ -22,6 +22,7 @@ use crate::erasure;
 use crate::error::OrchestratorError;
 use crate::process::JobProcess;
 use crate::reconcile::{Orchestrator, lake_error};
+use crate::rivals::best_earlier;
 use crate::sealed_file;
 use crate::store::Run;
 
@@ -44,6 +45,11 @@ pub(crate) async fn prepare(
         }
         sealed_file::write(&attempt.file(name), &key, run.run_id, &lines)?;
     }
+    let versions = this.deps.registry.list_versions(&this.model).await.map_err(registry)?;
+    let mut rivals = Vec::new();
+    if let Some(best) = best_earlier(&versions, ModelVersion(run.parent_version), ModelVersion(run.anchor_version)) {
+        rivals.push(model_directory(this, best.0).await?);
+    }
     let method: Method = run.method.parse().map_err(OrchestratorError::Job)?;
     let job = JobFile {
         run_id: run.run_id.to_string(),
@@ -63,6 +69,7 @@ pub(crate) async fn prepare(
         general_file: (!general.is_empty()).then(|| attempt.file("general.sealed")),
         anchor: model_directory(this, run.anchor_version).await?,
         parent: model_directory(this, run.parent_version).await?,
+        rivals,
         replay_file: this.deps.replay.clone(),
         old_skills_file: this.deps.old_skills.clone(),
         output: attempt.model(),
@@ -196,13 +203,16 @@ fn mark_identifiers(training: &[TrainingPair], judging: &mut [TrainingPair]) {
 
 /// The files of a version, verified each time: a directory that was altered since it was fetched is fetched again.
 async fn model_directory(this: &Orchestrator, version: i64) -> Result<PathBuf, OrchestratorError> {
-    let registry = |error: model_registry::ClientError| OrchestratorError::Registry(error.to_string());
     let version = this.deps.registry.get_version(&this.model, ModelVersion(version)).await.map_err(registry)?;
     let target = this.deps.runs.join("models").join(version.artifact_digest.to_string());
     get_directory(this.deps.artifacts.as_ref(), &version.artifact_digest, &target)
         .await
         .map_err(|error| OrchestratorError::Job(format!("version {} can not be loaded: {error}", version.version)))?;
     Ok(target)
+}
+
+fn registry(error: model_registry::ClientError) -> OrchestratorError {
+    OrchestratorError::Registry(error.to_string())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod job;
 pub mod process;
 mod reconcile;
 mod requests;
+mod rivals;
 mod run;
 mod sealed_file;
 pub mod store;

@@ -26,7 +26,7 @@ pub struct GateLimits {
     /// Fewest persons that either set may rest on. Persons are what is resampled: of one alone all resamples are equal,
     /// and of a few an interval says hardly more.
     pub least_persons: usize,
-    /// The lower bound of the difference in utility to the parent, and to the base, must be above this.
+    /// The lower bound of the difference in utility to the parent, and to each rival, must be above this.
     pub least_lower_bound: f64,
     /// Largest relative difference of the shown rate.
     pub shown_rate_tolerance: f64,
@@ -132,9 +132,9 @@ pub struct GateOutcome {
     pub candidate: Behaviour,
     /// What the parent did.
     pub parent: Behaviour,
-    /// What the base did, where it is another model than the parent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<Behaviour>,
+    /// What the other models did that the candidate must beat, in the order of the job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rivals: Vec<Behaviour>,
     /// The candidate's estimate that an edit is wanted, and whether one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
@@ -150,6 +150,16 @@ pub struct Decision {
     pub gate_score: f32,
     /// Whether one was.
     pub wants_edit: bool,
+}
+
+/// The candidate beside a model that is not its parent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RivalReport {
+    /// Digest of the other model.
+    pub model_digest: String,
+    /// The figures, the other model's as those of a parent.
+    #[serde(flatten)]
+    pub figures: PartReport,
 }
 
 /// Bits that a byte of the answers to old tasks of one language costs.
@@ -257,9 +267,10 @@ pub struct GateReport {
     /// The set *general*; none while too few repositories train for one to be held out.
     #[serde(default)]
     pub general: Option<PartReport>,
-    /// The same opportunities with the base in the parent's place; none where the parent is the base.
+    /// The same opportunities with another model in the parent's place: what training started from, and the best
+    /// earlier version, where they are no parent.
     #[serde(default)]
-    pub base: Option<PartReport>,
+    pub rivals: Vec<RivalReport>,
     /// Calibration error of the candidate's decision to speak, over the opportunities judged.
     #[serde(default)]
     pub calibration_error: Option<f64>,
@@ -331,7 +342,7 @@ pub fn judge(
         seen_identifiers: part(true),
         unseen_identifiers: part(false),
         general: None,
-        base: None,
+        rivals: Vec::new(),
         calibration_error: None,
         languages: Vec::new(),
         verdict,
@@ -377,19 +388,24 @@ impl GateReport {
     }
 }
 
-/// Adds what the opportunities judged say of the candidate beside the base: versions that each lose a little to the one
-/// before, within what chance allows, must not end below where all began.
-pub fn judge_base(config: &GateConfig, report: &mut GateReport, outcomes: &[GateOutcome]) {
-    let beside: Vec<GateOutcome> =
-        outcomes.iter().filter_map(|outcome| Some(GateOutcome { parent: outcome.base?, ..outcome.clone() })).collect();
-    let beside: Vec<&GateOutcome> = beside.iter().collect();
-    report.base = PartReport::of(config, &beside);
-    let Some(base) = report.base else { return };
-    if base.estimate <= 0.0 {
-        report.hold("utility_not_better_than_base");
-    }
-    if base.low <= config.limits.least_lower_bound {
-        report.hold("utility_uncertain_beside_base");
+/// Adds what the opportunities judged say of the candidate beside the models of `digests`, whose behaviour the outcomes
+/// hold in this order: versions that each lose a little to the one before, within what chance allows, must not end below
+/// the best of them, or below where all began.
+pub fn judge_rivals(config: &GateConfig, report: &mut GateReport, outcomes: &[GateOutcome], digests: &[String]) {
+    for (place, digest) in digests.iter().enumerate() {
+        let beside: Vec<GateOutcome> = outcomes
+            .iter()
+            .filter_map(|outcome| Some(GateOutcome { parent: *outcome.rivals.get(place)?, ..outcome.clone() }))
+            .collect();
+        let beside: Vec<&GateOutcome> = beside.iter().collect();
+        let Some(figures) = PartReport::of(config, &beside) else { continue };
+        if figures.estimate <= 0.0 {
+            report.hold("utility_not_better_than_rival");
+        }
+        if figures.low <= config.limits.least_lower_bound {
+            report.hold("utility_uncertain_beside_rival");
+        }
+        report.rivals.push(RivalReport { model_digest: digest.clone(), figures });
     }
 }
 
@@ -491,7 +507,7 @@ mod tests {
                 person: format!("p{}", index % 30),
                 candidate: behaviour(candidate(index)),
                 parent: behaviour(parent(index)),
-                base: None,
+                rivals: Vec::new(),
                 decision: None,
                 identifiers_seen: None,
             })
@@ -599,23 +615,38 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_below_the_base_is_held_however_it_beats_its_parent() {
+    fn a_candidate_below_a_rival_is_held_however_it_beats_its_parent() {
         let mut better = outcomes(300, |i| (true, i % 2 == 0), |i| (true, i % 4 == 0));
-        let judged = |outcomes: &[GateOutcome]| {
+        let judged = |outcomes: &[GateOutcome], digests: &[&str]| {
+            let digests: Vec<String> = digests.iter().map(|digest| (*digest).to_owned()).collect();
             let mut report = judge(&GateConfig::default(), outcomes, 0.7, 0.7);
-            judge_base(&GateConfig::default(), &mut report, outcomes);
-            (report.verdict, report.reason(), report.base.map(|base| base.opportunities))
+            judge_rivals(&GateConfig::default(), &mut report, outcomes, &digests);
+            let rivals: Vec<_> = report.rivals.iter().map(|rival| rival.model_digest.clone()).collect();
+            (report.verdict, report.reason(), rivals.join(" "))
         };
-        assert_eq!(judged(&better), (GateVerdict::Eligible, "eligible".to_owned(), None));
+        let eligible = |rivals: &str| (GateVerdict::Eligible, "eligible".to_owned(), rivals.to_owned());
+        assert_eq!(judged(&better, &[]), eligible(""));
         for (index, outcome) in better.iter_mut().enumerate() {
-            outcome.base = Some(Behaviour { shown: true, matches: index % 4 == 0 });
+            outcome.rivals.push(Behaviour { shown: true, matches: index % 4 == 0 });
         }
-        assert_eq!(judged(&better), (GateVerdict::Eligible, "eligible".to_owned(), Some(300)));
+        assert_eq!(judged(&better, &["base"]), eligible("base"));
         for outcome in &mut better {
-            outcome.base = Some(Behaviour { shown: true, matches: true });
+            outcome.rivals.push(Behaviour { shown: true, matches: true });
         }
-        let reasons = "utility_not_better_than_base, utility_uncertain_beside_base".to_owned();
-        assert_eq!(judged(&better), (GateVerdict::Held, reasons, Some(300)));
+        let reasons = "utility_not_better_than_rival, utility_uncertain_beside_rival".to_owned();
+        assert_eq!(judged(&better, &["base", "best"]), (GateVerdict::Held, reasons, "base best".to_owned()));
+    }
+
+    #[test]
+    fn a_rival_reads_back_from_json() {
+        let better = outcomes(300, |i| (true, i % 2 == 0), |i| (true, i % 4 == 0));
+        let mut report = judge(&GateConfig::default(), &better, 0.7, 0.7);
+        let figures = PartReport::of(&GateConfig::default(), &better.iter().collect::<Vec<_>>()).unwrap();
+        report.rivals = vec![RivalReport { model_digest: "abc".to_owned(), figures }];
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!((&json["rivals"][0]["model_digest"], &json["rivals"][0]["persons"]), (&"abc".into(), &30.into()));
+        let read: GateReport = serde_json::from_value(json).unwrap();
+        assert_eq!(read.rivals[0].figures.persons, 30);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::evaluation::{TaskSummary, answer_tasks, bits_by_language, in_parallel
 use crate::examples::{BaseTask, read_tasks};
 use crate::gate::{
     Behaviour, Decision, GateConfig, GateLimits, GateOutcome, GateReport, GateVerdict, LanguageReport, judge,
-    judge_base, judge_calibration, judge_harm, judge_languages,
+    judge_calibration, judge_harm, judge_languages, judge_rivals,
 };
 use crate::methods::{Method, MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
 use crate::pairs::{TrainingPair, parse_pairs};
@@ -48,6 +48,9 @@ pub struct JobFile {
     pub anchor: PathBuf,
     /// Model directory that the candidate must beat.
     pub parent: PathBuf,
+    /// Model directories that it must beat, too, beside the anchor; one that is the parent or the anchor is passed over.
+    #[serde(default)]
+    pub rivals: Vec<PathBuf>,
     /// Base tasks that are replayed.
     pub replay_file: PathBuf,
     /// Base tasks from files that the base was not trained on.
@@ -273,11 +276,12 @@ pub fn run_job(
     };
     let engine = fine_tuning_engine(&job.config, &data, anchor.network(), anchor.tokenizer(), weights, optimizer)?;
     let trained = train(&job.config, &data, engine, first_step, anchor.weights(), &mut |step, engine| {
-        if step.step.is_multiple_of(CHECKPOINT_STEPS) && step.step < step.steps {
-            Checkpoint::write(&checkpoint, step.step, &digest, engine.weights(), engine.optimizer())?;
-        }
+        // Before the checkpoint: a run that goes on from it keeps the lines up to its step, and wants all of them.
         if let Some(log) = &mut step_log {
             log.write(step)?;
+        }
+        if step.step.is_multiple_of(CHECKPOINT_STEPS) && step.step < step.steps {
+            Checkpoint::write(&checkpoint, step.step, &digest, engine.weights(), engine.optimizer())?;
         }
         tracing::info!(step = step.step, loss = step.loss, "training step");
         watchdog.beat(|progress| {
@@ -302,11 +306,14 @@ pub fn run_job(
     let mut opportunities: Vec<&TrainingPair> = held_out.iter().filter(|pair| is_judgeable(pair)).collect();
     let adapt = opportunities.len();
     opportunities.extend(elsewhere.iter().filter(|pair| is_judgeable(pair)));
-    // Where the parent is what training starts from, there is nothing else to compare with.
-    let base = (anchor_manifest.digest() != parent_manifest.digest()).then_some(&anchor);
+    let (digests, rivals) = rivals(job, (&anchor, &anchor_manifest), &parent_manifest)?;
+    // Harm elsewhere is judged beside the parent alone.
+    let (here, there) = opportunities.split_at(adapt);
+    let none: &[EditModel] = &[];
+    let chunks = here.chunks(32).map(|chunk| (chunk, rivals.as_slice()));
     let mut outcomes = Vec::with_capacity(opportunities.len());
-    for chunk in opportunities.chunks(32) {
-        outcomes.extend(gate_outcomes(&candidate, &parent, base, chunk, job.config.threads)?);
+    for (chunk, rivals) in chunks.chain(there.chunks(32).map(|chunk| (chunk, none))) {
+        outcomes.extend(gate_outcomes(&candidate, &parent, rivals, chunk, job.config.threads)?);
         let (evaluated, total) = (outcomes.len(), opportunities.len());
         watchdog.beat(|progress| {
             progress.stage = "evaluate".to_owned();
@@ -328,7 +335,7 @@ pub fn run_job(
     let general = outcomes.split_off(adapt);
     let mut report = judge(&gate_config, &outcomes, old_skills_candidate.exact, old_skills_parent.exact);
     judge_harm(&gate_config, &mut report, &general);
-    judge_base(&gate_config, &mut report, &outcomes);
+    judge_rivals(&gate_config, &mut report, &outcomes, &digests);
     judge_languages(&gate_config, &mut report, languages);
     judge_calibration(&gate_config, &mut report, &outcomes);
     check_health(&mut report, trained.chosen_log_p_before, trained.chosen_log_p_after);
@@ -401,6 +408,28 @@ fn is_judgeable(pair: &TrainingPair) -> bool {
     pair.chosen.as_ref().is_some_and(|chosen| chosen.closed || !chosen.actions.is_empty() || !pair.shared.is_empty())
 }
 
+/// Digests of the models that the candidate must beat beside its parent, and the models: what training started from and
+/// those that the job names, each once.
+fn rivals(
+    job: &JobFile,
+    (anchor, anchor_manifest): (&EditModel, &ModelManifest),
+    parent: &ModelManifest,
+) -> Result<(Vec<String>, Vec<EditModel>), TrainerError> {
+    let (mut digests, mut models) = (Vec::new(), Vec::new());
+    let mut add = |digest: String, model: EditModel| {
+        if digest != parent.digest() && !digests.contains(&digest) {
+            digests.push(digest);
+            models.push(model);
+        }
+    };
+    add(anchor_manifest.digest(), anchor.clone());
+    for directory in &job.rivals {
+        let (model, manifest) = EditModel::load_with_manifest(directory)?;
+        add(manifest.digest(), model);
+    }
+    Ok((digests, models))
+}
+
 /// What the wanted edits of old tasks cost candidate and parent, by language.
 fn languages(
     candidate: &EditModel,
@@ -421,14 +450,14 @@ fn languages(
     Ok(reports.collect())
 }
 
-/// What candidate and parent, and the base where there is one to compare with, do at held-out opportunities.
+/// What candidate, parent and the other models that it must beat do at held-out opportunities.
 ///
 /// # Errors
 /// [`TrainerError::Model`] when a context is unusable.
 pub fn gate_outcomes(
     candidate: &EditModel,
     parent: &EditModel,
-    base: Option<&EditModel>,
+    rivals: &[EditModel],
     opportunities: &[&TrainingPair],
     threads: usize,
 ) -> Result<Vec<GateOutcome>, TrainerError> {
@@ -451,7 +480,9 @@ pub fn gate_outcomes(
             person: pair.person.clone(),
             candidate,
             parent: behave(parent)?.0,
-            base: base.map(behave).transpose()?.map(|(behaviour, _)| behaviour),
+            rivals: (rivals.iter())
+                .map(|rival| behave(rival).map(|(behaviour, _)| behaviour))
+                .collect::<Result<Vec<Behaviour>, TrainerError>>()?,
             decision: Some(Decision { gate_score, wants_edit: !task.wanted.is_no_edit() }),
             identifiers_seen: pair.identifiers_seen,
         })
@@ -477,7 +508,7 @@ mod tests {
                 person: format!("p{}", number % 30),
                 candidate: behaviour(true),
                 parent: behaviour(number % 2 == 0),
-                base: None,
+                rivals: Vec::new(),
                 decision: None,
                 identifiers_seen: None,
             })

@@ -185,7 +185,7 @@ const HEALTH_TOLERANCE: f64 = 0.02;
 /// A model that loses more on what it trains on than a blind guess does, times this, has diverged.
 const DIVERGED_GUESSES: f64 = 2.0;
 /// Most times in a run that the chosen side's log p is looked at before the end.
-const HEALTH_CHECKS: usize = 8;
+const HEALTH_CHECKS: usize = 3;
 
 /// Log p of every answer token of a pair's sides under the reference; empty for one that is measured from none.
 #[derive(Debug, Clone, Default)]

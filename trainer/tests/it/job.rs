@@ -29,6 +29,7 @@ fn job(folder: &Path, seconds: i64) -> JobFile {
         general_file: None,
         anchor: base.clone(),
         parent: base,
+        rivals: Vec::new(),
         replay_file: folder.join("replay.jsonl"),
         old_skills_file: folder.join("replay.jsonl"),
         output: folder.join("model"),
@@ -99,7 +100,7 @@ fn both_evaluation_sets_are_judged_apart_and_known_names_from_new_ones() {
     assert_eq!((gate.opportunities, by_identifiers), (30, (Some(10), Some(20))));
     assert_eq!(counted(gate.general), Some(12));
     // Parent and anchor are one; the decisions and what old tasks cost are judged all the same.
-    assert!(gate.base.is_none() && gate.calibration_error.is_some(), "{gate:?}");
+    assert!(gate.rivals.is_empty() && gate.calibration_error.is_some(), "{gate:?}");
     let language = &gate.languages[0];
     assert_eq!((gate.languages.len(), language.language.as_str()), (1, "rust"));
     assert!(language.bytes > 100 && language.bits_per_byte_candidate > 0.0 && language.bits_per_byte_parent > 0.0);
@@ -147,12 +148,25 @@ fn bad_input_is_refused_without_its_content() {
 }
 
 #[test]
-fn a_parent_that_is_not_the_base_is_judged_beside_it() {
+fn a_candidate_is_judged_beside_the_base_and_other_rivals_each_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut job = job(folder.path(), 600);
-    job.parent = folder.path().join("parent");
-    model(2).save(&job.parent, ModelManifest::new("test", "sft", "0")).unwrap();
-    let gate = run_job(&job, &lines(&pairs(0, 24)), &lines(&pairs(100, 30)), &[], &mut |_| {}).unwrap().gate;
-    let base = gate.base.unwrap();
-    assert_eq!((base.opportunities, base.persons, base.utility_candidate), (30, 7, gate.utility_candidate));
+    let saved = |name: &str, seed: u64| {
+        let directory = folder.path().join(name);
+        let manifest = model(seed).save(&directory, ModelManifest::new("test", "sft", "0")).unwrap();
+        (directory, manifest.digest())
+    };
+    let ((parent, _), (other, other_digest)) = (saved("parent", 2), saved("other", 3));
+    job.rivals = vec![parent.clone(), other.clone(), other, job.anchor.clone()];
+    job.parent = parent;
+    let result =
+        run_job(&job, &lines(&pairs(0, 24)), &lines(&pairs(100, 30)), &lines(&pairs(200, 12)), &mut |_| {}).unwrap();
+    let gate = &result.gate;
+    let digests: Vec<&str> = gate.rivals.iter().map(|rival| rival.model_digest.as_str()).collect();
+    assert_eq!(digests, [result.anchor_digest.as_str(), other_digest.as_str()]);
+    for rival in &gate.rivals {
+        let figures = rival.figures;
+        assert_eq!((figures.opportunities, figures.persons), (30, 7));
+        assert!((figures.utility_candidate - gate.utility_candidate).abs() < 1e-12, "{figures:?}");
+    }
 }
