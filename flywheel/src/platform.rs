@@ -101,6 +101,7 @@ pub(crate) fn demo_settings(common: &Common, data: &DataDir, arguments: &DemoArg
         ("orchestrator.gate.least_persons", "5".to_owned()),
         ("orchestrator.gate.least_lower_bound", "-0.05".to_owned()),
         ("orchestrator.gate.bits_per_byte_tolerance", "1.0".to_owned()),
+        ("orchestrator.gate.parse_error_tolerance", "1.0".to_owned()),
         ("orchestrator.gate.calibration_tolerance", "1.0".to_owned()),
         ("orchestrator.steps", text(&arguments.steps)),
         ("orchestrator.seed", text(&arguments.seed)),

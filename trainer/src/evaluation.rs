@@ -11,6 +11,7 @@ use crate::engine::log_probabilities;
 use crate::error::TrainerError;
 use crate::examples::{BaseTask, TokenWeights, base_group};
 use crate::gate::{UTILITY_MATCH, UTILITY_WRONG};
+use crate::syntax::introduces_errors;
 
 /// How one task was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub struct TaskOutcome {
     pub exact: bool,
     /// Probability of speaking.
     pub gate_score: f32,
+    /// Whether what was shown breaks the syntax of the window; none where nothing was, or nothing is known.
+    pub breaks_syntax: Option<bool>,
 }
 
 /// Outcomes in one line.
@@ -42,6 +45,9 @@ pub struct TaskSummary {
     pub silences: usize,
     /// Share of them on which the model was silent.
     pub silent: f64,
+    /// Share of what was shown, on either, that breaks the syntax of the window, of what can be parsed.
+    #[serde(default)]
+    pub parse_errors: f64,
 }
 
 impl TaskSummary {
@@ -52,6 +58,7 @@ impl TaskSummary {
         let edits: Vec<&TaskOutcome> = outcomes.iter().filter(|outcome| outcome.wants_edit).collect();
         let silences = outcomes.len() - edits.len();
         let count = |test: fn(&TaskOutcome) -> bool| edits.iter().filter(|outcome| test(outcome)).count();
+        let parsed = outcomes.iter().filter_map(|outcome| outcome.breaks_syntax);
         let silent = outcomes.iter().filter(|outcome| !outcome.wants_edit && !outcome.shown).count();
         Self {
             edits: edits.len(),
@@ -60,6 +67,7 @@ impl TaskSummary {
             edits_shown: share(count(|outcome| outcome.shown), edits.len()),
             silences,
             silent: share(silent, silences),
+            parse_errors: share(parsed.clone().filter(|breaks| *breaks).count(), parsed.count()),
         }
     }
 }
@@ -105,8 +113,16 @@ pub fn answer_task(model: &EditModel, task: &BaseTask, options: &DecodeOptions) 
         Some(action) => matches_one(&task.context, action, &task.wanted.actions),
         None => !wants_edit,
     };
-    let exact = window_after(&task.context, actions) == window_after(&task.context, &task.wanted.actions);
-    Ok(TaskOutcome { wants_edit, shown: !actions.is_empty(), first_matches, exact, gate_score: completion.gate_score })
+    let after = window_after(&task.context, actions);
+    let breaks_syntax = if actions.is_empty() {
+        None
+    } else {
+        let (language, before) = (&task.context.language, &task.context.window.text);
+        after.as_ref().and_then(|after| introduces_errors(language, before, after))
+    };
+    let exact = after == window_after(&task.context, &task.wanted.actions);
+    let (shown, gate_score) = (!actions.is_empty(), completion.gate_score);
+    Ok(TaskOutcome { wants_edit, shown, first_matches, exact, gate_score, breaks_syntax })
 }
 
 /// Asks `model` every task, on `threads` threads; the order is kept.
@@ -193,7 +209,7 @@ mod tests {
     use super::*;
 
     fn outcome(wants_edit: bool, shown: bool, first_matches: bool) -> TaskOutcome {
-        TaskOutcome { wants_edit, shown, first_matches, exact: false, gate_score: 0.5 }
+        TaskOutcome { wants_edit, shown, first_matches, exact: false, gate_score: 0.5, breaks_syntax: None }
     }
 
     #[test]
@@ -218,5 +234,13 @@ mod tests {
         near(TaskSummary::utility(&[loud]), -0.25);
         near(TaskSummary::utility(&[mixed, silent, loud]), 0.75 / 9.0);
         near(TaskSummary::utility(&[]), 0.0);
+    }
+
+    #[test]
+    fn parse_errors_are_a_share_of_what_is_shown_and_can_be_parsed() {
+        let outcomes = [Some(true), Some(false), None, Some(false), Some(false)]
+            .map(|breaks_syntax| TaskOutcome { breaks_syntax, ..outcome(true, true, true) });
+        assert!((TaskSummary::of(&outcomes).parse_errors - 0.25).abs() < 1e-12);
+        assert_eq!(TaskSummary::of(&[outcome(false, false, true)]).parse_errors, 0.0);
     }
 }

@@ -36,6 +36,8 @@ pub struct GateLimits {
     pub old_skills_tolerance: f64,
     /// Largest relative rise of the bits that a byte of an old task's answer costs, in any language.
     pub bits_per_byte_tolerance: f64,
+    /// Largest rise of the share of shown answers to old tasks that break the syntax of what they are written into.
+    pub parse_error_tolerance: f64,
     /// Largest calibration error of the decision to speak.
     pub calibration_tolerance: f64,
 }
@@ -49,6 +51,7 @@ impl Default for GateLimits {
             general_tolerance: 0.05,
             old_skills_tolerance: 0.05,
             bits_per_byte_tolerance: 0.02,
+            parse_error_tolerance: 0.005,
             calibration_tolerance: 0.05,
         }
     }
@@ -69,6 +72,7 @@ impl GateLimits {
             (is_share(self.general_tolerance), "gate.general_tolerance", share),
             (is_share(self.old_skills_tolerance), "gate.old_skills_tolerance", share),
             (is_share(self.bits_per_byte_tolerance), "gate.bits_per_byte_tolerance", share),
+            (is_share(self.parse_error_tolerance), "gate.parse_error_tolerance", share),
             (is_share(self.calibration_tolerance), "gate.calibration_tolerance", share),
         ];
         checks.into_iter().find(|(holds, ..)| !holds).map_or(Ok(()), |(_, key, reason)| Err((key, reason)))
@@ -430,6 +434,13 @@ pub fn judge_languages(config: &GateConfig, report: &mut GateReport, languages: 
     report.languages = languages;
 }
 
+/// Holds a candidate whose share of shown answers that break syntax is above the parent's.
+pub fn judge_syntax(config: &GateConfig, report: &mut GateReport, candidate: f64, parent: f64) {
+    if !(0.0..=parent + config.limits.parse_error_tolerance).contains(&candidate) {
+        report.hold("parse_errors_rose");
+    }
+}
+
 /// Bins of the calibration error.
 const CALIBRATION_BINS: usize = 10;
 /// A bin of fewer has no variance.
@@ -670,6 +681,19 @@ mod tests {
         assert_eq!(judged(1.019, 0.5), "eligible");
         assert_eq!(judged(1.021, 0.5), "bits_per_byte_rose_rust");
         assert_eq!(judged(1.0, f64::NAN), "bits_per_byte_rose_python");
+    }
+
+    #[test]
+    fn broken_syntax_may_not_become_more_frequent() {
+        let judged = |candidate: f64, parent: f64| {
+            let better = outcomes(300, |i| (true, i % 2 == 0), |i| (true, i % 4 == 0));
+            let mut report = judge(&GateConfig::default(), &better, 0.7, 0.7);
+            judge_syntax(&GateConfig::default(), &mut report, candidate, parent);
+            report.reason()
+        };
+        assert_eq!(judged(0.054, 0.05), "eligible");
+        assert_eq!(judged(0.056, 0.05), "parse_errors_rose");
+        assert_eq!(judged(0.0, 0.05), "eligible");
     }
 
     /// Decisions of which `share_of` the score want an edit, by a fixed sequence that fills the unit interval.

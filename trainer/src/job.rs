@@ -20,7 +20,7 @@ use crate::evaluation::{TaskSummary, answer_tasks, bits_by_language, in_parallel
 use crate::examples::{BaseTask, read_tasks};
 use crate::gate::{
     Behaviour, Decision, GateConfig, GateLimits, GateOutcome, GateReport, GateVerdict, LanguageReport, judge,
-    judge_calibration, judge_harm, judge_languages, judge_rivals,
+    judge_calibration, judge_harm, judge_languages, judge_rivals, judge_syntax,
 };
 use crate::methods::{Method, MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
 use crate::pairs::{TrainingPair, parse_pairs};
@@ -337,6 +337,8 @@ pub fn run_job(
     judge_harm(&gate_config, &mut report, &general);
     judge_rivals(&gate_config, &mut report, &outcomes, &digests);
     judge_languages(&gate_config, &mut report, languages);
+    let broken = (old_skills_candidate.parse_errors, old_skills_parent.parse_errors);
+    judge_syntax(&gate_config, &mut report, broken.0, broken.1);
     judge_calibration(&gate_config, &mut report, &outcomes);
     check_health(&mut report, trained.chosen_log_p_before, trained.chosen_log_p_after);
     let last = trained.history.last();

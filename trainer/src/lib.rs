@@ -19,6 +19,7 @@ pub mod gate;
 pub mod job;
 pub mod methods;
 pub mod pretrain;
+pub mod syntax;
 
 #[cfg(test)]
 mod parity;

@@ -27,7 +27,7 @@ fn configuration(parts: &str, begins: &str) -> String {
         "[clock]\nkind = \"scaled\"\nallow_test_time = true\nstart_micros = {}\nfactor = {FACTOR}\n\
          [orchestrator]\n{begins}\ninterval_seconds = 1\nsteps = 24\n\
          [orchestrator.gate]\nleast_persons = 5\nleast_lower_bound = -0.05\nbits_per_byte_tolerance = 1.0\n\
-         calibration_tolerance = 1.0\n\
+         parse_error_tolerance = 1.0\ncalibration_tolerance = 1.0\n\
          [registry.rollout]\nblock_seconds = 1800\ncanary_share = 0.4\nholdback_share = 0.2\nmargin = 0.3\n\
          alpha = 0.2\nminimum_persons = 5\nmax_blocks = 4\npromotion = \"automatic\"\n\
          [serving]\nrouting_poll_ms = 200\n{parts}",

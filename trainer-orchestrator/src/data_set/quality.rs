@@ -3,13 +3,11 @@
 //! Paths say nothing here (their words are replaced), so that generated files are known by what they say of themselves.
 
 use events::{EditAction, PairText, apply_actions};
-use tree_sitter::{Language, Node, Parser};
+use trainer::syntax::introduces_errors;
 
 use super::composition::Reason;
 use super::{Entry, LeftOut};
 
-/// Windows longer than this are not parsed.
-const LONGEST_PARSED_BYTES: usize = 256 * 1024;
 /// A line longer than this is no person's.
 const LONGEST_LINE: usize = 2000;
 /// Nor are lines that are this long in the mean,
@@ -38,7 +36,6 @@ pub(crate) fn fault(text: &PairText) -> Option<Reason> {
         return Some(Reason::Minified);
     }
     let chosen = text.chosen.as_ref()?;
-    let grammar = grammar(&text.context.language)?;
     let actions: Vec<EditAction> =
         text.shared.iter().chain(&chosen.actions).filter(|action| action.path == text.context.path).cloned().collect();
     if actions.is_empty() {
@@ -46,10 +43,7 @@ pub(crate) fn fault(text: &PairText) -> Option<Reason> {
     }
     // What does not apply is counted by whoever trains.
     let after = apply_actions(window.start_byte, &window.text, &actions)?;
-    let after = parse_errors(&grammar, &after)?;
-    // Most windows hold none, and then one parse is enough.
-    let introduces = after > 0 && parse_errors(&grammar, &window.text).is_some_and(|before| after > before);
-    introduces.then_some(Reason::ParseErrors)
+    introduces_errors(&text.context.language, &window.text, &after)?.then_some(Reason::ParseErrors)
 }
 
 fn is_minified(text: &str) -> bool {
@@ -59,46 +53,6 @@ fn is_minified(text: &str) -> bool {
         longest = longest.max(line.len());
     }
     longest > LONGEST_LINE || (text.len() >= LEAST_BYTES_FOR_MEAN && text.len() > LONGEST_MEAN_LINE * lines)
-}
-
-/// The grammars of the languages that are parsed.
-fn grammar(language: &str) -> Option<Language> {
-    match language {
-        "rust" => Some(tree_sitter_rust::LANGUAGE.into()),
-        "python" => Some(tree_sitter_python::LANGUAGE.into()),
-        _ => None,
-    }
-}
-
-/// Errors in the syntax tree of `text`, which may begin and end anywhere.
-fn parse_errors(grammar: &Language, text: &str) -> Option<usize> {
-    if text.len() > LONGEST_PARSED_BYTES {
-        return None;
-    }
-    let mut parser = Parser::new();
-    parser.set_language(grammar).ok()?;
-    Some(errors(parser.parse(text, None)?.root_node()))
-}
-
-/// Nodes that are errors or stand for something missing. Without recursion: source may nest deeper than a stack.
-fn errors(root: Node<'_>) -> usize {
-    let mut cursor = root.walk();
-    let mut count = 0;
-    loop {
-        let node = cursor.node();
-        count += usize::from(node.is_error() || node.is_missing());
-        if node.has_error() && cursor.goto_first_child() {
-            continue;
-        }
-        loop {
-            if cursor.goto_next_sibling() {
-                break;
-            }
-            if !cursor.goto_parent() {
-                return count;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
