@@ -23,7 +23,7 @@ pub(crate) fn best_earlier(versions: &[Version], parent: ModelVersion, anchor: M
         }
         sum
     };
-    let judged = by_number.values().filter(|version| is_eligible(version) || version.version == parent);
+    let judged = by_number.values().copied().filter(|version| is_eligible(version) || version.version == parent);
     let best = judged
         .map(|version| (standing(version), version.version))
         .reduce(|best, next| if next.0 > best.0 { next } else { best });

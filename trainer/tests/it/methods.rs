@@ -1,10 +1,10 @@
 use std::path::Path;
 
 use edit_model::dialect::{Habit, habit_tokens};
-use edit_model::{DecodeOptions, EditModel, HABIT_TOKENS};
+use edit_model::{DecodeOptions, Device, EditModel, HABIT_TOKENS};
 use events::{ByteRange, EditAction};
 use trainer::methods::{Method, MethodConfig, MethodData, TrainedWeights, train_from_anchor};
-use trainer::{BaseTask, Objective, Role, TrainerError, TrainingPair};
+use trainer::{BaseTask, Engine, Group, Objective, OptimizerConfig, Role, TrainerError, TrainingPair, backends};
 
 use crate::fixture::{correction, model, silence, task};
 
@@ -158,6 +158,41 @@ fn a_pair_that_does_not_fit_is_kept_up_to_the_end_of_its_divergence() {
     let config = MethodConfig { method: Method::Sft, ..config.clone() };
     let census = train(&config, &model, &[accepted]).unwrap().census;
     assert_eq!((census.positives, census.shortened), (1, 1));
+}
+
+#[test]
+fn a_step_of_any_size_has_the_gradient_of_its_groups_together() {
+    let model = model(1);
+    let config = MethodConfig { batch_pairs: 24, ..config(Method::Actionrl) };
+    let groups = prepare(&config, &model).batch(&config, 0);
+    let tokens = |groups: &[Group]| -> usize {
+        groups.iter().flat_map(|group| &group.sequences).map(|sequence| sequence.tokens.len()).sum()
+    };
+    let gradient = |lanes: usize, groups: &[Group]| {
+        let backends = backends(Device::Cpu, model.network(), lanes).unwrap();
+        let weights = model.weights().to_vec();
+        let mut engine = Engine::new(model.network().clone(), weights, OptimizerConfig::default(), backends);
+        engine.gradient(groups, 1.0).unwrap()
+    };
+    // More than two passes of the CPU.
+    assert!(tokens(&groups) > 1500, "{}", tokens(&groups));
+    let mut one_by_one = vec![0.0_f64; model.weights().len()];
+    let mut loss = 0.0;
+    for group in &groups {
+        let (parts, gradients) = gradient(1, std::slice::from_ref(group));
+        loss += parts.total;
+        for (sum, value) in one_by_one.iter_mut().zip(gradients) {
+            *sum += f64::from(value);
+        }
+    }
+    let length = one_by_one.iter().map(|value| value * value).sum::<f64>().sqrt();
+    for lanes in [1, 2, 3] {
+        let (parts, gradients) = gradient(lanes, &groups);
+        assert!((parts.total - loss).abs() < 1e-4 * loss.abs(), "{} {loss}", parts.total);
+        let squares = one_by_one.iter().zip(gradients).map(|(want, got)| (want - f64::from(got)).powi(2));
+        let difference = squares.sum::<f64>().sqrt();
+        assert!(difference < 1e-4 * length, "{lanes} lanes: {difference} of {length}");
+    }
 }
 
 #[test]
