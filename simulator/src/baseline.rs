@@ -1,4 +1,8 @@
-//! The learning-free baseline: repeat the last substitution.
+//! The learning-free baselines: repeat the last substitution, and a cache of n-grams.
+
+mod ngram;
+
+pub use ngram::NgramCache;
 
 use crate::text::{pieces, word_positions};
 use events::{ActionList, ByteRange, EditAction, EditContext};

@@ -10,6 +10,7 @@ pub mod draft;
 pub mod driver;
 pub mod error;
 pub mod habit;
+pub mod history;
 pub mod judge;
 pub mod plan;
 pub mod random;

@@ -5,6 +5,7 @@ mod base;
 mod corpus;
 mod developer;
 mod driver;
+mod history;
 mod judge;
 mod plan;
 mod scene;

@@ -1,0 +1,287 @@
+//! A change of a file as hunks: the smallest changes that have a place of their own.
+//!
+//! Lines are compared with Myers' algorithm ("An O(ND) Difference Algorithm and Its Variations", 1986). Where as many
+//! lines stand after a change as before it, each line is a hunk by itself: a rename in three neighbouring lines is three
+//! edits. Inside such a line each run of changed words is a [`Replacement`] of its own, because a suggestion may make
+//! one of them and leave the next for later. Every other hunk is one replacement.
+
+use std::ops::Range;
+
+use similar::{Algorithm, DiffOp, capture_diff_slices};
+
+use super::{FileChange, LeftOut};
+use crate::text::is_word_byte;
+
+/// A replacement of bytes of a text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Replacement {
+    /// Replaced bytes of the text before.
+    pub range: Range<usize>,
+    /// What stands there afterwards.
+    pub new_text: String,
+}
+
+/// A change of whole lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hunk {
+    /// The lines that it replaces: their bytes in the text before, line breaks included.
+    pub range: Range<usize>,
+    /// Number of the first of them, from 0; of an insertion the line that it stands before.
+    pub first_line: usize,
+    /// How many lines it replaces.
+    pub old_lines: usize,
+    /// How many lines stand there afterwards.
+    pub new_lines: usize,
+    /// The lines afterwards, line breaks included.
+    pub new_text: String,
+    /// The same change in its independent parts, in order, at least one; places are bytes of the text before.
+    pub parts: Vec<Replacement>,
+    /// Why it is no suggestion that anybody could have made; it is revealed like every other.
+    pub unsuitable: Option<LeftOut>,
+}
+
+impl Hunk {
+    /// The lines that it replaces.
+    #[must_use]
+    pub fn old_text<'t>(&self, before: &'t str) -> &'t str {
+        before.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+/// Most lines of a hunk, before or after, that a suggestion has.
+pub const HUNK_LINES: usize = 4;
+
+/// Less of two lines in common than this, and one was not made from the other.
+const SIMILAR_LINES: f64 = 0.4;
+
+/// The hunks of `file`, in the order of the text. All of them together make the text after from the text before.
+#[must_use]
+pub fn hunks(file: &FileChange) -> Vec<Hunk> {
+    let (before, after) = (lines(&file.before), lines(&file.after));
+    let mut found = Vec::new();
+    for operation in capture_diff_slices(Algorithm::Myers, &before, &after) {
+        if matches!(operation, DiffOp::Equal { .. }) {
+            continue;
+        }
+        let (old, new) = (operation.old_range(), operation.new_range());
+        if old.len() == new.len() {
+            found.extend(old.zip(new).filter_map(|(old, new)| {
+                // Lines between two changes may be equal where the algorithm took a short cut.
+                (before[old] != after[new]).then(|| hunk(&before, &after, old..old + 1, new..new + 1))
+            }));
+        } else {
+            found.push(hunk(&before, &after, old, new));
+        }
+    }
+    found
+}
+
+/// Marks the hunks of one change that only move lines within it: what one removes, another one writes.
+pub fn mark_moves(files: &[FileChange], hunks: &mut [Vec<Hunk>]) {
+    let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut removed = Vec::new();
+    let mut written = Vec::new();
+    for (number, (file, hunks)) in files.iter().zip(hunks.iter()).enumerate() {
+        for (place, hunk) in hunks.iter().enumerate() {
+            match (hunk.old_lines, hunk.new_lines) {
+                (_, 0) => removed.push((squeezed(hunk.old_text(&file.before)), (number, place))),
+                (0, _) => written.push((squeezed(&hunk.new_text), (number, place))),
+                _ => {}
+            }
+        }
+    }
+    for (text, from) in removed {
+        // Empty lines move nowhere.
+        let Some(index) = written.iter().position(|(other, _)| *other == text && !text.is_empty()) else { continue };
+        let (_, to) = written.swap_remove(index);
+        for (number, place) in [from, to] {
+            if let Some(hunk) = hunks.get_mut(number).and_then(|hunks| hunks.get_mut(place)) {
+                hunk.unsuitable = Some(LeftOut::MovedLines);
+            }
+        }
+    }
+}
+
+/// `text` with `chosen` applied: replacements that do not overlap, in any order. An insertion goes before what else is
+/// replaced at its place.
+#[must_use]
+pub fn apply<'r>(text: &str, chosen: impl IntoIterator<Item = (&'r Range<usize>, &'r str)>) -> String {
+    let mut ordered: Vec<(&Range<usize>, &str)> = chosen.into_iter().collect();
+    ordered.sort_by_key(|(range, _)| (range.start, range.end));
+    let mut result = String::with_capacity(text.len() + 64);
+    let mut done = 0;
+    for (range, new_text) in ordered {
+        result.push_str(text.get(done..range.start).unwrap_or_default());
+        result.push_str(new_text);
+        done = range.end.max(done);
+    }
+    result.push_str(text.get(done..).unwrap_or_default());
+    result
+}
+
+/// Lines with their line breaks.
+pub(super) fn lines(text: &str) -> Vec<&str> {
+    text.split_inclusive('\n').collect()
+}
+
+fn bytes(lines: &[&str]) -> usize {
+    lines.iter().map(|line| line.len()).sum()
+}
+
+fn hunk(before: &[&str], after: &[&str], old: Range<usize>, new: Range<usize>) -> Hunk {
+    let start = bytes(&before[..old.start]);
+    let range = start..start + bytes(&before[old.clone()]);
+    let (old_text, new_text) = (before[old.clone()].concat(), after[new.clone()].concat());
+    let is_pair = old.len() == 1 && new.len() == 1;
+    let inside = if is_pair { word_changes(&old_text, &new_text) } else { None };
+    let parts = match inside {
+        Some(parts) => parts
+            .into_iter()
+            .map(|part| Replacement { range: start + part.range.start..start + part.range.end, ..part })
+            .collect(),
+        None => vec![Replacement { range: range.clone(), new_text: new_text.clone() }],
+    };
+    let unsuitable = if same_but_for_space(&old_text, &new_text) {
+        Some(LeftOut::SpaceOnly)
+    } else if old.len() > HUNK_LINES || new.len() > HUNK_LINES {
+        Some(LeftOut::LargeHunk)
+    } else {
+        None
+    };
+    Hunk { range, first_line: old.start, old_lines: old.len(), new_lines: new.len(), new_text, parts, unsuitable }
+}
+
+fn same_but_for_space(one: &str, other: &str) -> bool {
+    let shown = |text: &str| text.chars().filter(|character| !character.is_whitespace()).collect::<String>();
+    shown(one) == shown(other)
+}
+
+/// Words, runs of space, and single other characters.
+fn words(text: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let same: fn(char) -> bool = if first.is_ascii() && is_word_byte(first as u8) {
+            |character| character.is_ascii() && is_word_byte(character as u8)
+        } else if first.is_whitespace() {
+            char::is_whitespace
+        } else {
+            |_| false
+        };
+        let length = rest.find(|character: char| !same(character)).unwrap_or(rest.len()).max(first.len_utf8());
+        let (word, after) = rest.split_at(length);
+        words.push(word);
+        rest = after;
+    }
+    words
+}
+
+/// The runs of words in which two lines differ; none when they have too little in common for one to come from the other.
+fn word_changes(old: &str, new: &str) -> Option<Vec<Replacement>> {
+    let (before, after) = (words(old), words(new));
+    let operations = capture_diff_slices(Algorithm::Myers, &before, &after);
+    let shown = |words: &[&str]| words.iter().filter(|word| !word.trim().is_empty()).count();
+    let mut common = 0;
+    let mut parts: Vec<Replacement> = Vec::new();
+    let (mut place, mut was_equal) = (0, true);
+    for operation in operations {
+        let (old, new) = (&before[operation.old_range()], &after[operation.new_range()]);
+        let length = bytes(old);
+        if matches!(operation, DiffOp::Equal { .. }) {
+            common += shown(old);
+            was_equal = true;
+        } else if let (false, Some(last)) = (was_equal, parts.last_mut()) {
+            last.range.end = place + length;
+            last.new_text.push_str(&new.concat());
+        } else {
+            parts.push(Replacement { range: place..place + length, new_text: new.concat() });
+            was_equal = false;
+        }
+        place += length;
+    }
+    let all = shown(&before).max(shown(&after));
+    (!parts.is_empty() && common as f64 >= SIMILAR_LINES * all as f64).then_some(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::source::Language;
+
+    fn file(before: &str, after: &str) -> FileChange {
+        FileChange { path: "a.rs".to_owned(), language: Language::Rust, before: before.into(), after: after.into() }
+    }
+
+    fn whole(hunks: &[Hunk]) -> impl Iterator<Item = (&Range<usize>, &str)> {
+        hunks.iter().map(|hunk| (&hunk.range, hunk.new_text.as_str()))
+    }
+
+    fn parts(hunks: &[Hunk]) -> impl Iterator<Item = (&Range<usize>, &str)> {
+        hunks.iter().flat_map(|hunk| &hunk.parts).map(|part| (&part.range, part.new_text.as_str()))
+    }
+
+    #[test]
+    fn a_rename_in_two_lines_is_two_hunks_of_one_word_each() {
+        let change = file("a(load);\nb(load, load);\nc\n", "a(fetch);\nb(fetch, fetch);\nc\n");
+        let found = hunks(&change);
+        assert_eq!(found.iter().map(|hunk| hunk.parts.len()).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(found[0].parts[0], Replacement { range: 2..6, new_text: "fetch".to_owned() });
+        assert_eq!((found[1].first_line, found[1].range.clone()), (1, 9..24));
+        assert!(found.iter().all(|hunk| hunk.unsuitable.is_none()));
+    }
+
+    #[test]
+    fn lines_that_have_nothing_in_common_are_replaced_whole() {
+        let found = hunks(&file("let a = 1;\n", "return Err(Failure);\n"));
+        assert_eq!((found.len(), found[0].parts.len(), found[0].parts[0].range.clone()), (1, 1, 0..11));
+    }
+
+    #[test]
+    fn space_and_size_say_what_nobody_proposes() {
+        let reason = |before: &str, after: &str| hunks(&file(before, after))[0].unsuitable;
+        assert_eq!(reason("if a {\n", "    if a {\n"), Some(LeftOut::SpaceOnly));
+        assert_eq!(reason("a\n", &"b\n".repeat(HUNK_LINES + 1)), Some(LeftOut::LargeHunk));
+        assert_eq!(reason("a\n", "a\nb\n"), None);
+    }
+
+    #[test]
+    fn lines_that_go_from_one_file_to_another_are_moved() {
+        let files = [file("fn a() {}\nx\n", "x\n"), file("y\n", "y\n  fn a() {}\n"), file("z\n", "z\nfn b() {}\n")];
+        let mut found: Vec<Vec<Hunk>> = files.iter().map(hunks).collect();
+        mark_moves(&files, &mut found);
+        let reasons: Vec<_> = found.iter().map(|hunks| hunks[0].unsuitable).collect();
+        assert_eq!(reasons, [Some(LeftOut::MovedLines), Some(LeftOut::MovedLines), None]);
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        let line = prop::sample::select(vec!["a = b;", "a = c;", "", "    é(x, y)", "f(x, x)", "f(y, x)", "}"]);
+        (prop::collection::vec(line, 0..12), any::<bool>())
+            .prop_map(|(lines, ends)| lines.join("\n") + if ends && !lines.is_empty() { "\n" } else { "" })
+    }
+
+    proptest! {
+        #[test]
+        fn all_hunks_make_the_text_after(before in text(), after in text()) {
+            let found = hunks(&file(&before, &after));
+            prop_assert_eq!(&apply(&before, whole(&found)), &after);
+            prop_assert_eq!(&apply(&before, parts(&found)), &after);
+            for pair in found.windows(2) {
+                prop_assert!(pair[0].range.end <= pair[1].range.start);
+            }
+            for hunk in &found {
+                prop_assert!(!hunk.parts.is_empty());
+                prop_assert_eq!(before.get(hunk.range.clone()).unwrap().split_inclusive('\n').count(), hunk.old_lines);
+                for part in &hunk.parts {
+                    prop_assert!(hunk.range.start <= part.range.start && part.range.end <= hunk.range.end);
+                }
+            }
+        }
+
+        #[test]
+        fn equal_texts_have_no_hunk(text in text()) {
+            prop_assert!(hunks(&file(&text, &text)).is_empty());
+        }
+    }
+}
