@@ -23,6 +23,7 @@ mod parts;
 mod platform;
 mod pretrain;
 mod progress;
+mod report;
 mod rules;
 mod services;
 mod serving_alone;

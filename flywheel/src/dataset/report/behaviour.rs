@@ -8,8 +8,8 @@ use labeler::crowd::{Crowd as _, FEWEST_PERSONS, Told, along, apart};
 use labeler::policy::LOOKS_S;
 use labeler::statistics::Estimate;
 
-use super::page::{Bars, Block, Curves, Intervals, Section, Table, Tone};
 use super::{Facts, language, moment, percent, spoken};
+use crate::report::{Bars, Block, Curves, Intervals, Section, Table, Tone};
 
 /// What outcomes must say for most of this part.
 const DESCRIBED: &str = "outcomes say it where no earlier release may read them";

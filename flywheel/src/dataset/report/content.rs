@@ -4,9 +4,9 @@ use labeler::crowd::FEWEST_PERSONS;
 use trainer_orchestrator::data_set::composition::{Composition, Reason, SetStatistics};
 use trainer_orchestrator::data_set::groups::GroupCount;
 
-use super::page::{Bars, Block, Section, Table, Tone};
 use super::{language, percent, spoken};
 use crate::dataset::text::{largest_weight_text, persons_text, stage_rows};
+use crate::report::{Bars, Block, Section, Table, Tone};
 
 /// Where the counts of this part come from.
 const SOURCE: &str = "the counts that were stored with the data set when it was made";

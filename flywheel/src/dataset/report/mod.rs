@@ -3,9 +3,6 @@
 
 mod behaviour;
 mod content;
-mod html;
-mod markdown;
-mod page;
 
 use std::path::Path;
 
@@ -14,11 +11,11 @@ use labeler::aspects::{Cell, Window, cells};
 use trainer_orchestrator::data_set::manifest::Manifest;
 use trainer_orchestrator::data_set::stored::{self, SnapshotSummary};
 
-use self::page::{Page, Section};
 use super::text::{short, spoken};
 use super::{named, newest, refused};
 use crate::failure::Failure;
 use crate::foundation::Foundation;
+use crate::report::{Format, Page, Section};
 use crate::table::print;
 
 const HOUR_SECONDS: i64 = 3_600;
@@ -29,32 +26,6 @@ const PERIODS: [i64; 5] = [HOUR_SECONDS, 6 * HOUR_SECONDS, DAY_SECONDS, 7 * DAY_
 /// Periods that a report shows at most, while longer ones make fewer.
 const MOST_PERIODS: i64 = 32;
 
-/// How a report is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Markdown,
-    Html,
-}
-
-impl Format {
-    /// What the name of a file asks for.
-    fn of(path: &Path) -> Result<Self, Failure> {
-        let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
-        match ending.as_deref() {
-            Some("md") => Ok(Self::Markdown),
-            Some("html") => Ok(Self::Html),
-            _ => Err(Failure::refused(format!("--output: expected FILE.md or FILE.html, not {}", path.display()))),
-        }
-    }
-
-    fn written(self, page: &Page) -> String {
-        match self {
-            Self::Markdown => markdown::written(page),
-            Self::Html => html::written(page),
-        }
-    }
-}
-
 /// Everything that a report is made of.
 struct Facts {
     summary: SnapshotSummary,
@@ -64,7 +35,7 @@ struct Facts {
 }
 
 pub(super) async fn run(foundation: &Foundation, digits: Option<&str>, output: Option<&Path>) -> Result<(), Failure> {
-    let format = output.map_or(Ok(Format::Markdown), Format::of)?;
+    let format = output.map_or(Ok(Format::Markdown), |path| Format::of(path, "--output"))?;
     let facts = facts(foundation, digits).await?;
     let text = format.written(&page(&facts));
     let Some(path) = output else { return print(text.trim_end()) };

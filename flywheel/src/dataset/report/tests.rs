@@ -7,8 +7,8 @@ use model_registry::lineage::{FORMULA, SnapshotFilters};
 use trainer_orchestrator::data_set::composition::{Composition, SetStatistics, Stage, StageCount};
 use trainer_orchestrator::data_set::groups::{GroupCount, SetGroups};
 
-use super::page::Block;
 use super::*;
+use crate::report::Block;
 
 fn group(name: &str, pairs: usize) -> GroupCount {
     GroupCount { name: name.to_owned(), pairs, by_reason: BTreeMap::from([("missed".to_owned(), pairs)]) }
@@ -214,10 +214,10 @@ fn time_is_cut_into_periods_that_are_not_too_many() {
 
 #[test]
 fn the_name_of_the_file_says_the_form() {
-    assert!(matches!(Format::of(Path::new("a/report.MD")), Ok(Format::Markdown)));
-    assert!(matches!(Format::of(Path::new("report.html")), Ok(Format::Html)));
+    assert!(matches!(Format::of(Path::new("a/report.MD"), "--output"), Ok(Format::Markdown)));
+    assert!(matches!(Format::of(Path::new("report.html"), "--output"), Ok(Format::Html)));
     for odd in ["report", "report.pdf", ".html"] {
-        let Err(Failure::Refused(sentence)) = Format::of(Path::new(odd)) else { panic!("{odd}") };
+        let Err(Failure::Refused(sentence)) = Format::of(Path::new(odd), "--output") else { panic!("{odd}") };
         assert!(sentence.contains("FILE.md or FILE.html"), "{sentence}");
     }
 }
