@@ -120,6 +120,9 @@ pub(crate) enum Command {
     Pretrain(PretrainArgs),
     /// Make a base model of a checkpoint that others published.
     Adopt(AdoptArgs),
+    /// Learn from a real history of edits in its order, and score every version on what came later.
+    #[command(after_help = REPLAY_HELP)]
+    Replay(ReplayArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -661,6 +664,71 @@ pub(crate) struct AdoptArgs {
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) list: ListArgs,
+}
+
+/// What `replay` says beside its options.
+const REPLAY_HELP: &str = "Reads with the program git and changes nothing in the repository. Versions and answers are \
+                           kept, with code of the history, so that the same command goes on after a kill. Exit code: 0 \
+                           everything is done, 1 the minutes were too few or something broke, 2 the history can not be \
+                           replayed. docs/replay.md says what counts as a change, a point and a right answer.";
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReplayArgs {
+    /// A git repository, with its whole history: what is checked out there ends it.
+    #[arg(long, value_name = "DIRECTORY", required_unless_present = "releases", conflicts_with = "releases")]
+    pub(crate) repo: Option<PathBuf>,
+    /// Instead, successive releases of a source tree, oldest first: a class of its own.
+    #[arg(long, value_name = "DIRECTORY", num_args = 1..)]
+    pub(crate) releases: Vec<PathBuf>,
+    /// Name of the repository, as the model sees it. Default: that of its folder.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Where the report goes: FILE.md is Markdown, FILE.html a page that needs nothing else, FILE.json is JSON. Default:
+    /// Markdown on standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where versions and answers are kept. Default: `replay` in the data directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) state: Option<PathBuf>,
+    /// How long this call may take. What is left is done by the next one.
+    #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) minutes: u32,
+    /// Windows that the history is cut into; a version learns from each but the last.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=100))]
+    pub(crate) windows: u32,
+    /// Most points of a window that count; half of them want no edit.
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    pub(crate) points: u32,
+    /// Orders that are drawn for the hunks of a change, 1 to 10.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub(crate) orders: u32,
+    /// Most commits that are read: the newest.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) commits: u64,
+    /// Most text that is read, in MiB, oldest first.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) megabytes: u64,
+    /// How versions learn, as in job files.
+    #[arg(long, default_value = "sft")]
+    pub(crate) method: String,
+    /// Training steps of a version.
+    #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) steps: u32,
+    /// Threads that answer and train.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) threads: u32,
+    /// Same seed, same points, versions and figures.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Directory of the base model, with its tasks. Default: the one inside.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) base: Option<PathBuf>,
+    /// Directory with the base's sources, to compare text with. Default: where `simulator/fetch-sources` puts them.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) sources: Option<PathBuf>,
 }
 
 #[cfg(test)]

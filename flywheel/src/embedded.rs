@@ -39,7 +39,12 @@ pub(crate) fn corpus(data: &DataDir) -> Result<PathBuf, Failure> {
 
 /// The base model with its replay tasks, unpacked.
 pub(crate) fn base(data: &DataDir) -> Result<PathBuf, Failure> {
-    unpack(&BASE, data.root().join("base"))
+    base_in(data.root())
+}
+
+/// The same below a folder that is no data directory.
+pub(crate) fn base_in(folder: &Path) -> Result<PathBuf, Failure> {
+    unpack(&BASE, folder.join("base"))
 }
 
 /// Writes the base model's replay tasks and those that judge what was forgotten into `target`: they are text, so that a

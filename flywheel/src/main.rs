@@ -23,6 +23,7 @@ mod parts;
 mod platform;
 mod pretrain;
 mod progress;
+mod replay;
 mod report;
 mod rules;
 mod services;
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    // A training job is plain computation on its own threads; everything else is served by one runtime.
+    // Training is plain computation on its own threads; everything else is served by one runtime.
     if let Command::Train(arguments) = &cli.command {
         return train::run(arguments);
     }
@@ -69,6 +70,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
     if let Command::Adopt(arguments) = &cli.command {
         return adopt::run(arguments);
+    }
+    if let Command::Replay(arguments) = &cli.command {
+        return replay::run(&cli.common, arguments);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -102,7 +106,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Models(command) => operations::models(common, command).await,
             Command::Rollout(command) => operations::rollout(common, command).await,
             Command::Dataset(command) => dataset::run(common, command).await,
-            Command::Train(_) | Command::Pretrain(_) | Command::Adopt(_) => {
+            Command::Train(_) | Command::Pretrain(_) | Command::Adopt(_) | Command::Replay(_) => {
                 Err(Failure::refused("handled above".to_owned()))
             }
         }

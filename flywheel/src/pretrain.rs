@@ -17,7 +17,7 @@ use crate::cli::{CODE_VERSION, PretrainArgs};
 use crate::failure::Failure;
 
 /// Most bytes of one package: no package should dominate.
-const PACKAGE_BYTES: usize = 400_000;
+pub(crate) const PACKAGE_BYTES: usize = 400_000;
 const VOCABULARY: usize = 2048;
 /// Held-out tasks that are answered while training goes on.
 const LOOK_TASKS: u64 = 200;

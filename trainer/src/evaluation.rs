@@ -184,7 +184,10 @@ pub(crate) fn bits_by_language(
 }
 
 /// Applies `work` to every item on `threads` threads; the order is kept.
-pub(crate) fn in_parallel<T: Sync, R: Send>(
+///
+/// # Errors
+/// The first error of the first thread that has one.
+pub fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     threads: usize,
     work: impl Fn(&T) -> Result<R, TrainerError> + Sync,

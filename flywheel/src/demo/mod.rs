@@ -208,7 +208,7 @@ fn plan(arguments: &DemoArgs, data: &DataDir, placebo: bool) -> Result<Arc<DemoP
 }
 
 /// Refuses a file that can not be written, and leaves what is there as it is.
-fn check_writable(path: &Path) -> Result<(), Failure> {
+pub(crate) fn check_writable(path: &Path) -> Result<(), Failure> {
     // A link that leads nowhere yet stays, and so does the file that it is opened to.
     let is_new = path.symlink_metadata().is_err();
     File::options()

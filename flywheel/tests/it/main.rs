@@ -16,6 +16,7 @@ mod faults;
 #[cfg(feature = "production")]
 mod fleet;
 mod harness;
+mod history;
 mod kills;
 mod load;
 mod pairs;

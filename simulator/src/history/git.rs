@@ -41,7 +41,7 @@ const SEPARATOR: char = '\u{2}';
 /// # Errors
 /// See [`HistoryError`]; a shallow clone is refused.
 pub fn read(repository: &Path, limits: &HistoryLimits, taker: &mut Taker<'_>) -> Result<HistorySummary, HistoryError> {
-    let name = begin(repository)?;
+    let name = name(repository)?;
     let head = answer(repository, "rev-parse", &["--verify", "--quiet", "HEAD^{commit}"])
         .map_err(|_| HistoryError::Empty(repository.to_owned()))?;
     let count = |flags: &[&str]| -> Result<u64, HistoryError> {
@@ -101,8 +101,11 @@ pub fn read(repository: &Path, limits: &HistoryLimits, taker: &mut Taker<'_>) ->
     Ok(summary)
 }
 
-/// Checks that there is a repository with its whole history; its name is that of its folder.
-fn begin(repository: &Path) -> Result<String, HistoryError> {
+/// The name of a repository, after a look whether it is one with its whole history: that of its folder.
+///
+/// # Errors
+/// [`HistoryError::NoGit`], [`HistoryError::NotARepository`] or [`HistoryError::Shallow`].
+pub fn name(repository: &Path) -> Result<String, HistoryError> {
     let shallow = answer(repository, "rev-parse", &["--is-shallow-repository"]).map_err(|error| match error {
         HistoryError::Git { reason, .. } => HistoryError::NotARepository { path: repository.to_owned(), reason },
         other => other,

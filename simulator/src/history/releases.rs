@@ -86,8 +86,9 @@ fn name(folder: &Path) -> String {
     folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The folder's name without a version at its end.
-fn project(folder: &Path) -> String {
+/// The name of a release's folder, without a version at its end.
+#[must_use]
+pub fn project(folder: &Path) -> String {
     let name = name(folder);
     match name.rsplit_once('-') {
         Some((project, version)) if version.starts_with(|first: char| first.is_ascii_digit()) => project.to_owned(),

@@ -1,0 +1,255 @@
+//! What who is scored says at points, and what is made of it: figures, differences, and lessons.
+
+use std::collections::BTreeMap;
+
+use edit_model::{DecodeOptions, EditModel};
+use events::ActionList;
+use serde::{Deserialize, Serialize};
+use simulator::history::judgement::{Judgement, judge};
+use simulator::history::points::EditPoint;
+use trainer::evaluation::in_parallel;
+use trainer::gate::{Behaviour, bootstrap};
+use trainer::{TrainerError, TrainingPair, balance_silence};
+
+/// Fewest changes that an interval rests on: of fewer, resampling says hardly anything.
+pub(super) const FEWEST_CHANGES: usize = 5;
+
+/// What is said at one point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Answer {
+    pub(super) actions: ActionList,
+    /// Probability of speaking; none of who has no such thing.
+    pub(super) gate_score: Option<f32>,
+}
+
+impl Answer {
+    pub(super) fn certain(actions: ActionList) -> Self {
+        Self { actions, gate_score: None }
+    }
+}
+
+/// Asks `model` for its first action at each point.
+pub(super) fn ask(model: &EditModel, points: &[&EditPoint], threads: usize) -> Result<Vec<Answer>, TrainerError> {
+    let options = DecodeOptions { max_actions: 1, ..DecodeOptions::default() };
+    in_parallel(points, threads, |point| {
+        let completion = model.complete(&point.context, &options, &|| false, &mut |_| {})?;
+        Ok(Answer { actions: completion.actions, gate_score: Some(completion.gate_score) })
+    })
+}
+
+/// Figures of one version on one window.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Figures {
+    pub(super) points: usize,
+    /// Points that want an edit.
+    pub(super) edit_points: usize,
+    /// Mean utility of all points.
+    pub(super) utility: f64,
+    /// Share of all points at which it spoke.
+    pub(super) shown: f64,
+    /// Share of the points that want an edit at which it spoke.
+    pub(super) edits_shown: f64,
+    /// Share of them at which it changed a line that remains to be changed.
+    pub(super) place: f64,
+    /// Share of them at which it made exactly such a change.
+    pub(super) content: f64,
+    /// Share of the points that want none at which it was silent.
+    pub(super) silent: f64,
+}
+
+/// How each answer is judged.
+pub(super) fn judged(points: &[&EditPoint], answers: &[Answer]) -> Vec<Judgement> {
+    points.iter().zip(answers).map(|(point, answer)| judge(point, &answer.actions)).collect()
+}
+
+fn utility(judgement: &Judgement) -> f64 {
+    Behaviour { shown: judgement.shown, matches: judgement.content }.utility()
+}
+
+impl Figures {
+    pub(super) fn of(points: &[&EditPoint], judgements: &[Judgement]) -> Self {
+        let both = || points.iter().zip(judgements);
+        let count = |test: &dyn Fn(bool, &Judgement) -> bool| {
+            both().filter(|(point, judgement)| test(point.wants_edit(), judgement)).count()
+        };
+        let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        let (all, edits) = (points.len(), count(&|wants, _| wants));
+        Self {
+            points: all,
+            edit_points: edits,
+            utility: judgements.iter().map(utility).sum::<f64>() / all.max(1) as f64,
+            shown: share(count(&|_, judgement| judgement.shown), all),
+            edits_shown: share(count(&|wants, judgement| wants && judgement.shown), edits),
+            place: share(count(&|wants, judgement| wants && judgement.place), edits),
+            content: share(count(&|wants, judgement| wants && judgement.content), edits),
+            silent: share(count(&|wants, judgement| !wants && !judgement.shown), all - edits),
+        }
+    }
+}
+
+/// A difference in utility on the same points, with its 95% interval; changes are what is resampled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Difference {
+    /// Whom it is compared with.
+    pub(super) against: String,
+    pub(super) estimate: f64,
+    /// Not finite (in JSON: null) while it rests on too few changes.
+    #[serde(deserialize_with = "unbounded_below")]
+    pub(super) low: f64,
+    #[serde(deserialize_with = "unbounded_above")]
+    pub(super) high: f64,
+    pub(super) changes: usize,
+}
+
+fn unbounded_below<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NEG_INFINITY))
+}
+
+fn unbounded_above<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
+}
+
+/// What is compared at each point: the change that it is of, and how both were judged there.
+pub(super) type Paired<'a> = (&'a str, Judgement, Judgement);
+
+/// The mean of candidate minus other.
+pub(super) fn difference(against: &str, paired: &[Paired<'_>], seed: u64) -> Difference {
+    let mut by_change: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for (change, candidate, other) in paired {
+        let entry = by_change.entry(*change).or_default();
+        entry.0 += utility(candidate) - utility(other);
+        entry.1 += 1.0;
+    }
+    let changes: Vec<(f64, f64)> = by_change.into_values().collect();
+    let sum: f64 = changes.iter().map(|(sum, _)| sum).sum();
+    let (low, high) = if changes.len() < FEWEST_CHANGES {
+        (f64::NEG_INFINITY, f64::INFINITY)
+    } else {
+        bootstrap(&changes, RESAMPLES, seed)
+    };
+    Difference {
+        against: against.to_owned(),
+        estimate: sum / paired.len().max(1) as f64,
+        low,
+        high,
+        changes: changes.len(),
+    }
+}
+
+/// Resamples of an interval, as the gate has.
+const RESAMPLES: usize = 2_000;
+
+/// What the labels of DESIGN's table would say of a window that a version served: an edit that it made is a positive, one
+/// that it got wrong a correction, one that it did not make a missed one, and one where nothing was wanted a rejection.
+/// Silence where nothing was wanted teaches nothing.
+pub(super) fn lessons(
+    window: usize,
+    points: &[&EditPoint],
+    answers: &[Answer],
+    judgements: &[Judgement],
+) -> Vec<TrainingPair> {
+    let mut pairs = Vec::new();
+    for (number, ((point, answer), judgement)) in points.iter().zip(answers).zip(judgements).enumerate() {
+        let shown = ActionList { actions: answer.actions.actions.iter().take(1).cloned().collect(), closed: false };
+        let (reason, chosen, rejected) = match (point.wants_edit(), judgement.shown) {
+            (true, true) if judgement.content => ("accepted", shown, None),
+            (true, true) => ("correction", point.next(), Some(shown)),
+            (true, false) => ("missed", point.next(), Some(ActionList::no_edit())),
+            (false, true) => ("rejection", ActionList::no_edit(), Some(shown)),
+            (false, false) => continue,
+        };
+        pairs.push(TrainingPair {
+            pair_id: format!("{window:03}-{number:06}"),
+            person: point.change.clone(),
+            repository: point.context.repository.clone(),
+            reason: reason.to_owned(),
+            weight: 1.0,
+            support_people: 1,
+            observed_micros: 0,
+            off_policy: false,
+            context: point.context.clone(),
+            shared: Vec::new(),
+            chosen: Some(chosen),
+            rejected,
+            identifiers_seen: None,
+        });
+    }
+    balance_silence(&mut pairs);
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::windows::tests::step;
+    use super::*;
+
+    /// Answers to the two points of each of `count` changes: what remains is proposed where `makes` says so, and where
+    /// nothing remains the window's first word is changed where `disturbs` says so.
+    fn answers(count: usize, makes: impl Fn(usize) -> bool, disturbs: impl Fn(usize) -> bool) -> Vec<Answer> {
+        let speak = |number: usize, is_said: bool| {
+            let said = step(number).points[0].next();
+            Answer::certain(if is_said { said } else { ActionList::no_edit() })
+        };
+        (0..count).flat_map(|number| [speak(number, makes(number)), speak(number, disturbs(number))]).collect()
+    }
+
+    fn points(count: usize) -> Vec<EditPoint> {
+        (0..count).flat_map(|number| step(number).points).collect()
+    }
+
+    #[test]
+    fn figures_count_what_they_name() {
+        let points = points(10);
+        let points: Vec<&EditPoint> = points.iter().collect();
+        let answers = answers(10, |number| number < 4, |number| number < 1);
+        let figures = Figures::of(&points, &judged(&points, &answers));
+        assert_eq!((figures.points, figures.edit_points), (20, 10));
+        let near = |value: f64, expected: f64| assert!((value - expected).abs() < 1e-12, "{value} {expected}");
+        near(figures.utility, (4.0 * 0.75 - 0.25) / 20.0);
+        near(figures.shown, 0.25);
+        near(figures.edits_shown, 0.4);
+        near(figures.place, 0.4);
+        near(figures.content, 0.4);
+        near(figures.silent, 0.9);
+    }
+
+    #[test]
+    fn differences_are_paired_and_rest_on_changes() {
+        let points = points(20);
+        let points: Vec<&EditPoint> = points.iter().collect();
+        let better = judged(&points, &answers(20, |number| number % 2 == 0, |_| false));
+        let silent = judged(&points, &answers(20, |_| false, |_| false));
+        let paired: Vec<Paired<'_>> = points
+            .iter()
+            .zip(better.iter().zip(&silent))
+            .map(|(point, (one, other))| (point.change.as_str(), *one, *other))
+            .collect();
+        let found = difference("base", &paired, 1);
+        assert!((found.estimate - 0.75 * 10.0 / 40.0).abs() < 1e-12 && found.changes == 20);
+        assert!(0.0 < found.low && found.low < found.estimate && found.estimate < found.high, "{found:?}");
+        let few = difference("base", &paired[..8], 1);
+        assert_eq!((few.changes, few.low, few.high), (4, f64::NEG_INFINITY, f64::INFINITY));
+        let told = serde_json::to_string(&few).unwrap();
+        assert!(told.contains("\"low\":null"), "{told}");
+        assert_eq!(serde_json::from_str::<Difference>(&told).unwrap(), few);
+    }
+
+    #[test]
+    fn a_window_teaches_by_what_was_said_there() {
+        let points = points(6);
+        let points: Vec<&EditPoint> = points.iter().collect();
+        let mut answers = answers(6, |number| number < 2, |number| number < 5);
+        if let Some(action) = answers[0].actions.actions.first_mut() {
+            action.new_text = "store".to_owned();
+        }
+        let pairs = lessons(3, &points, &answers, &judged(&points, &answers));
+        let count = |reason: &str| pairs.iter().filter(|pair| pair.reason == reason).count();
+        // One wrong, one right, four silent; of five rejections as many as there are missed edits.
+        assert_eq!(["correction", "accepted", "missed", "rejection"].map(count), [1, 1, 4, 4]);
+        let correction = pairs.iter().find(|pair| pair.reason == "correction").unwrap();
+        let (chosen, rejected) = (correction.chosen.as_ref().unwrap(), correction.rejected.as_ref().unwrap());
+        assert_eq!((chosen.actions[0].new_text.as_str(), rejected.actions[0].new_text.as_str()), ("fetch", "store"));
+        assert!(!chosen.closed, "nobody knows what follows");
+        assert_eq!(correction.pair_id, "003-000000");
+    }
+}

@@ -1,0 +1,179 @@
+//! `flywheel replay` on repositories that git makes here.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{Said, say};
+
+/// Words that nothing in the base's tasks is about.
+const NAMES: [&str; 6] = ["kettle", "lantern", "marble", "nutmeg", "orchid", "pebble"];
+
+fn git(folder: &Path, number: usize, arguments: &[&str]) {
+    let date = format!("2026-01-02T{:02}:{:02}:00Z", number / 60, number % 60);
+    let output = Command::new("git")
+        .current_dir(folder)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .envs([("GIT_AUTHOR_DATE", date.as_str()), ("GIT_COMMITTER_DATE", date.as_str())])
+        .args(["-c", "user.name=ada", "-c", "user.email=ada@example.org"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
+/// A repository in which each of `commits` commits renames a function where it is defined and called.
+fn repository(folder: &Path, commits: usize) -> PathBuf {
+    let path = folder.join("pantry");
+    std::fs::create_dir(&path).unwrap();
+    git(&path, 0, &["init", "--quiet", "--initial-branch=main", "."]);
+    let line = |number: usize, name: &str| {
+        if number % 10 == 0 { format!("fn {name}(value: u32) {{") } else { format!("    let value = {name}(value);") }
+    };
+    let name = |place: usize, step: usize| format!("{}_{place}_{step}", NAMES[(place + step) % NAMES.len()]);
+    for commit in 0..=commits {
+        let text: String = (0..120)
+            .map(|number| {
+                // Every commit is about one of six stretches of the file.
+                let place = number / 20;
+                let step = (commit + NAMES.len() - 1 - place) / NAMES.len();
+                match number % 20 {
+                    0 | 4 | 15 => line(number, &name(place, step)) + "\n",
+                    _ => format!("    keep(value, {number});\n"),
+                }
+            })
+            .collect();
+        std::fs::write(path.join("lib.rs"), text).unwrap();
+        git(&path, commit, &["add", "--all", "."]);
+        git(&path, commit, &["commit", "--quiet", "--message", &format!("commit {commit}")]);
+    }
+    path
+}
+
+/// The base with few tasks: what it remembers is judged elsewhere.
+fn base(folder: &Path) -> PathBuf {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../edit-model/base");
+    let base = folder.join("base");
+    std::fs::create_dir(&base).unwrap();
+    for name in ["config.json", "manifest.json", "model.safetensors", "tokenizer.json", "sources.json"] {
+        std::fs::copy(shipped.join(name), base.join(name)).unwrap();
+    }
+    for (name, count) in [("replay.jsonl", 40), ("old_skills.jsonl", 8)] {
+        let text = std::fs::read_to_string(shipped.join(name)).unwrap();
+        let few: String = text.split_inclusive('\n').take(count).collect();
+        std::fs::write(base.join(name), few).unwrap();
+    }
+    base
+}
+
+fn replay(folder: &Path, repository: &Path, more: &[&str]) -> Said {
+    let (base, state) = (folder.join("base"), folder.join("state"));
+    let texts = [repository, base.as_path(), state.as_path()].map(|path| path.to_string_lossy().into_owned());
+    let [repository, base, state] = [0, 1, 2].map(|number: usize| texts[number].as_str());
+    let mut arguments = vec!["replay", "--repo", repository, "--base", base, "--state", state];
+    arguments.extend(["--windows", "3", "--points", "40", "--steps", "4"]);
+    arguments.extend(more);
+    say(&arguments)
+}
+
+/// All but how long this call took.
+fn timeless(mut report: Value) -> Value {
+    report.as_object_mut().unwrap().remove("seconds");
+    report
+}
+
+#[test]
+fn a_history_is_replayed_and_an_interrupted_replay_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = repository(folder.path(), 24);
+    base(folder.path());
+
+    let stopped = replay(folder.path(), &path, &["--json", "--minutes", "0"]);
+    assert_eq!(stopped.code, Some(1), "{stopped:?}");
+    assert!(stopped.stderr.contains("goes on where this one ended"), "{stopped:?}");
+    let unfinished: Value = serde_json::from_str(&stopped.stdout).unwrap();
+    assert_eq!(
+        (&unfinished["complete"], unfinished["claims"].as_array().map(Vec::len)),
+        (&Value::from(false), Some(0))
+    );
+
+    let report = replay(folder.path(), &path, &["--json"]).json();
+    assert_eq!(report["complete"], true);
+    assert_eq!(
+        (&report["source"]["repository"], &report["source"]["found"]),
+        (&Value::from("pantry"), &Value::from(25))
+    );
+    let windows = report["windows"].as_array().unwrap();
+    assert_eq!(windows.len(), 3);
+    assert!(windows.iter().all(|window| window["changes"] == 8 && window["points"].as_u64() <= Some(40)), "{report}");
+    let versions = report["versions"].as_array().unwrap();
+    let scored = |version: &Value| -> Vec<u64> {
+        version["scores"].as_array().unwrap().iter().map(|score| score["window"].as_u64().unwrap()).collect()
+    };
+    let found: Vec<(&str, Vec<u64>)> =
+        versions.iter().map(|version| (version["name"].as_str().unwrap(), scored(version))).collect();
+    let expected = [
+        ("repeat-last-substitution", vec![1, 2, 3]),
+        ("n-gram-cache", vec![1, 2, 3]),
+        ("base", vec![1, 2, 3]),
+        ("version-1", vec![2, 3]),
+        ("version-2", vec![3]),
+    ];
+    assert_eq!(found, expected, "{report}");
+    for version in versions {
+        for score in version["scores"].as_array().unwrap() {
+            assert_eq!(score["points"].as_u64().unwrap(), 2 * score["edit_points"].as_u64().unwrap());
+            let against = score["differences"].as_array().unwrap();
+            assert_eq!(against.len(), if version["kind"] == "trained" { 3 } else { 2 });
+        }
+    }
+    // What was renamed a moment ago is renamed again: the first baseline finds some of it.
+    assert!(
+        versions[0]["scores"].as_array().unwrap().iter().any(|score| score["content"].as_f64() > Some(0.0)),
+        "{report}"
+    );
+    let claims: Vec<&str> =
+        report["claims"].as_array().unwrap().iter().map(|claim| claim["against"].as_str().unwrap()).collect();
+    assert_eq!(claims, ["base", "repeat-last-substitution", "n-gram-cache"]);
+    assert!(report["overlap"]["packages"].as_array().is_some());
+
+    // Everything is there already; an answer that was lost is given again, and is the same.
+    let state = std::fs::read_dir(folder.path().join("state")).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(state.join("answers-1-3.json")).unwrap();
+    let again = replay(folder.path(), &path, &["--json", "--minutes", "10"]).json();
+    assert_eq!(timeless(again), timeless(report));
+    assert!(state.join("answers-1-3.json").is_file());
+
+    for (name, starts, says) in [("r.md", "# Replay of pantry", "version-2"), ("r.html", "<!DOCTYPE html>", "<svg")] {
+        let file = folder.path().join(name);
+        let said = replay(folder.path(), &path, &["--report", &file.to_string_lossy()]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with(starts) && text.contains(says), "{text}");
+    }
+}
+
+#[test]
+fn what_can_not_be_replayed_is_refused_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = repository(folder.path(), 3);
+    base(folder.path());
+    let few = replay(folder.path(), &path, &[]);
+    assert!(
+        few.sentence().contains("3 windows need 15") && few.sentence().contains("files that came or went"),
+        "{few:?}"
+    );
+    let plain = folder.path().join("plain");
+    std::fs::create_dir(&plain).unwrap();
+    assert!(replay(folder.path(), &plain, &[]).sentence().contains("no git repository"));
+    let method = replay(folder.path(), &path, &["--method", "magic"]);
+    assert!(method.sentence().contains("--method magic"), "{method:?}");
+    let report = folder.path().join("report.pdf").to_string_lossy().into_owned();
+    assert!(replay(folder.path(), &path, &["--report", &report]).sentence().contains("FILE.json"));
+    let neither = say(&["replay"]);
+    assert!(neither.code == Some(2) && neither.stderr.contains("--repo"), "{neither:?}");
+    let one = say(&["replay", "--releases", &path.to_string_lossy()]);
+    assert!(one.sentence().contains("at least two releases"), "{one:?}");
+}
