@@ -1,11 +1,12 @@
 //! `flywheel replay` on repositories that git makes here.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Said, say};
+use crate::harness::{LIMIT, Said, command, say};
 
 /// Words that nothing in the base's tasks is about.
 const NAMES: [&str; 6] = ["kettle", "lantern", "marble", "nutmeg", "orchid", "pebble"];
@@ -68,14 +69,39 @@ fn base(folder: &Path) -> PathBuf {
     base
 }
 
-fn replay(folder: &Path, repository: &Path, more: &[&str]) -> Said {
+fn arguments(folder: &Path, repository: &Path, more: &[&str]) -> Vec<String> {
     let (base, state) = (folder.join("base"), folder.join("state"));
-    let texts = [repository, base.as_path(), state.as_path()].map(|path| path.to_string_lossy().into_owned());
-    let [repository, base, state] = [0, 1, 2].map(|number: usize| texts[number].as_str());
-    let mut arguments = vec!["replay", "--repo", repository, "--base", base, "--state", state];
-    arguments.extend(["--windows", "3", "--points", "40", "--steps", "4"]);
-    arguments.extend(more);
-    say(&arguments)
+    let mut arguments = vec!["replay".to_owned()];
+    for (option, path) in [("--repo", repository), ("--base", base.as_path()), ("--state", state.as_path())] {
+        arguments.extend([option.to_owned(), path.to_string_lossy().into_owned()]);
+    }
+    let sizes = ["--windows", "3", "--points", "40", "--steps", "4"];
+    arguments.extend(sizes.iter().chain(more).map(|one| (*one).to_owned()));
+    arguments
+}
+
+fn replay(folder: &Path, repository: &Path, more: &[&str]) -> Said {
+    let arguments = arguments(folder, repository, more);
+    say(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The folder of the only replay whose state lies in `folder`.
+fn state(folder: &Path) -> Option<PathBuf> {
+    Some(std::fs::read_dir(folder.join("state")).ok()?.next()?.unwrap().path())
+}
+
+/// Starts a replay, and kills it as soon as something is kept.
+fn killed(folder: &Path, repository: &Path) {
+    let arguments = arguments(folder, repository, &[]);
+    let mut command = command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while !state(folder).is_some_and(|state| state.join("answers-0-1.json").exists()) {
+        assert!(begun.elapsed() < LIMIT && child.try_wait().unwrap().is_none(), "it kept nothing");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// All but how long this call took.
@@ -99,6 +125,7 @@ fn a_history_is_replayed_and_an_interrupted_replay_goes_on() {
         (&Value::from(false), Some(0))
     );
 
+    killed(folder.path(), &path);
     let report = replay(folder.path(), &path, &["--json"]).json();
     assert_eq!(report["complete"], true);
     assert_eq!(
@@ -140,7 +167,7 @@ fn a_history_is_replayed_and_an_interrupted_replay_goes_on() {
     assert!(report["overlap"]["packages"].as_array().is_some());
 
     // Everything is there already; an answer that was lost is given again, and is the same.
-    let state = std::fs::read_dir(folder.path().join("state")).unwrap().next().unwrap().unwrap().path();
+    let state = state(folder.path()).unwrap();
     std::fs::remove_file(state.join("answers-1-3.json")).unwrap();
     let again = replay(folder.path(), &path, &["--json", "--minutes", "10"]).json();
     assert_eq!(timeless(again), timeless(report));

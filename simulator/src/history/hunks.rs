@@ -162,11 +162,11 @@ fn words(text: &str) -> Vec<&str> {
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let same: fn(char) -> bool = if first.is_ascii() && is_word_byte(first as u8) {
-            |character| character.is_ascii() && is_word_byte(character as u8)
+            |character: char| character.is_ascii() && is_word_byte(character as u8)
         } else if first.is_whitespace() {
             char::is_whitespace
         } else {
-            |_| false
+            |_: char| false
         };
         let length = rest.find(|character: char| !same(character)).unwrap_or(rest.len()).max(first.len_utf8());
         let (word, after) = rest.split_at(length);

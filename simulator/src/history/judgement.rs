@@ -51,15 +51,20 @@ pub fn judge(point: &EditPoint, answer: &ActionList) -> Judgement {
     Judgement { shown: true, place: !in_place.is_empty(), content }
 }
 
-/// The first and the last line of the window that a range is in. The line break that ends a range belongs to its line.
+/// The first and the last line of the window that a range is in. The line break that ends a range belongs to its line; a
+/// place between two lines is in both, because what is inserted there can be written behind the one or before the other.
 fn lines(point: &EditPoint, range: ByteRange) -> (usize, usize) {
     let window = &point.context.window;
     let bytes = window.text.as_bytes();
     let offset = |place: u64| (place.saturating_sub(window.start_byte) as usize).min(bytes.len());
     let breaks = |end: usize| bytes[..end].iter().filter(|byte| **byte == b'\n').count();
     let (start, end) = (offset(range.start), offset(range.end));
-    let last = if end > start && bytes.get(end - 1) == Some(&b'\n') { end - 1 } else { end };
-    (breaks(start), breaks(last))
+    let is_behind_break = |place: usize| place > 0 && bytes.get(place - 1) == Some(&b'\n');
+    if start >= end {
+        let line = breaks(start);
+        return (line - usize::from(is_behind_break(start)), line);
+    }
+    (breaks(start), breaks(if is_behind_break(end) { end - 1 } else { end }))
 }
 
 #[cfg(test)]
@@ -115,6 +120,20 @@ mod tests {
         assert_eq!(judged(action(2, "load", "store")), (true, true, false));
         assert_eq!(judged(action(0, "a(load", "b(fetch")), (true, true, false));
         assert_eq!(judged(action(15, "b", "fetch")), (true, false, false));
+    }
+
+    #[test]
+    fn a_line_may_be_inserted_behind_the_one_or_before_the_other() {
+        let judged = |answer: EditAction| {
+            let remaining = vec![vec![action(15, "", "z();\n")]];
+            let judgement = judge(&point(remaining), &ActionList { actions: vec![answer], closed: true });
+            (judgement.place, judgement.content)
+        };
+        assert_eq!(judged(action(15, "", "z();\n")), (true, true));
+        assert_eq!(judged(action(13, ";", ";\nz();")), (true, true));
+        assert_eq!(judged(action(15, "b", "z();\nb")), (true, true));
+        assert_eq!(judged(action(13, ";", ";\ny();")), (true, false));
+        assert_eq!(judged(action(20, "c", "z();\nc")), (false, false));
     }
 
     #[test]
