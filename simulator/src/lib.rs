@@ -1,4 +1,5 @@
-//! Edit trajectories from real code, real edit histories, simulated developers, load. Everything is a function of a seed.
+//! Edit trajectories from real code, real edit histories, simulated developers, load. Everything is a function of a
+//! seed.
 
 pub mod base;
 pub mod baseline;

@@ -139,8 +139,8 @@ pub(super) fn difference(against: &str, paired: &[Paired<'_>], seed: u64) -> Dif
 /// Resamples of an interval, as the gate has.
 const RESAMPLES: usize = 2_000;
 
-/// What the labels of DESIGN's table would say of a window that a version served: an edit that it made is a positive, one
-/// that it got wrong a correction, one that it did not make a missed one, and one where nothing was wanted a rejection.
+/// What labels (docs/pairs.md) would say of a window that a version served: an edit that it made is a positive, one that
+/// it got wrong a correction, one that it did not make a missed one, and one where nothing was wanted a rejection.
 /// Silence where nothing was wanted teaches nothing.
 pub(super) fn lessons(
     window: usize,

@@ -205,7 +205,7 @@ fn windows_of(steps: Vec<Step>, source: &HistorySummary, plan: &Plan) -> Result<
     let needed = plan.windows * plan.least_changes;
     cut(steps, plan.windows, plan.points_per_window, plan.least_changes, plan.points.seed).ok_or_else(|| {
         let left_out: Vec<String> =
-            source.left_out.0.iter().map(|(reason, count)| format!("{count} {}", reason.words())).collect();
+            source.left_out.counts().map(|(reason, count)| format!("{count} {}", reason.words())).collect();
         Failure::refused(format!(
             "{} has {usable} changes of Rust or Python code that a suggestion could have made, and {} windows need \
              {needed}; left out: {}",

@@ -255,7 +255,7 @@ impl Report {
                 ]
             })
             .collect();
-        let left_out = (self.source.left_out.0.iter())
+        let left_out = (self.source.left_out.counts())
             .map(|(reason, count)| vec![reason.words().to_owned(), count.to_string()])
             .collect();
         Section {

@@ -131,7 +131,7 @@ impl LeftOut {
 /// How often each reason applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Census(pub BTreeMap<LeftOut, u64>);
+pub struct Census(BTreeMap<LeftOut, u64>);
 
 impl Census {
     /// Counts `count` more.
@@ -139,6 +139,11 @@ impl Census {
         if count > 0 {
             *self.0.entry(reason).or_default() += count;
         }
+    }
+
+    /// How often each reason applied that did.
+    pub fn counts(&self) -> impl Iterator<Item = (LeftOut, u64)> + '_ {
+        self.0.iter().map(|(reason, count)| (*reason, *count))
     }
 }
 

@@ -503,6 +503,6 @@ mod tests {
         let change = change(vec![("a\n".to_owned(), "b\n".to_owned())]);
         let mut census = Census::default();
         assert!(points("r", &change, &PointSettings::default(), &mut census).is_empty());
-        assert_eq!(census.0.get(&LeftOut::NoQuietPlace), Some(&1));
+        assert_eq!(census.counts().collect::<Vec<_>>(), [(LeftOut::NoQuietPlace, 1)]);
     }
 }

@@ -62,7 +62,7 @@ fn code(name: &str) -> String {
 }
 
 fn left_out(summary: &HistorySummary) -> Vec<(LeftOut, u64)> {
-    summary.left_out.0.iter().map(|(reason, count)| (*reason, *count)).collect()
+    summary.left_out.counts().collect()
 }
 
 #[test]
