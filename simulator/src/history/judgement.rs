@@ -41,9 +41,10 @@ pub fn judge(point: &EditPoint, answer: &ActionList) -> Judgement {
         })
         .collect();
     let count = in_place.len().min(COMBINED);
-    let content = (1..1_usize << count).any(|chosen| {
+    let combinations = 1_usize << count;
+    let content = (1..combinations).any(|chosen| {
         let chosen: Vec<EditAction> = (in_place.iter().take(count).enumerate())
-            .filter(|(number, _)| chosen >> number & 1 == 1)
+            .filter(|(number, _)| (chosen >> number) & 1 == 1)
             .map(|(_, part)| (*part).clone())
             .collect();
         apply(&chosen).as_ref() == Some(&after)

@@ -358,6 +358,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::history::judgement::{Judgement, judge};
     use crate::source::Language;
 
     fn change(files: Vec<(String, String)>) -> Change {
@@ -415,6 +416,9 @@ mod tests {
                     prop_assert!(parts.iter().all(|part| part.path == *path));
                     let after = apply_actions(window.start_byte, &window.text, parts);
                     prop_assert!(after.is_some_and(|after| after != window.text), "{:?}", point);
+                    // Whoever makes the first part of any of them is right.
+                    let made = ActionList { actions: parts[..1].to_vec(), closed: false };
+                    prop_assert_eq!(judge(point, &made), Judgement { shown: true, place: true, content: true });
                 }
             }
         }
