@@ -331,11 +331,12 @@ impl Game<'_> {
             self.trained.insert(window, Outcome::Failed(reason));
             return Ok(true);
         }
-        let kept = self.state.kept::<JobResult>(&format!("version-{window}/result.json"));
-        let result = match kept {
+        let kept = || self.state.kept::<JobResult>(&format!("version-{window}/result.json"));
+        let result = match kept() {
             Some(result) => Ok(result),
             None if self.is_late() => Err(TrainerError::Deadline { step: 0 }),
-            None => self.run(window, &folder, result_file, pairs),
+            // As a later call reads it, to the last digit.
+            None => self.run(window, &folder, result_file, pairs).map(|result| kept().unwrap_or(result)),
         };
         let outcome = match result {
             Ok(result) => {
