@@ -22,6 +22,7 @@ use edit_model::EditModel;
 use simulator::baseline::{NgramCache, repeat_last_substitution};
 use simulator::history::judgement::Judgement;
 use simulator::history::{Census, Change, HistoryError, HistorySummary, git, releases};
+use trainer::gate::GateLimits;
 use trainer::job::{JobFile, JobProgress, JobResult, run_job};
 use trainer::{TrainerError, TrainingPair};
 
@@ -45,8 +46,6 @@ const NGRAM_CACHE: &str = "n-gram-cache";
 
 /// Points that are asked before the clock is looked at.
 const ASKED_AT_ONCE: usize = 64;
-/// How often the bar follows training.
-const LOOK: Duration = Duration::from_millis(500);
 /// Directory of the embedded parts, below which states are unless a flag says otherwise.
 const DATA_DIRECTORY: &str = "flywheel-data";
 
@@ -375,10 +374,12 @@ impl Game<'_> {
             general_file: None,
             anchor: self.base_directory.to_owned(),
             parent: self.base_directory.to_owned(),
+            rivals: Vec::new(),
             replay_file: self.base_directory.join("replay.jsonl"),
             old_skills_file: self.base_directory.join("old_skills.jsonl"),
             output: folder.join("model"),
             progress_file: folder.join("progress.json"),
+            steps_file: Some(folder.join("steps.jsonl")),
             heartbeat_file: folder.join("heartbeat"),
             result_file,
             deadline_micros: i64::try_from(deadline).unwrap_or(i64::MAX),
@@ -386,6 +387,7 @@ impl Game<'_> {
             code_version: CODE_VERSION.to_owned(),
             gate_opportunities: usize::MAX,
             general_opportunities: 0,
+            gate: GateLimits::default(),
         };
         let mut training = Vec::new();
         for pair in pairs {
@@ -393,17 +395,8 @@ impl Game<'_> {
             training.push(b'\n');
         }
         self.progress.begin("learning from windows", Some(self.plan.training.steps as u64));
-        std::thread::scope(|scope| {
-            let working = scope.spawn(|| run_job(&job, &training, &[], &[]));
-            while !working.is_finished() {
-                let step = std::fs::read(&job.progress_file)
-                    .ok()
-                    .and_then(|bytes| serde_json::from_slice::<JobProgress>(&bytes).ok());
-                self.progress.reached(step.map_or(0, |progress| progress.step as u64));
-                std::thread::sleep(LOOK);
-            }
-            working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        let mut watch = |progress: &JobProgress| self.progress.reached(progress.step as u64);
+        run_job(&job, &training, &[], &[], &mut watch)
     }
 
     /// How each was judged on each window: of those who were asked there.
