@@ -16,6 +16,7 @@ mod platform;
 #[cfg(feature = "production")]
 mod series;
 mod training;
+mod trajectories;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,6 +59,9 @@ struct Arguments {
     labeling: LabelingSizes,
     #[command(flatten)]
     data_set: DataSetSizes,
+    /// Code of `trajectories`. Default: the demo's corpus.
+    #[arg(long, value_name = "DIRECTORY")]
+    corpus: Option<PathBuf>,
     /// Of the process that `stalls` starts.
     #[arg(long, hide = true)]
     place: Option<String>,
@@ -134,7 +138,7 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 17] = [
+const NAMES: [(&str, &str); 18] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
@@ -164,6 +168,7 @@ const NAMES: [(&str, &str); 17] = [
     ("latency", "first-action latency of `up` under load: P50, P90, P99, beside the same model asked in process"),
     ("memory", "peak memory of `up` under load, beside the model alone in a process"),
     ("training", "time of a training step and tokens/s of our engine, beside burn on the same processors"),
+    ("trajectories", "source/s/core of which trajectories are made, beside parsing the same files once"),
 ];
 
 #[expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line tool talks to its terminal")]
@@ -203,6 +208,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "latency" => door::latency()?,
         "memory" => door::memory()?,
         "training" => training::measure()?,
+        "trajectories" => trajectories::measure(arguments.corpus.as_deref())?,
         "faults" => faults::measure(arguments.kills, arguments.fault_seed)?,
         // Not listed: the baseline of `memory`, which has to be a process of its own.
         door::ALONE => door::alone()?,

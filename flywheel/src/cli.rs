@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use edit_model::export::Dialect;
 use events::{Audience, Timestamp};
+use simulator::trajectory::Pattern;
 use trainer::Device;
 use trainer::pretrain::PretrainConfig;
 
@@ -123,6 +124,9 @@ pub(crate) enum Command {
     /// Learn from a real history of edits in its order, and score every version on what came later.
     #[command(after_help = REPLAY_HELP)]
     Replay(ReplayArgs),
+    /// Make edit trajectories that end in real code.
+    #[command(subcommand)]
+    Trajectories(TrajectoriesCommand),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -662,6 +666,52 @@ pub(crate) struct AdoptArgs {
     /// Same seed, same first weights of the new tokens.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrajectoriesCommand {
+    /// Take back changes in the code of a corpus, so that making them again, step by step, leads to it.
+    #[command(after_help = "Nothing is used of a file whose licence is unknown or not allowed. docs/trajectories.md \
+                            says how licences are found, what the patterns are and what is written.")]
+    Build(TrajectoriesBuildArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TrajectoriesBuildArgs {
+    /// Real code: a repository, or a folder of repositories.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) corpus: PathBuf,
+    /// Where trajectories go: a new folder. Default: nowhere, they are only counted and shown.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) output: Option<PathBuf>,
+    /// A pattern to look for. May be repeated. Default: every one.
+    #[arg(long = "pattern", value_name = "PATTERN")]
+    pub(crate) patterns: Vec<Pattern>,
+    /// Another licence that may be used, as SPDX writes it. May be repeated.
+    #[arg(long = "allow-licence", value_name = "LICENCE")]
+    pub(crate) allow_licences: Vec<String>,
+    /// Most trajectories of one pattern that begin in one file, 1 to 1000.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) per_file: u32,
+    /// Most steps of a trajectory, 2 to 1000.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub(crate) most_steps: u32,
+    /// Same seed and corpus, same trajectories.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Threads that parse and search, 1 to 256. Default: one a processor.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) threads: Option<u32>,
+    /// Show so many trajectories of each pattern and language as diffs, 1 when no number is given.
+    #[arg(long, value_name = "NUMBER", num_args = 0..=1, default_value_t = 0, default_missing_value = "1")]
+    #[arg(hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(crate) show: u32,
+    /// Also write counts and one trajectory of each pattern and language (as many as --show says) to a file, as
+    /// Markdown.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) list: ListArgs,
 }

@@ -34,6 +34,7 @@ mod sinks;
 mod status;
 mod table;
 mod train;
+mod trajectories;
 mod up;
 mod visible;
 
@@ -74,6 +75,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     if let Command::Replay(arguments) = &cli.command {
         return replay::run(&cli.common, arguments);
     }
+    if let Command::Trajectories(command) = &cli.command {
+        return trajectories::run(command);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -106,7 +110,11 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Models(command) => operations::models(common, command).await,
             Command::Rollout(command) => operations::rollout(common, command).await,
             Command::Dataset(command) => dataset::run(common, command).await,
-            Command::Train(_) | Command::Pretrain(_) | Command::Adopt(_) | Command::Replay(_) => {
+            Command::Train(_)
+            | Command::Pretrain(_)
+            | Command::Adopt(_)
+            | Command::Replay(_)
+            | Command::Trajectories(_) => {
                 Err(Failure::refused("handled above".to_owned()))
             }
         }

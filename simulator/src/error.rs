@@ -47,11 +47,53 @@ pub enum SimulatorError {
         /// Why it failed.
         source: tree_sitter::LanguageError,
     },
+    /// A parser gave up.
+    #[error("a text of {language} could not be parsed")]
+    Unparsed {
+        /// Language id.
+        language: &'static str,
+    },
+    /// No source file of a corpus may be used.
+    #[error("none of {found} source files may be used ({left_out})")]
+    NoUsableFile {
+        /// Source files that were found.
+        found: usize,
+        /// How many were left out, and why.
+        left_out: String,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// What was written.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A folder that is to be made holds something.
+    #[error("{path} is there already and not empty")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file of stored trajectories is not what it should be.
+    #[error("line {line} of {path} is not valid: {why}")]
+    Stored {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 impl SimulatorError {
     pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
         Self::Read { path: path.to_path_buf(), source }
+    }
+
+    pub(crate) fn write(path: &Path, source: std::io::Error) -> Self {
+        Self::Write { path: path.to_path_buf(), source }
     }
 }
 

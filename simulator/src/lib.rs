@@ -20,6 +20,7 @@ pub mod source;
 pub mod syntax;
 pub mod tasks;
 mod text;
+pub mod trajectory;
 pub mod words;
 
 pub use base::{BaseCorpus, BaseTaskGenerator, Split};

@@ -9,6 +9,7 @@ mod history;
 mod judge;
 mod plan;
 mod scene;
+mod trajectories;
 
 use simulator::{Corpus, DemoPlan, EditTask, Language, PlanSettings};
 use std::path::{Path, PathBuf};
