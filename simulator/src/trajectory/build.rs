@@ -121,8 +121,7 @@ fn trajectories(
     settings: &BuildSettings,
     parsers: &mut Parsers,
 ) -> Result<Vec<Built>> {
-    let search =
-        Search { repository, file, per_file: settings.per_file, most_steps: settings.most_steps, seed: settings.seed };
+    let search = Search::new(repository, file, settings);
     let mut built = Vec::new();
     for draft in search.drafts(&settings.patterns) {
         let Some(trajectory) = draft.realize(repository, parsers)? else { continue };

@@ -143,7 +143,8 @@ const HEAD_BYTES: usize = 2_000;
 const MANIFEST_BYTES: u64 = 1_000_000;
 
 impl CodeCorpus {
-    /// Finds the source files below `root`. Hidden folders, [`SKIPPED`] ones and links are not followed.
+    /// Finds the source files below `root`. Hidden folders, links and folders for what is made or
+    /// brought along (`target`, `node_modules`, `vendor`) are passed over.
     ///
     /// # Errors
     /// When a folder or the corpus's manifest can not be read.

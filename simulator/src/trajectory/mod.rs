@@ -5,7 +5,7 @@
 //! follows from the ones before. So the last state is the repository's own code, byte for byte, and nothing in it was
 //! invented; only the start is ours, and of every state it is recorded how much of it its grammar understands.
 //!
-//! [`corpus`] says which files may be used, [`build`] makes trajectories of them, [`store`] keeps them.
+//! [`corpus`] says which files may be used, [`mod@build`] makes trajectories of them, [`store`] keeps them.
 
 pub mod build;
 pub mod corpus;
@@ -37,10 +37,25 @@ pub enum Pattern {
     SignatureChange,
     /// A name is written as its language writes names: first where it is defined, then where it is used.
     RenameToConvention,
+    /// An expression that stands in several places becomes a function, which then stands in for each of them.
+    ExtractFunction,
+    /// A parameter of one name in several functions gets the type that it really has, one function after the other.
+    TypeRefinement,
+    /// A type promises a method, and the types that keep its promises get it.
+    OverrideGeneration,
+    /// A name is used and then imported; where it was written in full before, it is shortened.
+    AutoImport,
 }
 
 /// All of them.
-pub const PATTERNS: [Pattern; 2] = [Pattern::SignatureChange, Pattern::RenameToConvention];
+pub const PATTERNS: [Pattern; 6] = [
+    Pattern::SignatureChange,
+    Pattern::RenameToConvention,
+    Pattern::ExtractFunction,
+    Pattern::TypeRefinement,
+    Pattern::OverrideGeneration,
+    Pattern::AutoImport,
+];
 
 impl Pattern {
     /// Its name in commands, files and reports.
@@ -49,6 +64,10 @@ impl Pattern {
         match self {
             Self::SignatureChange => "signature-change",
             Self::RenameToConvention => "rename-to-convention",
+            Self::ExtractFunction => "extract-function",
+            Self::TypeRefinement => "type-refinement",
+            Self::OverrideGeneration => "override-generation",
+            Self::AutoImport => "auto-import",
         }
     }
 }

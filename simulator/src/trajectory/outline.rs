@@ -113,6 +113,9 @@ impl<'a> Walk<'a> {
         if node.child_count() == 0 {
             return;
         }
+        if kind == "import_spec" {
+            self.import(node);
+        }
         let mut inside = Around { is_callee: false, ..around };
         match kind {
             "impl_item" => {
@@ -167,6 +170,22 @@ impl<'a> Walk<'a> {
             }
         }
         cursor.goto_parent();
+    }
+
+    /// Go names a package by the last part of its path.
+    fn import(&mut self, spec: Node<'a>) {
+        let Some(path) = spec.child_by_field_name("path") else { return };
+        let text = self.text.get(path.byte_range()).unwrap_or_default();
+        let last = text.trim_matches(['"', '`']).rsplit('/').next().unwrap_or_default();
+        let end = path.end_byte().saturating_sub(1);
+        // `/v2` is a version of what stands before it.
+        let is_version = last.strip_prefix('v').is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+        if spec.child_by_field_name("name").is_none()
+            && !is_version
+            && let (Ok(start), Ok(end)) = (u32::try_from(end.saturating_sub(last.len())), u32::try_from(end))
+        {
+            self.outline.names.push(Occurrence { start, end, role: Role::Imported });
+        }
     }
 
     fn role(

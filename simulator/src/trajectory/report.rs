@@ -2,8 +2,8 @@
 
 use crate::trajectory::build::Built;
 use crate::trajectory::corpus::{CorpusFile, LeftOut, LeftOutCounts};
-use crate::trajectory::language::{CodeLanguage, LANGUAGES};
-use crate::trajectory::{PATTERNS, Pattern, ReplayError, Trajectory};
+use crate::trajectory::language::CodeLanguage;
+use crate::trajectory::{Pattern, ReplayError, Trajectory};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -86,11 +86,6 @@ impl TrajectoryReport {
     pub fn count(&self, pattern: Pattern, language: CodeLanguage) -> u64 {
         let found = self.patterns.iter().find(|count| (count.pattern, count.language) == (pattern, language));
         found.map_or(0, |count| count.trajectories)
-    }
-
-    /// Every pattern with the languages, in fixed order: for tables.
-    pub fn pairs() -> impl Iterator<Item = (Pattern, CodeLanguage)> {
-        PATTERNS.into_iter().flat_map(|pattern| LANGUAGES.into_iter().map(move |language| (pattern, language)))
     }
 
     /// What was left out and why, in words; empty when nothing was.

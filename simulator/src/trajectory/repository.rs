@@ -61,18 +61,27 @@ pub(crate) struct Place {
     pub(crate) name: Occurrence,
 }
 
-/// Everything known of a name that the repository defines once.
+/// Everything known of a name that the repository defines.
 #[derive(Debug, Default)]
 pub(crate) struct Name {
-    /// All its places but the definition, by file and position.
+    /// All its places but the definitions, by file and position.
     pub(crate) places: Vec<Place>,
-    /// The definition; none when there are several.
-    pub(crate) definition: Option<(Place, Defined)>,
-    definitions: usize,
+    /// Where it is defined, in the same order.
+    pub(crate) definitions: Vec<(Place, Defined)>,
     /// Whether a comment or string has the word.
     pub(crate) is_spoken_of: bool,
     /// Whether a file has the word that its grammar does not understand: not all places may be known.
     pub(crate) is_unclear: bool,
+}
+
+impl Name {
+    /// The definition; none when there are several.
+    pub(crate) fn definition(&self) -> Option<Place> {
+        match self.definitions.as_slice() {
+            [(place, _)] => Some(*place),
+            _ => None,
+        }
+    }
 }
 
 /// Files of one repository and what they define.
@@ -117,10 +126,7 @@ impl Repository {
                 let place = Place { file: number, name: *occurrence };
                 name.is_unclear |= !file.is_whole;
                 match occurrence.role {
-                    Role::Defined(defined) => {
-                        name.definitions += 1;
-                        name.definition = (name.definitions == 1).then_some((place, defined));
-                    }
+                    Role::Defined(defined) => name.definitions.push((place, defined)),
                     _ => name.places.push(place),
                 }
             }

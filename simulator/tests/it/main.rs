@@ -10,6 +10,7 @@ mod judge;
 mod plan;
 mod scene;
 mod trajectories;
+mod trajectory_patterns;
 
 use simulator::{Corpus, DemoPlan, EditTask, Language, PlanSettings};
 use std::path::{Path, PathBuf};

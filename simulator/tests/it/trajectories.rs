@@ -14,12 +14,12 @@ fn own_corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
 }
 
-fn open(folder: &Path) -> CodeCorpus {
+pub(crate) fn open(folder: &Path) -> CodeCorpus {
     let settings = CorpusSettings { file_bytes: 10..=400_000, ..CorpusSettings::default() };
     CodeCorpus::open(folder, settings).unwrap()
 }
 
-fn all(corpus: &CodeCorpus, settings: &BuildSettings) -> (TrajectoryReport, Vec<Built>) {
+pub(crate) fn all(corpus: &CodeCorpus, settings: &BuildSettings) -> (TrajectoryReport, Vec<Built>) {
     let mut found = Vec::new();
     let report = build(corpus, settings, &|_| (), &mut |built| {
         found.push(built);
@@ -36,7 +36,7 @@ fn health(parsers: &mut Parsers, language: CodeLanguage, texts: &[String]) -> Pa
 }
 
 /// Everything that holds of every trajectory.
-fn verify(built: &Built, parsers: &mut Parsers) {
+pub(crate) fn verify(built: &Built, parsers: &mut Parsers) {
     let trajectory = &built.trajectory;
     assert_eq!(trajectory.files.len(), built.texts.len());
     let start = trajectory.start(&built.texts).unwrap();
@@ -151,7 +151,7 @@ const SMALL: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
-fn write(folder: &Path, files: &[(&str, &str)]) {
+pub(crate) fn write(folder: &Path, files: &[(&str, &str)]) {
     for (path, text) in files {
         let path = folder.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -159,7 +159,7 @@ fn write(folder: &Path, files: &[(&str, &str)]) {
     }
 }
 
-const MIT: (&str, &str) = ("MANIFEST.json", "{\"packages\": [{\"licence\": \"MIT\", \"folder\": \"r\"}]}");
+pub(crate) const MIT: (&str, &str) = ("MANIFEST.json", "{\"packages\": [{\"licence\": \"MIT\", \"folder\": \"r\"}]}");
 
 #[test]
 fn both_patterns_are_found_across_files_in_every_language() {
@@ -200,7 +200,8 @@ fn a_name_that_may_mean_something_else_is_left_alone() {
     let found = |calling: &str| {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &[MIT, ("r/a.rs", defining), ("r/b.rs", calling)]);
-        all(&open(folder.path()), &BuildSettings::default()).1.len()
+        let patterns = vec![Pattern::SignatureChange, Pattern::RenameToConvention];
+        all(&open(folder.path()), &BuildSettings { patterns, ..BuildSettings::default() }).1.len()
     };
     assert_eq!(found("fn second() -> u8 {\n    open_store(\"b\")\n}\n"), 2);
     for calling in [

@@ -115,7 +115,7 @@ pub(super) fn draft(search: &Search<'_>, name: Occurrence, defined: Defined, dic
     let start_style = dice.pick(foreign(language, defined, style))?;
     let start = write(*start_style, &words);
     let known = repository.known(real)?;
-    let (definition, _) = known.definition?;
+    let definition = known.definition()?;
     let is_here = definition.file == search.file && definition.name.start == name.start;
     let is_sure = known.places.iter().all(|place| fits(defined, language, place.name.role))
         && repository.is_of_one_language(known, language);

@@ -6,6 +6,7 @@
 //! place.
 
 use super::Search;
+use super::places::{members, statement_of, whole_lines};
 use crate::random::Dice;
 use crate::trajectory::Pattern;
 use crate::trajectory::draft::{Change, Draft, join_lines};
@@ -37,32 +38,32 @@ const VALUES: &[&str] = &[
 
 /// A parameter that callers pass by its place.
 #[derive(Debug, Clone)]
-struct Parameter {
-    range: Range<usize>,
-    name: Range<usize>,
-    has_default: bool,
+pub(super) struct Parameter {
+    pub(super) range: Range<usize>,
+    pub(super) name: Range<usize>,
+    pub(super) has_default: bool,
 }
 
 #[derive(Debug)]
-struct Signature {
+pub(super) struct Signature {
     /// The receiver too, when it stands in the list.
-    list: Vec<Range<usize>>,
+    pub(super) list: Vec<Range<usize>>,
     /// How many of the list callers do not pass: the receiver.
-    skipped: usize,
-    parameters: Vec<Parameter>,
-    body: Range<usize>,
+    pub(super) skipped: usize,
+    pub(super) parameters: Vec<Parameter>,
+    pub(super) body: Range<usize>,
 }
 
 /// A call: the elements of its list, and which of them are for which parameter.
 #[derive(Debug)]
-struct Call {
-    place: Place,
-    list: Vec<Range<usize>>,
+pub(super) struct Call {
+    pub(super) place: Place,
+    pub(super) list: Vec<Range<usize>>,
     /// For each parameter the element that is passed for it, and whether it is named there.
-    passed: Vec<Option<(usize, bool)>>,
+    pub(super) passed: Vec<Option<(usize, bool)>>,
 }
 
-fn parameter(node: Node<'_>, language: CodeLanguage) -> Option<Parameter> {
+pub(super) fn parameter(node: Node<'_>, language: CodeLanguage) -> Option<Parameter> {
     let field = |name: &str| node.child_by_field_name(name);
     let (name, has_default) = match (language, node.kind()) {
         (CodeLanguage::Rust, "parameter") => (field("pattern")?, false),
@@ -88,14 +89,15 @@ fn parameter(node: Node<'_>, language: CodeLanguage) -> Option<Parameter> {
     (name.kind() == "identifier").then(|| Parameter { range: node.byte_range(), name: name.byte_range(), has_default })
 }
 
-fn signature(file: &ParsedFile, function: Node<'_>, defined: Defined) -> Option<Signature> {
+pub(super) fn signature(file: &ParsedFile, function: Node<'_>, defined: Defined) -> Option<Signature> {
     let language = file.language();
     let nodes = elements(function.child_by_field_name("parameters")?)?;
-    let first = nodes.first()?;
-    let is_receiver = first.kind() == "self_parameter"
-        || (language == CodeLanguage::Python
-            && defined == Defined::Method
-            && matches!(file.slice(first.byte_range()), "self" | "cls"));
+    let is_receiver = nodes.first().is_some_and(|first| {
+        first.kind() == "self_parameter"
+            || (language == CodeLanguage::Python
+                && defined == Defined::Method
+                && matches!(file.slice(first.byte_range()), "self" | "cls"))
+    });
     let skipped = usize::from(is_receiver);
     let parameters: Vec<Parameter> =
         nodes.iter().skip(skipped).map(|node| parameter(*node, language)).collect::<Option<_>>()?;
@@ -104,7 +106,7 @@ fn signature(file: &ParsedFile, function: Node<'_>, defined: Defined) -> Option<
 }
 
 /// What a call passes for each parameter; `None` when that can not be told.
-fn call(file: &ParsedFile, place: Place, signature: &Signature) -> Option<Call> {
+pub(super) fn call(file: &ParsedFile, place: Place, signature: &Signature) -> Option<Call> {
     let found = call_of(file.node(place.name)?)?;
     let nodes = elements(found.arguments)?;
     let mut passed = vec![None; signature.parameters.len()];
@@ -131,7 +133,7 @@ fn call(file: &ParsedFile, place: Place, signature: &Signature) -> Option<Call> 
 }
 
 /// The part of a list that has to go with element `number`, comma included.
-fn with_comma(list: &[Range<usize>], number: usize) -> Option<Range<usize>> {
+pub(super) fn with_comma(list: &[Range<usize>], number: usize) -> Option<Range<usize>> {
     let element = list.get(number)?;
     if let Some(before) = number.checked_sub(1).and_then(|before| list.get(before)) {
         return Some(before.end..element.end);
@@ -142,14 +144,26 @@ fn with_comma(list: &[Range<usize>], number: usize) -> Option<Range<usize>> {
     }
 }
 
-pub(super) fn draft(search: &Search<'_>, name: Occurrence, defined: Defined, dice: &mut Dice) -> Option<Draft> {
+/// A function that the repository defines once, here, and all its calls, which can all be told.
+pub(super) struct Known<'a> {
+    pub(super) file: &'a ParsedFile,
+    /// The node of the definition.
+    pub(super) function: Node<'a>,
+    pub(super) signature: Signature,
+    /// Those of its own file first, in text order.
+    pub(super) calls: Vec<Call>,
+    /// Whether a file imports it.
+    pub(super) is_imported: bool,
+}
+
+pub(super) fn known<'a>(search: &Search<'a>, name: Occurrence, defined: Defined) -> Option<Known<'a>> {
     if !matches!(defined, Defined::Function | Defined::Method) {
         return None;
     }
     let repository = search.repository;
     let file = repository.files.get(search.file)?;
     let known = repository.known(file.slice(name.range()))?;
-    let (definition, _) = known.definition?;
+    let definition = known.definition()?;
     // Text that speaks of the function may stay as it is; other uses than calls may not.
     let of_call = |role| match defined {
         Defined::Method => matches!(role, Role::Called | Role::CalledOn),
@@ -165,23 +179,31 @@ pub(super) fn draft(search: &Search<'_>, name: Occurrence, defined: Defined, dic
     let signature = signature(file, function, defined)?;
     let mut calls = Vec::new();
     for place in known.places.iter().filter(|place| place.name.role != Role::Imported) {
-        let other = repository.files.get(place.file)?;
         // A call in the function itself would change with its body.
         let is_inside = place.file == search.file && signature.body.contains(&(place.name.start as usize));
-        if is_inside || !other.is_whole {
-            return None;
-        }
         // Rust's `Type::method(value, ..)` passes the receiver too.
-        if defined == Defined::Method && place.name.role == Role::Called && signature.skipped > 0 {
+        let passes_receiver = defined == Defined::Method && place.name.role == Role::Called && signature.skipped > 0;
+        if is_inside || passes_receiver {
             return None;
         }
-        calls.push(call(other, *place, &signature)?);
-    }
-    if calls.is_empty() {
-        return None;
+        calls.push(call(repository.files.get(place.file)?, *place, &signature)?);
     }
     calls.sort_by_key(|call| (call.place.file != search.file, call.place.file, call.place.name.start));
-    let change = Signing { search, file, function: file.slice(name.range()), signature: &signature, calls: &calls };
+    let is_imported = known.places.iter().any(|place| place.name.role == Role::Imported);
+    (!calls.is_empty()).then_some(Known { file, function, signature, calls, is_imported })
+}
+
+pub(super) fn draft(search: &Search<'_>, name: Occurrence, defined: Defined, dice: &mut Dice) -> Option<Draft> {
+    let Known { file, signature, calls, .. } = known(search, name, defined)?;
+    let repository = search.repository;
+    let change = Signing {
+        repository,
+        number: search.file,
+        file,
+        function: file.slice(name.range()),
+        signature: &signature,
+        calls: &calls,
+    };
     let mut order: Vec<usize> = (0..signature.parameters.len()).collect();
     dice.shuffle(&mut order);
     let added = || order.iter().find_map(|number| change.added(*number));
@@ -193,7 +215,9 @@ pub(super) fn draft(search: &Search<'_>, name: Occurrence, defined: Defined, dic
 
 /// A function whose signature is to be changed.
 struct Signing<'a> {
-    search: &'a Search<'a>,
+    repository: &'a Repository,
+    /// Number of the file.
+    number: usize,
     file: &'a ParsedFile,
     function: &'a str,
     signature: &'a Signature,
@@ -205,10 +229,6 @@ impl Signing<'_> {
         Change { file, range, before, cause }
     }
 
-    fn repository(&self) -> &Repository {
-        self.search.repository
-    }
-
     /// Parameters `number` and the next one stood the other way round.
     fn exchanged(&self, number: usize) -> Option<Draft> {
         let left = self.signature.parameters.get(number)?;
@@ -218,7 +238,7 @@ impl Signing<'_> {
         }
         let range = left.range.start..right.range.end;
         let swapped = swap(self.file, &left.range, &right.range);
-        let mut changes = vec![self.change(self.search.file, range, swapped, None)];
+        let mut changes = vec![self.change(self.number, range, swapped, None)];
         for call in self.calls {
             let (Some((first, first_named)), Some((second, second_named))) =
                 (*call.passed.get(number)?, *call.passed.get(number + 1)?)
@@ -233,7 +253,7 @@ impl Signing<'_> {
                 return None;
             }
             let (first, second) = (call.list.get(first)?, call.list.get(second)?);
-            let file = self.repository().files.get(call.place.file)?;
+            let file = self.repository.files.get(call.place.file)?;
             let before = swap(file, first, second);
             if before != file.slice(first.start..second.end) {
                 changes.push(self.change(call.place.file, first.start..second.end, before, Some(0)));
@@ -248,7 +268,7 @@ impl Signing<'_> {
     fn added(&self, number: usize) -> Option<Draft> {
         let parameter = self.signature.parameters.get(number)?;
         let range = with_comma(&self.signature.list, number + self.signature.skipped)?;
-        let mut changes = vec![self.change(self.search.file, range, String::new(), None)];
+        let mut changes = vec![self.change(self.number, range, String::new(), None)];
         let body = self.without_statements(parameter).or_else(|| self.with_constant(parameter, number))?;
         changes.extend(body);
         let in_body = changes.len();
@@ -294,14 +314,12 @@ impl Signing<'_> {
         let mut changes = Vec::new();
         for statement in &statements {
             let block = statement.parent()?;
-            let inside =
-                block.named_children(&mut block.walk()).filter(|node| !node.kind().ends_with("comment")).count();
             // A block is not left empty.
-            if inside <= statements.len() {
+            if members(block) <= statements.len() {
                 return None;
             }
             let range = whole_lines(self.file, statement.byte_range())?;
-            changes.push(self.change(self.search.file, range, String::new(), Some(0)));
+            changes.push(self.change(self.number, range, String::new(), Some(0)));
         }
         changes.sort_by_key(|change| change.range.start);
         (changes.len() <= MOST_STATEMENTS).then_some(changes)
@@ -312,13 +330,13 @@ impl Signing<'_> {
         let uses = self.uses(parameter)?;
         let call = self.calls.first()?;
         let (element, is_named) = (*call.passed.get(number)?)?;
-        let file = self.repository().files.get(call.place.file)?;
+        let file = self.repository.files.get(call.place.file)?;
         let text = file.slice(call.list.get(element)?.clone());
         let constant = if is_named { text.split_once('=')?.1.trim() } else { text };
         if uses.len() > MOST_PLACES || !is_constant(constant) {
             return None;
         }
-        let change = |one: Occurrence| self.change(self.search.file, one.range(), constant.to_owned(), Some(0));
+        let change = |one: Occurrence| self.change(self.number, one.range(), constant.to_owned(), Some(0));
         let is_value = |one: &Occurrence| {
             let above = self.file.node(*one).and_then(|node| node.parent());
             one.role == Role::Used && above.is_some_and(|above| VALUES.contains(&above.kind()))
@@ -347,46 +365,6 @@ fn is_constant(text: &str) -> bool {
         inside.is_some_and(|inside| !inside.contains([quote, '\\', '\n', '{']))
     });
     is_number || is_text || matches!(text, "true" | "false" | "True" | "False" | "None" | "null" | "nil")
-}
-
-/// The statement around a name that does something and binds nothing, inside `body`.
-fn statement_of<'tree>(name: Node<'tree>, body: &Range<usize>) -> Option<Node<'tree>> {
-    let mut node = name;
-    loop {
-        let above = node.parent()?;
-        if above.start_byte() < body.start || above.end_byte() > body.end {
-            return None;
-        }
-        match node.kind() {
-            // A function in the function may run at any time, with the name bound again.
-            "closure_expression"
-            | "lambda"
-            | "arrow_function"
-            | "function_expression"
-            | "func_literal"
-            | "lambda_expression"
-            | "function_definition" => return None,
-            "expression_statement" => {
-                let inside = node.named_child(0)?;
-                let binds = inside.kind() == "assignment"
-                    && inside.child_by_field_name("left").is_none_or(|left| left.kind() != "attribute");
-                let leaves =
-                    matches!(inside.kind(), "return_expression" | "break_expression" | "yield" | "yield_expression");
-                return (!binds && !leaves).then_some(node);
-            }
-            kind if kind.ends_with("_statement") || kind.ends_with("_declaration") => return None,
-            _ => node = above,
-        }
-    }
-}
-
-/// A range that begins and ends with its lines, with the line break after it; `None` when other text stands there.
-fn whole_lines(file: &ParsedFile, range: Range<usize>) -> Option<Range<usize>> {
-    let start = file.slice(0..range.start).rfind('\n').map_or(0, |at| at + 1);
-    let after = file.slice(range.end..file.text.len());
-    let end = range.end + after.find('\n')? + 1;
-    let is_alone = file.slice(start..range.start).trim().is_empty() && file.slice(range.end..end).trim().is_empty();
-    is_alone.then_some(start..end)
 }
 
 #[cfg(test)]
