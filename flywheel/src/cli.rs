@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use edit_model::export::Dialect;
 use events::{Audience, Timestamp};
-use simulator::trajectory::Pattern;
+use simulator::trajectory::{Compiler, Pattern};
 use trainer::Device;
 use trainer::pretrain::PretrainConfig;
 
@@ -689,6 +689,10 @@ pub(crate) struct TrajectoriesBuildArgs {
     /// A pattern to look for. May be repeated. Default: every one.
     #[arg(long = "pattern", value_name = "PATTERN")]
     pub(crate) patterns: Vec<Pattern>,
+    /// A compiler that says which slips of the hand are errors, `rustc` or `python`: what `diagnostic-fix` needs. May be
+    /// repeated; takes a second or so a file. Default: none.
+    #[arg(long = "compiler", value_name = "COMPILER")]
+    pub(crate) compilers: Vec<Compiler>,
     /// Another licence that may be used, as SPDX writes it. May be repeated.
     #[arg(long = "allow-licence", value_name = "LICENCE")]
     pub(crate) allow_licences: Vec<String>,

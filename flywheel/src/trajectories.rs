@@ -38,6 +38,9 @@ fn refused(error: SimulatorError) -> Failure {
         SimulatorError::Manifest { path, source } => {
             Failure::refused(format!("{} is not a valid manifest: {source}", path.display()))
         }
+        SimulatorError::NoCompiler { program, source } => {
+            Failure::refused(format!("the compiler {program} can not be asked: {source}"))
+        }
         SimulatorError::Occupied { .. } | SimulatorError::NoUsableFile { .. } => Failure::refuse(error),
         error => Failure::from(error),
     }
@@ -66,8 +69,13 @@ impl Samples {
 
 fn make(arguments: &TrajectoriesBuildArgs) -> Result<(), Failure> {
     let defaults = (BuildSettings::default(), CorpusSettings::default());
+    if arguments.patterns.contains(&Pattern::DiagnosticFix) && arguments.compilers.is_empty() {
+        return Err(Failure::refused("diagnostic-fix needs a compiler to ask: --compiler rustc or --compiler python"));
+    }
+    let compilers = arguments.compilers.iter().map(|one| one.find()).collect::<Result<_, _>>().map_err(refused)?;
     let settings = BuildSettings {
         seed: arguments.seed,
+        compilers,
         patterns: if arguments.patterns.is_empty() { PATTERNS.to_vec() } else { arguments.patterns.clone() },
         per_file: arguments.per_file as usize,
         most_steps: arguments.most_steps as usize,

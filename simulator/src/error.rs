@@ -61,6 +61,14 @@ pub enum SimulatorError {
         /// How many were left out, and why.
         left_out: String,
     },
+    /// A compiler that was asked for is not there, or does not answer.
+    #[error("the compiler {program} can not be asked")]
+    NoCompiler {
+        /// What was started.
+        program: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
     /// A file or folder could not be written.
     #[error("cannot write {path}")]
     Write {

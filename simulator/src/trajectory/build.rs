@@ -2,6 +2,8 @@
 
 use crate::error::{Result, SimulatorError};
 use crate::trajectory::corpus::{CodeCorpus, CorpusFile, LeftOut};
+use crate::trajectory::diagnostics::{FoundCompiler, Reported, reported};
+use crate::trajectory::draft::{Change, Draft};
 use crate::trajectory::language::Parsers;
 use crate::trajectory::patterns::Search;
 use crate::trajectory::report::TrajectoryReport;
@@ -27,6 +29,9 @@ pub struct BuildSettings {
     pub part_bytes: u64,
     /// Threads that parse and search.
     pub threads: usize,
+    /// Compilers that are asked about slips ([`Pattern::DiagnosticFix`]), one a language; none by default: each answer
+    /// is a process.
+    pub compilers: Vec<FoundCompiler>,
 }
 
 impl Default for BuildSettings {
@@ -38,6 +43,7 @@ impl Default for BuildSettings {
             most_steps: 24,
             part_bytes: 32 << 20,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            compilers: Vec::new(),
         }
     }
 }
@@ -122,21 +128,35 @@ fn trajectories(
     parsers: &mut Parsers,
 ) -> Result<Vec<Built>> {
     let search = Search::new(repository, file, settings);
-    let mut built = Vec::new();
+    let mut made = Vec::new();
     for draft in search.drafts(&settings.patterns) {
-        let Some(trajectory) = draft.realize(repository, parsers)? else { continue };
-        let (mut files, mut texts) = (Vec::new(), Vec::new());
-        for file in &trajectory.files {
-            // Paths of a repository are unique, and its files are sorted by them.
-            let place = repository.files.binary_search_by(|one| one.file.path.as_str().cmp(&file.path));
-            if let Some(found) = place.ok().and_then(|place| repository.files.get(place)) {
-                files.push(Arc::clone(&found.file));
-                texts.push(Arc::clone(&found.text));
-            }
-        }
-        built.push(Built { trajectory, files, texts });
+        made.extend(draft.realize(repository, parsers)?);
     }
-    Ok(built)
+    if settings.patterns.contains(&Pattern::DiagnosticFix) {
+        for Reported { range, before, detail, diagnostic } in reported(&search, &settings.compilers)? {
+            let changes = vec![Change { file, range, before, cause: None }];
+            let draft = Draft { pattern: Pattern::DiagnosticFix, detail, changes };
+            let Some(mut trajectory) = draft.realize(repository, parsers)? else { continue };
+            if let Some(step) = trajectory.steps.first_mut() {
+                step.diagnostic = Some(diagnostic);
+            }
+            made.push(trajectory);
+        }
+    }
+    Ok(made.into_iter().map(|trajectory| with_files(repository, trajectory)).collect())
+}
+
+fn with_files(repository: &Repository, trajectory: Trajectory) -> Built {
+    let (mut files, mut texts) = (Vec::new(), Vec::new());
+    for file in &trajectory.files {
+        // Paths of a repository are unique, and its files are sorted by them.
+        let place = repository.files.binary_search_by(|one| one.file.path.as_str().cmp(&file.path));
+        if let Some(found) = place.ok().and_then(|place| repository.files.get(place)) {
+            files.push(Arc::clone(&found.file));
+            texts.push(Arc::clone(&found.text));
+        }
+    }
+    Built { trajectory, files, texts }
 }
 
 /// What `work` makes of the numbers below `count`, in order. Each thread has its own parsers.

@@ -105,6 +105,7 @@ impl Draft {
             Some(cause) => cause < number,
             None => number == 0,
         };
+        let least = if self.pattern == Pattern::DiagnosticFix { 1 } else { 2 };
         let mut ranges: Vec<(usize, usize, usize)> =
             self.changes.iter().map(|change| (change.file, change.range.start, change.range.end)).collect();
         ranges.sort_unstable();
@@ -113,7 +114,7 @@ impl Draft {
             [left, right] => left.0 != right.0 || (left.2 <= right.1 && left.1 < right.1),
             _ => true,
         });
-        self.changes.len() >= 2
+        self.changes.len() >= least
             && apart
             && self.changes.iter().all(has_effect)
             && self.changes.iter().enumerate().all(follows)
@@ -172,7 +173,7 @@ impl Draft {
                 old_text: change.before.clone(),
                 new_text: new_text.to_owned(),
             };
-            steps.push(Step { action, cause: change.cause, health: total(&desks) });
+            steps.push(Step { action, cause: change.cause, health: total(&desks), diagnostic: None });
         }
         if desks.iter().any(|(file, desk)| *desk.text != *file.text) {
             return Ok(None);

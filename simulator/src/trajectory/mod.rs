@@ -9,6 +9,7 @@
 
 pub mod build;
 pub mod corpus;
+pub mod diagnostics;
 mod draft;
 pub mod language;
 pub mod licence;
@@ -20,6 +21,7 @@ pub mod store;
 
 pub use build::{BuildSettings, Built, Progress, build};
 pub use corpus::{CodeCorpus, CorpusFile, CorpusSettings, LeftOut};
+pub use diagnostics::{Compiler, Diagnostic, FoundCompiler};
 pub use language::{CodeLanguage, LANGUAGES, ParseHealth};
 pub use licence::{ALLOWED, Licence};
 pub use report::{TrajectoryReport, diffs};
@@ -45,16 +47,19 @@ pub enum Pattern {
     OverrideGeneration,
     /// A name is used and then imported; where it was written in full before, it is shortened.
     AutoImport,
+    /// A slip of the hand is repaired that a compiler reports. Found only where a compiler is asked.
+    DiagnosticFix,
 }
 
 /// All of them.
-pub const PATTERNS: [Pattern; 6] = [
+pub const PATTERNS: [Pattern; 7] = [
     Pattern::SignatureChange,
     Pattern::RenameToConvention,
     Pattern::ExtractFunction,
     Pattern::TypeRefinement,
     Pattern::OverrideGeneration,
     Pattern::AutoImport,
+    Pattern::DiagnosticFix,
 ];
 
 impl Pattern {
@@ -68,6 +73,7 @@ impl Pattern {
             Self::TypeRefinement => "type-refinement",
             Self::OverrideGeneration => "override-generation",
             Self::AutoImport => "auto-import",
+            Self::DiagnosticFix => "diagnostic-fix",
         }
     }
 }
@@ -112,6 +118,9 @@ pub struct Step {
     pub cause: Option<usize>,
     /// Parse health of all files of the trajectory together, after this step.
     pub health: ParseHealth,
+    /// What a compiler says of the state before this step, and no longer of the state after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diagnostic: Option<Diagnostic>,
 }
 
 /// Edits in causal order from a start state to real code.
@@ -129,7 +138,7 @@ pub struct Trajectory {
     pub files: Vec<TrajectoryFile>,
     /// Parse health of all files together in the start state.
     pub start_health: ParseHealth,
-    /// At least two, of which each but the first has a cause.
+    /// Two at least, of which each but the first has a cause; one, with its diagnostic, of [`Pattern::DiagnosticFix`].
     pub steps: Vec<Step>,
 }
 

@@ -133,7 +133,11 @@ pub fn diffs<T: AsRef<str>>(trajectory: &Trajectory, last: &[T]) -> Result<Strin
         } else {
             format!(" [{} errors, {} missing tokens]", step.health.errors, step.health.missing)
         };
-        text.push_str(&format!("step {}{cause}{health}\n--- {}\n", number + 1, step.action.path));
+        let told = step.diagnostic.as_ref().map_or_else(String::new, |told| {
+            let code = told.code.as_deref().unwrap_or("error");
+            format!("{}:{}: {code}: {}\n", told.line, told.column, told.message)
+        });
+        text.push_str(&format!("step {}{cause}{health}\n{told}--- {}\n", number + 1, step.action.path));
         let place = trajectory.files.iter().position(|file| file.path == step.action.path).unwrap_or(0);
         if let (Some(old), Some(new)) = (before.get(place), after.get(place)) {
             hunk(&mut text, old, new);

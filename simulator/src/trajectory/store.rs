@@ -44,6 +44,8 @@ pub struct TrajectoryManifest {
     pub per_file: usize,
     /// Most steps of a trajectory.
     pub most_steps: usize,
+    /// The compilers that were asked, as they name themselves.
+    pub compilers: Vec<String>,
     /// Licences that were allowed.
     pub allowed: Vec<String>,
     /// What was found.
@@ -155,6 +157,7 @@ impl TrajectoryWriter {
             patterns: settings.patterns.clone(),
             per_file: settings.per_file,
             most_steps: settings.most_steps,
+            compilers: settings.compilers.iter().map(|one| one.version().to_owned()).collect(),
             allowed: allowed.to_vec(),
             report: report.clone(),
             files: self.known.values().map(|file| (**file).clone()).collect(),

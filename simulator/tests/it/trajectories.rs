@@ -55,7 +55,9 @@ pub(crate) fn verify(built: &Built, parsers: &mut Parsers) {
         }
         assert_eq!(told, fresh, "{}", trajectory.detail);
     }
-    assert!(trajectory.steps.len() >= 2 && trajectory.steps.last().unwrap().health.is_whole());
+    let is_fix = trajectory.pattern == Pattern::DiagnosticFix;
+    assert_eq!(is_fix, trajectory.steps.iter().any(|step| step.diagnostic.is_some()));
+    assert!(trajectory.steps.len() >= 2 - usize::from(is_fix) && trajectory.steps.last().unwrap().health.is_whole());
     for (number, step) in trajectory.steps.iter().enumerate() {
         assert_eq!(step.cause.is_none(), number == 0);
         assert!(step.cause.is_none_or(|cause| cause < number));

@@ -2,7 +2,7 @@
 
 use crate::trajectories::{MIT, all, open, verify, write};
 use simulator::trajectory::language::Parsers;
-use simulator::trajectory::{BuildSettings, Built, Pattern};
+use simulator::trajectory::{BuildSettings, Built, Compiler, Pattern};
 
 /// The trajectories of one pattern in one file, which may be of any language.
 fn found(pattern: Pattern, name: &str, code: &str) -> Vec<Built> {
@@ -141,4 +141,38 @@ fn a_name_is_imported_after_it_is_used() {
     let (detail, start, _) = only(Pattern::AutoImport, "a.go", go);
     assert_eq!(detail, "fmt is imported");
     assert_eq!(start, "package p\n\nimport (\n\t\"os\"\n)\n\nfunc play() int {\n\treturn os.Getpid()\n}\n");
+}
+
+#[test]
+fn slips_are_what_a_real_compiler_reports() {
+    let folder = tempfile::tempdir().unwrap();
+    let rust = "use missing::Crate;\n\npub fn open_store(path: &str) -> Crate {\n    find(path)\n}\n\npub fn both() {\n    let one = \
+                open_store(\"a\");\n    drop(one);\n}\n";
+    let python =
+        "import missing\n\n\ndef open_store(path):\n    if path:\n        return missing.find(path)\n    return None\n";
+    write(folder.path(), &[MIT, ("r/a.rs", rust), ("r/a.py", python)]);
+    let compilers: Vec<_> = [Compiler::Rustc, Compiler::Python].into_iter().map(|one| one.find().unwrap()).collect();
+    let patterns = vec![Pattern::DiagnosticFix];
+    let settings = BuildSettings { patterns, per_file: 20, compilers, threads: 1, ..BuildSettings::default() };
+    let (_, found) = all(&open(folder.path()), &settings);
+    let mut parsers = Parsers::default();
+    found.iter().for_each(|built| verify(built, &mut parsers));
+    let told = |name: &str| {
+        let of_file = found.iter().filter(|built| built.files[0].path == name);
+        let steps = of_file.flat_map(|built| &built.trajectory.steps);
+        steps.filter_map(|step| step.diagnostic.clone()).collect::<Vec<_>>()
+    };
+    let (rust, python) = (told("a.rs"), told("a.py"));
+    // The name, and tokens that are not there; nothing about the package that is missing either way.
+    let misspelled = rust.iter().find(|one| one.code.as_deref() == Some("E0425")).unwrap();
+    assert!(misspelled.line == 8 && misspelled.message.contains("cannot find function"), "{misspelled:?}");
+    assert!(
+        rust.iter().any(|one| one.code.is_none()) && rust.iter().all(|one| !one.message.contains("unresolved import")),
+        "{rust:?}"
+    );
+    assert!(rust.iter().all(|one| one.compiler.starts_with("rustc ")));
+    assert!(python.iter().any(|one| one.line == 4) && python.iter().any(|one| one.line == 5), "{python:?}");
+    assert!(python.iter().all(|one| one.compiler.starts_with("Python 3")));
+    // Nobody asked, nothing invented.
+    assert!(all(&open(folder.path()), &BuildSettings { compilers: Vec::new(), ..settings }).1.is_empty());
 }

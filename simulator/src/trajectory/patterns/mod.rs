@@ -58,6 +58,8 @@ impl Search<'_> {
                 Pattern::TypeRefinement => refine::draft(self, name, &mut dice),
                 Pattern::OverrideGeneration => overriding::draft(self, name),
                 Pattern::AutoImport => import::draft(self, name),
+                // A compiler says which there are.
+                Pattern::DiagnosticFix => None,
             });
             drafts.extend(found.filter(|draft| draft.changes.len() <= self.most_steps).take(self.per_file));
         }
