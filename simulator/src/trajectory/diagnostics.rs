@@ -283,7 +283,7 @@ fn slips(search: &Search<'_>, file: &ParsedFile, dice: &mut Dice) -> Vec<Slip> {
             spoken.next();
         }
         let is_spoken = spoken.peek().is_some_and(|range| range.start < end);
-        if let Some(last) = written.chars().last().filter(|last| ends.contains(last) && !is_spoken) {
+        if let Some(last) = written.chars().next_back().filter(|last| ends.contains(last) && !is_spoken) {
             let what = format!("a {last} is missing");
             slips.push(Slip { range: end - 1..end, before: String::new(), what });
         }
