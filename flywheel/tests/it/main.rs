@@ -33,6 +33,7 @@ mod servers;
 #[cfg(feature = "production")]
 mod tls;
 mod training;
+mod trajectories;
 #[cfg(feature = "production")]
 mod trial;
 mod up;
