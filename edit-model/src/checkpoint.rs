@@ -148,6 +148,9 @@ pub(crate) fn decode(path: &Path, name: &str, view: &TensorView<'_>, target: &mu
     Ok(())
 }
 
+/// Takes the name and the content of a file.
+type WriteFile<'a> = dyn FnMut(&str, &[u8]) -> Result<(), ModelError> + 'a;
+
 /// Writes all weights in bf16: one file where `part_bytes` suffice, else parts and their index. `write` takes the name
 /// and the content of each file.
 ///
@@ -157,7 +160,7 @@ pub(crate) fn write_weights(
     network: &Network,
     weights: &[f32],
     part_bytes: u64,
-    write: &mut dyn FnMut(&str, &[u8]) -> Result<(), ModelError>,
+    write: &mut WriteFile<'_>,
 ) -> Result<(), ModelError> {
     let bytes_of = |tensor: &NamedTensor| 2 * tensor.range.len() as u64;
     let mut parts: Vec<Vec<NamedTensor>> = vec![Vec::new()];

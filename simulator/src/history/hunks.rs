@@ -65,10 +65,9 @@ pub fn hunks(file: &FileChange) -> Vec<Hunk> {
         }
         let (old, new) = (operation.old_range(), operation.new_range());
         if old.len() == new.len() {
-            found.extend(old.zip(new).filter_map(|(old, new)| {
-                // Lines between two changes may be equal where the algorithm took a short cut.
-                (before[old] != after[new]).then(|| hunk(&before, &after, old..old + 1, new..new + 1))
-            }));
+            // Lines between two changes may be equal where the algorithm took a short cut.
+            let changed = old.zip(new).filter(|(old, new)| before[*old] != after[*new]);
+            found.extend(changed.map(|(old, new)| hunk(&before, &after, old..old + 1, new..new + 1)));
         } else {
             found.push(hunk(&before, &after, old, new));
         }
