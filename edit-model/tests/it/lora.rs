@@ -7,7 +7,7 @@ use edit_model::{
     CpuBackend, Lora, LoraBackend, LoraConfig, ModelError, Network, NetworkBackend, Projection, Sequence,
 };
 use proptest::prelude::*;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 

@@ -31,7 +31,11 @@ fn repository(folder: &Path, commits: usize) -> PathBuf {
     std::fs::create_dir(&path).unwrap();
     git(&path, 0, &["init", "--quiet", "--initial-branch=main", "."]);
     let line = |number: usize, name: &str| {
-        if number % 10 == 0 { format!("fn {name}(value: u32) {{") } else { format!("    let value = {name}(value);") }
+        if number.is_multiple_of(10) {
+            format!("fn {name}(value: u32) {{")
+        } else {
+            format!("    let value = {name}(value);")
+        }
     };
     let name = |place: usize, step: usize| format!("{}_{place}_{step}", NAMES[(place + step) % NAMES.len()]);
     for commit in 0..=commits {
