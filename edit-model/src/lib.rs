@@ -10,6 +10,7 @@ mod error;
 mod lora;
 mod model;
 mod network;
+mod prefix;
 mod tokenizer;
 
 pub mod dialect;

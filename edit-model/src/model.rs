@@ -12,15 +12,17 @@ use serde::{Deserialize, Serialize};
 use crate::config::ModelConfig;
 use crate::dialect::{AnswerParser, MAX_ANSWER_TOKENS, ParsedToken, encode_prompt};
 use crate::error::ModelError;
-use crate::network::{Network, Workspace};
+use crate::network::{KeyValueCache, Network, ReadBuffers};
+use crate::prefix::PrefixCache;
 use crate::tokenizer::CodeTokenizer;
 
-/// A model in memory. It is immutable and shared between threads; each call keeps its own state.
+/// A model in memory. It is shared between threads; each call keeps its own state, and no answer depends on another.
 #[derive(Debug, Clone)]
 pub struct EditModel {
     network: Arc<Network>,
     weights: Arc<Vec<f32>>,
     tokenizer: Arc<CodeTokenizer>,
+    prefixes: Option<Arc<PrefixCache>>,
 }
 
 /// How to decode.
@@ -81,6 +83,10 @@ pub struct Completion {
     /// Sum of the log-probabilities of the written tokens under the model, masked tokens included in its total. For
     /// silence the log-probability of `<no_edit>`.
     pub log_p_text: f32,
+    /// Number of tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// How many of them were not read again, because an earlier prompt began with them.
+    pub reused_tokens: usize,
     /// Number of tokens written.
     pub generated_tokens: usize,
     /// Why it ended.
@@ -89,7 +95,7 @@ pub struct Completion {
 
 thread_local! {
     // Prompts are read on many threads; each keeps its buffers between calls.
-    static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::default());
+    static BUFFERS: RefCell<ReadBuffers> = RefCell::new(ReadBuffers::default());
 }
 
 impl EditModel {
@@ -107,7 +113,17 @@ impl EditModel {
         if tokens != vocab_size {
             return Err(ModelError::Vocabulary { tokens, vocab_size });
         }
-        Ok(Self { network: Arc::new(network), weights: Arc::new(weights), tokenizer: Arc::new(tokenizer) })
+        let (network, weights, tokenizer) = (Arc::new(network), Arc::new(weights), Arc::new(tokenizer));
+        Ok(Self { network, weights, tokenizer, prefixes: None })
+    }
+
+    /// The same model, which keeps keys and values of the prompts that it reads in at most `bytes` bytes, for prompts that
+    /// begin as they do; 0 keeps none. Its answers are the same to the bit. A prompt takes
+    /// `8 * layers * num_key_value_heads * head_dim` bytes for each token. Clones share what is kept.
+    #[must_use]
+    pub fn with_prefix_cache(mut self, bytes: usize) -> Self {
+        self.prefixes = (bytes > 0).then(|| Arc::new(PrefixCache::new(bytes)));
+        self
     }
 
     /// The same architecture and tokenizer with other weights.
@@ -118,7 +134,9 @@ impl EditModel {
         if weights.len() != self.weights.len() {
             return Err(ModelError::Config("the number of weights does not fit the configuration".to_owned()));
         }
-        Ok(Self { weights: Arc::new(weights), ..self.clone() })
+        // What other weights left is of no use to these.
+        let prefixes = self.prefixes.as_ref().map(|prefixes| Arc::new(prefixes.emptied()));
+        Ok(Self { weights: Arc::new(weights), prefixes, ..self.clone() })
     }
 
     /// The architecture.
@@ -148,6 +166,20 @@ impl EditModel {
         Ok(self.complete(context, &options, &|| false, &mut |_| {})?.gate_score)
     }
 
+    /// What reading `tokens` left, how many of them were known, and the logits of the next token.
+    fn read_prompt(&self, tokens: &[u32]) -> Result<(KeyValueCache, usize, Vec<f32>), ModelError> {
+        let known = self.prefixes.as_ref().and_then(|prefixes| prefixes.longest(tokens));
+        let mut cache = known.unwrap_or_else(|| self.network.empty_cache());
+        let reused = cache.len();
+        let logits = BUFFERS.with_borrow_mut(|buffers| {
+            self.network.read_prompt(&self.weights, &tokens[reused..], &mut cache, buffers)
+        })?;
+        if let Some(prefixes) = &self.prefixes {
+            prefixes.keep(tokens, &cache);
+        }
+        Ok((cache, reused, logits))
+    }
+
     /// Answers `context`. Every action is handed to `on_action` as soon as it is complete; `cancelled` is asked before
     /// every token.
     ///
@@ -162,8 +194,7 @@ impl EditModel {
     ) -> Result<Completion, ModelError> {
         let prompt = encode_prompt(&self.tokenizer, context)?;
         let no_edit = self.tokenizer.special().no_edit;
-        let (mut cache, mut logits) = WORKSPACE
-            .with_borrow_mut(|workspace| self.network.read_prompt(&self.weights, &prompt.tokens, workspace))?;
+        let (mut cache, reused_tokens, mut logits) = self.read_prompt(&prompt.tokens)?;
         let mut log_probabilities = logits.clone();
         Network::log_softmax(&mut log_probabilities);
         let silence = log_probabilities.get(no_edit as usize).copied().unwrap_or(f32::NEG_INFINITY);
@@ -171,6 +202,8 @@ impl EditModel {
             actions: ActionList::default(),
             gate_score: (1.0 - silence.exp()).clamp(0.0, 1.0),
             log_p_text: 0.0,
+            prompt_tokens: prompt.tokens.len(),
+            reused_tokens,
             generated_tokens: 0,
             stopped_reason: StopReason::Length,
         };
@@ -225,7 +258,8 @@ impl EditModel {
             if prompt.tokens.len() + completion.generated_tokens >= self.network.config().max_position_embeddings {
                 break;
             }
-            logits = self.network.read_token(&self.weights, token, &mut cache)?;
+            logits = BUFFERS
+                .with_borrow_mut(|buffers| self.network.read_tokens(&self.weights, &[token], &mut cache, buffers))?;
             log_probabilities.copy_from_slice(&logits);
             Network::log_softmax(&mut log_probabilities);
         }

@@ -36,6 +36,9 @@ pub struct ServingConfig {
     pub result_cache_entries: usize,
     /// How long such an answer is used, in seconds. Default 30.
     pub result_cache_seconds: u64,
+    /// What each model in memory may keep of the prompts that it read, in bytes, so that a prompt which begins as one of
+    /// them is read from where it departs; 0 keeps nothing. Default 33554432.
+    pub prefix_cache_bytes: usize,
 
     /// Largest body of a request in bytes. Default 262144.
     pub max_body_bytes: usize,
@@ -100,6 +103,7 @@ impl Default for ServingConfig {
             answer_timeout_ms: 30_000,
             result_cache_entries: 1024,
             result_cache_seconds: 30,
+            prefix_cache_bytes: 32 * 1024 * 1024,
             max_body_bytes: 256 * 1024,
             max_recent_edits: 8,
             max_recent_edit_bytes: 2048,

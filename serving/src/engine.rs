@@ -4,6 +4,7 @@ use std::path::Path;
 
 use edit_model::{DecodeOptions, EditModel, ModelError, StopReason};
 use events::{EditAction, EditContext};
+use metrics::counter;
 
 /// How to decode.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,6 +71,8 @@ impl Engine for EditModel {
                 ModelError::Context(_) => EngineError::Context,
                 other => EngineError::Failed(other.to_string()),
             })?;
+        counter!("flywheel_serving_prompt_tokens_total").increment(completion.prompt_tokens as u64);
+        counter!("flywheel_serving_reused_prompt_tokens_total").increment(completion.reused_tokens as u64);
         if !completion.gate_score.is_finite() {
             return Err(EngineError::Failed("the gate score is not a finite number".to_owned()));
         }
@@ -82,9 +85,10 @@ impl Engine for EditModel {
     }
 }
 
-/// Loads and verifies a model directory, and asks it once, so that the first request finds everything in memory.
-pub(crate) fn load(directory: &Path) -> Result<EditModel, ModelError> {
-    let model = EditModel::load(directory)?;
+/// Loads and verifies a model directory, and asks it once, so that the first request finds everything in memory. It may
+/// keep `prefix_cache_bytes` bytes of the prompts that it reads.
+pub(crate) fn load(directory: &Path, prefix_cache_bytes: usize) -> Result<EditModel, ModelError> {
+    let model = EditModel::load(directory)?.with_prefix_cache(prefix_cache_bytes);
     let context = EditContext {
         repository: "warm".to_owned(),
         path: "warm.rs".to_owned(),

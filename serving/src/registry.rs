@@ -25,11 +25,13 @@ const FILES: &str = "files";
 /// Models from the artifact store.
 pub(crate) struct ArtifactModels {
     store: Arc<dyn ArtifactStore>,
+    prefix_cache_bytes: usize,
 }
 
 impl ArtifactModels {
-    pub(crate) fn new(store: Arc<dyn ArtifactStore>) -> Self {
-        Self { store }
+    /// Each model may keep `prefix_cache_bytes` bytes of the prompts that it reads.
+    pub(crate) fn new(store: Arc<dyn ArtifactStore>, prefix_cache_bytes: usize) -> Self {
+        Self { store, prefix_cache_bytes }
     }
 }
 
@@ -55,7 +57,8 @@ impl ModelSource for ArtifactModels {
         let manifest = DirectoryManifest::from_bytes(digest, &bytes).map_err(|error| unservable(&error))?;
         let files = directory.join(FILES);
         verify_directory(&files, &manifest).await.map_err(|error| unservable(&error))?;
-        let loaded = tokio::task::spawn_blocking(move || engine::load(&files)).await;
+        let prefix_cache_bytes = self.prefix_cache_bytes;
+        let loaded = tokio::task::spawn_blocking(move || engine::load(&files, prefix_cache_bytes)).await;
         let model = loaded.map_err(|_| Unservable("loading panicked".to_owned()))?;
         Ok(Arc::new(model.map_err(|error| unservable(&error))?))
     }

@@ -167,7 +167,7 @@ impl Serving {
         let sources = Sources {
             directory: database.clone(),
             people: database,
-            models: Arc::new(ArtifactModels::new(deps.artifacts)),
+            models: Arc::new(ArtifactModels::new(deps.artifacts, config.prefix_cache_bytes)),
             routing: Arc::new(Registry::new(deps.registry, timeout)),
             log: deps.log,
             clock: deps.clock,

@@ -8,6 +8,10 @@
 //! for Parameter-Efficient Prompt Tuning"). So that a small model can read them, pretraining spells invented habits in
 //! their places, and training starts a team's from the spelling under which its edits are likeliest. The name as text tells apart repositories that share a slot.
 //!
+//! What changes least comes first, so that what was computed for a prompt serves the next. What is typed in the cursor's
+//! line changes tokens only behind that line's `<cursor>`, as long as the longer or shorter line leaves room for the same
+//! lines and edits; where it does not, some of them come or go, and tokens change only behind the path.
+//!
 //! Answer: `<no_edit>`, or one `<line k> old <to> new <end_action>` for each action; `<stop>` ends a list that is
 //! closed and not empty. The old text is the shortest span of whole words that starts in line k and occurs there once,
 //! so a model never counts: it copies. One canonical encoder writes answers; the parser accepts only what the encoder

@@ -233,6 +233,57 @@ proptest! {
     }
 }
 
+/// Longest line or edit with what marks it.
+const MAX_MARKED_TOKENS: usize = 50;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_keystroke_changes_tokens_only_behind_the_cursor_unless_something_loses_its_room(
+        lines in proptest::collection::vec("[a-f_]{0,9}[ (),.]{0,2}[a-f]{0,9}", 1..14),
+        old in proptest::collection::vec(("[a-f_ ]{0,30}", "[a-f_ ]{0,30}"), 0..4),
+        line in any::<prop::sample::Index>(),
+        column in any::<prop::sample::Index>(),
+        typed in "[a-f_.( ]{1,3}",
+    ) {
+        for (name, tokenizer) in kinds() {
+            let line = line.index(lines.len());
+            let column = column.index(lines[line].len() + 1);
+            let start: usize = lines[..line].iter().map(|line| line.len() + 1).sum();
+            let place = start + column;
+            let text = lines.join("\n") + "\n";
+            let mut before = context(&text, place);
+            before.recent_edits = old
+                .iter()
+                .map(|(old, new)| RecentEdit { path: before.path.clone(), old_text: old.clone(), new_text: new.clone() })
+                .collect();
+            let mut after = before.clone();
+            after.window.text.insert_str(place, &typed);
+            after.cursor_byte += typed.len() as u64;
+            let (before, after) = (encode_prompt(tokenizer, &before).unwrap(), encode_prompt(tokenizer, &after).unwrap());
+            let special = tokenizer.special();
+            let place_of = |prompt: &Prompt, token: u32| prompt.tokens.iter().position(|other| *other == token);
+            // How many edits are shown, and how many lines above the cursor's.
+            let shown = |prompt: &Prompt| {
+                let cursor = place_of(prompt, special.cursor).unwrap();
+                let edits = prompt.tokens[..cursor].iter().filter(|token| **token == special.edit).count();
+                (edits, prompt.tokens[..cursor].iter().filter(|token| special.lines.contains(token)).count())
+            };
+            let same = common(&before.tokens, &after.tokens);
+            let head = place_of(&before, special.edit).or(place_of(&before, special.window)).unwrap();
+            prop_assert!(same >= head, "{name}: {same} of {head}");
+            if shown(&before) == shown(&after) {
+                let cursor = place_of(&before, special.cursor).unwrap();
+                prop_assert!(same > cursor, "{name}: {same} of {cursor}");
+            } else {
+                let fullest = before.tokens.len().max(after.tokens.len());
+                prop_assert!(fullest + MAX_MARKED_TOKENS > MAX_PROMPT_TOKENS, "{name}: {fullest}");
+            }
+        }
+    }
+}
+
 /// Bytes and structuring tokens, one number each.
 fn spelled(tokenizer: &CodeTokenizer, tokens: &[u32]) -> Vec<u32> {
     let spell = |token: &u32| match tokenizer.token_bytes(*token) {

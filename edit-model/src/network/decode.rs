@@ -1,23 +1,66 @@
-//! Cached decoding: the prompt in one batch of products, then one token at a time.
+//! Cached decoding: the prompt in one batch of products, then a token, or a few, at a time.
+//!
+//! Keys and values of a token depend on it and on the tokens before it alone, and every row of a product is computed in
+//! the same order whatever rows stand beside it. So a prompt read in two parts leaves the bits that it leaves when it is
+//! read at once, and the same holds for tokens read one by one or together. The two kinds of reading differ from each
+//! other in the last bits, as their products do: what one wrote is not to be taken for what the other would write.
 
-use super::matmul::{MatrixView, multiply, multiply_vector};
-use super::{Network, Sequence, Workspace, vector};
+use super::matmul::{MatrixView, multiply, multiply_vectors};
+use super::parameters::LayerLayout;
+use super::{Network, QUERY_BLOCK, Sequence, Workspace, sized, vector};
 use crate::error::ModelError;
 
-/// Keys and values of every layer for the tokens read so far, and the buffers of one step.
-#[derive(Debug)]
+/// Keys and values of every layer for the tokens read so far.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct KeyValueCache {
-    /// Per layer: rows of (query, key, value) as the forward pass lays them out.
+    /// Per layer: a row of keys, then values, of every token.
     rows: Vec<Vec<f32>>,
     length: usize,
+}
+
+impl KeyValueCache {
+    /// Number of tokens read.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Forgets all tokens but the first `length`.
+    pub(crate) fn truncate(&mut self, length: usize) {
+        if length < self.length {
+            for rows in &mut self.rows {
+                rows.truncate(rows.len() / self.length * length);
+            }
+            self.length = length;
+        }
+    }
+
+    /// What the first `length` tokens left.
+    pub(crate) fn prefix(&self, length: usize) -> Self {
+        let length = length.min(self.length);
+        let floats = |rows: &Vec<f32>| rows.len().checked_div(self.length).unwrap_or(0) * length;
+        Self { rows: self.rows.iter().map(|rows| rows[..floats(rows)].to_vec()).collect(), length }
+    }
+
+    /// Memory of its keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.rows.iter().map(|rows| rows.len() * size_of::<f32>()).sum()
+    }
+}
+
+/// Reusable memory of reading.
+#[derive(Debug, Default)]
+pub(crate) struct ReadBuffers {
+    positions: Vec<u32>,
     stream: Vec<f32>,
+    inverse_rms: Vec<f32>,
     normalized: Vec<f32>,
+    query_key_value: Vec<f32>,
+    query_inverse_rms: Vec<f32>,
+    key_inverse_rms: Vec<f32>,
+    scores: Vec<f32>,
     attended: Vec<f32>,
     gate_up: Vec<f32>,
     activated: Vec<f32>,
-    scores: Vec<f32>,
-    query_inverse_rms: Vec<f32>,
-    key_inverse_rms: Vec<f32>,
 }
 
 impl Network {
@@ -26,111 +69,260 @@ impl Network {
         vector::log_softmax(logits);
     }
 
-    /// Reads the prompt and returns the cache and the logits of the next token.
+    /// A cache in which nothing was read.
+    pub(crate) fn empty_cache(&self) -> KeyValueCache {
+        KeyValueCache { rows: vec![Vec::new(); self.config.num_hidden_layers], length: 0 }
+    }
+
+    /// Reads the tokens of a prompt behind those in `cache` in one batch, and returns the logits of the next token.
     pub(crate) fn read_prompt(
         &self,
         weights: &[f32],
         tokens: &[u32],
-        workspace: &mut Workspace,
-    ) -> Result<(KeyValueCache, Vec<f32>), ModelError> {
-        self.forward(weights, &[Sequence { tokens, target_positions: &[] }], workspace)?;
-        let width = self.config.hidden_size;
-        let mut cache = KeyValueCache {
-            rows: workspace.layers.iter().map(|layer| layer.query_key_value.clone()).collect(),
-            length: tokens.len(),
-            stream: workspace.output[(tokens.len() - 1) * width..].to_vec(),
-            normalized: vec![0.0; width],
-            attended: vec![0.0; self.config.query_size()],
-            gate_up: vec![0.0; 2 * self.config.intermediate_size],
-            activated: vec![0.0; self.config.intermediate_size],
-            scores: Vec::new(),
-            query_inverse_rms: vec![0.0; self.config.num_attention_heads],
-            key_inverse_rms: vec![0.0; self.config.num_key_value_heads],
-        };
-        let logits = self.logits(weights, &mut cache);
-        Ok((cache, logits))
-    }
-
-    fn logits(&self, weights: &[f32], cache: &mut KeyValueCache) -> Vec<f32> {
-        let mut inverse = [0.0];
-        vector::normalize_rows(
-            &cache.stream,
-            &weights[self.layout.final_norm.clone()],
-            self.config.rms_norm_eps as f32,
-            &mut cache.normalized,
-            &mut inverse,
-        );
-        let mut logits = vec![0.0; self.config.written()];
-        multiply_vector(&weights[self.output_layer()], &cache.normalized, &mut logits);
-        logits
-    }
-
-    /// Appends one token and returns the logits of the next.
-    pub(crate) fn read_token(
-        &self,
-        weights: &[f32],
-        token: u32,
         cache: &mut KeyValueCache,
+        buffers: &mut ReadBuffers,
     ) -> Result<Vec<f32>, ModelError> {
-        let (width, inner, head) = (self.config.hidden_size, self.config.intermediate_size, self.config.head_size());
-        let (query, key_value, stride) = self.attention_widths();
-        let position = cache.length;
-        if position >= self.config.max_position_embeddings || token as usize >= self.config.vocab_size {
-            return Err(ModelError::Sequence("the sequence is full or the token unknown"));
-        }
+        self.embed(weights, tokens, cache, buffers)?;
+        let (width, inner) = (self.config.hidden_size, self.config.intermediate_size);
+        let (query, _, row) = self.attention_widths();
         let epsilon = self.config.rms_norm_eps as f32;
-        let mut inverse = [0.0];
-        cache.stream.copy_from_slice(&weights[self.layout.embedding.clone()][token as usize * width..][..width]);
+        let count = tokens.len();
         for (layer, rows) in self.layout.layers.iter().zip(&mut cache.rows) {
             vector::normalize_rows(
-                &cache.stream,
+                &buffers.stream,
                 &weights[layer.attention_norm.clone()],
                 epsilon,
-                &mut cache.normalized,
-                &mut inverse,
+                sized(&mut buffers.normalized, count * width),
+                sized(&mut buffers.inverse_rms, count),
             );
-            rows.resize((position + 1) * stride, 0.0);
-            let (_, row) = rows.split_at_mut(position * stride);
-            multiply_vector(&weights[layer.query_key_value.clone()], &cache.normalized, row);
-            if !layer.query_key_value_bias.is_empty() {
-                vector::add_in_place(row, &weights[layer.query_key_value_bias.clone()]);
+            multiply(
+                MatrixView::new(&buffers.normalized, count, width),
+                MatrixView::new(&weights[layer.query_key_value.clone()], row, width).transposed(),
+                sized(&mut buffers.query_key_value, count * row),
+                row,
+                1.0,
+                false,
+            );
+            self.place(weights, layer, buffers, rows);
+            self.attend_in_blocks(buffers, rows, cache.length, count);
+            multiply(
+                MatrixView::new(&buffers.attended, count, query),
+                MatrixView::new(&weights[layer.attention_output.clone()], width, query).transposed(),
+                &mut buffers.stream,
+                width,
+                1.0,
+                true,
+            );
+            if !layer.attention_output_bias.is_empty() {
+                vector::add_to_rows(&mut buffers.stream, &weights[layer.attention_output_bias.clone()]);
             }
-            if self.config.normalizes_heads() {
-                let (queries, keys) = (&mut cache.query_inverse_rms, &mut cache.key_inverse_rms);
-                self.normalize_heads(weights, layer, row, queries, keys);
+            vector::normalize_rows(
+                &buffers.stream,
+                &weights[layer.feed_forward_norm.clone()],
+                epsilon,
+                &mut buffers.normalized,
+                &mut buffers.inverse_rms,
+            );
+            multiply(
+                MatrixView::new(&buffers.normalized, count, width),
+                MatrixView::new(&weights[layer.gate_up.clone()], 2 * inner, width).transposed(),
+                sized(&mut buffers.gate_up, count * 2 * inner),
+                2 * inner,
+                1.0,
+                false,
+            );
+            vector::gated_activation(&buffers.gate_up, inner, sized(&mut buffers.activated, count * inner));
+            multiply(
+                MatrixView::new(&buffers.activated, count, inner),
+                MatrixView::new(&weights[layer.down.clone()], width, inner).transposed(),
+                &mut buffers.stream,
+                width,
+                1.0,
+                true,
+            );
+        }
+        cache.length += count;
+        // Only what follows the last one is asked for.
+        buffers.stream.drain(..(count - 1) * width);
+        Ok(self.logits(weights, buffers))
+    }
+
+    /// Reads written tokens behind those in `cache`, and returns the logits of the next token behind each of them, a row
+    /// each. However many are read together, every row is what it is when they are read one by one.
+    pub(crate) fn read_tokens(
+        &self,
+        weights: &[f32],
+        tokens: &[u32],
+        cache: &mut KeyValueCache,
+        buffers: &mut ReadBuffers,
+    ) -> Result<Vec<f32>, ModelError> {
+        self.embed(weights, tokens, cache, buffers)?;
+        let (width, inner) = (self.config.hidden_size, self.config.intermediate_size);
+        let (query, _, row) = self.attention_widths();
+        let epsilon = self.config.rms_norm_eps as f32;
+        let count = tokens.len();
+        for (layer, rows) in self.layout.layers.iter().zip(&mut cache.rows) {
+            vector::normalize_rows(
+                &buffers.stream,
+                &weights[layer.attention_norm.clone()],
+                epsilon,
+                sized(&mut buffers.normalized, count * width),
+                sized(&mut buffers.inverse_rms, count),
+            );
+            let products = sized(&mut buffers.query_key_value, count * row);
+            multiply_vectors(&weights[layer.query_key_value.clone()], &buffers.normalized, width, products);
+            self.place(weights, layer, buffers, rows);
+            self.attend_one_by_one(buffers, rows, cache.length, count);
+            let output = &weights[layer.attention_output.clone()];
+            multiply_vectors(output, &buffers.attended, query, &mut buffers.normalized);
+            if !layer.attention_output_bias.is_empty() {
+                vector::add_to_rows(&mut buffers.normalized, &weights[layer.attention_output_bias.clone()]);
             }
-            self.rotary.rotate(row, stride, query + key_value, &[position as u32], 1.0);
-            cache.scores.resize(position + 1, 0.0);
+            vector::add_in_place(&mut buffers.stream, &buffers.normalized);
+            vector::normalize_rows(
+                &buffers.stream,
+                &weights[layer.feed_forward_norm.clone()],
+                epsilon,
+                &mut buffers.normalized,
+                &mut buffers.inverse_rms,
+            );
+            let products = sized(&mut buffers.gate_up, count * 2 * inner);
+            multiply_vectors(&weights[layer.gate_up.clone()], &buffers.normalized, width, products);
+            vector::gated_activation(&buffers.gate_up, inner, sized(&mut buffers.activated, count * inner));
+            multiply_vectors(
+                &weights[layer.down.clone()],
+                &buffers.activated,
+                inner,
+                sized(&mut buffers.normalized, count * width),
+            );
+            vector::add_in_place(&mut buffers.stream, &buffers.normalized);
+        }
+        cache.length += count;
+        Ok(self.logits(weights, buffers))
+    }
+
+    /// Checks `tokens` and puts their embeddings into the stream.
+    fn embed(
+        &self,
+        weights: &[f32],
+        tokens: &[u32],
+        cache: &KeyValueCache,
+        buffers: &mut ReadBuffers,
+    ) -> Result<(), ModelError> {
+        if weights.len() != self.layout.total || cache.rows.len() != self.layout.layers.len() {
+            return Err(ModelError::Sequence("the weights or the cache do not fit the architecture"));
+        }
+        let end = cache.length + tokens.len();
+        let is_known = |token: &u32| (*token as usize) < self.config.vocab_size;
+        if tokens.is_empty() || end > self.config.max_position_embeddings || !tokens.iter().all(is_known) {
+            return Err(ModelError::Sequence("nothing is to be read, the sequence is full or a token unknown"));
+        }
+        let width = self.config.hidden_size;
+        buffers.positions.clear();
+        buffers.positions.extend(cache.length as u32..end as u32);
+        let stream = sized(&mut buffers.stream, tokens.len() * width);
+        for (row, token) in stream.chunks_exact_mut(width).zip(tokens) {
+            row.copy_from_slice(&weights[self.layout.embedding.clone()][*token as usize * width..][..width]);
+        }
+        Ok(())
+    }
+
+    /// Makes queries, keys and values of the products in `query_key_value`, and puts keys and values behind `rows`.
+    fn place(&self, weights: &[f32], layer: &LayerLayout, buffers: &mut ReadBuffers, rows: &mut Vec<f32>) {
+        let (query, key_value, row) = self.attention_widths();
+        let count = buffers.positions.len();
+        if !layer.query_key_value_bias.is_empty() {
+            vector::add_to_rows(&mut buffers.query_key_value, &weights[layer.query_key_value_bias.clone()]);
+        }
+        if self.config.normalizes_heads() {
+            self.normalize_heads(
+                weights,
+                layer,
+                &mut buffers.query_key_value,
+                sized(&mut buffers.query_inverse_rms, count * self.config.num_attention_heads),
+                sized(&mut buffers.key_inverse_rms, count * self.config.num_key_value_heads),
+            );
+        }
+        self.rotary.rotate(&mut buffers.query_key_value, row, query + key_value, &buffers.positions, 1.0);
+        for read in buffers.query_key_value.chunks_exact(row) {
+            rows.extend_from_slice(&read[query..]);
+        }
+    }
+
+    /// Attention of the last `count` tokens over `rows`, which hold `start` tokens before them.
+    fn attend_in_blocks(&self, buffers: &mut ReadBuffers, rows: &[f32], start: usize, count: usize) {
+        let (width, key_value, stride) = self.attention_widths();
+        let (head, cached) = (self.config.head_size(), 2 * key_value);
+        let length = start + count;
+        let scale = 1.0 / (head as f32).sqrt();
+        sized(&mut buffers.attended, count * width);
+        sized(&mut buffers.scores, QUERY_BLOCK.min(count) * length);
+        for index in 0..self.config.num_attention_heads {
+            let (query_start, key_start, value_start) = self.head_offsets(index);
+            // The cache keeps no queries.
+            let (key, value) = (&rows[key_start - width..], &rows[value_start - width..]);
+            for first in (0..count).step_by(QUERY_BLOCK) {
+                let block_rows = QUERY_BLOCK.min(count - first);
+                // Later keys of the block get the weight zero, which adds nothing.
+                let visible = start + first + block_rows;
+                let block = &mut buffers.scores[..block_rows * length];
+                let queries = &buffers.query_key_value[first * stride + query_start..];
+                multiply(
+                    MatrixView::strided(queries, block_rows, head, stride),
+                    MatrixView::strided(key, visible, head, cached).transposed(),
+                    block,
+                    length,
+                    scale,
+                    false,
+                );
+                vector::causal_softmax_rows(block, length, start + first);
+                multiply(
+                    MatrixView::strided(block, block_rows, visible, length),
+                    MatrixView::strided(value, visible, head, cached),
+                    &mut buffers.attended[first * width + index * head..],
+                    width,
+                    1.0,
+                    false,
+                );
+            }
+        }
+    }
+
+    /// The same for a few tokens, each on its own.
+    fn attend_one_by_one(&self, buffers: &mut ReadBuffers, rows: &[f32], start: usize, count: usize) {
+        let (width, key_value, stride) = self.attention_widths();
+        let head = self.config.head_size();
+        sized(&mut buffers.attended, count * width);
+        for token in 0..count {
+            let scores = sized(&mut buffers.scores, start + token + 1);
             for index in 0..self.config.num_attention_heads {
                 let (query_start, key_start, value_start) = self.head_offsets(index);
                 vector::attend_one(
-                    &rows[position * stride + query_start..][..head],
-                    &rows[key_start..],
-                    &rows[value_start..],
-                    stride,
-                    &mut cache.scores,
-                    &mut cache.attended[query_start..query_start + head],
+                    &buffers.query_key_value[token * stride + query_start..][..head],
+                    &rows[key_start - width..],
+                    &rows[value_start - width..],
+                    2 * key_value,
+                    scores,
+                    &mut buffers.attended[token * width + query_start..][..head],
                 );
             }
-            multiply_vector(&weights[layer.attention_output.clone()], &cache.attended, &mut cache.normalized);
-            if !layer.attention_output_bias.is_empty() {
-                vector::add_in_place(&mut cache.normalized, &weights[layer.attention_output_bias.clone()]);
-            }
-            vector::add_in_place(&mut cache.stream, &cache.normalized);
-            vector::normalize_rows(
-                &cache.stream,
-                &weights[layer.feed_forward_norm.clone()],
-                epsilon,
-                &mut cache.normalized,
-                &mut inverse,
-            );
-            multiply_vector(&weights[layer.gate_up.clone()], &cache.normalized, &mut cache.gate_up);
-            vector::gated_activation(&cache.gate_up, inner, &mut cache.activated);
-            multiply_vector(&weights[layer.down.clone()], &cache.activated, &mut cache.normalized);
-            vector::add_in_place(&mut cache.stream, &cache.normalized);
         }
-        cache.length += 1;
-        Ok(self.logits(weights, cache))
+    }
+
+    /// Logits behind every row of the stream.
+    fn logits(&self, weights: &[f32], buffers: &mut ReadBuffers) -> Vec<f32> {
+        let width = self.config.hidden_size;
+        let count = buffers.stream.len() / width;
+        vector::normalize_rows(
+            &buffers.stream,
+            &weights[self.layout.final_norm.clone()],
+            self.config.rms_norm_eps as f32,
+            sized(&mut buffers.normalized, count * width),
+            sized(&mut buffers.inverse_rms, count),
+        );
+        let mut logits = vec![0.0; count * self.config.written()];
+        multiply_vectors(&weights[self.output_layer()], &buffers.normalized, width, &mut logits);
+        logits
     }
 
     /// Logits after every token of `tokens`, one row each; for tests and for parity with other implementations.

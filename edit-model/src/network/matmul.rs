@@ -299,44 +299,57 @@ fn pack_left<const TILE_ROWS: usize>(
     }
 }
 
-/// `output = matrix * vector` for a row-major `matrix`; the product of decoding one token.
-pub(crate) fn multiply_vector(matrix: &[f32], vector: &[f32], output: &mut [f32]) {
-    arch().dispatch(VectorProduct { matrix, vector, output });
+/// The product of a row-major `matrix` of `width` columns with each of `vectors` (`width` values each, one behind the
+/// other); `output` gets the products one behind the other. It is the product of decoding a few tokens: the matrix is read
+/// from memory once for all of them, and every vector's product is computed as if it were alone, to the bit.
+pub(crate) fn multiply_vectors(matrix: &[f32], vectors: &[f32], width: usize, output: &mut [f32]) {
+    debug_assert_eq!(matrix.len() / width * (vectors.len() / width), output.len());
+    arch().dispatch(VectorProducts { matrix, vectors, width, output });
 }
 
-struct VectorProduct<'a> {
+struct VectorProducts<'a> {
     matrix: &'a [f32],
-    vector: &'a [f32],
+    vectors: &'a [f32],
+    width: usize,
     output: &'a mut [f32],
 }
 
-impl WithSimd for VectorProduct<'_> {
+impl WithSimd for VectorProducts<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (vector, vector_tail) = S::as_simd_f32s(self.vector);
-        for (target, row) in self.output.iter_mut().zip(self.matrix.chunks_exact(self.vector.len())) {
-            let (row, row_tail) = S::as_simd_f32s(row);
-            let mut sums = [simd.splat_f32s(0.0); 4];
-            let (row_quads, row_rest) = row.as_chunks::<4>();
-            let (vector_quads, vector_rest) = vector.as_chunks::<4>();
-            for (left, right) in row_quads.iter().zip(vector_quads) {
-                for lane in 0..4 {
-                    sums[lane] = simd.mul_add_e_f32s(left[lane], right[lane], sums[lane]);
-                }
+        let Self { matrix, vectors, width, output } = self;
+        let rows = matrix.len() / width;
+        for (index, row) in matrix.chunks_exact(width).enumerate() {
+            for (vector, products) in vectors.chunks_exact(width).zip(output.chunks_exact_mut(rows)) {
+                products[index] = product::<S>(simd, row, vector);
             }
-            for (left, right) in row_rest.iter().zip(vector_rest) {
-                sums[0] = simd.mul_add_e_f32s(*left, *right, sums[0]);
-            }
-            let total = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
-            let mut sum = simd.reduce_sum_f32s(total);
-            for (left, right) in row_tail.iter().zip(vector_tail) {
-                sum += left * right;
-            }
-            *target = sum;
         }
     }
+}
+
+#[inline(always)]
+fn product<S: Simd>(simd: S, row: &[f32], vector: &[f32]) -> f32 {
+    let (row, row_tail) = S::as_simd_f32s(row);
+    let (vector, vector_tail) = S::as_simd_f32s(vector);
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    let (row_quads, row_rest) = row.as_chunks::<4>();
+    let (vector_quads, vector_rest) = vector.as_chunks::<4>();
+    for (left, right) in row_quads.iter().zip(vector_quads) {
+        for lane in 0..4 {
+            sums[lane] = simd.mul_add_e_f32s(left[lane], right[lane], sums[lane]);
+        }
+    }
+    for (left, right) in row_rest.iter().zip(vector_rest) {
+        sums[0] = simd.mul_add_e_f32s(*left, *right, sums[0]);
+    }
+    let total = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
+    let mut sum = simd.reduce_sum_f32s(total);
+    for (left, right) in row_tail.iter().zip(vector_tail) {
+        sum += left * right;
+    }
+    sum
 }
 
 #[cfg(test)]
@@ -397,14 +410,38 @@ mod tests {
     }
 
     #[test]
-    fn a_vector_product_agrees_with_the_matrix_product() {
+    fn vector_products_agree_with_the_definition_and_with_each_vector_alone() {
         let matrix = values(37 * 75, 3);
-        let vector = values(75, 4);
-        let mut output = vec![0.0; 37];
-        multiply_vector(&matrix, &vector, &mut output);
-        for (row, got) in output.iter().enumerate() {
-            let want: f32 = matrix[row * 75..][..75].iter().zip(&vector).map(|(a, b)| a * b).sum();
-            assert!((got - want).abs() < 1e-4);
+        let vectors = values(3 * 75, 4);
+        let mut together = vec![0.0; 3 * 37];
+        multiply_vectors(&matrix, &vectors, 75, &mut together);
+        for (vector, products) in vectors.chunks_exact(75).zip(together.chunks_exact(37)) {
+            for (row, got) in products.iter().enumerate() {
+                let want: f32 = matrix[row * 75..][..75].iter().zip(vector).map(|(a, b)| a * b).sum();
+                assert!((got - want).abs() < 1e-4);
+            }
+            let mut alone = vec![0.0; 37];
+            multiply_vectors(&matrix, vector, 75, &mut alone);
+            assert_eq!(alone, products);
+        }
+    }
+
+    #[test]
+    fn a_row_of_a_product_depends_on_no_other_row() {
+        // Depths beyond a packed block, and fewer rows than a tile.
+        for (rows, depth, columns) in [(29, 300, 33), (7, 64, 70)] {
+            let left = values(rows * depth, 5);
+            let right = values(columns * depth, 6);
+            let right = MatrixView::new(&right, columns, depth).transposed();
+            let mut whole = vec![0.0; rows * columns];
+            multiply(MatrixView::new(&left, rows, depth), right, &mut whole, columns, 0.5, false);
+            for first in 0..rows {
+                let count = rows - first;
+                let mut part = vec![0.0; count * columns];
+                let below = MatrixView::new(&left[first * depth..], count, depth);
+                multiply(below, right, &mut part, columns, 0.5, false);
+                assert_eq!(part, whole[first * columns..]);
+            }
         }
     }
 }

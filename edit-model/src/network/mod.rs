@@ -9,6 +9,7 @@ mod matmul;
 mod parameters;
 mod vector;
 
+pub(crate) use decode::{KeyValueCache, ReadBuffers};
 pub use parameters::NamedTensor;
 pub(crate) use parameters::{EMBEDDING, LayerLayout, Layout, OUTPUT, standard_normal};
 

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
@@ -110,13 +111,65 @@ fn cached_decoding_agrees_with_the_batch() {
         let weights = weights(&network, 2);
         let tokens: Vec<u32> = (0..70).map(|i| (i * 11 + 2) % 37).collect();
         let all = network.all_logits(&weights, &tokens).unwrap();
-        let mut workspace = Workspace::default();
-        let (mut cache, mut logits) = network.read_prompt(&weights, &tokens[..50], &mut workspace).unwrap();
+        let (mut cache, mut buffers) = (network.empty_cache(), ReadBuffers::default());
+        let mut logits = network.read_prompt(&weights, &tokens[..50], &mut cache, &mut buffers).unwrap();
         for position in 49..69 {
             for (got, want) in logits.iter().zip(&all[position * 37..]) {
                 assert!((got - want).abs() < 1e-4, "{family}: {got} {want}");
             }
-            logits = network.read_token(&weights, tokens[position + 1], &mut cache).unwrap();
+            logits =
+                network.read_tokens(&weights, &tokens[position + 1..position + 2], &mut cache, &mut buffers).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_prompt_read_in_parts_is_the_prompt_read_at_once(
+        tokens in proptest::collection::vec(0_u32..41, 2..128),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 1..4),
+    ) {
+        for (family, network) in of_every_family() {
+            let weights = weights(&network, 5);
+            let (mut whole, mut buffers) = (network.empty_cache(), ReadBuffers::default());
+            let wanted = network.read_prompt(&weights, &tokens, &mut whole, &mut buffers).unwrap();
+            let mut ends: Vec<usize> = cuts.iter().map(|cut| 1 + cut.index(tokens.len() - 1)).collect();
+            ends.push(tokens.len());
+            ends.sort_unstable();
+            ends.dedup();
+            let (mut parts, mut logits, mut start) = (network.empty_cache(), Vec::new(), 0);
+            for end in ends {
+                logits = network.read_prompt(&weights, &tokens[start..end], &mut parts, &mut buffers).unwrap();
+                prop_assert_eq!(&parts, &whole.prefix(end), "{}", family);
+                start = end;
+            }
+            prop_assert_eq!(&logits, &wanted, "{}", family);
+        }
+    }
+
+    #[test]
+    fn tokens_read_together_are_the_tokens_read_one_by_one(
+        prompt in proptest::collection::vec(0_u32..41, 1..60),
+        written in proptest::collection::vec(0_u32..37, 1..12),
+        dropped in any::<prop::sample::Index>(),
+    ) {
+        for (family, network) in of_every_family() {
+            let weights = weights(&network, 6);
+            let (mut cache, mut buffers) = (network.empty_cache(), ReadBuffers::default());
+            network.read_prompt(&weights, &prompt, &mut cache, &mut buffers).unwrap();
+            let mut together = cache.clone();
+            let rows = network.read_tokens(&weights, &written, &mut together, &mut buffers).unwrap();
+            for (token, row) in written.iter().zip(rows.chunks_exact(37)) {
+                let alone = network.read_tokens(&weights, &[*token], &mut cache, &mut buffers).unwrap();
+                prop_assert_eq!(alone.as_slice(), row, "{}", family);
+            }
+            prop_assert_eq!(&together, &cache, "{}", family);
+            // What is taken back leaves no trace.
+            let length = prompt.len() + dropped.index(written.len());
+            together.truncate(length);
+            prop_assert_eq!(&together, &cache.prefix(length), "{}", family);
         }
     }
 }

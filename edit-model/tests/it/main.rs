@@ -3,6 +3,7 @@
 
 mod adopt;
 mod decoders;
+mod decoding;
 mod layout;
 mod lora;
 
