@@ -2,6 +2,7 @@
 
 mod convention;
 mod data_set;
+mod decode;
 mod demo;
 mod door;
 mod faults;
@@ -166,6 +167,10 @@ const NAMES: [(&str, &str); 18] = [
         "data sets of 10^4, 10^5 and 10^6 pairs, lessons, near-duplicates, scans; beside DuckDB and datasketch",
     ),
     ("latency", "first-action latency of `up` under load: P50, P90, P99, beside the same model asked in process"),
+    (
+        "decode",
+        "a prompt after a keystroke beside the whole prompt; tokens/s with guesses beside one by one; base model",
+    ),
     ("memory", "peak memory of `up` under load, beside the model alone in a process"),
     ("training", "time of a training step and tokens/s of our engine, beside burn on the same processors"),
     ("trajectories", "source/s/core of which trajectories are made, beside parsing the same files once"),
@@ -206,6 +211,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "labeling" => labeling::speed::measure(&arguments.labeling)?,
         "data-set" => data_set::measure(&arguments.data_set)?,
         "latency" => door::latency()?,
+        "decode" => decode::measure()?,
         "memory" => door::memory()?,
         "training" => training::measure()?,
         "trajectories" => trajectories::measure(arguments.corpus.as_deref())?,

@@ -6,6 +6,7 @@ mod backend;
 mod checkpoint;
 mod config;
 mod directory;
+mod draft;
 mod error;
 mod lora;
 mod model;

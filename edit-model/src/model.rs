@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 use crate::dialect::{AnswerParser, MAX_ANSWER_TOKENS, ParsedToken, encode_prompt};
+use crate::draft::Drafter;
 use crate::error::ModelError;
 use crate::network::{KeyValueCache, Network, ReadBuffers};
 use crate::prefix::PrefixCache;
@@ -40,6 +41,10 @@ pub struct DecodeOptions {
     pub threshold: f32,
     /// Speak whatever the gate score: `<no_edit>` is masked.
     pub force_edit: bool,
+    /// Most tokens that are guessed from the text being edited and read together with a written one; 0 reads them one by
+    /// one. The answer is the same to the bit. A right guess saves reading all weights once more, a wrong one costs the
+    /// arithmetic of a token.
+    pub draft_tokens: usize,
 }
 
 impl Default for DecodeOptions {
@@ -51,6 +56,7 @@ impl Default for DecodeOptions {
             seed: 0,
             threshold: 0.5,
             force_edit: false,
+            draft_tokens: 0,
         }
     }
 }
@@ -87,6 +93,10 @@ pub struct Completion {
     pub prompt_tokens: usize,
     /// How many of them were not read again, because an earlier prompt began with them.
     pub reused_tokens: usize,
+    /// How many tokens were guessed ([`DecodeOptions::draft_tokens`]).
+    pub drafted_tokens: usize,
+    /// How many of the guessed tokens were written.
+    pub kept_draft_tokens: usize,
     /// Number of tokens written.
     pub generated_tokens: usize,
     /// Why it ended.
@@ -194,7 +204,7 @@ impl EditModel {
     ) -> Result<Completion, ModelError> {
         let prompt = encode_prompt(&self.tokenizer, context)?;
         let no_edit = self.tokenizer.special().no_edit;
-        let (mut cache, reused_tokens, mut logits) = self.read_prompt(&prompt.tokens)?;
+        let (mut cache, reused_tokens, logits) = self.read_prompt(&prompt.tokens)?;
         let mut log_probabilities = logits.clone();
         Network::log_softmax(&mut log_probabilities);
         let silence = log_probabilities.get(no_edit as usize).copied().unwrap_or(f32::NEG_INFINITY);
@@ -204,6 +214,8 @@ impl EditModel {
             log_p_text: 0.0,
             prompt_tokens: prompt.tokens.len(),
             reused_tokens,
+            drafted_tokens: 0,
+            kept_draft_tokens: 0,
             generated_tokens: 0,
             stopped_reason: StopReason::Length,
         };
@@ -216,6 +228,8 @@ impl EditModel {
         }
         let mut random = (options.temperature > 0.0).then(|| ChaCha8Rng::seed_from_u64(options.seed));
         let mut parser = AnswerParser::new(&self.tokenizer, context, &prompt);
+        let mut drafter = Drafter::new(&self.tokenizer, &prompt.tokens);
+        let mut ahead = Ahead::new(logits);
         loop {
             if cancelled() {
                 completion.stopped_reason = StopReason::Cancelled;
@@ -230,8 +244,8 @@ impl EditModel {
             }
             let permitted = |token: u32| token != no_edit && parser.allows(token);
             let chosen = match &mut random {
-                None => likeliest(&logits, permitted),
-                Some(random) => sample(&logits, options.temperature, permitted, random.random()),
+                None => likeliest(ahead.logits(), permitted),
+                Some(random) => sample(ahead.logits(), options.temperature, permitted, random.random()),
             };
             let Some(token) = chosen else {
                 completion.stopped_reason = StopReason::Grammar;
@@ -255,15 +269,57 @@ impl EditModel {
                     break;
                 }
             }
-            if prompt.tokens.len() + completion.generated_tokens >= self.network.config().max_position_embeddings {
+            let length = prompt.tokens.len() + completion.generated_tokens;
+            let room = self.network.config().max_position_embeddings.saturating_sub(length);
+            if room == 0 {
                 break;
             }
-            logits = BUFFERS
-                .with_borrow_mut(|buffers| self.network.read_tokens(&self.weights, &[token], &mut cache, buffers))?;
-            log_probabilities.copy_from_slice(&logits);
+            drafter.push(token);
+            if ahead.take(token) {
+                completion.kept_draft_tokens += 1;
+            } else {
+                // Wrong guesses are forgotten.
+                cache.truncate(length - 1);
+                let left = options.max_tokens.saturating_sub(completion.generated_tokens + 1);
+                let drafted = drafter.draft(options.draft_tokens.min(room).min(left));
+                completion.drafted_tokens += drafted.len();
+                let tokens: Vec<u32> = std::iter::once(token).chain(drafted).collect();
+                let rows = BUFFERS
+                    .with_borrow_mut(|buffers| self.network.read_tokens(&self.weights, &tokens, &mut cache, buffers))?;
+                ahead = Ahead { tokens, rows, row: 0 };
+            }
+            log_probabilities.copy_from_slice(ahead.logits());
             Network::log_softmax(&mut log_probabilities);
         }
         Ok(completion)
+    }
+}
+
+/// Logits behind the token that was written last, and behind those that were guessed to follow it.
+struct Ahead {
+    tokens: Vec<u32>,
+    /// A row behind each of `tokens`.
+    rows: Vec<f32>,
+    /// The row behind the token that was written last.
+    row: usize,
+}
+
+impl Ahead {
+    /// Behind a prompt.
+    fn new(logits: Vec<f32>) -> Self {
+        Self { tokens: vec![0], rows: logits, row: 0 }
+    }
+
+    fn logits(&self) -> &[f32] {
+        let width = self.rows.len() / self.tokens.len();
+        &self.rows[self.row * width..][..width]
+    }
+
+    /// Goes on to the row behind `token`, if it is the one that was guessed.
+    fn take(&mut self, token: u32) -> bool {
+        let is_guessed = self.tokens.get(self.row + 1) == Some(&token);
+        self.row += usize::from(is_guessed);
+        is_guessed
     }
 }
 

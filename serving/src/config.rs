@@ -39,6 +39,9 @@ pub struct ServingConfig {
     /// What each model in memory may keep of the prompts that it read, in bytes, so that a prompt which begins as one of
     /// them is read from where it departs; 0 keeps nothing. Default 33554432.
     pub prefix_cache_bytes: usize,
+    /// Most tokens that are guessed from the text being edited and read together with a written one, 0 to 64; answers stay
+    /// the same. It pays where weights do not fit the processor's caches: `benchmarks/run decode` measures it. Default 0.
+    pub draft_tokens: usize,
 
     /// Largest body of a request in bytes. Default 262144.
     pub max_body_bytes: usize,
@@ -104,6 +107,7 @@ impl Default for ServingConfig {
             result_cache_entries: 1024,
             result_cache_seconds: 30,
             prefix_cache_bytes: 32 * 1024 * 1024,
+            draft_tokens: 0,
             max_body_bytes: 256 * 1024,
             max_recent_edits: 8,
             max_recent_edit_bytes: 2048,
@@ -141,6 +145,7 @@ impl ServingConfig {
         expect((0.0..=0.5).contains(&self.exploration), "serving.exploration", "0 to 0.5")?;
         expect((1..=64).contains(&self.max_actions), "serving.max_actions", "1 to 64")?;
         expect((1..=1024).contains(&self.threads), "serving.threads", "1 to 1024")?;
+        expect(self.draft_tokens <= 64, "serving.draft_tokens", "0 to 64")?;
         expect(self.queue >= 1, "serving.queue", "at least 1")?;
         expect(self.answer_timeout_ms >= 1, "serving.answer_timeout_ms", "at least 1")?;
         expect(self.max_body_bytes >= 1024, "serving.max_body_bytes", "at least 1024")?;

@@ -14,6 +14,8 @@ pub(crate) struct Decoding {
     /// Speak whatever the gate score.
     pub(crate) force_edit: bool,
     pub(crate) max_actions: usize,
+    /// Most tokens that are guessed and read ahead.
+    pub(crate) draft_tokens: usize,
 }
 
 /// What a model answered.
@@ -64,6 +66,7 @@ impl Engine for EditModel {
             max_actions: decoding.max_actions,
             threshold: decoding.threshold,
             force_edit: decoding.force_edit,
+            draft_tokens: decoding.draft_tokens,
             ..DecodeOptions::default()
         };
         let completion =
@@ -73,6 +76,8 @@ impl Engine for EditModel {
             })?;
         counter!("flywheel_serving_prompt_tokens_total").increment(completion.prompt_tokens as u64);
         counter!("flywheel_serving_reused_prompt_tokens_total").increment(completion.reused_tokens as u64);
+        counter!("flywheel_serving_drafted_tokens_total").increment(completion.drafted_tokens as u64);
+        counter!("flywheel_serving_kept_draft_tokens_total").increment(completion.kept_draft_tokens as u64);
         if !completion.gate_score.is_finite() {
             return Err(EngineError::Failed("the gate score is not a finite number".to_owned()));
         }

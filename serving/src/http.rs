@@ -82,8 +82,12 @@ async fn answer(state: &Arc<State>, headers: &HeaderMap, body: &mut UnreadBody) 
     let opportunity_id = question.opportunity_id.unwrap_or_else(|| OpportunityId::new(&*state.ids));
     let suggestion_id = state.suggestion_id(&tenant.id, &person, opportunity_id, &context_digest);
     let explores = state.policy.explores(opportunity_id);
-    let decoding =
-        Decoding { threshold: state.policy.threshold(), force_edit: explores, max_actions: state.config.max_actions };
+    let decoding = Decoding {
+        threshold: state.policy.threshold(),
+        force_edit: explores,
+        max_actions: state.config.max_actions,
+        draft_tokens: state.config.draft_tokens,
+    };
     let cache_key =
         CacheKey { artifact: assignment.artifact_digest, context: context_digest, forced: decoding.force_edit };
 

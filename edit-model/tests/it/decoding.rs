@@ -24,12 +24,14 @@ fn after(typed: &str) -> EditContext {
     context
 }
 
-/// The answer and the actions that were handed out, without what the answer says of the way to it.
+/// The answer without what it says of the way to it, and how many tokens of the prompt were known.
 fn answer(model: &EditModel, context: &EditContext, options: &DecodeOptions) -> (Completion, usize) {
     let mut shown = Vec::new();
     let mut completion = model.complete(context, options, &|| false, &mut |action| shown.push(action)).unwrap();
     assert_eq!(shown, completion.actions.actions);
+    assert!(completion.kept_draft_tokens <= completion.drafted_tokens);
     let reused = std::mem::take(&mut completion.reused_tokens);
+    (completion.drafted_tokens, completion.kept_draft_tokens) = (0, 0);
     (completion, reused)
 }
 
@@ -57,6 +59,65 @@ proptest! {
             prop_assert!(bytes < PREFIX_BYTES || index == 0 || reused > 10, "{reused}");
         }
     }
+}
+
+/// Weights under which a token is likely to be followed by itself, so that some guesses are right.
+fn repetitive() -> &'static EditModel {
+    static MODEL: OnceLock<EditModel> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let model = model(7);
+        let mut weights = model.weights().to_vec();
+        for tensor in model.network().tensors() {
+            // The output layer is the embedding: what is read decides what is written, and the layers little.
+            let factor = match tensor.name.as_str() {
+                "model.embed_tokens.weight" => 8.0,
+                name if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") => 0.05,
+                _ => 1.0,
+            };
+            weights[tensor.range].iter_mut().for_each(|weight| *weight *= factor);
+        }
+        model.with_weights(weights).unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn guesses_change_no_answer(
+        which in 0_usize..4,
+        typed in "[a-z_.(), ]{0,12}",
+        temperature in prop_oneof![Just(0.0_f32), Just(0.8)],
+        seed in any::<u64>(),
+        draft_tokens in 1_usize..9,
+        max_tokens in 1_usize..60,
+        max_actions in 1_usize..4,
+    ) {
+        let model = plain().get(which).unwrap_or_else(repetitive);
+        let options =
+            DecodeOptions { force_edit: true, temperature, seed, max_tokens, max_actions, ..DecodeOptions::default() };
+        let guessing = DecodeOptions { draft_tokens, ..options.clone() };
+        let context = after(&typed);
+        prop_assert_eq!(answer(model, &context, &guessing), answer(model, &context, &options));
+        let remembering = model.clone().with_prefix_cache(PREFIX_BYTES);
+        for _ in 0..2 {
+            prop_assert_eq!(answer(&remembering, &context, &guessing).0, answer(model, &context, &options).0);
+        }
+    }
+}
+
+#[test]
+fn some_guesses_are_right_and_some_are_wrong() {
+    let (mut drafted, mut kept) = (0, 0);
+    for seed in 0..40 {
+        let options =
+            DecodeOptions { force_edit: true, temperature: 0.5, seed, draft_tokens: 4, ..DecodeOptions::default() };
+        let completion = repetitive().complete(&context(), &options, &|| false, &mut |_| {}).unwrap();
+        drafted += completion.drafted_tokens;
+        kept += completion.kept_draft_tokens;
+        assert!(completion.generated_tokens > completion.kept_draft_tokens);
+    }
+    assert!(0 < kept && kept < drafted, "{kept} of {drafted}");
 }
 
 #[test]
