@@ -25,7 +25,7 @@ use crate::network::{MatrixView, NamedTensor, Network, Sequence, multiply};
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// What PEFT writes before the name of a module.
-const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
 
 /// A projection that an adapter changes, in every layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -127,6 +127,8 @@ pub(crate) enum Command {
     /// Make edit trajectories that end in real code.
     #[command(subcommand)]
     Trajectories(TrajectoriesCommand),
+    /// Write a model, or an adapter over it, for llama.cpp.
+    ExportGguf(ExportGgufArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -716,6 +718,46 @@ pub(crate) struct TrajectoriesBuildArgs {
     /// Markdown.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+/// How `export-gguf` stores weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum GgufType {
+    // No documentation: help texts would show it at length.
+    Bf16,
+    F32,
+}
+
+/// What `export-gguf` says beside its options.
+const EXPORT_GGUF_HELP: &str = "llama.cpp must not write the tokens from `written_tokens` on, and where `splits_alike` is \
+                                false it is to be given tokens instead of text: docs/operations.md says how.";
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXPORT_GGUF_HELP)]
+pub(crate) struct ExportGgufArgs {
+    /// Directory of the model, with its manifest.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) model: PathBuf,
+    /// Write this adapter in PEFT's layout instead of the model, to be put over it.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// The file that is written; it must not be there yet.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Its name. Default: the model's, of an adapter that of its directory.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How the model's weights are stored: `bf16`, as they are served here, or `f32`. An adapter's are always `f32`.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "bf16",
+        hide_possible_values = true,
+        conflicts_with = "adapter"
+    )]
+    pub(crate) weights: GgufType,
     #[command(flatten)]
     pub(crate) list: ListArgs,
 }

@@ -11,6 +11,7 @@ mod dataset;
 mod demo;
 mod doctor;
 mod embedded;
+mod export_gguf;
 mod failure;
 mod foundation;
 mod freshness;
@@ -77,6 +78,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
     if let Command::Trajectories(command) = &cli.command {
         return trajectories::run(command);
+    }
+    if let Command::ExportGguf(arguments) = &cli.command {
+        return export_gguf::run(arguments);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

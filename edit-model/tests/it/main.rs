@@ -4,6 +4,7 @@
 mod adopt;
 mod decoders;
 mod decoding;
+mod gguf;
 mod layout;
 mod lora;
 

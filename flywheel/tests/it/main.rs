@@ -11,6 +11,7 @@ mod deployment;
 mod doctor;
 #[cfg(feature = "production")]
 mod doctor_servers;
+mod export_gguf;
 #[cfg(feature = "production")]
 mod faults;
 #[cfg(feature = "production")]
