@@ -18,6 +18,7 @@
 //! | `TEST_SERVERS_APICURIO` | the directory with the program of the schema registry Apicurio and its jars |
 //! | `TEST_SERVERS_PREVIOUS_RELEASE` | the program of the release before this one, with the parts of a production platform, for a full run |
 //! | `TEST_SERVERS_LAKE_READERS` | the directory with the Python packages DuckDB, Polars and datasets, for a full run |
+//! | `TEST_SERVERS_LLAMA_CPP` | the directory with the Python package of llama.cpp, for a full run |
 //! | `TEST_SERVERS_KAFKA_JAVA` | options of Kafka's Java instead of those for tests: benchmarks want more of it |
 //!
 //! What is not given is started: once a process, or, by the program `test-servers`, once for a whole `cargo test`. What
@@ -32,12 +33,12 @@ mod http;
 mod kafka;
 mod kafka_acls;
 mod kafka_doors;
-mod lake_readers;
 mod minio;
 mod own;
 mod ports;
 mod postgresql;
 mod previous;
+mod python;
 mod registry;
 mod s3;
 mod s3_door;
@@ -251,7 +252,16 @@ pub fn previous_release() -> PathBuf {
 /// They are not there: the sentence says what to do.
 #[must_use]
 pub fn lake_readers() -> PathBuf {
-    lake_readers::packages().unwrap_or_else(|sentence| panic!("{sentence}"))
+    python::LAKE_READERS.directory().unwrap_or_else(|sentence| panic!("{sentence}"))
+}
+
+/// The directory of the Python package of llama.cpp, when [`full_wanted`].
+///
+/// # Panics
+/// It is not there: the sentence says what to do.
+#[must_use]
+pub fn llama_cpp() -> PathBuf {
+    python::LLAMA_CPP.directory().unwrap_or_else(|sentence| panic!("{sentence}"))
 }
 
 /// Gives rights at a broker. Whoever enters without a name may do everything; who has a name may do everything with

@@ -19,6 +19,7 @@ mod fleet;
 mod harness;
 mod history;
 mod kills;
+mod llama_cpp;
 mod load;
 mod pairs;
 #[cfg(feature = "production")]
