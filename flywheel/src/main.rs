@@ -118,7 +118,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             | Command::Pretrain(_)
             | Command::Adopt(_)
             | Command::Replay(_)
-            | Command::Trajectories(_) => Err(Failure::refused("handled above".to_owned())),
+            | Command::Trajectories(_)
+            | Command::ExportGguf(_) => Err(Failure::refused("handled above".to_owned())),
         }
     });
     // A thread that waits for brokers can not be cut off, and nothing waits for it.
