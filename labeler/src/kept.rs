@@ -1,6 +1,9 @@
 //! How much of accepted text stands: a token alignment of three texts, what was suggested, what stood right after Tab,
 //! and what stands at a look.
 //!
+//! Tokens are words and marks: as many texts are aligned here as there are looks, and a parser would take most of the
+//! labeler's time to say the same.
+//!
 //! Only tokens that the suggestion *changes* count, and of them those that Tab brought into the document: an editor may
 //! take a word only, or close a bracket that is there. A suggestion that rewrites one name of a line is gone when the
 //! name is gone, although most characters of the line stand. And what the developer typed right at the place counts for
@@ -9,7 +12,7 @@
 use std::hash::Hash;
 
 use crate::alignment::common_subsequence;
-use crate::lexing::tokens;
+use crate::lexing::{self, shared_ends};
 
 /// Beyond this many cells of the table two alignments are joined instead of one searched. About 120 changed tokens a
 /// text.
@@ -47,22 +50,29 @@ impl Kept {
 /// the developer changed it between one Tab and the next. None when Tab brought nothing of the step.
 #[must_use]
 pub fn kept(language: &str, before: &str, suggested: &str, at_accept: &[String], now: &str) -> Option<Kept> {
-    let (before, suggested, now) = (words(language, before), words(language, suggested), words(language, now));
-    let texts: Vec<Vec<&str>> = at_accept.iter().map(|text| words(language, text)).collect();
+    // A change of nothing but space may be one of a string or of a comment's end: only a parser tells.
+    let is_space_only = before != suggested && lexing::solid(before).eq(lexing::solid(suggested));
+    let tokens = |text: &str| if is_space_only { lexing::tokens(language, text) } else { lexing::plain_tokens(text) };
+    let at_accept = at_accept.iter().map(String::as_str);
+    let all: Vec<&str> = [before, suggested, now].into_iter().chain(at_accept).collect();
+    let all = if is_space_only { all } else { changed_lines(&all) };
+    let all: Vec<Vec<&str>> =
+        all.iter().map(|text| tokens(text).into_iter().map(|token| &text[token.range]).collect()).collect();
+    let [before, suggested, now, texts @ ..] = all.as_slice() else { return None };
     let accepted = texts.last()?;
-    let unchanged = common_subsequence(&before, &suggested);
+    let unchanged = common_subsequence(before, suggested);
     let written = unmatched(suggested.len(), unchanged.iter().map(|pair| pair.1));
     if written.is_empty() {
         let removed = unmatched(before.len(), unchanged.iter().map(|pair| pair.0));
-        return still_gone(&before, &removed, accepted, &now);
+        return still_gone(before, &removed, accepted, now);
     }
     let mut arrived = vec![false; suggested.len()];
-    for text in &texts {
-        for (index, _) in common_subsequence(&suggested, text) {
+    for text in texts {
+        for (index, _) in common_subsequence(suggested, text) {
             arrived[index] = true;
         }
     }
-    let standing = common_to_three(&suggested, accepted, &now);
+    let standing = common_to_three(suggested, accepted, now);
     let place = |index: usize| standing.binary_search_by_key(&index, |found| found[0]).ok().map(|at| standing[at]);
     let taken: Vec<usize> = written.into_iter().filter(|index| arrived[*index] || place(*index).is_some()).collect();
     if taken.is_empty() {
@@ -76,9 +86,9 @@ pub fn kept(language: &str, before: &str, suggested: &str, at_accept: &[String],
         }
         _ => false,
     };
-    let kept_characters = characters(&suggested, &kept);
+    let kept_characters = characters(suggested, &kept);
     Some(Kept {
-        accepted_characters: characters(&suggested, &taken),
+        accepted_characters: characters(suggested, &taken),
         standing_characters: kept_characters,
         kept_characters,
         intact: kept.len() == taken.len() && taken.windows(2).all(together),
@@ -186,8 +196,14 @@ fn common_middle<T: Eq + Hash>([a, b, c]: [&[T]; 3]) -> Vec<[usize; 3]> {
     found
 }
 
-fn words<'a>(language: &str, text: &'a str) -> Vec<&'a str> {
-    tokens(language, text).into_iter().map(|token| &text[token.range]).collect()
+/// What lies between the lines with which all of them begin and those with which all of them end: aligning texts whole
+/// would match those with each other.
+fn changed_lines<'a>(texts: &[&'a str]) -> Vec<&'a str> {
+    let shared = shared_ends(texts);
+    let Some(first) = texts.first() else { return Vec::new() };
+    let start = first[..shared.start].rfind('\n').map_or(0, |at| at + 1);
+    let end = first[first.len() - shared.end..].find('\n').map_or(0, |at| shared.end - at);
+    texts.iter().map(|text| &text[start..text.len() - end]).collect()
 }
 
 fn unmatched(length: usize, matched: impl Iterator<Item = usize>) -> Vec<usize> {

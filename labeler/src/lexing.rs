@@ -83,7 +83,8 @@ pub fn tokens(language: &str, text: &str) -> Vec<Token> {
     plain_tokens(text)
 }
 
-fn plain_tokens(text: &str) -> Vec<Token> {
+/// The tokens of a language that is not parsed.
+pub(crate) fn plain_tokens(text: &str) -> Vec<Token> {
     let mut all = Vec::new();
     push_words(text, 0..text.len(), 0, &mut all);
     all
@@ -159,12 +160,14 @@ fn collect_leaves(root: Node<'_>, text: &str, by_indentation: bool, leaves: &mut
 /// Whether two texts are equal after lexing: a formatter is no correction.
 #[must_use]
 pub fn equal_after_lexing(language: &str, left: &str, right: &str) -> bool {
+    // Tokens hold everything that is no space, so most differences show without a parser, and in what differs.
+    let shared = shared_ends(&[left, right]);
+    let [left_middle, right_middle] = [left, right].map(|text| &text[shared.start..text.len() - shared.end]);
+    if !solid(left_middle).eq(solid(right_middle)) {
+        return false;
+    }
     if left == right {
         return true;
-    }
-    // Tokens hold everything that is no space, so most differences show without a parser.
-    if !solid(left).eq(solid(right)) {
-        return false;
     }
     let (left_tokens, right_tokens) = (tokens(language, left), tokens(language, right));
     left_tokens.len() == right_tokens.len()
@@ -172,6 +175,33 @@ pub fn equal_after_lexing(language: &str, left: &str, right: &str) -> bool {
             .iter()
             .zip(&right_tokens)
             .all(|(a, b)| a.depth == b.depth && left[a.range.clone()] == right[b.range.clone()])
+}
+
+/// How many bytes all texts begin with (`start`) and end with (`end`) alike, both whole characters.
+#[must_use]
+pub fn shared_ends(texts: &[&str]) -> Range<usize> {
+    let Some((first, others)) = texts.split_first() else { return 0..0 };
+    let (mut start, mut end) = (first.len(), first.len());
+    for other in others {
+        start = alike(first.as_bytes()[..start].iter(), other.as_bytes().iter());
+    }
+    while !first.is_char_boundary(start) {
+        start -= 1;
+    }
+    let behind = &first.as_bytes()[start..];
+    end -= start;
+    for other in others {
+        let theirs = other.as_bytes()[start..].iter().rev();
+        end = alike(behind[behind.len() - end..].iter().rev(), theirs);
+    }
+    while !first.is_char_boundary(first.len() - end) {
+        end -= 1;
+    }
+    start..end
+}
+
+fn alike<'a>(one: impl Iterator<Item = &'a u8>, other: impl Iterator<Item = &'a u8>) -> usize {
+    one.zip(other).take_while(|(a, b)| a == b).count()
 }
 
 /// The characters of a text that are no space.
@@ -262,6 +292,36 @@ mod tests {
             let parts = lexemes(&text);
             let joined: String = parts.iter().map(|range| &text[range.clone()]).collect();
             prop_assert_eq!(joined, text);
+        }
+
+        #[test]
+        fn shared_ends_are_shared_and_whole(
+            texts in proptest::collection::vec("[aé😀\\n]{0,6}", 1..4),
+            (start, end) in ("[aé😀]{0,3}", "[aé😀]{0,3}"),
+        ) {
+            let texts: Vec<String> = texts.iter().map(|text| format!("{start}{text}{end}")).collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let shared = shared_ends(&texts);
+            let first = texts[0];
+            for text in &texts {
+                prop_assert_eq!(&text[..shared.start], &first[..shared.start]);
+                prop_assert_eq!(&text[text.len() - shared.end..], &first[first.len() - shared.end..]);
+                prop_assert!(shared.start + shared.end <= text.len());
+            }
+            prop_assert!(shared.start >= start.len() && shared.start + shared.end >= start.len() + end.len());
+        }
+
+        #[test]
+        fn what_is_told_without_a_parser_is_what_a_parser_tells(
+            (start, left, right, end) in ("[a \"#/\n]{0,5}", "[ab \"/\n]{0,4}", "[ab \"/\n]{0,4}", "[a \"\n]{0,5}")
+        ) {
+            let (left, right) = (format!("{start}{left}{end}"), format!("{start}{right}{end}"));
+            for language in ["rust", "python", "other"] {
+                let told = |text: &str| -> Vec<(u32, String)> {
+                    tokens(language, text).into_iter().map(|token| (token.depth, text[token.range].to_owned())).collect()
+                };
+                prop_assert_eq!(equal_after_lexing(language, &left, &right), told(&left) == told(&right));
+            }
         }
 
         #[test]
