@@ -139,7 +139,7 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 18] = [
+const NAMES: [(&str, &str); 19] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
