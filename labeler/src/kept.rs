@@ -121,9 +121,14 @@ fn still_gone(before: &[&str], removed: &[usize], accepted: &[&str], now: &[&str
 /// Indices of equal items in all three, ascending in each: a longest common subsequence, unless the texts differ in so
 /// much that it would take long; a function of its input alone.
 fn common_to_three<T: Eq + Hash>(first: &[T], second: &[T], third: &[T]) -> Vec<[usize; 3]> {
-    // Usually Tab wrote what was suggested.
+    // Usually two are the same: Tab wrote what was suggested, or it stands as it was written. Then two are aligned.
+    let two = |one: &[T], other: &[T]| common_subsequence(one, other).into_iter();
     let mut found: Vec<[usize; 3]> = if first == second {
-        common_subsequence(first, third).into_iter().map(|(index, at)| [index, index, at]).collect()
+        two(first, third).map(|(index, at)| [index, index, at]).collect()
+    } else if second == third {
+        two(first, second).map(|(index, at)| [index, at, at]).collect()
+    } else if first == third {
+        two(first, second).map(|(index, at)| [index, at, index]).collect()
     } else {
         common_between_ends(first, second, third)
     };
