@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Utility of a shown action that matches.
 pub const UTILITY_MATCH: f64 = 0.75;
@@ -250,9 +250,12 @@ pub struct GateReport {
     pub utility_parent: f64,
     /// Candidate minus parent.
     pub estimate: f64,
-    /// Lower bound of the difference (2.5th percentile over resampled persons).
+    /// Lower bound of the difference (2.5th percentile over resampled persons); minus infinity, in JSON null, where there
+    /// are no persons.
+    #[serde(deserialize_with = "no_lower_bound")]
     pub low: f64,
-    /// Upper bound of the difference (97.5th percentile).
+    /// Upper bound of the difference (97.5th percentile); infinity, in JSON null, where there are no persons.
+    #[serde(deserialize_with = "no_upper_bound")]
     pub high: f64,
     /// Share of opportunities at which the candidate spoke.
     pub shown_rate_candidate: f64,
@@ -281,6 +284,15 @@ pub struct GateReport {
     /// What the answers to old tasks cost, by language.
     #[serde(default)]
     pub languages: Vec<LanguageReport>,
+}
+
+/// JSON has no infinity, and a result that can not be read again would be made again.
+fn no_lower_bound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NEG_INFINITY))
+}
+
+fn no_upper_bound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
 }
 
 impl GateReport {
@@ -509,6 +521,15 @@ pub fn bootstrap(persons: &[(f64, f64)], resamples: usize, seed: u64) -> (f64, f
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_of_nobody_is_read_as_it_was_written() {
+        let config = GateConfig { least_opportunities: 1, ..GateConfig::default() };
+        let report = judge(&config, &[], 0.5, 0.5);
+        assert_eq!((report.low, report.high), (f64::NEG_INFINITY, f64::INFINITY));
+        let written = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<GateReport>(&written).unwrap(), report);
+    }
 
     fn outcomes(
         count: usize,
