@@ -59,11 +59,15 @@ const SIMILAR_LINES: f64 = 0.4;
 pub fn hunks(file: &FileChange) -> Vec<Hunk> {
     let (before, after) = (lines(&file.before), lines(&file.after));
     let mut found = Vec::new();
+    let (mut old_line, mut new_line) = (0, 0);
     for operation in capture_diff_slices(Algorithm::Myers, &before, &after) {
+        // What is only inserted or only removed does not always say rightly where it stands on the other side.
+        let old = old_line..old_line + operation.old_range().len();
+        let new = new_line..new_line + operation.new_range().len();
+        (old_line, new_line) = (old.end, new.end);
         if matches!(operation, DiffOp::Equal { .. }) {
             continue;
         }
-        let (old, new) = (operation.old_range(), operation.new_range());
         if old.len() == new.len() {
             // Lines between two changes may be equal where the algorithm took a short cut.
             let changed = old.zip(new).filter(|(old, new)| before[*old] != after[*new]);

@@ -149,7 +149,7 @@ fn slips_are_what_a_real_compiler_reports() {
     let rust = "use missing::Crate;\n\npub fn open_store(path: &str) -> Crate {\n    find(path)\n}\n\npub fn both() {\n    let one = \
                 open_store(\"a\");\n    drop(one);\n}\n";
     let python =
-        "import missing\n\n\ndef open_store(path):\n    if path:\n        return missing.find(path)\n    return None\n";
+        "import missing\n\n\ndef open_shop(path):\n    if path:\n        return missing.find(path)\n    return None\n";
     write(folder.path(), &[MIT, ("r/a.rs", rust), ("r/a.py", python)]);
     let compilers: Vec<_> = [Compiler::Rustc, Compiler::Python].into_iter().map(|one| one.find().unwrap()).collect();
     let patterns = vec![Pattern::DiagnosticFix];

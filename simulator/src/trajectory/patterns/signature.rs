@@ -105,8 +105,8 @@ pub(super) fn signature(file: &ParsedFile, function: Node<'_>, defined: Defined)
     Some(Signature { list, skipped, parameters, body: function.child_by_field_name("body")?.byte_range() })
 }
 
-/// What a call passes for each parameter; `None` when that can not be told.
-pub(super) fn call(file: &ParsedFile, place: Place, signature: &Signature) -> Option<Call> {
+/// What a call in `file` passes for each parameter of a function in `defining`; `None` when that can not be told.
+pub(super) fn call(file: &ParsedFile, place: Place, (defining, signature): (&ParsedFile, &Signature)) -> Option<Call> {
     let found = call_of(file.node(place.name)?)?;
     let nodes = elements(found.arguments)?;
     let mut passed = vec![None; signature.parameters.len()];
@@ -114,7 +114,7 @@ pub(super) fn call(file: &ParsedFile, place: Place, signature: &Signature) -> Op
         let (slot, is_named) = match node.kind() {
             "keyword_argument" => {
                 let name = file.slice(node.child_by_field_name("name")?.byte_range());
-                let own = |parameter: &Parameter| file.slice(parameter.name.clone()) == name;
+                let own = |parameter: &Parameter| defining.slice(parameter.name.clone()) == name;
                 (signature.parameters.iter().position(own)?, true)
             }
             kind if kind.contains("splat") || kind.contains("spread") || kind.contains("variadic") => return None,
@@ -186,7 +186,7 @@ pub(super) fn known<'a>(search: &Search<'a>, name: Occurrence, defined: Defined)
         if is_inside || passes_receiver {
             return None;
         }
-        calls.push(call(repository.files.get(place.file)?, *place, &signature)?);
+        calls.push(call(repository.files.get(place.file)?, *place, (file, &signature))?);
     }
     calls.sort_by_key(|call| (call.place.file != search.file, call.place.file, call.place.name.start));
     let is_imported = known.places.iter().any(|place| place.name.role == Role::Imported);
