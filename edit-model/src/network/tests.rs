@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::SeedableRng as _;
 
 use super::*;
 use crate::config::Family;
