@@ -63,6 +63,46 @@ pub(crate) struct ReadBuffers {
     activated: Vec<f32>,
 }
 
+/// How the rows of a reading are multiplied: as one product, or each as if it were alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    Together,
+    Alone,
+}
+
+impl Rows {
+    /// `matrix`, whose rows are `width` wide, times each of `vectors`.
+    fn multiply(self, matrix: &[f32], vectors: &[f32], width: usize, products: &mut [f32]) {
+        match self {
+            Self::Together => multiply_all(matrix, vectors, width, products, false),
+            Self::Alone => multiply_vectors(matrix, vectors, width, products),
+        }
+    }
+
+    /// The same, added to `sums`. What is in `scratch`, as long as they are, is lost.
+    fn add_product(self, matrix: &[f32], vectors: &[f32], width: usize, sums: &mut [f32], scratch: &mut [f32]) {
+        match self {
+            Self::Together => multiply_all(matrix, vectors, width, sums, true),
+            Self::Alone => {
+                multiply_vectors(matrix, vectors, width, scratch);
+                vector::add_in_place(sums, scratch);
+            }
+        }
+    }
+}
+
+fn multiply_all(matrix: &[f32], vectors: &[f32], width: usize, products: &mut [f32], accumulate: bool) {
+    let rows = matrix.len() / width;
+    multiply(
+        MatrixView::new(vectors, vectors.len() / width, width),
+        MatrixView::new(matrix, rows, width).transposed(),
+        products,
+        rows,
+        1.0,
+        accumulate,
+    );
+}
+
 impl Network {
     /// Logits of one row to log-probabilities in place.
     pub(crate) fn log_softmax(logits: &mut [f32]) {
@@ -82,68 +122,9 @@ impl Network {
         cache: &mut KeyValueCache,
         buffers: &mut ReadBuffers,
     ) -> Result<Vec<f32>, ModelError> {
-        self.embed(weights, tokens, cache, buffers)?;
-        let (width, inner) = (self.config.hidden_size, self.config.intermediate_size);
-        let (query, _, row) = self.attention_widths();
-        let epsilon = self.config.rms_norm_eps as f32;
-        let count = tokens.len();
-        for (layer, rows) in self.layout.layers.iter().zip(&mut cache.rows) {
-            vector::normalize_rows(
-                &buffers.stream,
-                &weights[layer.attention_norm.clone()],
-                epsilon,
-                sized(&mut buffers.normalized, count * width),
-                sized(&mut buffers.inverse_rms, count),
-            );
-            multiply(
-                MatrixView::new(&buffers.normalized, count, width),
-                MatrixView::new(&weights[layer.query_key_value.clone()], row, width).transposed(),
-                sized(&mut buffers.query_key_value, count * row),
-                row,
-                1.0,
-                false,
-            );
-            self.place(weights, layer, buffers, rows);
-            self.attend_in_blocks(buffers, rows, cache.length, count);
-            multiply(
-                MatrixView::new(&buffers.attended, count, query),
-                MatrixView::new(&weights[layer.attention_output.clone()], width, query).transposed(),
-                &mut buffers.stream,
-                width,
-                1.0,
-                true,
-            );
-            if !layer.attention_output_bias.is_empty() {
-                vector::add_to_rows(&mut buffers.stream, &weights[layer.attention_output_bias.clone()]);
-            }
-            vector::normalize_rows(
-                &buffers.stream,
-                &weights[layer.feed_forward_norm.clone()],
-                epsilon,
-                &mut buffers.normalized,
-                &mut buffers.inverse_rms,
-            );
-            multiply(
-                MatrixView::new(&buffers.normalized, count, width),
-                MatrixView::new(&weights[layer.gate_up.clone()], 2 * inner, width).transposed(),
-                sized(&mut buffers.gate_up, count * 2 * inner),
-                2 * inner,
-                1.0,
-                false,
-            );
-            vector::gated_activation(&buffers.gate_up, inner, sized(&mut buffers.activated, count * inner));
-            multiply(
-                MatrixView::new(&buffers.activated, count, inner),
-                MatrixView::new(&weights[layer.down.clone()], width, inner).transposed(),
-                &mut buffers.stream,
-                width,
-                1.0,
-                true,
-            );
-        }
-        cache.length += count;
+        self.read(Rows::Together, weights, tokens, cache, buffers)?;
         // Only what follows the last one is asked for.
-        buffers.stream.drain(..(count - 1) * width);
+        buffers.stream.drain(..(tokens.len() - 1) * self.config.hidden_size);
         Ok(self.logits(weights, buffers))
     }
 
@@ -156,6 +137,19 @@ impl Network {
         cache: &mut KeyValueCache,
         buffers: &mut ReadBuffers,
     ) -> Result<Vec<f32>, ModelError> {
+        self.read(Rows::Alone, weights, tokens, cache, buffers)?;
+        Ok(self.logits(weights, buffers))
+    }
+
+    /// Takes tokens through all layers; what they leave is in the stream and in `cache`.
+    fn read(
+        &self,
+        reading: Rows,
+        weights: &[f32],
+        tokens: &[u32],
+        cache: &mut KeyValueCache,
+        buffers: &mut ReadBuffers,
+    ) -> Result<(), ModelError> {
         self.embed(weights, tokens, cache, buffers)?;
         let (width, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let (query, _, row) = self.attention_widths();
@@ -170,15 +164,17 @@ impl Network {
                 sized(&mut buffers.inverse_rms, count),
             );
             let products = sized(&mut buffers.query_key_value, count * row);
-            multiply_vectors(&weights[layer.query_key_value.clone()], &buffers.normalized, width, products);
+            reading.multiply(&weights[layer.query_key_value.clone()], &buffers.normalized, width, products);
             self.place(weights, layer, buffers, rows);
-            self.attend_one_by_one(buffers, rows, cache.length, count);
-            let output = &weights[layer.attention_output.clone()];
-            multiply_vectors(output, &buffers.attended, query, &mut buffers.normalized);
-            if !layer.attention_output_bias.is_empty() {
-                vector::add_to_rows(&mut buffers.normalized, &weights[layer.attention_output_bias.clone()]);
+            match reading {
+                Rows::Together => self.attend_in_blocks(buffers, rows, cache.length, count),
+                Rows::Alone => self.attend_one_by_one(buffers, rows, cache.length, count),
             }
-            vector::add_in_place(&mut buffers.stream, &buffers.normalized);
+            let output = &weights[layer.attention_output.clone()];
+            reading.add_product(output, &buffers.attended, query, &mut buffers.stream, &mut buffers.normalized);
+            if !layer.attention_output_bias.is_empty() {
+                vector::add_to_rows(&mut buffers.stream, &weights[layer.attention_output_bias.clone()]);
+            }
             vector::normalize_rows(
                 &buffers.stream,
                 &weights[layer.feed_forward_norm.clone()],
@@ -187,18 +183,13 @@ impl Network {
                 &mut buffers.inverse_rms,
             );
             let products = sized(&mut buffers.gate_up, count * 2 * inner);
-            multiply_vectors(&weights[layer.gate_up.clone()], &buffers.normalized, width, products);
+            reading.multiply(&weights[layer.gate_up.clone()], &buffers.normalized, width, products);
             vector::gated_activation(&buffers.gate_up, inner, sized(&mut buffers.activated, count * inner));
-            multiply_vectors(
-                &weights[layer.down.clone()],
-                &buffers.activated,
-                inner,
-                sized(&mut buffers.normalized, count * width),
-            );
-            vector::add_in_place(&mut buffers.stream, &buffers.normalized);
+            let down = &weights[layer.down.clone()];
+            reading.add_product(down, &buffers.activated, inner, &mut buffers.stream, &mut buffers.normalized);
         }
         cache.length += count;
-        Ok(self.logits(weights, buffers))
+        Ok(())
     }
 
     /// Checks `tokens` and puts their embeddings into the stream.
