@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 
 use half::bf16;
@@ -172,25 +172,31 @@ fn write_to(file: &File, metadata: &[(String, Value)], tensors: &[Tensor<'_>]) -
     Ok(length + padding)
 }
 
-/// Writes a file beside `path` and puts it in its place when it is whole.
+/// Writes a file beside `path` and puts it in its place when it is whole. It is begun under a name that nothing has, so that
+/// no other file is written into, and two exports do not share one.
 pub(super) fn write(
     path: &Path,
     metadata: &[(String, Value)],
     tensors: &[Tensor<'_>],
 ) -> Result<GgufSummary, ModelError> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = Path::new(&partial);
-    let written = File::create(partial).and_then(|file| write_to(&file, metadata, tensors)).and_then(|bytes| {
-        std::fs::rename(partial, path)?;
-        Ok(bytes)
-    });
-    match written {
-        Ok(bytes) => Ok(GgufSummary { bytes, tensors: tensors.len() }),
-        Err(source) => {
-            // Nothing more can be done about what was begun.
-            let _ = std::fs::remove_file(partial);
-            Err(ModelError::File { path: path.to_owned(), source })
-        }
-    }
+    let bytes = write_beside(path, metadata, tensors);
+    let bytes = bytes.map_err(|source| ModelError::File { path: path.to_owned(), source })?;
+    Ok(GgufSummary { bytes, tensors: tensors.len() })
+}
+
+fn write_beside(path: &Path, metadata: &[(String, Value)], tensors: &[Tensor<'_>]) -> std::io::Result<u64> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(ErrorKind::InvalidInput.into());
+    };
+    let mut beginning = name.to_os_string();
+    beginning.push(".");
+    let mut beside = tempfile::Builder::new();
+    beside.prefix(&beginning).suffix(".partial");
+    // As readable for others as any file; that of a temporary one would be its owner's alone.
+    #[cfg(unix)]
+    beside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let beside = beside.tempfile_in(folder)?;
+    let bytes = write_to(beside.as_file(), metadata, tensors)?;
+    beside.persist(path)?;
+    Ok(bytes)
 }

@@ -340,3 +340,28 @@ fn what_can_not_be_written_leaves_nothing_behind() {
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["taken"]);
 }
+
+#[test]
+fn what_others_have_beside_the_file_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, theirs) = (folder.path().join("model.gguf"), folder.path().join("model.gguf.partial"));
+    let model = of(Family::Qwen2, true);
+    std::fs::write(&theirs, "theirs").unwrap();
+    model.export_gguf(&path, "tiny", GgufWeights::F32).unwrap();
+    assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "theirs");
+    // Nor is it removed with what could not be written.
+    let taken = folder.path().join("taken");
+    std::fs::create_dir_all(taken.join("inside")).unwrap();
+    std::fs::write(folder.path().join("taken.partial"), "theirs").unwrap();
+    model.export_gguf(&taken, "tiny", GgufWeights::F32).unwrap_err();
+    let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut left: Vec<_> = entries.collect();
+    left.sort();
+    assert_eq!(left, ["model.gguf", "model.gguf.partial", "taken", "taken.partial"]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), mode(&theirs), "as readable as any other file");
+    }
+}
