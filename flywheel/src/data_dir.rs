@@ -1,12 +1,14 @@
 //! The data directory of the embedded parts, and who may use it.
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::io::Write as _;
+use std::fs::{File, Permissions, TryLockError};
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
 
@@ -235,29 +237,29 @@ impl DataDir {
     }
 }
 
+/// Begins a file beside `place`, to be put there when it is whole; dropped before, it is removed. Its name is one that
+/// nothing had: what somebody else put into a shared directory, a link perhaps, is not written into.
+pub(crate) fn beside(place: &Path, mode: u32) -> std::io::Result<NamedTempFile> {
+    let (Some(folder), Some(name)) = (place.parent(), place.file_name()) else {
+        return Err(ErrorKind::InvalidInput.into());
+    };
+    let mut beginning = name.to_os_string();
+    beginning.push(".");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&beginning).suffix(".tmp").permissions(Permissions::from_mode(mode)).tempfile_in(folder)
+}
+
 /// Writes a file so that a reader, and the next start after a crash at any moment, finds the old content or the whole
 /// new one.
 pub(crate) fn write_whole(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
-    let unwritable =
-        |error: std::io::Error| Failure::refused(format!("{} can not be written: {error}", path.display()));
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&temporary)
-        .and_then(|mut file| {
-            file.write_all(content)?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        let _absent = std::fs::remove_file(&temporary);
-    }
-    written.map_err(unwritable)
+    let write = || -> std::io::Result<()> {
+        let mut file = beside(path, mode)?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|error| Failure::refused(format!("{} can not be written: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -330,7 +332,6 @@ mod tests {
 
     #[test]
     fn doors_are_announced_and_withdrawn_and_files_are_written_whole() {
-        use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let data = DataDir::open(directory.path()).unwrap();
         let address: SocketAddr = "127.0.0.1:7801".parse().unwrap();
@@ -346,5 +347,23 @@ mod tests {
         assert_eq!(std::fs::read(&key).unwrap(), b"short");
         assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(key.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
+    }
+    #[test]
+    fn files_on_their_way_to_one_place_do_not_meet_and_touch_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("file");
+        let theirs = directory.path().join(format!("file.{}.tmp", std::process::id()));
+        std::fs::write(&theirs, "theirs").unwrap();
+        let (mut one, mut other) = (beside(&place, 0o600).unwrap(), beside(&place, 0o600).unwrap());
+        one.write_all(b"one").unwrap();
+        other.write_all(b"other").unwrap();
+        write_whole(&place, b"whole", 0o600).unwrap();
+        assert_eq!(std::fs::read(&place).unwrap(), b"whole");
+        one.persist(&place).unwrap();
+        drop(other);
+        assert_eq!(std::fs::read(&place).unwrap(), b"one");
+        assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+        assert!(beside(Path::new(".."), 0o600).is_err());
     }
 }

@@ -1,9 +1,8 @@
 //! The file of an export: named columns without nulls, as Parquet or as JSON lines, written beside its place and put
 //! there when it is whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +13,10 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use serde_json::{Map, Value};
+use tempfile::TempPath;
 
 use crate::cli::ExportFormat;
+use crate::data_dir::beside;
 use crate::failure::Failure;
 
 /// Rows of a row group at most, and bytes of its text.
@@ -65,10 +66,9 @@ type ParquetFile = SerializedFileWriter<BufWriter<File>>;
 /// A file on its way. Dropping it removes what was written.
 pub(super) struct Table {
     place: PathBuf,
-    beside: PathBuf,
+    beside: TempPath,
     writer: Writer,
     rows: u64,
-    is_placed: bool,
 }
 
 enum Writer {
@@ -83,38 +83,23 @@ enum Writer {
     Finished,
 }
 
-impl Drop for Table {
-    fn drop(&mut self) {
-        if !self.is_placed {
-            let _absent = std::fs::remove_file(&self.beside);
-        }
-    }
-}
-
 impl Table {
     /// Begins a file that only its owner may read: it holds people's code.
     pub(super) fn create(place: &Path, format: ExportFormat) -> Result<Self, Failure> {
-        let name = place
-            .file_name()
-            .ok_or_else(|| Failure::refused(format!("--output {}: name a file, not a directory", place.display())))?;
+        if place.file_name().is_none() {
+            return Err(Failure::refused(format!("--output {}: name a file, not a directory", place.display())));
+        }
         if place.is_dir() {
             return Err(Failure::refused(format!("--output {} is a directory; name a file in it", place.display())));
         }
-        let mut name = name.to_os_string();
-        name.push(format!(".{}.tmp", std::process::id()));
-        let beside = place.with_file_name(name);
-        // What a killed export left goes. A file that somebody else put there in a shared directory is never written into:
-        // it may be readable for others, or point elsewhere.
-        let _absent = std::fs::remove_file(&beside);
-        let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside).map_err(|error| {
-            let (place, beside) = (place.display(), beside.display());
-            Failure::refused(format!("--output {place} can not be written, first as {beside}: {error}"))
-        })?;
+        let (file, beside) = beside(place, 0o600)
+            .map_err(|error| Failure::refused(format!("--output {} can not be written: {error}", place.display())))?
+            .into_parts();
         let writer = match format {
             ExportFormat::Jsonl => Writer::Lines(BufWriter::new(file)),
             ExportFormat::Parquet => Writer::Parquet { file: Some(file), open: None, waiting: Vec::new(), bytes: 0 },
         };
-        Ok(Self { place: place.to_owned(), beside, writer, rows: 0, is_placed: false })
+        Ok(Self { place: place.to_owned(), beside, writer, rows: 0 })
     }
 
     pub(super) fn rows(&self) -> u64 {
@@ -163,11 +148,11 @@ impl Table {
     }
 
     /// Puts the finished file in its place.
-    pub(super) fn place(mut self) -> Result<(), Failure> {
-        std::fs::rename(&self.beside, &self.place)
-            .map_err(|error| Failure::refused(format!("--output {}: {error}", self.place.display())))?;
-        self.is_placed = true;
-        Ok(())
+    pub(super) fn place(self) -> Result<(), Failure> {
+        let Self { place, beside, .. } = self;
+        beside
+            .persist(&place)
+            .map_err(|failed| Failure::refused(format!("--output {}: {}", place.display(), failed.error)))
     }
 }
 
@@ -321,17 +306,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_through_what_lies_where_the_file_begins() {
+    fn two_exports_to_one_place_do_not_meet() {
         let directory = tempfile::tempdir().unwrap();
-        let (place, elsewhere) = (directory.path().join("pairs.jsonl"), directory.path().join("elsewhere"));
-        std::fs::write(&elsewhere, "before").unwrap();
-        let beside = directory.path().join(format!("pairs.jsonl.{}.tmp", std::process::id()));
-        std::os::unix::fs::symlink(&elsewhere, &beside).unwrap();
-        let mut table = Table::create(&place, ExportFormat::Jsonl).unwrap();
-        table.add(row(1)).unwrap();
-        table.finish().unwrap();
-        table.place().unwrap();
-        assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "before");
-        assert!(std::fs::symlink_metadata(&place).unwrap().is_file());
+        let place = directory.path().join("pairs.jsonl");
+        let [mut one, mut other] = [(), ()].map(|()| Table::create(&place, ExportFormat::Jsonl).unwrap());
+        one.add(row(1)).unwrap();
+        other.add(row(2)).unwrap();
+        one.finish().unwrap();
+        one.place().unwrap();
+        drop(other);
+        assert!(std::fs::read_to_string(&place).unwrap().contains("ask 1"));
+        assert_eq!(entries(directory.path()), 1);
     }
 }
