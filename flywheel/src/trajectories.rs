@@ -1,7 +1,7 @@
 //! `flywheel trajectories`: edit trajectories that end in real code.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -15,8 +15,9 @@ use simulator::trajectory::{
 use crate::cli::{CODE_VERSION, TrajectoriesBuildArgs, TrajectoriesCommand};
 use crate::failure::Failure;
 use crate::progress::Progress;
+use crate::report::{check_writable, lies_in, put};
 use crate::table::{markdown_text, print, print_json, rows_text};
-use crate::visible::visible_with_tabs;
+use crate::visible::{visible, visible_with_tabs};
 
 const HEADER: [&str; 6] = ["pattern", "language", "trajectories", "steps", "across files", "broken states"];
 
@@ -87,6 +88,13 @@ fn make(arguments: &TrajectoriesBuildArgs) -> Result<(), Failure> {
         Licence::parse(text).map_err(Failure::refuse)?;
         allowed.push(text.clone());
     }
+    if let Some(file) = &arguments.report {
+        if lies_in(file, &arguments.corpus) {
+            let (file, corpus) = (file.display(), arguments.corpus.display());
+            return Err(Failure::refused(format!("--report {file} lies in --corpus {corpus}, which is only read")));
+        }
+        check_writable(file)?;
+    }
     let started = Instant::now();
     let corpus_settings = CorpusSettings { allowed: allowed.clone(), ..CorpusSettings::default() };
     let corpus = CodeCorpus::open(&arguments.corpus, corpus_settings).map_err(refused)?;
@@ -115,7 +123,7 @@ fn make(arguments: &TrajectoriesBuildArgs) -> Result<(), Failure> {
         writer.finish(CODE_VERSION, &allowed, &settings, &report).map_err(refused)?;
     }
     if let Some(file) = &arguments.report {
-        write_report(file, &report, &samples)?;
+        put(file, &report_text(&report, &samples))?;
     }
     if arguments.list.json {
         let seconds = started.elapsed().as_secs_f64();
@@ -175,11 +183,12 @@ fn tell(
     for line in origin(report) {
         print(&line)?;
     }
-    let place = arguments.output.as_ref().map_or_else(String::new, |place| format!(", in {}", place.display()));
+    let in_place = |place: &PathBuf| format!(", in {}", visible(&place.display().to_string()));
+    let place = arguments.output.as_ref().map_or_else(String::new, in_place);
     print(&format!("{} trajectories after {seconds:.1} s{place}", report.trajectories()))
 }
 
-fn write_report(file: &Path, report: &TrajectoryReport, samples: &Samples) -> Result<(), Failure> {
+fn report_text(report: &TrajectoryReport, samples: &Samples) -> String {
     let header: Vec<String> = HEADER.iter().map(|name| (*name).to_owned()).collect();
     let mut text = format!("# Trajectories\n\n{}\n\n", markdown_text(&header, rows(report)));
     for line in origin(report) {
@@ -192,6 +201,5 @@ fn write_report(file: &Path, report: &TrajectoryReport, samples: &Samples) -> Re
         let fence = "`".repeat(longest.max(2) + 1);
         text.push_str(&format!("\n{fence}diff\n{sample}{fence}\n"));
     }
-    std::fs::write(file, text)
-        .map_err(|error| Failure::refused(format!("{} can not be written: {error}", file.display())))
+    text
 }

@@ -15,7 +15,6 @@ mod watch;
 
 pub(crate) use report::Ledger;
 
-use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -49,7 +48,7 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
     let (started, progress) = (Instant::now(), Progress::new());
     // A report that can not be written is told before the minutes that it takes to make it.
     if let Some(path) = &arguments.report {
-        check_writable(path)?;
+        crate::report::check_writable(path)?;
     }
     let report = match &arguments.on {
         Some(file) => on_a_deployment(common, arguments, file, &progress, started).await?,
@@ -58,8 +57,7 @@ pub(crate) async fn run(common: &Common, arguments: &DemoArgs) -> Result<ExitCod
     screen::print(&report)?;
     if let Some(path) = &arguments.report {
         let text = serde_json::to_string_pretty(&report)? + "\n";
-        // Through whatever stands there: a link, a pipe or a device is not replaced by a file.
-        std::fs::write(path, text).map_err(|error| unwritable(path, &error))?;
+        crate::report::put(path, &text)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -205,20 +203,4 @@ fn plan(arguments: &DemoArgs, data: &DataDir, placebo: bool) -> Result<Arc<DemoP
         )));
     }
     Ok(plan)
-}
-
-/// Refuses a file that can not be written, and leaves what is there as it is.
-pub(crate) fn check_writable(path: &Path) -> Result<(), Failure> {
-    // A link that leads nowhere yet stays, and so does the file that it is opened to.
-    let is_new = path.symlink_metadata().is_err();
-    File::options()
-        .append(true)
-        .create(true)
-        .open(path)
-        .and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) })
-        .map_err(|error| unwritable(path, &error))
-}
-
-fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::refused(format!("the report can not be written to {}: {error}", path.display()))
 }

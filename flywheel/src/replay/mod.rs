@@ -32,12 +32,12 @@ use self::report::{Kind, Report, SCHEMA, Score, Version};
 use self::state::State;
 use self::windows::{Step, Stretch, cut};
 use crate::cli::{CODE_VERSION, Common, ReplayArgs};
-use crate::demo::check_writable;
 use crate::embedded;
 use crate::failure::Failure;
 use crate::progress::Progress;
-use crate::report::Format;
+use crate::report::{Format, check_writable, put};
 use crate::table::{print, print_json};
+use crate::visible::visible;
 
 /// Names of who learns nothing.
 const BASE: &str = "base";
@@ -89,9 +89,9 @@ pub(crate) fn run(common: &Common, arguments: &ReplayArgs) -> Result<ExitCode, F
                 Form::Json => serde_json::to_string_pretty(&found)? + "\n",
                 Form::Page(format) => format.written(&found.page()),
             };
-            crate::data_dir::write_whole(path, text.as_bytes(), 0o644)?;
+            put(path, &text)?;
             if !arguments.json {
-                print(&format!("the report is in {}", path.display()))?;
+                print(&format!("the report is in {}", visible(&path.display().to_string())))?;
             }
         }
         None if !arguments.json => print(Format::Markdown.written(&found.page()).trim_end())?,

@@ -1,11 +1,13 @@
 //! Reports for people, written as Markdown or as one HTML page: tables, notes and plots.
 
+mod file;
 mod html;
 mod markdown;
 mod page;
 
 use std::path::Path;
 
+pub(crate) use self::file::{check_writable, lies_in, put};
 pub(crate) use self::page::{Bars, Block, Curves, Intervals, Page, Section, Table, Tone};
 use crate::failure::Failure;
 

@@ -55,4 +55,16 @@ fn what_trajectories_can_not_be_made_of_is_refused() {
     refused(&["--corpus", corpus, "--pattern", "wishful"], "there is no pattern \"wishful\"");
     refused(&["--corpus", corpus, "--allow-licence", "see LICENSE"], "is no SPDX licence expression");
     refused(&["--corpus", corpus, "--pattern", "diagnostic-fix"], "needs a compiler to ask");
+    // A report that has no place is told before anything is made, and none takes the place of code.
+    let (made, report) = (directory.path().join("made"), directory.path().join("absent").join("report.md"));
+    let (made, report) = (made.to_str().unwrap(), report.to_str().unwrap());
+    refused(&["--corpus", corpus, "--output", made, "--report", report], report);
+    let (code, link) = (unlicensed.join("a.py"), directory.path().join("link.md"));
+    let text = std::fs::read_to_string(&code).unwrap();
+    std::os::unix::fs::symlink(&code, &link).unwrap();
+    for report in [&code, &link, &unlicensed.join("new.md")] {
+        refused(&["--corpus", empty, "--report", report.to_str().unwrap()], "which is only read");
+    }
+    assert_eq!(std::fs::read_to_string(&code).unwrap(), text);
+    assert!(!Path::new(made).exists() && !unlicensed.join("new.md").exists());
 }

@@ -15,8 +15,9 @@ use super::text::{short, spoken};
 use super::{named, newest, refused};
 use crate::failure::Failure;
 use crate::foundation::Foundation;
-use crate::report::{Format, Page, Section};
+use crate::report::{Format, Page, Section, check_writable, put};
 use crate::table::print;
+use crate::visible::visible;
 
 const HOUR_SECONDS: i64 = 3_600;
 const DAY_SECONDS: i64 = 24 * HOUR_SECONDS;
@@ -36,12 +37,13 @@ struct Facts {
 
 pub(super) async fn run(foundation: &Foundation, digits: Option<&str>, output: Option<&Path>) -> Result<(), Failure> {
     let format = output.map_or(Ok(Format::Markdown), |path| Format::of(path, "--output"))?;
+    output.map_or(Ok(()), check_writable)?;
     let facts = facts(foundation, digits).await?;
     let text = format.written(&page(&facts));
     let Some(path) = output else { return print(text.trim_end()) };
-    std::fs::write(path, text)
-        .map_err(|error| Failure::refused(format!("the report can not be written to {}: {error}", path.display())))?;
-    print(&format!("the report of data set {} is in {}", short(&facts.summary.digest), path.display()))
+    put(path, &text)?;
+    let place = visible(&path.display().to_string());
+    print(&format!("the report of data set {} is in {place}", short(&facts.summary.digest)))
 }
 
 async fn facts(foundation: &Foundation, digits: Option<&str>) -> Result<Facts, Failure> {
