@@ -210,6 +210,15 @@ impl LakeReader {
         rows::list(&self.pool, tenant).await
     }
 
+    /// All parts, of which alone something is remembered from now on.
+    async fn parts_of_a_look(&self, tenant: &TenantId) -> Result<Vec<LakePart>, LakeError> {
+        let parts = self.parts(tenant).await?;
+        if let Some(remembered) = &self.remembered {
+            remembered.lock().forget_others(&parts);
+        }
+        Ok(parts)
+    }
+
     /// The pairs of a part, still sealed. The artifact store verifies the digest; what the part says about itself is
     /// compared with its row.
     ///
@@ -295,11 +304,7 @@ impl LakeReader {
 
     async fn try_read_all(&self, tenant: &TenantId, filter: &PairFilter) -> Result<LakeRead, LakeError> {
         let mut read = LakeRead::default();
-        let parts = self.parts(tenant).await?;
-        if let Some(remembered) = &self.remembered {
-            remembered.lock().forget_others(&parts);
-        }
-        for part in parts {
+        for part in self.parts_of_a_look(tenant).await? {
             if !filter.may_hold(&part) {
                 continue;
             }
@@ -379,14 +384,14 @@ impl LakeReader {
         served: &HashSet<PairId>,
         is_wanted: &(impl Fn(&PreferencePair) -> bool + Send + Sync),
     ) -> Result<Option<Timestamp>, LakeError> {
-        let mut parts = self.parts(tenant).await?;
+        let mut parts = self.parts_of_a_look(tenant).await?;
         parts.sort_by_key(|part| part.min_labeled_at);
         let mut oldest: Option<Timestamp> = None;
         for part in parts {
             if oldest.is_some_and(|oldest| oldest <= part.min_labeled_at) {
                 break;
             }
-            let pairs = match self.facts(&part).await {
+            let pairs = match self.shared_facts(&part).await {
                 Ok(pairs) => pairs,
                 Err(LakeError::BadPart(bad)) => {
                     tell(&bad);
@@ -395,7 +400,7 @@ impl LakeReader {
                 Err(error) => return Err(error),
             };
             let outside = pairs
-                .into_iter()
+                .iter()
                 .filter(|pair| !served.contains(&pair.pair_id) && is_wanted(pair))
                 .map(|pair| pair.labeled_at)
                 .min();

@@ -274,10 +274,20 @@ async fn who_looks_again_reads_only_the_parts_that_are_new() {
     lake.fill(&more, 10).await;
     expected = sorted([expected, without_texts(&more)].concat());
     assert_eq!(look(&reader).await, (expected.clone(), lake.parts().await.len() as i64 - parts));
+    // The age of the oldest label is looked at as everything is. There is room for each pair once.
+    let aging = looking(expected.len());
+    let age = async || {
+        let before = store.left.load(Ordering::SeqCst);
+        let oldest = aging.oldest_label_outside(&TenantId::default(), &Default::default(), |_| false).await.unwrap();
+        assert_eq!(oldest, None);
+        before - store.left.load(Ordering::SeqCst)
+    };
+    assert_eq!((age().await, age().await), (lake.parts().await.len() as i64, 0));
     // What was made of others is new; a row that says something else than it did is read again, and refused.
     lake.compact(real_now()).await;
     let parts = lake.parts().await;
     assert_eq!(look(&reader).await, (expected.clone(), parts.len() as i64));
+    assert_eq!((age().await, age().await), (parts.len() as i64, 0), "what is replaced leaves its room to others");
     sqlx::query("UPDATE lake_parts SET pairs = pairs + 1 WHERE part_id = $1")
         .bind(&parts[0].part_id)
         .execute(&lake.bench.world.pool)
