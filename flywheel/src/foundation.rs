@@ -8,6 +8,7 @@ use artifacts::ArtifactStore;
 use bus::local::{LocalLog, LocalLogConfig};
 use bus::{Bus, Retention, StepSpec, TopicSpec};
 use events::{IdSource, TenantSecret, Timestamp, topics};
+use labeler::lake::LakeReader;
 use service::api_keys::{ApiKeys, Scope};
 use service::clock::{RealClock, SharedClock, SimulatedClock};
 use service::config::Secret;
@@ -17,6 +18,7 @@ use service::keys::{KeyStore, KeyStoreOptions};
 use service::metrics::MetricsHandle;
 use service::readiness::Readiness;
 use sqlx::AnyPool;
+use trainer_orchestrator::data_set::sources::REMEMBERED_PAIRS;
 
 use crate::artifact_store::{self, Reach};
 use crate::data_dir::{DataDir, write_whole};
@@ -45,6 +47,8 @@ pub(crate) struct Foundation {
     pub(crate) keys: KeyStore,
     pub(crate) api_keys: ApiKeys,
     pub(crate) artifacts: Arc<dyn ArtifactStore>,
+    /// What it remembers of the lake is shared by all who look at it again and again.
+    pub(crate) lake: LakeReader,
     pub(crate) secret: TenantSecret,
     /// Opens the registry to the services of this platform.
     pub(crate) internal_key: Secret,
@@ -143,6 +147,7 @@ impl Foundation {
         let api_keys = ApiKeys::new(pool.clone(), Arc::clone(&clock), ids.child("api keys"));
         let internal_key = internal_key(&api_keys, settings, &secret, &data.internal_key()).await?;
         let artifacts = artifact_store::open(&settings.artifacts, data, reach).await?;
+        let lake = LakeReader::new(pool.clone(), Arc::clone(&artifacts)).remembering(REMEMBERED_PAIRS);
         Ok(Self {
             settings: settings.clone(),
             data: data.clone(),
@@ -156,6 +161,7 @@ impl Foundation {
             keys,
             api_keys,
             artifacts,
+            lake,
             secret,
             internal_key,
             metrics: service::metrics::install()?,

@@ -1,10 +1,8 @@
 //! How long the oldest label waits that the next data set would take and nobody is served by.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use events::Timestamp;
-use labeler::lake::LakeReader;
 use model_registry::lineage::SnapshotFilters;
 use trainer_orchestrator::data_set::sources::Sources;
 use trainer_orchestrator::freshness::oldest_unserved;
@@ -21,7 +19,7 @@ pub(crate) struct Freshness {
 impl Freshness {
     pub(crate) fn new(foundation: &Foundation) -> Result<Self, Failure> {
         let settings = &foundation.settings;
-        let lake = LakeReader::new(foundation.pool.clone(), Arc::clone(&foundation.artifacts));
+        let lake = foundation.lake.clone();
         Ok(Self {
             sources: Sources::new(&foundation.pool, settings.tenant.clone(), lake, foundation.keys.clone()),
             filters: settings.filters().map_err(Failure::refuse)?,

@@ -343,6 +343,7 @@ pub(crate) fn orchestrator(
         ids: foundation.ids("orchestrator"),
         keys: foundation.keys.clone(),
         artifacts: Arc::clone(&foundation.artifacts),
+        lake: foundation.lake.clone(),
         registry,
         tenant: foundation.settings.tenant.clone(),
         runs: foundation.data.runs(),

@@ -48,6 +48,8 @@ pub struct Deps {
     pub keys: KeyStore,
     /// Holds lake parts and model directories.
     pub artifacts: Arc<dyn ArtifactStore>,
+    /// Reads those parts.
+    pub lake: LakeReader,
     /// Versions and rollouts.
     pub registry: RegistryClient,
     /// Whose data.
@@ -163,7 +165,7 @@ pub fn run(
         metrics::counter!("flywheel_orchestrator_runs_finished_total", "outcome" => outcome).increment(0);
     }
     let store = Store::new(deps.pool.clone(), deps.tenant.clone(), model.clone());
-    let lake = LakeReader::new(deps.pool.clone(), Arc::clone(&deps.artifacts));
+    let lake = deps.lake.clone();
     let lease_name = format!("orchestrator/{}/{model}", deps.tenant);
     let (lease, keeping) =
         lease::keep(LeaseStore::new(deps.pool.clone()), &lease_name, &deps.holder, LEASE, stop.clone());

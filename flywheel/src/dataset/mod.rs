@@ -5,10 +5,8 @@ mod report;
 mod text;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use events::Sha256Digest;
-use labeler::lake::LakeReader;
 use model_registry::lineage::SnapshotFilters;
 use serde_json::json;
 use trainer_orchestrator::OrchestratorError;
@@ -87,7 +85,7 @@ fn unmade(error: OrchestratorError) -> Failure {
 async fn build(foundation: &Foundation, dry_run: bool, list: &ListArgs) -> Result<(), Failure> {
     let settings = &foundation.settings;
     let filters = settings.filters().map_err(Failure::refuse)?;
-    let lake = LakeReader::new(foundation.pool.clone(), Arc::clone(&foundation.artifacts));
+    let lake = foundation.lake.clone();
     let progress = Progress::new();
     let sources = Sources::new(&foundation.pool, settings.tenant.clone(), lake, foundation.keys.clone())
         .watched_by(progress.clone());

@@ -195,10 +195,12 @@ impl LakeReader {
     }
 
     /// The same, for one tenant that is looked at again and again: it keeps what parts say about as many as `pairs`
-    /// pairs, without their texts, and reads a part again only when there was no room for it. Clones share what is kept.
+    /// pairs, without their texts, and reads a part again only when there was no room for it. Clones share what is kept,
+    /// and one that remembers already goes on sharing it.
     #[must_use]
     pub fn remembering(self, pairs: usize) -> Self {
-        Self { remembered: Some(Arc::new(Mutex::new(Remembered::new(pairs)))), ..self }
+        let remembered = self.remembered.unwrap_or_else(|| Arc::new(Mutex::new(Remembered::new(pairs))));
+        Self { remembered: Some(remembered), ..self }
     }
 
     /// The parts of a tenant, ordered by partition and position. Each pair lies in exactly one of them, whatever is

@@ -283,6 +283,7 @@ async fn who_looks_again_reads_only_the_parts_that_are_new() {
         before - store.left.load(Ordering::SeqCst)
     };
     assert_eq!((age().await, age().await), (lake.parts().await.len() as i64, 0));
+    assert_eq!(look(&aging.clone().remembering(0)).await, (expected.clone(), 0), "others share it");
     // What was made of others is new; a row that says something else than it did is read again, and refused.
     lake.compact(real_now()).await;
     let parts = lake.parts().await;

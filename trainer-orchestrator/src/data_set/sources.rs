@@ -36,7 +36,7 @@ const OPEN_TEXTS: usize = 256;
 
 /// Pairs of which a look remembers what parts of the lake say, some 700 bytes each. Without it, each look would read every
 /// object of the lake.
-const REMEMBERED_PAIRS: usize = 300_000;
+pub const REMEMBERED_PAIRS: usize = 300_000;
 
 /// Releases whose schema is older read data sets of the first formula alone.
 const SCHEMA_OF_FORMULA: i64 = 8;
@@ -55,7 +55,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The sources of `tenant`.
+    /// The sources of `tenant`. What `lake` remembers already is used and shared.
     #[must_use]
     pub fn new(pool: &AnyPool, tenant: TenantId, lake: LakeReader, keys: KeyStore) -> Self {
         Self {

@@ -99,6 +99,7 @@ impl Platform {
             ids: Arc::new(SystemIds::new(service::clock::RealClock::shared())),
             keys: self.keys.clone(),
             artifacts: Arc::new(self.artifacts.clone()),
+            lake: LakeReader::new(self.pool.clone(), Arc::new(self.artifacts.clone())),
             registry: self.client.clone(),
             tenant: TenantId::default(),
             runs: self.runs(),
