@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use events::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Entry;
@@ -210,6 +211,9 @@ pub struct WeightStatistics {
 pub struct Composition {
     /// Pairs that were read from the lake.
     pub read: usize,
+    /// The newest label among them; none in data sets of earlier releases.
+    #[serde(default)]
+    pub last_labeled_at: Option<Timestamp>,
     /// What each stage made of them.
     pub stages: Vec<StageCount>,
     /// The pairs that train.

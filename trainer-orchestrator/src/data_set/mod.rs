@@ -140,6 +140,7 @@ pub fn build(
     let (weights, weight_statistics) = weights::of(policy, &training)?;
     let composition = Composition {
         read: candidates.len() + before.values().sum::<usize>(),
+        last_labeled_at: candidates.iter().map(|candidate| candidate.pair.labeled_at).max(),
         stages: Composition::stages(candidates.len() + before.values().sum::<usize>(), &census),
         training: SetStatistics::of(&training),
         adapt: SetStatistics::of(&adapt),

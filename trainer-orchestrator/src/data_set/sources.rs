@@ -141,7 +141,7 @@ impl Sources {
         let allowed = self.allow_list(rules).await?;
         self.watch.begin("reading the lake", None);
         let (mut pairs, parts) = self.pairs().await?;
-        let read = pairs.len();
+        let (read, last_labeled_at) = (pairs.len(), pairs.iter().map(|pair| pair.labeled_at).max());
         erasure::leave_out(&self.keys, &mut pairs).await?;
         let erased = read - pairs.len();
         let (pairs, mut before) = choose(&filters, policy, &allowed, sharing, pairs);
@@ -151,7 +151,8 @@ impl Sources {
         }
         self.watch.begin("choosing pairs", None);
         let policy = policy.clone();
-        let plan = off_the_runtime(move || build(filters, &policy, &candidates, &before)).await??;
+        let mut plan = off_the_runtime(move || build(filters, &policy, &candidates, &before)).await??;
+        plan.composition.last_labeled_at = last_labeled_at;
         Ok((plan, parts))
     }
 

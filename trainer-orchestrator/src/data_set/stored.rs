@@ -303,8 +303,9 @@ async fn composition(pool: &AnyPool, digest: Sha256Digest) -> Result<Option<Comp
 pub(crate) struct Decided {
     /// Pairs that train or judge, and candidates that were left out for a reason.
     pub(crate) pairs: HashSet<PairId>,
-    /// When the newest one was made that had no room for all, or could not read all. Of which pairs that is so is stored
-    /// nowhere, as there may be any number of them: it has passed over whatever was labeled before.
+    /// The newest label that the newest one saw which had no room for all, or could not read all. Of which pairs that is so
+    /// is stored nowhere, as there may be any number of them: it has passed over whatever was labeled until then. When it
+    /// was made says nothing: labels have the time of the log, and come while it is made.
     pub(crate) passed_over_until: Option<Timestamp>,
 }
 
@@ -323,16 +324,24 @@ pub(crate) async fn decided(pool: &AnyPool, snapshots: &BTreeSet<Sha256Digest>) 
             decided.pairs.insert(row.try_get::<String, _>("pair_id")?.parse()?);
         }
         let unnamed = [Reason::BeyondShareOfNewest, Reason::OlderThanTheNewest, Reason::Unreadable];
-        let composition = composition(pool, *digest).await?;
-        if composition.is_some_and(|composition| unnamed.iter().any(|reason| composition.left_out(*reason) > 0)) {
-            let created_at: i64 = sqlx::query_scalar("SELECT created_at FROM snapshots WHERE snapshot_digest = $1")
-                .bind(digest.to_string())
-                .fetch_one(pool)
-                .await?;
-            decided.passed_over_until = decided.passed_over_until.max(Some(Timestamp::from_micros(created_at)));
+        let Some(composition) = composition(pool, *digest).await? else { continue };
+        if unnamed.iter().any(|reason| composition.left_out(*reason) > 0) {
+            let seen = match composition.last_labeled_at {
+                Some(seen) => seen,
+                None => newest_label_inside(pool, *digest).await?,
+            };
+            decided.passed_over_until = decided.passed_over_until.max(Some(seen));
         }
     }
     Ok(decided)
+}
+
+async fn newest_label_inside(pool: &AnyPool, digest: Sha256Digest) -> Result<Timestamp, OrchestratorError> {
+    let micros: i64 = sqlx::query_scalar("SELECT last_labeled_at FROM snapshots WHERE snapshot_digest = $1")
+        .bind(digest.to_string())
+        .fetch_one(pool)
+        .await?;
+    Ok(Timestamp::from_micros(micros))
 }
 
 /// Whether any pair of a data set serves `purpose`.
