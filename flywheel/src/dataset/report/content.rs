@@ -86,12 +86,12 @@ fn duplicates(composition: &Composition) -> Section {
         blocks: vec![
             Block::Note(format!(
                 "{repeated} pairs repeat what the same person corrected on the same day, and {merged} were merged into \
-                 the equal correction of another person."
+                 the equal correction of another person or of another day."
             )),
             Block::Table(Table::new(&header, rows.to_vec())),
             Block::Bars(Bars::plain(
                 "pairs left out as equal to another",
-                [("of the same person and day".to_owned(), repeated), ("of other persons".to_owned(), merged)],
+                [("of the same person and day".to_owned(), repeated), ("of other persons or days".to_owned(), merged)],
             )),
         ],
     }
