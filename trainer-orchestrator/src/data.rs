@@ -47,7 +47,9 @@ pub(crate) async fn prepare(
     }
     let versions = this.deps.registry.list_versions(&this.model).await.map_err(registry)?;
     let mut rivals = Vec::new();
-    if let Some(best) = best_earlier(&versions, ModelVersion(run.parent_version), ModelVersion(run.anchor_version)) {
+    let rollouts = this.deps.registry.list_rollouts(Some(&this.model)).await.map_err(registry)?;
+    let (parent, anchor) = (ModelVersion(run.parent_version), ModelVersion(run.anchor_version));
+    if let Some(best) = best_earlier(&versions, &rollouts, parent, anchor) {
         rivals.push(model_directory(this, best.0).await?);
     }
     let method: Method = run.method.parse().map_err(OrchestratorError::Job)?;
