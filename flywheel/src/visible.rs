@@ -3,6 +3,9 @@
 //! A character that would command the terminal, show the text in another order than it has, or not be seen at all is
 //! written out as `\u{...}`. Everything else stays as it is.
 
+use icu_properties::CodePointSetData;
+use icu_properties::props::DefaultIgnorableCodePoint;
+
 /// The text without line breaks and tabs that work.
 pub(crate) fn visible(text: &str) -> String {
     with(text, is_hidden)
@@ -41,15 +44,13 @@ fn with(text: &str, is_written_out: impl Fn(char) -> bool) -> String {
     shown
 }
 
-/// Controls (C0, DEL, C1), marks of direction, separators of lines, and what has no width: "Trojan Source" (Boucher and
-/// Anderson, 2021) hides code with the second, tags and joiners hide text from whoever reads it.
+/// Controls (C0, DEL, C1), separators of lines, annotations, and all that Unicode lets a terminal leave out
+/// (`Default_Ignorable_Code_Point`): marks of direction, with which "Trojan Source" (Boucher and Anderson, 2021) hides
+/// code, and tags, joiners, fillers and variation selectors, which hide text from whoever reads it.
 fn is_hidden(character: char) -> bool {
     character.is_control()
-        || matches!(
-            character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
-        )
+        || matches!(character, '\u{2028}'..='\u{2029}' | '\u{fff9}'..='\u{fffb}')
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(character)
 }
 
 #[cfg(test)]
@@ -67,6 +68,31 @@ mod tests {
         );
         assert_eq!(visible("größe = 名前 \\ \"x\""), "größe = 名前 \\ \"x\"");
         assert_eq!(visible_with_tabs("a\tb\n"), "a\tb\\n");
+    }
+
+    #[test]
+    fn what_is_not_seen_is_written_out() {
+        let ends = [
+            ('\u{ad}', '\u{ad}'),
+            ('\u{34f}', '\u{34f}'),
+            ('\u{61c}', '\u{61c}'),
+            ('\u{115f}', '\u{1160}'),
+            ('\u{17b4}', '\u{17b5}'),
+            ('\u{180b}', '\u{180f}'),
+            ('\u{200b}', '\u{200f}'),
+            ('\u{2028}', '\u{202e}'),
+            ('\u{2060}', '\u{206f}'),
+            ('\u{3164}', '\u{3164}'),
+            ('\u{fe00}', '\u{fe0f}'),
+            ('\u{feff}', '\u{feff}'),
+            ('\u{ffa0}', '\u{ffa0}'),
+            ('\u{fff9}', '\u{fffb}'),
+            ('\u{e0000}', '\u{e01ef}'),
+        ];
+        let seen: String =
+            ends.iter().flat_map(|(first, last)| *first..=*last).filter(|one| !is_hidden(*one)).collect();
+        assert!(seen.is_empty(), "{}", seen.escape_unicode());
+        assert!(!"a ä 名 한 é e\u{301} क् \u{a0} 😀".chars().any(is_hidden), "letters, marks and spaces are seen");
     }
 
     #[test]
