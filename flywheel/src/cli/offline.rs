@@ -75,7 +75,8 @@ pub(crate) struct TrajectoriesBuildArgs {
     /// Where trajectories go: a new folder. Default: nowhere, they are only counted and shown.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) output: Option<PathBuf>,
-    /// A pattern to look for. May be repeated. Default: every one.
+    /// A pattern to look for: signature-change, rename-to-convention, extract-function, type-refinement,
+    /// override-generation, auto-import or diagnostic-fix. May be repeated. Default: every one.
     #[arg(long = "pattern", value_name = "PATTERN")]
     pub(crate) patterns: Vec<Pattern>,
     /// A compiler that says which slips of the hand are errors, `rustc` or `python`: what `diagnostic-fix` needs. May be

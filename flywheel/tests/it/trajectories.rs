@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use simulator::trajectory::TrajectoryReader;
+use simulator::trajectory::{PATTERNS, Pattern, TrajectoryReader};
 
 use crate::harness::say;
 
@@ -52,7 +52,11 @@ fn what_trajectories_can_not_be_made_of_is_refused() {
     refused(&["--corpus", empty], "none of 1 source files may be used (1 without a known licence)");
     refused(&["--corpus", "/no/such/corpus"], "/no/such/corpus can not be read");
     refused(&["--corpus", corpus, "--output", empty], "is there already and not empty");
-    refused(&["--corpus", corpus, "--pattern", "wishful"], "there is no pattern \"wishful\"");
+    let names = PATTERNS.map(Pattern::name);
+    let no_pattern = format!("there is no pattern \"wishful\"; there are {}", names.join(", "));
+    refused(&["--corpus", corpus, "--pattern", "wishful"], &no_pattern);
+    let help = say(&["trajectories", "build", "--help"]).stdout;
+    assert!(names.iter().all(|name| help.contains(name)), "{help}");
     refused(&["--corpus", corpus, "--allow-licence", "see LICENSE"], "is no SPDX licence expression");
     refused(&["--corpus", corpus, "--pattern", "diagnostic-fix"], "needs a compiler to ask");
     // A report that has no place is told before anything is made, and none takes the place of code.

@@ -86,7 +86,7 @@ impl std::fmt::Display for Pattern {
 
 /// A name that no pattern has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no pattern {0:?}")]
+#[error("there is no pattern {0:?}; there are {names}", names = PATTERNS.map(Pattern::name).join(", "))]
 pub struct NoSuchPattern(pub String);
 
 impl FromStr for Pattern {
