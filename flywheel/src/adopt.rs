@@ -3,20 +3,15 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use edit_model::{EditModel, ModelManifest};
-use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::cli::{AdoptArgs, CODE_VERSION};
 use crate::embedded;
 use crate::failure::Failure;
+use crate::progress::Progress;
 use crate::table::{print_fields, print_json};
-use crate::visible::visible;
-
-/// How often a terminal shows that something goes on.
-const TICK: Duration = Duration::from_millis(200);
 
 /// Refuses to write where something is: what would be lost may be the checkpoint itself.
 fn check_empty(output: &Path) -> Result<(), Failure> {
@@ -35,12 +30,12 @@ fn check_empty(output: &Path) -> Result<(), Failure> {
 }
 
 /// Writes the model with the tasks that are replayed while it learns; its manifest, without which it is no model, last.
-fn make(arguments: &AdoptArgs, bar: &ProgressBar) -> Result<(EditModel, ModelManifest), Failure> {
+fn make(arguments: &AdoptArgs, bar: &Progress) -> Result<(EditModel, ModelManifest), Failure> {
     let AdoptArgs { model: brought, output, name, seed, .. } = arguments;
-    bar.set_message(visible(&format!("reading {}", brought.display())));
+    bar.say(&format!("reading {}", brought.display()));
     let model = EditModel::adopt(brought, *seed)
         .map_err(|error| Failure::refused(format!("the model {} can not be used: {error}", brought.display())))?;
-    bar.set_message(visible(&format!("writing {}", output.display())));
+    bar.say(&format!("writing {}", output.display()));
     embedded::base_tasks(output)?;
     let name = name.clone().or_else(|| Some(brought.file_name()?.to_string_lossy().into_owned()));
     let mut manifest = ModelManifest::new(name.as_deref().unwrap_or("adopted"), "adopt", CODE_VERSION);
@@ -52,10 +47,9 @@ fn make(arguments: &AdoptArgs, bar: &ProgressBar) -> Result<(EditModel, ModelMan
 /// Makes the base model and says what it is.
 pub(crate) fn run(arguments: &AdoptArgs) -> Result<ExitCode, Failure> {
     check_empty(&arguments.output)?;
-    let bar = ProgressBar::new_spinner();
-    bar.enable_steady_tick(TICK);
+    let bar = Progress::spinning();
     let made = make(arguments, &bar);
-    bar.finish_and_clear();
+    bar.finish();
     let (model, manifest) = made?;
     let config = model.network().config();
     let made = json!({

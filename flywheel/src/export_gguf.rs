@@ -2,19 +2,14 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use edit_model::{EditModel, GgufWeights, Lora};
-use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use crate::cli::{ExportGgufArgs, GgufType};
 use crate::failure::Failure;
+use crate::progress::Progress;
 use crate::table::{print_fields, print_json};
-use crate::visible::visible;
-
-/// How often a terminal shows that something goes on.
-const TICK: Duration = Duration::from_millis(200);
 
 /// The last part of a path, as a name.
 fn name_of(path: &Path) -> String {
@@ -22,19 +17,19 @@ fn name_of(path: &Path) -> String {
 }
 
 /// Writes the file and says what it is.
-fn make(arguments: &ExportGgufArgs, bar: &ProgressBar) -> Result<Value, Failure> {
+fn make(arguments: &ExportGgufArgs, bar: &Progress) -> Result<Value, Failure> {
     let ExportGgufArgs { model: directory, output, adapter, name, weights, .. } = arguments;
-    bar.set_message(visible(&format!("reading {}", directory.display())));
+    bar.say(&format!("reading {}", directory.display()));
     let (model, manifest) = EditModel::load_with_manifest(directory)
         .map_err(|error| Failure::refused(format!("the model {} can not be used: {error}", directory.display())))?;
     let output_name = output.display().to_string();
-    let writing = visible(&format!("writing {output_name}"));
+    let writing = format!("writing {output_name}");
     let Some(adapter) = adapter else {
         let weights = match weights {
             GgufType::Bf16 => GgufWeights::Bf16,
             GgufType::F32 => GgufWeights::F32,
         };
-        bar.set_message(writing);
+        bar.say(&writing);
         let name = name.as_deref().unwrap_or(&manifest.name);
         let made = model.export_gguf(output, name, weights).map_err(Failure::refuse)?;
         return Ok(json!({
@@ -50,7 +45,7 @@ fn make(arguments: &ExportGgufArgs, bar: &ProgressBar) -> Result<Value, Failure>
     };
     let (lora, values) = Lora::load(adapter, model.network())
         .map_err(|error| Failure::refused(format!("the adapter {} can not be used: {error}", adapter.display())))?;
-    bar.set_message(writing);
+    bar.say(&writing);
     let name = name.clone().unwrap_or_else(|| name_of(adapter));
     let made = lora.export_gguf(&values, model.network(), output, &name).map_err(Failure::refuse)?;
     Ok(json!({
@@ -68,10 +63,9 @@ pub(crate) fn run(arguments: &ExportGgufArgs) -> Result<ExitCode, Failure> {
     if output.symlink_metadata().is_ok() {
         return Err(Failure::refused(format!("{} is there already; name a file that is not", output.display())));
     }
-    let bar = ProgressBar::new_spinner();
-    bar.enable_steady_tick(TICK);
+    let bar = Progress::spinning();
     let made = make(arguments, &bar);
-    bar.finish_and_clear();
+    bar.finish();
     let made = made?;
     if arguments.list.json {
         print_json(&made)?

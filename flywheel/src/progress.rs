@@ -1,9 +1,15 @@
 //! How far a long command is, for people: one bar on standard error, where that is a terminal.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use trainer_orchestrator::data_set::watch::Watch;
+
+use crate::visible::visible;
+
+/// How often a bar that spins is drawn.
+const TICK: Duration = Duration::from_millis(200);
 
 /// A bar; without a terminal nothing is shown. A clone is the same bar.
 #[derive(Debug, Clone)]
@@ -17,6 +23,19 @@ impl Progress {
         let target = if is_terminal { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         Self { bar }
+    }
+
+    /// A bar that turns for as long as something goes on of which nobody knows how much there is.
+    pub(crate) fn spinning() -> Self {
+        let progress = Self::new();
+        progress.bar.set_style(ProgressStyle::default_spinner());
+        progress.bar.enable_steady_tick(TICK);
+        progress
+    }
+
+    /// What goes on; a name in it can not command the terminal.
+    pub(crate) fn say(&self, what: &str) {
+        self.bar.set_message(visible(what));
     }
 
     /// What is done next, and of how many; none: nobody knows how many.
