@@ -39,6 +39,7 @@ mod trajectories;
 mod up;
 mod visible;
 
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -63,25 +64,38 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    // Training is plain computation on its own threads; everything else is served by one runtime.
-    if let Command::Train(arguments) = &cli.command {
-        return train::run(arguments);
-    }
-    if let Command::Pretrain(arguments) = &cli.command {
-        return pretrain::run(arguments);
-    }
-    if let Command::Adopt(arguments) = &cli.command {
-        return adopt::run(arguments);
-    }
-    if let Command::Replay(arguments) = &cli.command {
-        return replay::run(&cli.common, arguments);
-    }
-    if let Command::Trajectories(command) = &cli.command {
-        return trajectories::run(command);
-    }
-    if let Command::ExportGguf(arguments) = &cli.command {
-        return export_gguf::run(arguments);
-    }
+    let common = &cli.common;
+    // Training and what prepares it is plain computation on its own threads; everything else is served by one runtime.
+    let served: Pin<Box<dyn Future<Output = Result<ExitCode, Failure>> + '_>> = match &cli.command {
+        Command::Train(arguments) => return train::run(arguments),
+        Command::Pretrain(arguments) => return pretrain::run(arguments),
+        Command::Adopt(arguments) => return adopt::run(arguments),
+        Command::Replay(arguments) => return replay::run(common, arguments),
+        Command::Trajectories(command) => return trajectories::run(command),
+        Command::ExportGguf(arguments) => return export_gguf::run(arguments),
+        Command::Config(command) => return config_show::run(common, command),
+        Command::Demo(arguments) => Box::pin(demo::run(common, arguments)),
+        Command::Up(arguments) => Box::pin(up::run(common, arguments)),
+        Command::Status(list) => Box::pin(status::run(common, list)),
+        Command::Audit(arguments) => Box::pin(audit::run(common, arguments)),
+        Command::Doctor(arguments) => Box::pin(doctor::run(common, arguments)),
+        Command::Migrate(arguments) => Box::pin(database::migrate(common, arguments)),
+        Command::Ingest => Box::pin(services::run(common, services::Service::Ingest)),
+        Command::Anonymizer => Box::pin(services::run(common, services::Service::Anonymizer)),
+        Command::Labeler => Box::pin(services::run(common, services::Service::Labeler)),
+        Command::Registry => Box::pin(services::run(common, services::Service::Registry)),
+        Command::Orchestrator => Box::pin(services::run(common, services::Service::Orchestrator)),
+        Command::Serving => Box::pin(services::run(common, services::Service::Serving)),
+        Command::Keys(command) => Box::pin(operations::keys(common, command)),
+        Command::Repositories(command) => Box::pin(operations::repositories(common, command)),
+        Command::Consent(command) => Box::pin(operations::consent(common, command)),
+        Command::DeadLetters(command) => Box::pin(operations::dead_letters(common, command)),
+        Command::Log(command) => Box::pin(log_skip::run(common, command)),
+        Command::Pairs(command) => Box::pin(pairs::run(common, command)),
+        Command::Models(command) => Box::pin(operations::models(common, command)),
+        Command::Rollout(command) => Box::pin(operations::rollout(common, command)),
+        Command::Dataset(command) => Box::pin(dataset::run(common, command)),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -90,37 +104,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         // A limit of the file size is told as a full disk is, by the write that meets it, and not by the end of the
         // process.
         let _file_size_limit = tokio::signal::unix::signal(SignalKind::from_raw(FILE_SIZE_LIMIT_SIGNAL))?;
-        let common = &cli.common;
-        match &cli.command {
-            Command::Demo(arguments) => demo::run(common, arguments).await,
-            Command::Up(arguments) => up::run(common, arguments).await,
-            Command::Status(list) => status::run(common, list).await,
-            Command::Audit(arguments) => audit::run(common, arguments).await,
-            Command::Doctor(arguments) => doctor::run(common, arguments).await,
-            Command::Config(command) => config_show::run(common, command),
-            Command::Migrate(arguments) => database::migrate(common, arguments).await,
-            Command::Ingest => services::run(common, services::Service::Ingest).await,
-            Command::Anonymizer => services::run(common, services::Service::Anonymizer).await,
-            Command::Labeler => services::run(common, services::Service::Labeler).await,
-            Command::Registry => services::run(common, services::Service::Registry).await,
-            Command::Orchestrator => services::run(common, services::Service::Orchestrator).await,
-            Command::Serving => services::run(common, services::Service::Serving).await,
-            Command::Keys(command) => operations::keys(common, command).await,
-            Command::Repositories(command) => operations::repositories(common, command).await,
-            Command::Consent(command) => operations::consent(common, command).await,
-            Command::DeadLetters(command) => operations::dead_letters(common, command).await,
-            Command::Log(command) => log_skip::run(common, command).await,
-            Command::Pairs(command) => pairs::run(common, command).await,
-            Command::Models(command) => operations::models(common, command).await,
-            Command::Rollout(command) => operations::rollout(common, command).await,
-            Command::Dataset(command) => dataset::run(common, command).await,
-            Command::Train(_)
-            | Command::Pretrain(_)
-            | Command::Adopt(_)
-            | Command::Replay(_)
-            | Command::Trajectories(_)
-            | Command::ExportGguf(_) => Err(Failure::refused("handled above".to_owned())),
-        }
+        served.await
     });
     // A thread that waits for brokers can not be cut off, and nothing waits for it.
     runtime.shutdown_timeout(LAST_WAIT);
