@@ -35,6 +35,13 @@ pub(super) struct Filter {
 impl Filter {
     pub(super) fn new(arguments: &PairFilterArgs) -> Result<Self, Failure> {
         let reason = arguments.reason.as_deref().map(reason_of).transpose()?;
+        if let (Some(from), Some(before)) = (arguments.labeled_from, arguments.labeled_before)
+            && from >= before
+        {
+            return Err(Failure::refused(format!(
+                "no pair is labeled at --labeled-from {from} or later and before --labeled-before {before}"
+            )));
+        }
         let lake = PairFilter {
             labeled_from: arguments.labeled_from,
             labeled_before: arguments.labeled_before,
@@ -273,6 +280,24 @@ mod tests {
         let may_hold = |arguments: PairFilterArgs| Filter::new(&arguments).unwrap().may_hold(&part(100, 200));
         assert!(may_hold(arguments(None, None)) && may_hold(arguments(Some("rust"), Some(200))));
         assert!(!may_hold(arguments(Some("go"), None)) && !may_hold(arguments(None, Some(201))));
+    }
+
+    #[test]
+    fn a_time_that_ends_before_it_begins_is_refused() {
+        let filter = |from, before| {
+            Filter::new(&PairFilterArgs {
+                reason: None,
+                language: None,
+                audience: None,
+                labeled_from: Some(Timestamp::from_seconds(from)),
+                labeled_before: Some(Timestamp::from_seconds(before)),
+            })
+        };
+        assert!(filter(100, 101).is_ok());
+        for before in [100, 99] {
+            let Err(Failure::Refused(sentence)) = filter(100, before) else { panic!("expected a refusal") };
+            assert!(sentence.contains("--labeled-from 1970-01-01T00:01:40"), "{sentence}");
+        }
     }
 
     #[test]
