@@ -24,14 +24,44 @@ pub(crate) fn run(arguments: &TrainArgs) -> Result<ExitCode, Failure> {
 }
 
 fn show(bar: &Progress, stage: &mut String, progress: &JobProgress) {
-    let (what, of, reached) = match progress.stage.as_str() {
-        "train" => ("training steps", Some(progress.steps), progress.step),
-        "evaluate" => ("held-out opportunities", Some(progress.to_evaluate), progress.evaluated),
-        _ => ("preparing", None, 0),
-    };
+    let Some((what, of, reached)) = shown(progress) else { return bar.finish() };
     if *stage != progress.stage {
         stage.clone_from(&progress.stage);
         bar.begin(what, of.map(|count| count as u64));
     }
     bar.reached(reached as u64);
+}
+
+/// What a job does, of how many, and how many are done; none: nothing any more.
+fn shown(progress: &JobProgress) -> Option<(&'static str, Option<usize>, usize)> {
+    match progress.stage.as_str() {
+        "train" => Some(("training steps", Some(progress.steps), progress.step)),
+        "evaluate" => Some(("held-out opportunities", Some(progress.to_evaluate), progress.evaluated)),
+        "done" => None,
+        _ => Some(("preparing", None, 0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_is_done_prepares_nothing() {
+        let at = |stage: &str| {
+            shown(&JobProgress {
+                stage: stage.to_owned(),
+                step: 2,
+                steps: 3,
+                loss: None,
+                eta_seconds: None,
+                evaluated: 4,
+                to_evaluate: 5,
+            })
+        };
+        assert_eq!(at("prepare"), Some(("preparing", None, 0)));
+        assert_eq!(at("train"), Some(("training steps", Some(3), 2)));
+        assert_eq!(at("evaluate"), Some(("held-out opportunities", Some(5), 4)));
+        assert_eq!(at("done"), None);
+    }
 }
