@@ -81,7 +81,7 @@ reasons!(
     BeyondShareOfNewest = "beyond_share_of_newest" in Candidates,
     /// Older than the newest that a data set takes.
     OlderThanTheNewest = "older_than_the_newest" in Candidates,
-    /// Its person was erased.
+    /// Its person was erased, or it left the lake while it was read.
     Erased = "erased" in Candidates,
     /// Its text does not open, or is not what its digest says.
     Unreadable = "unreadable" in Candidates,
