@@ -280,7 +280,7 @@ async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
 
 #[cfg(test)]
 mod tests {
-    use events::PairReason;
+    use events::{PairReason, Timestamp};
 
     use super::super::tests::candidate;
     use super::*;
@@ -298,5 +298,19 @@ mod tests {
         assert_eq!(known.of(&edited), None);
         known.keep_only(std::slice::from_ref(&other));
         assert_eq!((known.of(&one.pair), known.of(&other.pair)), (None, Some(Arc::clone(&other.lesson))));
+    }
+
+    #[test]
+    fn what_is_unknown_is_looked_for_among_its_own_labels_the_newest_included() {
+        let pairs = [2, 1, 3].map(|number| candidate(number, PairReason::AcceptedKept).pair);
+        let labeled = |micros: i64| PreferencePair { labeled_at: Timestamp::from_micros(micros), ..pairs[0].clone() };
+        let mut unknown = Unknown::default();
+        for (pair, micros) in pairs.iter().zip([20, 10, 30]) {
+            unknown.add(&PreferencePair { labeled_at: Timestamp::from_micros(micros), ..pair.clone() });
+        }
+        let all: HashMap<_, _> = pairs.iter().map(|pair| (pair.pair_id, pair.content_digest)).collect();
+        assert_eq!(unknown.wanted, all);
+        let wanted = [9, 10, 20, 30, 31].map(|micros| unknown.filter.wants(&labeled(micros)));
+        assert_eq!(wanted, [false, true, true, true, false]);
     }
 }
