@@ -616,8 +616,8 @@ pub fn fine_tuning_optimizer(config: &MethodConfig) -> OptimizerConfig {
 
 /// An engine that starts from `weights` and treats them as fine-tuning does: of all habits only those of the
 /// repositories that `data` comes from learn, so that nobody else's can be disturbed. With `threshold-only` nothing
-/// learns but the embedding of `<no_edit>`, which stands in no prompt: it decides whether the model speaks, and changes
-/// nothing of what it says.
+/// learns but the output embedding of `<no_edit>`, which stands in no prompt: it decides whether the model speaks, and
+/// changes nothing of what it says.
 ///
 /// # Errors
 /// [`ModelError::Backend`] says what the build or the machine lacks of the device in `config`.
@@ -641,7 +641,7 @@ pub fn fine_tuning_engine(
     }
     if config.method == Method::ThresholdOnly {
         treatment = treatment.with_rate(0..network.parameter_count(), 0.0);
-        treatment = treatment.with_rate(rows(special.no_edit, special.no_edit), 1.0);
+        treatment = treatment.with_rate(network.output_row(special.no_edit), 1.0);
     } else {
         let factor = (config.habit_rate / config.learning_rate) as f32;
         for token in &data.taught {

@@ -122,6 +122,14 @@ impl Network {
         start..start + self.config.written() * self.config.hidden_size
     }
 
+    /// The weights by which the output layer finds `token`: its embedding, where both are tied.
+    #[must_use]
+    pub fn output_row(&self, token: u32) -> std::ops::Range<usize> {
+        let width = self.config.hidden_size;
+        let start = self.output_layer().start + token as usize * width;
+        start..start + width
+    }
+
     /// Every tensor under its Hugging Face name.
     #[must_use]
     pub fn tensors(&self) -> Vec<NamedTensor> {

@@ -26,8 +26,14 @@ pub(crate) fn architecture(tokenizer: &CodeTokenizer) -> ModelConfig {
 }
 
 pub(crate) fn model(seed: u64) -> EditModel {
+    changed_model(seed, |_| {})
+}
+
+/// The same with another architecture.
+pub(crate) fn changed_model(seed: u64, change: impl FnOnce(&mut ModelConfig)) -> EditModel {
     let tokenizer = tokenizer();
-    let config = architecture(&tokenizer);
+    let mut config = architecture(&tokenizer);
+    change(&mut config);
     let network = Network::new(config.clone()).unwrap();
     let weights = network.initialize(&mut ChaCha8Rng::seed_from_u64(seed));
     EditModel::new(config, weights, tokenizer).unwrap()

@@ -6,7 +6,7 @@ use events::{ByteRange, EditAction};
 use trainer::methods::{Method, MethodConfig, MethodData, TrainedWeights, train_from_anchor};
 use trainer::{BaseTask, Engine, Group, Objective, OptimizerConfig, Role, TrainerError, TrainingPair, backends};
 
-use crate::fixture::{correction, model, silence, task};
+use crate::fixture::{changed_model, correction, model, silence, task};
 
 fn config(method: Method) -> MethodConfig {
     MethodConfig { method, steps: 12, batch_pairs: 8, batch_replay: 4, learning_rate: 2e-3, ..MethodConfig::default() }
@@ -74,23 +74,27 @@ fn what_is_wanted_is_learned_without_anything_to_compare_it_with() {
 
 #[test]
 fn a_threshold_alone_changes_when_the_model_speaks_and_nothing_of_what_it_says() {
-    let model = model(1);
+    for is_tied in [true, false] {
+        learns_a_threshold(&changed_model(1, |config| config.tie_word_embeddings = is_tied));
+    }
+}
+
+fn learns_a_threshold(model: &EditModel) {
     let pairs: Vec<TrainingPair> = pairs().into_iter().chain((0..24).map(silence)).collect();
-    let trained = train(&config(Method::ThresholdOnly), &model, &pairs).unwrap();
-    let width = model.network().config().hidden_size;
-    let row = model.tokenizer().special().no_edit as usize * width;
+    let trained = train(&config(Method::ThresholdOnly), model, &pairs).unwrap();
+    let row = model.network().output_row(model.tokenizer().special().no_edit);
     let changed: Vec<usize> = (trained.weights.iter().zip(model.weights()).enumerate())
         .filter(|(_, (new, old))| new != old)
         .map(|(place, _)| place)
         .collect();
-    assert!(!changed.is_empty() && changed.iter().all(|place| (row..row + width).contains(place)), "{changed:?}");
+    assert!(!changed.is_empty() && changed.iter().all(|place| row.contains(place)), "{changed:?}");
     let calibrated = model.with_weights(trained.weights).unwrap();
     let forced = DecodeOptions { force_edit: true, ..DecodeOptions::default() };
     let (mut before, mut after) = (0.0, 0.0);
     for number in 0..16 {
         let context = task(number).context;
         let answer = |model: &EditModel| model.complete(&context, &forced, &|| false, &mut |_| {}).unwrap();
-        let (old, new) = (answer(&model), answer(&calibrated));
+        let (old, new) = (answer(model), answer(&calibrated));
         assert_eq!(old.actions, new.actions);
         before += old.gate_score;
         after += new.gate_score;
