@@ -111,11 +111,12 @@ impl Method {
             }),
             Self::FirstToken => both(&|side, place| compared_if(place == side.common)),
             Self::RandomPoint => {
-                let first = (point * chosen.answer.min(rejected.answer) as f64) as usize;
-                both(&|side, place| {
-                    let length = side.action_end.saturating_sub(side.common);
-                    compared_if(place >= first && place < first + length)
-                })
+                let length = |side: &Side| side.action_end.saturating_sub(side.common);
+                // What is compared must fit into both answers, or a side would compare less than its action has.
+                let room = |side: &Side| side.answer.saturating_sub(length(side));
+                let places = room(chosen).min(room(rejected)) + 1;
+                let first = (point * places as f64) as usize;
+                both(&|side, place| compared_if(place >= first && place < first + length(side)))
             }
         }
     }
@@ -214,7 +215,8 @@ mod tests {
         assert_eq!(roles(Method::ActionrlDetach, 0.0), "..cccd ..ccd");
         assert_eq!(roles(Method::FirstToken, 0.0), "..c... ..c..");
         assert_eq!(roles(Method::RandomPoint, 0.0), "ccc... cc...");
-        assert_eq!(roles(Method::RandomPoint, 0.99), "....cc ....c");
+        // The last place from which both fit.
+        assert_eq!(roles(Method::RandomPoint, 0.99), "...ccc ...cc");
     }
 
     #[test]
@@ -244,7 +246,29 @@ mod tests {
             .unwrap_or(0)
     }
 
+    /// Answers of `common` tokens, an action of so many more and a tail of so many.
+    fn answers(common: usize) -> impl Strategy<Value = Side> {
+        (1_usize..9, 0_usize..9).prop_map(move |(action, tail)| {
+            let answer: Vec<u32> = (0..(common + action + tail) as u32).collect();
+            Side::new(&[1, 2], &answer, common, common + action)
+        })
+    }
+
     proptest! {
+        #[test]
+        fn the_placebo_compares_as_many_tokens_as_the_diverging_action_has(
+            (chosen, rejected) in (0_usize..9).prop_flat_map(|common| (answers(common), answers(common))),
+            point in 0.0_f64..1.0,
+        ) {
+            let (of_chosen, of_rejected) = Method::RandomPoint.roles(&chosen, &rejected, point);
+            for (side, roles) in [(&chosen, &of_chosen), (&rejected, &of_rejected)] {
+                let compared = roles.iter().filter(|role| **role == Role::Compared).count();
+                prop_assert_eq!(compared, side.action_end - side.common);
+            }
+            let first = |roles: &[Role]| roles.iter().position(|role| *role == Role::Compared);
+            prop_assert_eq!(first(&of_chosen), first(&of_rejected));
+        }
+
         #[test]
         fn what_is_matched_is_a_longest_common_subsequence(
             left in prop::collection::vec(0_u32..4, 0..9), right in prop::collection::vec(0_u32..4, 0..9),
