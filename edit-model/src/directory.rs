@@ -14,6 +14,7 @@ use crate::error::ModelError;
 use crate::model::EditModel;
 use crate::network::Network;
 use crate::tokenizer::CodeTokenizer;
+use crate::whole::{remove_file, write_whole};
 
 /// Name of the manifest in a model directory.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -113,19 +114,6 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
     std::fs::read(path).map_err(file)
 }
 
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    std::fs::write(path, bytes).map_err(|source| ModelError::File { path: path.to_owned(), source })
-}
-
-fn remove_file(path: &Path) -> Result<(), ModelError> {
-    match std::fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(ModelError::File { path: path.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Removes weights that an earlier model of this directory left: readers without a manifest would take them.
 fn remove_other_weights(directory: &Path, files: &BTreeMap<String, String>) -> Result<(), ModelError> {
     let failed = |source| ModelError::File { path: directory.to_owned(), source };
@@ -167,10 +155,13 @@ impl Network {
     }
 
     /// Writes `config.json` and `weights` as `transformers` loads them, in parts of at most `part_bytes` bytes unless one
-    /// tensor is larger; weights that an earlier model left there are removed. Returns the SHA-256 of every file by name.
+    /// tensor is larger; weights that an earlier model left there are removed. The `config.json` that was there before goes
+    /// first and the new one is written last, so that weights of one model are never read as those of another. Returns the
+    /// SHA-256 of every file by name.
     ///
     /// # Errors
-    /// [`ModelError::File`] when a file cannot be written, [`ModelError::Sequence`] for weights of another architecture.
+    /// [`ModelError::File`] or [`ModelError::NoSpace`] when a file cannot be written, [`ModelError::Sequence`] for weights of
+    /// another architecture.
     pub fn save(
         &self,
         weights: &[f32],
@@ -183,15 +174,16 @@ impl Network {
         std::fs::create_dir_all(directory).map_err(|source| ModelError::File { path: directory.to_owned(), source })?;
         let config = serde_json::to_string_pretty(&self.config().as_written())
             .map_err(|error| ModelError::Config(error.to_string()))?;
+        remove_file(&directory.join(CONFIG_FILE))?;
         let mut files = BTreeMap::new();
-        let mut write = |name: &str, bytes: &[u8]| -> Result<(), ModelError> {
-            write_file(&directory.join(name), bytes)?;
+        let write = |files: &mut BTreeMap<String, String>, name: &str, bytes: &[u8]| -> Result<(), ModelError> {
+            write_whole(&directory.join(name), bytes)?;
             files.insert(name.to_owned(), sha256(bytes));
             Ok(())
         };
-        write(CONFIG_FILE, (config + "\n").as_bytes())?;
-        write_weights(self, weights, part_bytes, &mut write)?;
+        write_weights(self, weights, part_bytes, &mut |name, bytes| write(&mut files, name, bytes))?;
         remove_other_weights(directory, &files)?;
+        write(&mut files, CONFIG_FILE, (config + "\n").as_bytes())?;
         Ok(files)
     }
 }
@@ -235,7 +227,7 @@ impl EditModel {
     /// taken for a model.
     ///
     /// # Errors
-    /// [`ModelError::File`] when a file cannot be written.
+    /// [`ModelError::File`] or [`ModelError::NoSpace`] when a file cannot be written.
     pub fn save(&self, directory: &Path, manifest: ModelManifest) -> Result<ModelManifest, ModelError> {
         self.save_in_parts(directory, manifest, PART_BYTES)
     }
@@ -253,10 +245,10 @@ impl EditModel {
         remove_file(&directory.join(MANIFEST_FILE))?;
         manifest.files = self.network().save(self.weights(), directory, part_bytes)?;
         let tokenizer = self.tokenizer().to_json()?;
-        write_file(&directory.join(TOKENIZER_FILE), tokenizer.as_bytes())?;
+        write_whole(&directory.join(TOKENIZER_FILE), tokenizer.as_bytes())?;
         manifest.files.insert(TOKENIZER_FILE.to_owned(), sha256(tokenizer.as_bytes()));
         let text = serde_json::to_string_pretty(&manifest).map_err(|error| ModelError::Config(error.to_string()))?;
-        write_file(&directory.join(MANIFEST_FILE), (text + "\n").as_bytes())?;
+        write_whole(&directory.join(MANIFEST_FILE), (text + "\n").as_bytes())?;
         Ok(manifest)
     }
 

@@ -16,6 +16,16 @@ pub enum ModelError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no room for a file; what stood in its place is kept.
+    #[error("{path}: no space for {bytes} bytes ({source}); what stood there before is kept")]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: usize,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A file of the model directory is truncated, altered or malformed.
     #[error("{path} is damaged: {reason}")]
     Damaged {

@@ -14,6 +14,7 @@ mod model;
 mod network;
 mod prefix;
 mod tokenizer;
+mod whole;
 
 pub mod dialect;
 pub mod export;
@@ -27,3 +28,4 @@ pub use lora::{Lora, LoraBackend, LoraConfig, Projection};
 pub use model::{Completion, DecodeOptions, EditModel, StopReason};
 pub use network::{NamedTensor, Network, Sequence, Workspace};
 pub use tokenizer::{CodeTokenizer, HABIT_TOKENS, MAX_LINES, REPOSITORY_SLOTS, SpecialTokens};
+pub use whole::write_whole;

@@ -18,9 +18,10 @@ use serde_json::{Map, Value, json};
 
 use crate::backend::NetworkBackend;
 use crate::checkpoint::decode;
-use crate::directory::{read_file, write_file};
+use crate::directory::read_file;
 use crate::error::ModelError;
 use crate::network::{MatrixView, NamedTensor, Network, Sequence, multiply};
+use crate::whole::write_whole;
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -243,7 +244,8 @@ impl Lora {
     /// `base` says which model it is for, as a person reads it.
     ///
     /// # Errors
-    /// [`ModelError::File`] when a file cannot be written, [`ModelError::Sequence`] for an adapter of another architecture.
+    /// [`ModelError::File`] or [`ModelError::NoSpace`] when a file cannot be written, [`ModelError::Sequence`] for an adapter
+    /// of another architecture.
     pub fn save(&self, adapter: &[f32], directory: &Path, base: &str) -> Result<(), ModelError> {
         self.check(adapter.len(), self.network_total)?;
         std::fs::create_dir_all(directory).map_err(|source| ModelError::File { path: directory.to_owned(), source })?;
@@ -261,7 +263,7 @@ impl Lora {
         }
         let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| damaged(&path, error.to_string()))?;
-        write_file(&path, &bytes)?;
+        write_whole(&path, &bytes)?;
         let config = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -280,7 +282,7 @@ impl Lora {
             "rank_pattern": {},
             "alpha_pattern": {},
         });
-        write_file(&directory.join(CONFIG_FILE), format!("{config:#}\n").as_bytes())
+        write_whole(&directory.join(CONFIG_FILE), format!("{config:#}\n").as_bytes())
     }
 
     /// The adapter of a directory of PEFT's over `network`.

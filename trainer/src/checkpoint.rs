@@ -1,8 +1,9 @@
 //! Exact resumption: weights, both moments and the step in one file, written beside its place and renamed into it.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::Path;
 
+use edit_model::write_whole;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -69,7 +70,7 @@ impl Checkpoint {
         }
         let digest = Sha256::digest(&bytes);
         bytes.extend_from_slice(&digest);
-        write_atomically(path, &bytes)
+        Ok(write_whole(path, &bytes)?)
     }
 
     /// Reads a checkpoint; `None` when there is none.
@@ -105,31 +106,6 @@ impl Checkpoint {
         optimizer.steps = header.optimizer_steps;
         Ok(Some(Self { header, weights, optimizer }))
     }
-}
-
-/// Writes a file so that a reader sees the old or the new content, never a part.
-///
-/// # Errors
-/// [`TrainerError::NoSpace`] or [`TrainerError::File`]; the old content stands then, and nothing else.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainerError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = std::path::PathBuf::from(name);
-    let Err(source) = write_durably(&part, bytes).and_then(|()| std::fs::rename(&part, path)) else { return Ok(()) };
-    // A part of a file is of no use, and takes the space that is wanting.
-    std::fs::remove_file(&part).ok();
-    Err(match source.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            TrainerError::NoSpace { path: path.to_owned(), bytes: bytes.len(), source }
-        }
-        _ => TrainerError::file(path, source),
-    })
-}
-
-fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = std::fs::File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 #[cfg(test)]

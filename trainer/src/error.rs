@@ -9,7 +9,7 @@ use edit_model::ModelError;
 pub enum TrainerError {
     /// The model could not be read, written or run.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(ModelError),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     File {
@@ -69,6 +69,16 @@ pub enum TrainerError {
     /// The result failed a health check.
     #[error("health check failed: {0}")]
     Unhealthy(String),
+}
+
+impl From<ModelError> for TrainerError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::File { path, source } => Self::File { path, source },
+            ModelError::NoSpace { path, bytes, source } => Self::NoSpace { path, bytes, source },
+            other => Self::Model(other),
+        }
+    }
 }
 
 impl TrainerError {

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use edit_model::dialect::Habit;
-use edit_model::{DecodeOptions, EditModel, ModelManifest};
+use edit_model::{DecodeOptions, EditModel, ModelManifest, write_whole};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::checkpoint::{Checkpoint, write_atomically};
+use crate::checkpoint::Checkpoint;
 use crate::error::TrainerError;
 use crate::evaluation::{TaskSummary, answer_tasks, bits_by_language, in_parallel, matches_one};
 use crate::examples::{BaseTask, read_tasks};
@@ -161,7 +161,7 @@ impl Watchdog<'_, '_> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros());
         let bytes = serde_json::to_vec(&self.progress)
             .map_err(|error| TrainerError::damaged(&self.job.progress_file, error.to_string()))?;
-        write_atomically(&self.job.progress_file, &bytes)?;
+        write_whole(&self.job.progress_file, &bytes)?;
         std::fs::write(&self.job.heartbeat_file, now.to_string())
             .map_err(|source| TrainerError::file(&self.job.heartbeat_file, source))?;
         if i128::try_from(now).unwrap_or(i128::MAX) >= i128::from(self.job.deadline_micros) {
@@ -364,7 +364,7 @@ pub fn run_job(
     };
     let bytes = serde_json::to_vec_pretty(&result)
         .map_err(|error| TrainerError::damaged(&job.result_file, error.to_string()))?;
-    write_atomically(&job.result_file, &bytes)?;
+    write_whole(&job.result_file, &bytes)?;
     watchdog.beat(|progress| progress.stage = "done".to_owned())?;
     match std::fs::remove_file(&checkpoint) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(TrainerError::file(&checkpoint, source)),

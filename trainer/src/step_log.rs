@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::write_atomically;
+use edit_model::write_whole;
+
 use crate::error::TrainerError;
 use crate::methods::TrainingProgress;
 
@@ -32,7 +33,7 @@ impl StepLog {
                 && serde_json::from_slice::<TrainingProgress>(line).is_ok_and(|progress| progress.step <= first_step)
         };
         let kept: Vec<u8> = written.split_inclusive(|byte| *byte == b'\n').filter(is_kept).flatten().copied().collect();
-        write_atomically(path, &kept)?;
+        write_whole(path, &kept)?;
         let file = OpenOptions::new().append(true).open(path).map_err(failed)?;
         Ok(Self { path: path.to_owned(), file })
     }

@@ -1,6 +1,6 @@
 //! The Hugging Face layout on disk: what is written, what other writers may write, what is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use edit_model::{CodeTokenizer, EditModel, ModelError, ModelManifest, Network};
@@ -238,6 +238,30 @@ fn sizes_that_no_file_bears_out_ask_for_no_memory() {
     config["num_hidden_layers"] = serde_json::Value::from(256);
     replace(folder.path(), "config.json", &serde_json::to_vec(&config).unwrap());
     refused(folder.path(), "gate_proj");
+}
+
+// /dev/full is a disk without space.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_space_no_part_of_a_model_is_taken_for_one() {
+    // By the order in which they are written.
+    for (name, has_config) in [(WEIGHTS, false), ("config.json", false), ("tokenizer.json", true)] {
+        let folder = saved();
+        std::os::unix::fs::symlink("/dev/full", folder.path().join(format!("{name}.part"))).unwrap();
+        let error = model(2).save(folder.path(), ModelManifest::new("test", "pretrain", "0")).unwrap_err();
+        assert!(matches!(&error, ModelError::NoSpace { path, .. } if path.ends_with(name)), "{error:?}");
+        assert!(error.to_string().contains("no space for"), "{error}");
+        let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: BTreeSet<String> = entries.map(|name| name.into_string().unwrap()).collect();
+        let kept = [WEIGHTS, "tokenizer.json"].into_iter().chain(has_config.then_some("config.json"));
+        assert_eq!(left, kept.map(str::to_owned).collect());
+        assert!(matches!(EditModel::load(folder.path()), Err(ModelError::File { .. })));
+        assert_eq!(Network::load(folder.path()).is_ok(), has_config);
+        // With space again the next one is written.
+        model(2).save(folder.path(), ModelManifest::new("test", "pretrain", "0")).unwrap();
+        let expected = model(2).in_served_precision().unwrap();
+        assert_eq!(EditModel::load(folder.path()).unwrap().weights(), expected.weights());
+    }
 }
 
 #[test]
