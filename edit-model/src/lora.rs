@@ -21,7 +21,7 @@ use crate::checkpoint::decode;
 use crate::directory::read_file;
 use crate::error::ModelError;
 use crate::network::{MatrixView, NamedTensor, Network, Sequence, multiply};
-use crate::whole::write_whole;
+use crate::whole::{remove_file, write_whole};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -240,8 +240,8 @@ impl Lora {
         parts.collect()
     }
 
-    /// Writes `adapter` as PEFT loads it, in f32; the configuration comes last, without which there is no adapter.
-    /// `base` says which model it is for, as a person reads it.
+    /// Writes `adapter` as PEFT loads it, in f32. The configuration of what was there before goes first and the new one is
+    /// written last, without which there is no adapter. `base` says which model it is for, as a person reads it.
     ///
     /// # Errors
     /// [`ModelError::File`] or [`ModelError::NoSpace`] when a file cannot be written, [`ModelError::Sequence`] for an adapter
@@ -249,6 +249,7 @@ impl Lora {
     pub fn save(&self, adapter: &[f32], directory: &Path, base: &str) -> Result<(), ModelError> {
         self.check(adapter.len(), self.network_total)?;
         std::fs::create_dir_all(directory).map_err(|source| ModelError::File { path: directory.to_owned(), source })?;
+        remove_file(&directory.join(CONFIG_FILE))?;
         let path = directory.join(WEIGHTS_FILE);
         let tensors = self.tensors();
         let stored: Vec<Vec<u8>> = tensors

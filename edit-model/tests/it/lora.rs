@@ -100,6 +100,21 @@ fn what_is_saved_is_what_peft_saved() {
     }
 }
 
+#[test]
+fn an_interrupted_save_is_never_taken_for_an_adapter() {
+    let (network, _) = Network::load(&fixture("qwen2")).unwrap();
+    let (lora, adapter) = Lora::load(&adapter_of("qwen2"), &network).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    lora.save(&adapter, folder.path(), "before").unwrap();
+    // Nothing can be put where a directory is.
+    let weights = folder.path().join("adapter_model.safetensors");
+    std::fs::remove_file(&weights).unwrap();
+    std::fs::create_dir(&weights).unwrap();
+    assert!(matches!(lora.save(&adapter, folder.path(), "after"), Err(ModelError::File { .. })));
+    let error = Lora::load(folder.path(), &network).unwrap_err();
+    assert!(matches!(&error, ModelError::File { path, .. } if path.ends_with("adapter_config.json")), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
