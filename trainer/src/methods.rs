@@ -666,20 +666,20 @@ pub type Watch<'a> = dyn FnMut(&TrainingProgress, &Engine) -> Result<(), Trainer
 ///
 /// # Errors
 /// [`TrainerError::Diverged`] with the ids of the pairs of the step, [`TrainerError::Unhealthy`] when log p of the chosen
-/// side fell below what it is under `reference`, or what `watch` returns.
+/// side fell below what it is under `anchor` with its habits spelled, or what `watch` returns.
 pub fn train(
     config: &MethodConfig,
     data: &MethodData,
     mut engine: Engine,
     first_step: usize,
-    reference: &[f32],
+    anchor: &[f32],
     watch: &mut Watch<'_>,
 ) -> Result<TrainedWeights, TrainerError> {
     let schedule = fine_tuning_schedule(config);
     let network = engine.network().clone();
     let vocabulary = network.config().written();
     let health_steps = data.health_steps(config);
-    let chosen_log_p_before = data.chosen_log_p(config, &network, reference)?;
+    let chosen_log_p_before = data.chosen_log_p(config, &network, &data.first_weights(&network, anchor))?;
     let started = Instant::now();
     let mut history = Vec::with_capacity(config.steps.saturating_sub(first_step));
     let mut tokens = 0;

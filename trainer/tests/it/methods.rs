@@ -269,6 +269,15 @@ fn a_habit_starts_from_the_spelling_that_explains_the_corrections() {
     let changed = first.iter().zip(anchor).filter(|(new, old)| new != old).count();
     assert!(changed > 0 && changed <= HABIT_TOKENS * width, "{changed}");
 
+    // What is learned is counted from there, and so is what is lost.
+    let still = MethodConfig { steps: 1, learning_rate: 1e-7, habit_rate: 1e-7, ..config(Method::Sft) };
+    let before = |config: &MethodConfig, weights: &[f32]| {
+        train_from_anchor(config, network, weights, tokenizer, &pairs(), &replay()).unwrap().chosen_log_p_before
+    };
+    let unspelled = MethodConfig { spell_habits: false, ..still.clone() };
+    assert_eq!(before(&still, anchor), before(&unspelled, &first));
+    assert!(before(&still, anchor) > before(&unspelled, anchor));
+
     // No correction says anything, or nobody asked.
     let accepted: Vec<TrainingPair> = pairs().into_iter().map(|pair| TrainingPair { rejected: None, ..pair }).collect();
     assert_eq!(read(&config(Method::Sft), &accepted).spelled_habits(), 0);
