@@ -1,7 +1,7 @@
 //! What remembered prompts and guessed tokens are worth, on the base model and its own tasks.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use edit_model::{DecodeOptions, EditModel};
@@ -16,6 +16,8 @@ const TASKS: usize = 60;
 const TYPED: &str = "value_of";
 /// Room for every prompt that one developer leaves.
 const PREFIX_BYTES: usize = 32 << 20;
+/// Longer than the measurement takes.
+const LIFETIME: Duration = Duration::from_secs(3600);
 /// Guesses at once.
 const DRAFTS: [usize; 3] = [2, 4, 8];
 
@@ -68,7 +70,7 @@ fn writing(model: &EditModel, contexts: &[EditContext], draft_tokens: usize) -> 
 pub(crate) fn measure() -> anyhow::Result<Vec<Measurement>> {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../edit-model/base");
     let plain = EditModel::load(&base).context("the base model")?;
-    let remembering = plain.clone().with_prefix_cache(PREFIX_BYTES);
+    let remembering = plain.clone().with_prefix_cache(PREFIX_BYTES, LIFETIME);
     let tasks = read_tasks(&base.join("old_skills.jsonl"))?;
     let contexts: Vec<EditContext> = tasks.into_iter().take(TASKS).map(|task| task.context).collect();
     if contexts.is_empty() {

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use events::{ActionList, EditAction, EditContext};
 use rand::{RngExt as _, SeedableRng as _};
@@ -45,6 +46,9 @@ pub struct DecodeOptions {
     /// one. The answer is the same to the bit. A right guess saves reading all weights once more, a wrong one costs the
     /// arithmetic of a token.
     pub draft_tokens: usize,
+    /// Whose question it is. What was kept of a prompt ([`EditModel::with_prefix_cache`]) is known to its own tenant alone,
+    /// or the time that an answer takes would say what others asked.
+    pub tenant: String,
 }
 
 impl Default for DecodeOptions {
@@ -57,6 +61,7 @@ impl Default for DecodeOptions {
             threshold: 0.5,
             force_edit: false,
             draft_tokens: 0,
+            tenant: String::new(),
         }
     }
 }
@@ -127,12 +132,12 @@ impl EditModel {
         Ok(Self { network, weights, tokenizer, prefixes: None })
     }
 
-    /// The same model, which keeps keys and values of the prompts that it reads in at most `bytes` bytes, for prompts that
-    /// begin as they do; 0 keeps none. Its answers are the same to the bit. A prompt takes
-    /// `8 * layers * num_key_value_heads * head_dim` bytes for each token. Clones share what is kept.
+    /// The same model, which keeps keys and values of the prompts that it reads in at most `bytes` bytes and for `lifetime`,
+    /// for prompts of the same tenant that begin as they do; 0 keeps none. Its answers are the same to the bit. A prompt
+    /// takes `8 * layers * num_key_value_heads * head_dim` bytes for each token. Clones share what is kept.
     #[must_use]
-    pub fn with_prefix_cache(mut self, bytes: usize) -> Self {
-        self.prefixes = (bytes > 0).then(|| Arc::new(PrefixCache::new(bytes)));
+    pub fn with_prefix_cache(mut self, bytes: usize, lifetime: Duration) -> Self {
+        self.prefixes = (bytes > 0).then(|| Arc::new(PrefixCache::new(bytes, lifetime)));
         self
     }
 
@@ -177,15 +182,15 @@ impl EditModel {
     }
 
     /// What reading `tokens` left, how many of them were known, and the logits of the next token.
-    fn read_prompt(&self, tokens: &[u32]) -> Result<(KeyValueCache, usize, Vec<f32>), ModelError> {
-        let known = self.prefixes.as_ref().and_then(|prefixes| prefixes.longest(tokens));
+    fn read_prompt(&self, tenant: &str, tokens: &[u32]) -> Result<(KeyValueCache, usize, Vec<f32>), ModelError> {
+        let known = self.prefixes.as_ref().and_then(|prefixes| prefixes.longest(tenant, tokens, Instant::now()));
         let mut cache = known.unwrap_or_else(|| self.network.empty_cache());
         let reused = cache.len();
         let logits = BUFFERS.with_borrow_mut(|buffers| {
             self.network.read_prompt(&self.weights, &tokens[reused..], &mut cache, buffers)
         })?;
         if let Some(prefixes) = &self.prefixes {
-            prefixes.keep(tokens, &cache);
+            prefixes.keep(tenant, tokens, &cache, Instant::now());
         }
         Ok((cache, reused, logits))
     }
@@ -204,7 +209,7 @@ impl EditModel {
     ) -> Result<Completion, ModelError> {
         let prompt = encode_prompt(&self.tokenizer, context)?;
         let no_edit = self.tokenizer.special().no_edit;
-        let (mut cache, reused_tokens, logits) = self.read_prompt(&prompt.tokens)?;
+        let (mut cache, reused_tokens, logits) = self.read_prompt(&options.tenant, &prompt.tokens)?;
         let mut log_probabilities = logits.clone();
         Network::log_softmax(&mut log_probabilities);
         let silence = log_probabilities.get(no_edit as usize).copied().unwrap_or(f32::NEG_INFINITY);

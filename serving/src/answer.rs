@@ -17,7 +17,7 @@ use events::sealing::keyed_digest;
 use events::wire::{ActionEvent, EndEvent};
 use events::{
     Decision, EditAction, EditContext, OpportunityId, PersonPseudonym, Probabilities, Receipt, Sha256Digest,
-    SuggestionId,
+    SuggestionId, TenantId,
 };
 use futures::Stream;
 use metrics::{counter, histogram};
@@ -93,6 +93,7 @@ fn content_digest<T: Serialize + ?Sized>(tenant: &Tenant, domain: &str, value: &
 /// Decoding as it runs on a thread of the pool. With `explores` nothing is shown before the gate score is known.
 pub(crate) fn decode(
     engine: &dyn crate::engine::Engine,
+    tenant: &TenantId,
     context: &EditContext,
     decoding: Decoding,
     explores: bool,
@@ -100,7 +101,7 @@ pub(crate) fn decode(
     progress: &mpsc::Sender<Progress>,
 ) {
     let started = Instant::now();
-    let result = engine.complete(context, decoding, &|| cancel.is_cancelled(), &mut |action| {
+    let result = engine.complete(tenant, context, decoding, &|| cancel.is_cancelled(), &mut |action| {
         // The channel holds every action that the limit allows; a full or closed one means that nobody listens.
         if !explores && progress.try_send(Progress::Action(action)).is_err() {
             cancel.cancel();

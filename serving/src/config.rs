@@ -34,10 +34,10 @@ pub struct ServingConfig {
     pub answer_timeout_ms: u64,
     /// Answers kept for repeated questions about the same context; 0 keeps none. Default 1024.
     pub result_cache_entries: usize,
-    /// How long such an answer is used, in seconds. Default 30.
+    /// How long such an answer is used, and what a prompt left (`prefix_cache_bytes`), in seconds. Default 30.
     pub result_cache_seconds: u64,
-    /// What each model in memory may keep of the prompts that it read, in bytes, so that a prompt which begins as one of
-    /// them is read from where it departs; 0 keeps nothing. Default 33554432.
+    /// What each model in memory may keep of the prompts that it read, in bytes, so that a prompt of the same tenant which
+    /// begins as one of them is read from where it departs; 0 keeps nothing. Default 33554432.
     pub prefix_cache_bytes: usize,
     /// Most tokens that are guessed from the text being edited and read together with a written one, 0 to 64; answers stay
     /// the same. It pays where weights do not fit the processor's caches: `benchmarks/run decode` measures it. Default 0.
@@ -165,6 +165,10 @@ impl ServingConfig {
         expect(self.routing_poll_ms >= 10, "serving.routing_poll_ms", "at least 10")?;
         expect(self.registry_timeout_ms >= 1, "serving.registry_timeout_ms", "at least 1")?;
         expect(self.max_loaded_models >= 1, "serving.max_loaded_models", "at least 1")
+    }
+
+    pub(crate) fn result_cache_lifetime(&self) -> Duration {
+        Duration::from_secs(self.result_cache_seconds)
     }
 
     pub(crate) fn answer_timeout(&self) -> Duration {

@@ -1,9 +1,10 @@
 //! What proposes edits, as far as serving must know: one call that hands out actions while it decodes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use edit_model::{DecodeOptions, EditModel, ModelError, StopReason};
-use events::{EditAction, EditContext};
+use events::{EditAction, EditContext, TenantId};
 use metrics::counter;
 
 /// How to decode.
@@ -43,10 +44,12 @@ pub(crate) enum EngineError {
 
 /// Something that proposes edits. Shared between threads; a call keeps its own state.
 pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
-    /// Answers `context`; every action goes to `on_action` as soon as it is complete, and `cancelled` is asked before
-    /// every token.
+    /// Answers the `context` of `tenant`; every action goes to `on_action` as soon as it is complete, and `cancelled` is
+    /// asked before every token. Tenants may share an engine; nothing of an answer, its time included, may tell one what
+    /// another asked.
     fn complete(
         &self,
+        tenant: &TenantId,
         context: &EditContext,
         decoding: Decoding,
         cancelled: &dyn Fn() -> bool,
@@ -57,6 +60,7 @@ pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
 impl Engine for EditModel {
     fn complete(
         &self,
+        tenant: &TenantId,
         context: &EditContext,
         decoding: Decoding,
         cancelled: &dyn Fn() -> bool,
@@ -67,6 +71,7 @@ impl Engine for EditModel {
             threshold: decoding.threshold,
             force_edit: decoding.force_edit,
             draft_tokens: decoding.draft_tokens,
+            tenant: tenant.to_string(),
             ..DecodeOptions::default()
         };
         let completion =
@@ -91,9 +96,13 @@ impl Engine for EditModel {
 }
 
 /// Loads and verifies a model directory, and asks it once, so that the first request finds everything in memory. It may
-/// keep `prefix_cache_bytes` bytes of the prompts that it reads.
-pub(crate) fn load(directory: &Path, prefix_cache_bytes: usize) -> Result<EditModel, ModelError> {
-    let model = EditModel::load(directory)?.with_prefix_cache(prefix_cache_bytes);
+/// keep `prefix_cache_bytes` bytes of the prompts that it reads, each for `prefix_lifetime`.
+pub(crate) fn load(
+    directory: &Path,
+    prefix_cache_bytes: usize,
+    prefix_lifetime: Duration,
+) -> Result<EditModel, ModelError> {
+    let model = EditModel::load(directory)?.with_prefix_cache(prefix_cache_bytes, prefix_lifetime);
     let context = EditContext {
         repository: "warm".to_owned(),
         path: "warm.rs".to_owned(),

@@ -102,11 +102,11 @@ async fn answer(state: &Arc<State>, headers: &HeaderMap, body: &mut UnreadBody) 
         let _ = sender.try_send(Progress::Done(Ok(completion)));
         None
     } else {
-        let (context, cancelled) = (Arc::clone(&context), cancel.clone());
+        let (tenant, context, cancelled) = (tenant.id.clone(), Arc::clone(&context), cancel.clone());
         state
             .pool
             .submit(cancel.clone(), move || {
-                decode(&*engine, &context, decoding, explores, &cancelled, &sender);
+                decode(&*engine, &tenant, &context, decoding, explores, &cancelled, &sender);
             })
             .map_err(|QueueFull| {
                 let wait = Duration::from_secs(u64::from(state.config.retry_after_seconds));

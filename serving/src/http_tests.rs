@@ -146,6 +146,7 @@ fn opportunity(explored: bool) -> (ServingConfig, String) {
 async fn the_first_action_arrives_before_the_end_and_everything_is_recorded() {
     let turnstile = Arc::new(Turnstile::default());
     let script = Script { turnstile: Some(turnstile.clone()), ..Script::new(0.9, 2) };
+    let asked_by = Arc::clone(&script.asked_by);
     let door = Door::open(plain_config(), script).await;
     door.world.consent("ada", ConsentTier::Code).await;
     let response = door.request(&question()).send().await.unwrap();
@@ -172,6 +173,8 @@ async fn the_first_action_arrives_before_the_end_and_everything_is_recorded() {
     assert_eq!((end.decision, end.actions, end.model_version), (Decision::Shown, 2, ModelVersion(1)));
     let secret = door.world.secret().await;
     let receipt = Receipt::verify(&end.receipt, &secret).unwrap();
+    // Engines keep apart what tenants asked.
+    assert_eq!(*asked_by.lock(), [receipt.tenant.clone()]);
     assert_eq!(receipt.suggestion_id, end.suggestion_id);
     assert_eq!(receipt.person, secret.person_pseudonym("ada"));
     assert_eq!(json!(receipt.session_id), question()["session_id"]);

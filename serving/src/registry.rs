@@ -26,12 +26,13 @@ const FILES: &str = "files";
 pub(crate) struct ArtifactModels {
     store: Arc<dyn ArtifactStore>,
     prefix_cache_bytes: usize,
+    prefix_lifetime: Duration,
 }
 
 impl ArtifactModels {
-    /// Each model may keep `prefix_cache_bytes` bytes of the prompts that it reads.
-    pub(crate) fn new(store: Arc<dyn ArtifactStore>, prefix_cache_bytes: usize) -> Self {
-        Self { store, prefix_cache_bytes }
+    /// Each model may keep `prefix_cache_bytes` bytes of the prompts that it reads, each for `prefix_lifetime`.
+    pub(crate) fn new(store: Arc<dyn ArtifactStore>, prefix_cache_bytes: usize, prefix_lifetime: Duration) -> Self {
+        Self { store, prefix_cache_bytes, prefix_lifetime }
     }
 }
 
@@ -57,8 +58,8 @@ impl ModelSource for ArtifactModels {
         let manifest = DirectoryManifest::from_bytes(digest, &bytes).map_err(|error| unservable(&error))?;
         let files = directory.join(FILES);
         verify_directory(&files, &manifest).await.map_err(|error| unservable(&error))?;
-        let prefix_cache_bytes = self.prefix_cache_bytes;
-        let loaded = tokio::task::spawn_blocking(move || engine::load(&files, prefix_cache_bytes)).await;
+        let (bytes, lifetime) = (self.prefix_cache_bytes, self.prefix_lifetime);
+        let loaded = tokio::task::spawn_blocking(move || engine::load(&files, bytes, lifetime)).await;
         let model = loaded.map_err(|_| Unservable("loading panicked".to_owned()))?;
         Ok(Arc::new(model.map_err(|error| unservable(&error))?))
     }

@@ -167,7 +167,11 @@ impl Serving {
         let sources = Sources {
             directory: database.clone(),
             people: database,
-            models: Arc::new(ArtifactModels::new(deps.artifacts, config.prefix_cache_bytes)),
+            models: Arc::new(ArtifactModels::new(
+                deps.artifacts,
+                config.prefix_cache_bytes,
+                config.result_cache_lifetime(),
+            )),
             routing: Arc::new(Registry::new(deps.registry, timeout)),
             log: deps.log,
             clock: deps.clock,
@@ -195,7 +199,7 @@ impl Serving {
         let state = Arc::new(State {
             policy: DecisionPolicy::new(config.threshold, config.exploration),
             door: Door::new(sources.directory, &config, &sources.data_dir, sources.key_file),
-            cache: ResultCache::new(config.result_cache_entries, Duration::from_secs(config.result_cache_seconds)),
+            cache: ResultCache::new(config.result_cache_entries, config.result_cache_lifetime()),
             config,
             clock: sources.clock,
             ids: sources.ids,

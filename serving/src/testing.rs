@@ -70,6 +70,8 @@ pub(crate) struct Script {
     pub(crate) panics: bool,
     /// Text of the new side.
     pub(crate) new_text: String,
+    /// Whose questions it was asked.
+    pub(crate) asked_by: Arc<Mutex<Vec<TenantId>>>,
 }
 
 impl Script {
@@ -81,6 +83,7 @@ impl Script {
             saw_cancel: Arc::default(),
             panics: false,
             new_text: "renamed".to_owned(),
+            asked_by: Arc::default(),
         }
     }
 }
@@ -88,12 +91,14 @@ impl Script {
 impl Engine for Script {
     fn complete(
         &self,
+        tenant: &TenantId,
         context: &EditContext,
         decoding: Decoding,
         cancelled: &dyn Fn() -> bool,
         on_action: &mut dyn FnMut(EditAction),
     ) -> Result<Completion, EngineError> {
         assert!(!self.panics, "on purpose");
+        self.asked_by.lock().push(tenant.clone());
         let mut completion =
             Completion { actions: Vec::new(), gate_score: self.gate_score, log_p_text: -0.5, cancelled: false };
         if !decoding.force_edit && self.gate_score < decoding.threshold {

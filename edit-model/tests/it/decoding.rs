@@ -1,6 +1,7 @@
 //! What makes decoding fast changes no answer.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use edit_model::{Completion, DecodeOptions, EditModel};
 use events::EditContext;
@@ -9,6 +10,8 @@ use proptest::prelude::*;
 use crate::{TEXT, context, model};
 
 const PREFIX_BYTES: usize = 1 << 20;
+/// Longer than any test takes.
+const LIFETIME: Duration = Duration::from_secs(3600);
 
 fn plain() -> &'static [EditModel] {
     static MODELS: OnceLock<Vec<EditModel>> = OnceLock::new();
@@ -47,7 +50,7 @@ proptest! {
         bytes in prop_oneof![Just(PREFIX_BYTES), Just(60_000), Just(1)],
     ) {
         let forgetful = &plain()[which];
-        let remembering = forgetful.clone().with_prefix_cache(bytes);
+        let remembering = forgetful.clone().with_prefix_cache(bytes, LIFETIME);
         let options = DecodeOptions { force_edit: true, temperature, seed, ..DecodeOptions::default() };
         for (index, typed) in typed.iter().enumerate() {
             let context = after(typed);
@@ -99,7 +102,7 @@ proptest! {
         let guessing = DecodeOptions { draft_tokens, ..options.clone() };
         let context = after(&typed);
         prop_assert_eq!(answer(model, &context, &guessing), answer(model, &context, &options));
-        let remembering = model.clone().with_prefix_cache(PREFIX_BYTES);
+        let remembering = model.clone().with_prefix_cache(PREFIX_BYTES, LIFETIME);
         for _ in 0..2 {
             prop_assert_eq!(answer(&remembering, &context, &guessing).0, answer(model, &context, &options).0);
         }
@@ -122,7 +125,7 @@ fn some_guesses_are_right_and_some_are_wrong() {
 
 #[test]
 fn other_weights_remember_nothing_of_these() {
-    let first = plain()[0].clone().with_prefix_cache(PREFIX_BYTES);
+    let first = plain()[0].clone().with_prefix_cache(PREFIX_BYTES, LIFETIME);
     let options = DecodeOptions { force_edit: true, ..DecodeOptions::default() };
     answer(&first, &context(), &options);
     assert!(answer(&first, &context(), &options).1 > 0);
@@ -132,4 +135,15 @@ fn other_weights_remember_nothing_of_these() {
     assert_eq!(got, answer(&plain()[1], &context(), &options).0);
     // The clone shares what is kept.
     assert!(answer(&first.clone(), &context(), &options).1 > 0);
+}
+
+#[test]
+fn what_one_tenant_asked_makes_no_answer_to_another_faster() {
+    let model = plain()[0].clone().with_prefix_cache(PREFIX_BYTES, LIFETIME);
+    let reused = |tenant: &str| {
+        let options = DecodeOptions { force_edit: true, tenant: tenant.to_owned(), ..DecodeOptions::default() };
+        answer(&model, &context(), &options).1
+    };
+    assert_eq!((reused("one"), reused("two")), (0, 0));
+    assert!(reused("one") > 0 && reused("two") > 0);
 }
