@@ -2,7 +2,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use edit_model::{EditModel, ModelManifest};
-use trainer::gate::GateLimits;
+use trainer::gate::{GateLimits, GateVerdict};
 use trainer::job::{JobFile, JobProgress, JobResult, run_job};
 use trainer::methods::{Method, MethodConfig, TrainingProgress};
 use trainer::{BaseTask, TrainerError, TrainingPair, write_tasks};
@@ -106,6 +106,60 @@ fn both_evaluation_sets_are_judged_apart_and_known_names_from_new_ones() {
     assert!(language.bytes > 100 && language.bits_per_byte_candidate > 0.0 && language.bits_per_byte_parent > 0.0);
     let progress: JobProgress = serde_json::from_slice(&std::fs::read(&job.progress_file).unwrap()).unwrap();
     assert_eq!((progress.evaluated, progress.to_evaluate), (42, 42));
+}
+
+#[test]
+fn every_judge_of_the_gate_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), 600);
+    let parent = folder.path().join("parent");
+    model(2).save(&parent, ModelManifest::new("test", "sft", "0")).unwrap();
+    // No candidate keeps these: a share can not fall below itself by more than all of it.
+    let gate = GateLimits {
+        least_persons: 5,
+        least_lower_bound: 1.0,
+        general_tolerance: -2.0,
+        old_skills_tolerance: -2.0,
+        bits_per_byte_tolerance: -1.0,
+        parse_error_tolerance: -2.0,
+        calibration_tolerance: -1.0,
+        ..GateLimits::default()
+    };
+    let job = JobFile { parent, gate, gate_opportunities: 10, general_opportunities: 5, ..job };
+    let (adapt, general) = (pairs(100, 30), pairs(200, 12));
+    let report = run_job(&job, &lines(&pairs(0, 24)), &lines(&adapt), &lines(&general), &mut |_| {}).unwrap().gate;
+    // These say what the candidate did, which is not the point here.
+    let figures = ["utility_not_better", "shown_rate_changed", "utility_not_better_than_rival"];
+    let reasons: Vec<&str> =
+        report.reasons.iter().map(String::as_str).filter(|reason| !figures.contains(reason)).collect();
+    let expected = [
+        "utility_uncertain",
+        "old_skills_lost",
+        "general_loss_possible",
+        "utility_uncertain_beside_rival",
+        "bits_per_byte_rose_rust",
+        "parse_errors_rose",
+        "calibration_off",
+    ];
+    assert_eq!(reasons, expected);
+    assert_eq!(report.verdict, GateVerdict::Held);
+    // Each by its own figures.
+    assert_eq!(report.reasons.contains(&figures[0].to_owned()), report.estimate <= 0.0);
+    let worst = report.rivals.iter().map(|rival| rival.figures.estimate).fold(f64::INFINITY, f64::min);
+    assert_eq!(report.reasons.contains(&figures[2].to_owned()), worst <= 0.0);
+    let (candidate, parent) = (report.shown_rate_candidate, report.shown_rate_parent);
+    assert_eq!(report.reasons.contains(&figures[1].to_owned()), (candidate - parent).abs() > 0.1 * parent);
+
+    // Fewer of either decide nothing.
+    let few = JobFile { gate_opportunities: 31, ..job.clone() };
+    let judged = |job: &JobFile, general: &[TrainingPair]| {
+        run_job(job, &lines(&pairs(0, 24)), &lines(&adapt), &lines(general), &mut |_| {}).unwrap().gate
+    };
+    let report = judged(&few, &general);
+    assert_eq!(report.verdict, GateVerdict::Insufficient);
+    let report = judged(&job, &general[..3]);
+    assert!(report.reasons.contains(&"insufficient_general_opportunities".to_owned()), "{:?}", report.reasons);
+    assert_eq!(report.verdict, GateVerdict::Insufficient);
 }
 
 #[test]
