@@ -726,3 +726,74 @@ pub fn train_from_anchor(
     let engine = fine_tuning_engine(config, &data, network, tokenizer, data.first_weights(network, anchor), None)?;
     train(config, &data, engine, 0, anchor, &mut |_, _| Ok(()))
 }
+
+#[cfg(test)]
+mod tests {
+    use edit_model::ModelConfig;
+
+    use super::*;
+
+    fn network() -> Network {
+        let mut config = ModelConfig::base(16, 0, 1);
+        config.hidden_size = 8;
+        config.intermediate_size = 8;
+        config.num_hidden_layers = 1;
+        config.num_attention_heads = 2;
+        config.num_key_value_heads = 2;
+        Network::new(config).unwrap()
+    }
+
+    fn move_references(data: &mut MethodData, nats: f64) {
+        for mismatch in data.references.iter_mut().flat_map(|reference| &mut reference.mismatches) {
+            mismatch.reference += nats;
+        }
+    }
+
+    #[test]
+    fn kto_measures_from_no_less_than_nothing_and_weighs_both_classes() {
+        let config = MethodConfig {
+            method: Method::Kto,
+            steps: 1,
+            batch_pairs: 2,
+            batch_replay: 0,
+            desirable_weight: 1.0,
+            undesirable_weight: 1.3,
+            threads: 1,
+            ..MethodConfig::default()
+        };
+        let network = network();
+        let weights = network.initialize(&mut ChaCha8Rng::seed_from_u64(1));
+        let pair = |id: &str, last: u32| {
+            let side = |last: u32| Side::new(&[2, 3], &[4, last], 1, 2);
+            let pair = PreparedPair::Preference { chosen: side(last), rejected: side(last + 1) };
+            Prepared { id: id.to_owned(), pair, weight: 1.0 }
+        };
+        let pairs = vec![pair("a", 5), pair("b", 7)];
+        let mut data = MethodData::of_prepared(&config, &network, &weights, pairs).unwrap();
+        let backends = backends(config.device, &network, 1).unwrap();
+        let mut engine = Engine::new(network, weights, fine_tuning_optimizer(&config), backends);
+        // Of each example: whether it is wanted, its weight, and what it is measured from when the policy finds the
+        // answers of other pairs likelier than the reference does by so many nats.
+        let mut measured = |nats: f64| -> Vec<(bool, f32, f32)> {
+            move_references(&mut data, -nats);
+            let groups = data.measured_batch(&config, 0, &mut engine).unwrap();
+            move_references(&mut data, nats);
+            let figures = groups.into_iter().map(|group| match group.objective {
+                Objective::Desirability { is_desirable, weight, baseline, .. } => (is_desirable, weight, baseline),
+                other => panic!("{other:?}"),
+            });
+            figures.collect()
+        };
+        for (nats, expected) in [(2.0, 2.0), (0.0, 0.0), (-2.0, 0.0)] {
+            let figures = measured(nats);
+            assert_eq!(figures.len(), 4);
+            for (is_desirable, weight, baseline) in figures {
+                assert!((baseline - expected).abs() < 1e-4, "{baseline}");
+                assert!(baseline >= 0.0, "{baseline}");
+                let class = if is_desirable { 1.0 } else { 1.3 };
+                // A mean over four examples.
+                assert!((weight - class / 4.0).abs() < 1e-6, "{weight}");
+            }
+        }
+    }
+}
