@@ -3,7 +3,7 @@ use std::path::Path;
 use edit_model::dialect::{Habit, habit_tokens};
 use edit_model::{DecodeOptions, Device, EditModel, HABIT_TOKENS};
 use events::{ByteRange, EditAction};
-use trainer::methods::{Method, MethodConfig, MethodData, TrainedWeights, train_from_anchor};
+use trainer::methods::{Method, MethodConfig, MethodData, TrainedWeights, fine_tuning_engine, train_from_anchor};
 use trainer::{BaseTask, Engine, Group, Objective, OptimizerConfig, Role, TrainerError, TrainingPair, backends};
 
 use crate::fixture::{changed_model, correction, model, silence, task};
@@ -326,4 +326,25 @@ fn a_rate_that_destroys_the_model_fails_the_health_check() {
     let config = MethodConfig { learning_rate: 0.9, steps: 6, ..config(Method::Sft) };
     let result = train(&config, &model, &pairs());
     assert!(matches!(result, Err(TrainerError::Unhealthy(_) | TrainerError::Diverged { .. })), "{result:?}");
+}
+
+#[test]
+fn a_model_that_has_got_worse_is_given_up_before_the_end() {
+    let model = model(1);
+    let (network, tokenizer) = (model.network(), model.tokenizer());
+    let anchor = train(&config(Method::Sft), &model, &pairs()).unwrap().weights;
+    // An epoch is a step, and none of them makes up for what a run lost that goes on from before the anchor.
+    let config = MethodConfig {
+        steps: 3,
+        batch_pairs: 24,
+        batch_replay: 0,
+        learning_rate: 1e-7,
+        habit_rate: 1e-7,
+        ..config(Method::Sft)
+    };
+    let data = MethodData::prepare(&config, network, &anchor, tokenizer, &pairs(), &[]).unwrap();
+    let engine = fine_tuning_engine(&config, &data, network, tokenizer, model.weights().to_vec(), None).unwrap();
+    let result = trainer::methods::train(&config, &data, engine, 0, &anchor, &mut |_, _| Ok(()));
+    let Err(TrainerError::Unhealthy(reason)) = result else { panic!("{result:?}") };
+    assert!(reason.starts_with("mean log p of the chosen side fell") && reason.ends_with("at step 1"), "{reason}");
 }
