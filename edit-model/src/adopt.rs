@@ -6,6 +6,7 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::{ModelConfig, TokenIds};
+use crate::dialect::MAX_SEQUENCE_TOKENS;
 use crate::directory::{TOKENIZER_FILE, read_file};
 use crate::error::ModelError;
 use crate::model::EditModel;
@@ -21,14 +22,18 @@ impl EditModel {
     ///
     /// The embedding has as many rows as the tokenizer then has tokens: those of its own tokens stay, rows that pad it go,
     /// and those of new tokens are drawn with `seed` around the mean of its own (Hewitt 2021, "Initializing new word
-    /// embeddings for pretrained language models"); all habits start as the untaught one.
+    /// embeddings for pretrained language models"); new habits start as the untaught one.
     ///
     /// # Errors
-    /// As [`Network::load`] and [`CodeTokenizer::adopt`].
+    /// As [`Network::load`] and [`CodeTokenizer::adopt`]; [`ModelError::Room`] for a model of shorter sequences than the
+    /// dialect writes.
     pub fn adopt(directory: &Path, seed: u64) -> Result<Self, ModelError> {
         let (network, weights) = Network::load(directory)?;
         let bytes = read_file(&directory.join(TOKENIZER_FILE))?;
         let (tokenizer, own) = CodeTokenizer::adopt(&bytes, network.config().vocab_size)?;
+        if network.config().max_position_embeddings < MAX_SEQUENCE_TOKENS {
+            return Err(ModelError::Room { needed: MAX_SEQUENCE_TOKENS });
+        }
         let special = tokenizer.special();
         let config = ModelConfig {
             vocab_size: tokenizer.vocabulary_size(),
@@ -51,7 +56,9 @@ impl EditModel {
             let (kept, new) = target.split_at_mut(own * width);
             kept.copy_from_slice(&source[..own * width]);
             draw_rows(kept, new, width, &mut random);
-            for (from, to) in special.habits.iter().flat_map(|habit| special.untaught.iter().zip(habit)) {
+            let habits = special.habits.iter().flat_map(|habit| special.untaught.iter().zip(habit));
+            // What it was taught of habits here stays as well.
+            for (from, to) in habits.filter(|(_, to)| **to as usize >= own) {
                 let row = *from as usize * width;
                 target.copy_within(row..row + width, *to as usize * width);
             }

@@ -53,8 +53,8 @@ pub enum ModelError {
     /// The tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
-    /// Sequences of this dialect are as long as its model is asked with, which is more than is allowed.
-    #[error("too few for this dialect: its prompts and answers are as long as its model takes them, {needed} together")]
+    /// Sequences of the dialect are longer than a model takes, or than is allowed.
+    #[error("too few tokens for this dialect: its prompts and answers take up to {needed} together")]
     Room {
         /// Tokens of the longest sequence.
         needed: usize,

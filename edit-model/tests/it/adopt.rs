@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use edit_model::dialect::MAX_SEQUENCE_TOKENS;
 use edit_model::{DecodeOptions, EditModel, Family, ModelConfig, ModelError, ModelManifest, Network};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -15,6 +16,16 @@ const OWN: usize = 387;
 
 /// A directory as a team brings it: random weights of `family` with `vocab_size` rows, and `tokenizer`.
 fn brought(family: Family, is_tied: bool, vocab_size: usize, tokenizer: &[u8]) -> tempfile::TempDir {
+    brought_with_room(1024, family, is_tied, vocab_size, tokenizer)
+}
+
+fn brought_with_room(
+    positions: usize,
+    family: Family,
+    is_tied: bool,
+    vocab_size: usize,
+    tokenizer: &[u8],
+) -> tempfile::TempDir {
     let mut config = ModelConfig::base(vocab_size, 0, 1);
     config.model_type = family;
     config.architectures = vec![family.architecture().to_owned()];
@@ -24,7 +35,7 @@ fn brought(family: Family, is_tied: bool, vocab_size: usize, tokenizer: &[u8]) -
     config.num_hidden_layers = 2;
     config.num_attention_heads = 4;
     config.num_key_value_heads = 2;
-    config.max_position_embeddings = 1024;
+    config.max_position_embeddings = positions;
     config.tie_word_embeddings = is_tied;
     let network = Network::new(config).unwrap();
     let weights = network.initialize(&mut ChaCha8Rng::seed_from_u64(5));
@@ -95,6 +106,31 @@ fn an_adopted_model_is_saved_loaded_and_asked_like_ours() {
         assert_eq!(twice.tokenizer().vocabulary_size(), adopted.tokenizer().vocabulary_size());
         assert_eq!(twice.weights(), adopted.weights());
     }
+}
+
+#[test]
+fn what_a_model_was_taught_here_is_still_there_when_it_is_adopted_again() {
+    let brought = brought(Family::Qwen2, true, OWN, TOKENIZER);
+    let adopted = EditModel::adopt(brought.path(), 7).unwrap();
+    let mut weights = adopted.weights().to_vec();
+    for token in adopted.tokenizer().special().habits[3] {
+        weights[adopted.network().output_row(token)].fill(0.25);
+    }
+    let taught = adopted.with_weights(weights).unwrap().in_served_precision().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    taught.save(folder.path(), ModelManifest::new("taught", "sft", "0")).unwrap();
+    assert_eq!(EditModel::adopt(folder.path(), 9).unwrap().weights(), taught.weights());
+}
+
+#[test]
+fn a_model_that_the_dialect_does_not_fit_into_is_refused() {
+    let adopted = |positions| {
+        let folder = brought_with_room(positions, Family::Qwen2, true, OWN, TOKENIZER);
+        EditModel::adopt(folder.path(), 7)
+    };
+    let error = adopted(MAX_SEQUENCE_TOKENS - 1).unwrap_err();
+    assert!(matches!(error, ModelError::Room { needed: MAX_SEQUENCE_TOKENS }), "{error}");
+    adopted(MAX_SEQUENCE_TOKENS).unwrap();
 }
 
 #[test]
