@@ -357,6 +357,10 @@ fn config_from_json(bytes: &[u8]) -> Result<LoraConfig, ModelError> {
             return refuse(format!("{name} of the adapter is set"));
         }
     }
+    // Others may have taken what they began with out of the base, and are wrong over all of it.
+    if let Some(value) = field("init_lora_weights").filter(|value| !value.is_boolean() && *value != "gaussian") {
+        return refuse(format!("init_lora_weights of the adapter is {value}; true, false and \"gaussian\" are read"));
+    }
     let Some(rank) = field("r").and_then(Value::as_u64) else {
         return refuse("r of the adapter is not a number".to_owned());
     };

@@ -188,6 +188,8 @@ fn an_adapter_that_would_be_computed_wrongly_is_refused_by_name() {
         ("bias", Value::from("all"), "bias"),
         ("use_dora", Value::from(true), "use_dora"),
         ("use_rslora", Value::from(true), "use_rslora"),
+        ("init_lora_weights", Value::from("pissa"), "init_lora_weights"),
+        ("init_lora_weights", Value::from("loftq"), "init_lora_weights"),
         ("rank_pattern", serde_json::json!({ "q_proj": 8 }), "rank_pattern"),
         ("layers_to_transform", Value::from(vec![0]), "layers_to_transform"),
         ("target_modules", Value::from(vec!["lm_head"]), "target_modules"),
@@ -204,6 +206,13 @@ fn an_adapter_that_would_be_computed_wrongly_is_refused_by_name() {
         let error = Lora::load(folder.path(), &network).unwrap_err();
         assert!(matches!(error, ModelError::Config(_)), "{error}");
         assert!(error.to_string().contains(wanted), "{error}");
+    }
+    // How it began makes no difference where the base stayed as it was.
+    for value in [Value::from(true), Value::from(false), Value::from("gaussian"), Value::Null] {
+        let mut config = original.clone();
+        config["init_lora_weights"] = value;
+        std::fs::write(folder.path().join("adapter_config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
+        Lora::load(folder.path(), &network).unwrap();
     }
     // Another rank, fewer modules, another model: tensors do not fit.
     for (name, value, wanted) in [
