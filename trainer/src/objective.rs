@@ -119,8 +119,6 @@ pub struct LossParts {
     pub margin: f64,
     /// Pairs whose margin there is above 0.
     pub correct: usize,
-    /// Sum of log p over chosen targets that learn from a comparison.
-    pub chosen_log_p: f64,
     /// Sum over targets with a reference of `q - 1 - log q`, q being reference / p: never negative, and 0 only where
     /// both are equal (Schulman's k3).
     pub divergence: f64,
@@ -141,7 +139,6 @@ impl LossParts {
         self.compared += other.compared;
         self.margin += other.margin;
         self.correct += other.correct;
-        self.chosen_log_p += other.chosen_log_p;
         self.divergence += other.divergence;
         self.divergence_targets += other.divergence_targets;
         self.likelihood += other.likelihood;
@@ -257,10 +254,6 @@ impl Objective {
                 parts.correct = usize::from(parts.margin > 0.0);
                 parts.add_divergence(chosen_log_p, &chosen.reference);
                 parts.add_divergence(rejected_log_p, &rejected.reference);
-                parts.chosen_log_p = (chosen_log_p.iter().zip(&chosen.roles))
-                    .filter(|(_, role)| **role == Role::Compared)
-                    .map(|(value, _)| f64::from(*value))
-                    .sum();
                 // -d loss / d margin.
                 let pull = (1.0 - smoothing) * sigmoid(-margin) - smoothing * sigmoid(margin);
                 let slope = f64::from(*weight) * beta * pull * f64::from(scale);
@@ -277,9 +270,6 @@ impl Objective {
                 parts.preference = 1.0 - value;
                 parts.pairs = 1;
                 parts.add_divergence(log_p, reference);
-                if *is_desirable {
-                    parts.chosen_log_p = log_p.iter().map(|value| f64::from(*value)).sum();
-                }
                 let slope = sign * f64::from(*weight) * f64::from(*beta) * value * (1.0 - value) * f64::from(scale);
                 coefficients.fill(slope as f32);
                 parts.add_likelihood(log_p, likelihood, scale, coefficients);
