@@ -259,8 +259,9 @@ impl ModelConfig {
         }
     }
 
-    /// Reads the content of a `config.json` that any release of `transformers` wrote; what is absent has the default of
-    /// the family's class there. Fields that change nothing here are dropped.
+    /// Reads the content of a `config.json` that any release of `transformers` wrote. Sizes must be there, but for
+    /// `head_dim` and, of Llama, `num_key_value_heads`; these and whatever else is absent have the default of the family's
+    /// class there. Fields that change nothing here are dropped.
     ///
     /// # Errors
     /// [`ModelError::Config`] names the architecture or the field that can not be computed.

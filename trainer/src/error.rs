@@ -50,7 +50,7 @@ pub enum TrainerError {
         /// What the data set would have to hold.
         needs: &'static str,
     },
-    /// The absolute deadline passed; a checkpoint was written.
+    /// The absolute deadline passed; what was done since the last checkpoint is lost.
     #[error("the deadline passed at step {step}")]
     Deadline {
         /// Steps done.

@@ -74,8 +74,7 @@ impl TaskSummary {
 
 impl TaskSummary {
     /// Utility per opportunity over `summaries` together, by the formula of the gate: a first action that is right is
-    /// worth
-    /// [`UTILITY_MATCH`], one that is shown and is not [`UTILITY_WRONG`], silence 0.
+    /// worth [`UTILITY_MATCH`], one that is shown and is not [`UTILITY_WRONG`], silence 0.
     #[must_use]
     pub fn utility(summaries: &[Self]) -> f64 {
         let (mut sum, mut tasks) = (0.0, 0.0);

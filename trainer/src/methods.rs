@@ -170,7 +170,8 @@ pub struct TrainedWeights {
     pub weights: Vec<f32>,
     /// What the pairs were.
     pub census: PairCensus,
-    /// Mean log p of the chosen side's compared tokens (or all of a positive's) before the first step.
+    /// Mean over pairs of the log p of all chosen tokens from the divergence on (of a pair with a chosen side only: behind
+    /// what is shared) under the weights of the first step, whatever the method compares.
     pub chosen_log_p_before: f64,
     /// The same after the last step.
     pub chosen_log_p_after: f64,
@@ -532,7 +533,7 @@ impl MethodData {
         )))
     }
 
-    /// Mean log p of the chosen sides' observed tokens over at most [`WATCHED_PAIRS`] pairs.
+    /// Mean log p of the chosen sides' tokens from the divergence on, over at most [`WATCHED_PAIRS`] pairs.
     fn chosen_log_p(&self, config: &MethodConfig, network: &Network, weights: &[f32]) -> Result<f64, TrainerError> {
         let chosen: Vec<&Side> = self.pairs.iter().filter_map(|prepared| prepared.pair.chosen()).collect();
         let stride = chosen.len().div_ceil(WATCHED_PAIRS).max(1);
