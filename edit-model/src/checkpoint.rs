@@ -31,10 +31,6 @@ pub(crate) fn is_weights_file(name: &str) -> bool {
     name == WEIGHTS_FILE || name == INDEX_FILE || (name.starts_with("model-") && name.ends_with(".safetensors"))
 }
 
-fn damaged(path: &Path, reason: impl Into<String>) -> ModelError {
-    ModelError::Damaged { path: path.to_owned(), reason: reason.into() }
-}
-
 /// Whether a name is that of a file in the directory itself.
 fn is_plain(name: &str) -> bool {
     let mut parts = Path::new(name).components();
@@ -63,22 +59,22 @@ pub(crate) fn read_weights(
         if known.contains(name) || is_repeated(network, name) {
             return Ok(());
         }
-        Err(damaged(path, format!("it holds {name}, which the architecture of config.json does not have")))
+        Err(ModelError::damaged(path, format!("it holds {name}, which the architecture of config.json does not have")))
     };
     let mut parts: BTreeMap<String, Vec<&NamedTensor>> = BTreeMap::new();
     if is_in_parts {
         let path = directory.join(INDEX_FILE);
         let index: Index = serde_json::from_slice(&read(INDEX_FILE)?)
-            .map_err(|error| damaged(&path, format!("not an index of weights: {error}")))?;
+            .map_err(|error| ModelError::damaged(&path, format!("not an index of weights: {error}")))?;
         for (name, file) in &index.weight_map {
             check_known(&path, name)?;
             if !is_plain(file) {
-                return Err(damaged(&path, format!("it places {name} outside the directory")));
+                return Err(ModelError::damaged(&path, format!("it places {name} outside the directory")));
             }
         }
         for tensor in &tensors {
             let file = index.weight_map.get(&tensor.name);
-            let file = file.ok_or_else(|| damaged(&path, format!("it does not name {}", tensor.name)))?;
+            let file = file.ok_or_else(|| ModelError::damaged(&path, format!("it does not name {}", tensor.name)))?;
             parts.entry(file.clone()).or_default().push(tensor);
         }
     } else {
@@ -95,17 +91,18 @@ pub(crate) fn read_weights(
     for (file, tensors) in parts {
         let path = directory.join(&file);
         let bytes = read(&file)?;
-        let content = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&path, error.to_string()))?;
+        let content =
+            SafeTensors::deserialize(&bytes).map_err(|error| ModelError::damaged(&path, error.to_string()))?;
         for name in content.names() {
             check_known(&path, name)?;
         }
         for tensor in tensors {
-            let view = content.tensor(&tensor.name).map_err(|error| damaged(&path, error.to_string()))?;
+            let view = content.tensor(&tensor.name).map_err(|error| ModelError::damaged(&path, error.to_string()))?;
             if view.shape() != tensor.shape {
                 let (found, wanted) = (view.shape(), &tensor.shape);
                 let reason =
                     format!("{} has the shape {found:?}; by config.json it has another, {wanted:?}", tensor.name);
-                return Err(damaged(&path, reason));
+                return Err(ModelError::damaged(&path, reason));
             }
             if is_allocated {
                 decode(&path, &tensor.name, &view, &mut weights[tensor.range.clone()])?;
@@ -115,7 +112,7 @@ pub(crate) fn read_weights(
     if is_allocated {
         return Ok(weights);
     }
-    Err(damaged(
+    Err(ModelError::damaged(
         directory,
         format!("its files are too small for the {} weights of config.json", network.parameter_count()),
     ))
@@ -140,10 +137,12 @@ pub(crate) fn decode(path: &Path, name: &str, view: &TensorView<'_>, target: &mu
                 *value = f32::from_le_bytes(*bytes);
             }
         }
-        other => return Err(damaged(path, format!("{name} is stored as {other:?}; bf16, f16 and f32 are read"))),
+        other => {
+            return Err(ModelError::damaged(path, format!("{name} is stored as {other:?}; bf16, f16 and f32 are read")));
+        }
     }
     if target.iter().any(|value| !value.is_finite()) {
-        return Err(damaged(path, format!("{name} holds a number that is not finite")));
+        return Err(ModelError::damaged(path, format!("{name} holds a number that is not finite")));
     }
     Ok(())
 }
@@ -177,7 +176,7 @@ pub(crate) fn write_weights(
         }
     }
     if let [whole] = parts.as_slice() {
-        return write(WEIGHTS_FILE, &encode(WEIGHTS_FILE, whole, weights)?);
+        return write(WEIGHTS_FILE, &encode(WEIGHTS_FILE, whole, weights, Dtype::BF16, as_bf16)?);
     }
     let total: u64 = parts.iter().flatten().map(bytes_of).sum();
     let mut index = Index {
@@ -186,28 +185,37 @@ pub(crate) fn write_weights(
     };
     for (number, part) in parts.iter().enumerate() {
         let file = format!("model-{:05}-of-{:05}.safetensors", number + 1, parts.len());
-        write(&file, &encode(&file, part, weights)?)?;
+        write(&file, &encode(&file, part, weights, Dtype::BF16, as_bf16)?)?;
         index.weight_map.extend(part.iter().map(|tensor| (tensor.name.clone(), file.clone())));
     }
-    let index = serde_json::to_vec_pretty(&index).map_err(|error| damaged(Path::new(INDEX_FILE), error.to_string()))?;
+    let index = serde_json::to_vec_pretty(&index)
+        .map_err(|error| ModelError::damaged(Path::new(INDEX_FILE), error.to_string()))?;
     write(INDEX_FILE, &index)
 }
 
-/// The content of one safetensors file.
-fn encode(file: &str, tensors: &[NamedTensor], weights: &[f32]) -> Result<Vec<u8>, ModelError> {
+fn as_bf16(value: f32) -> [u8; 2] {
+    bf16::from_f32(value).to_le_bytes()
+}
+
+/// The content of one safetensors file, in which `bytes` makes numbers of the type `dtype` of our weights.
+pub(crate) fn encode<const BYTES: usize>(
+    file: &str,
+    tensors: &[NamedTensor],
+    weights: &[f32],
+    dtype: Dtype,
+    bytes: fn(f32) -> [u8; BYTES],
+) -> Result<Vec<u8>, ModelError> {
     let path = Path::new(file);
     let stored: Vec<Vec<u8>> = tensors
         .iter()
-        .map(|tensor| {
-            weights[tensor.range.clone()].iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()
-        })
+        .map(|tensor| weights[tensor.range.clone()].iter().flat_map(|value| bytes(*value)).collect())
         .collect();
     let mut views = Vec::with_capacity(stored.len());
     for (tensor, bytes) in tensors.iter().zip(&stored) {
-        let view = TensorView::new(Dtype::BF16, tensor.shape.clone(), bytes)
-            .map_err(|error| damaged(path, format!("{}: {error}", tensor.name)))?;
+        let view = TensorView::new(dtype, tensor.shape.clone(), bytes)
+            .map_err(|error| ModelError::damaged(path, format!("{}: {error}", tensor.name)))?;
         views.push((tensor.name.as_str(), view));
     }
     let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
-    safetensors::serialize(views, Some(metadata)).map_err(|error| damaged(path, error.to_string()))
+    safetensors::serialize(views, Some(metadata)).map_err(|error| ModelError::damaged(path, error.to_string()))
 }

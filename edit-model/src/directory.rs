@@ -85,7 +85,7 @@ impl ModelManifest {
     pub fn read(directory: &Path) -> Result<Self, ModelError> {
         let path = directory.join(MANIFEST_FILE);
         let bytes = read_file(&path)?;
-        serde_json::from_slice(&bytes).map_err(|error| damaged(&path, format!("not a manifest: {error}")))
+        serde_json::from_slice(&bytes).map_err(|error| ModelError::damaged(&path, format!("not a manifest: {error}")))
     }
 
     /// Checks every file against its digest.
@@ -101,15 +101,11 @@ impl ModelManifest {
     }
 }
 
-fn damaged(path: &Path, reason: impl Into<String>) -> ModelError {
-    ModelError::Damaged { path: path.to_owned(), reason: reason.into() }
-}
-
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
     let file = |source| ModelError::File { path: path.to_owned(), source };
     let length = std::fs::metadata(path).map_err(file)?.len();
     if length > MAX_FILE_BYTES {
-        return Err(damaged(path, "larger than any model of this kind"));
+        return Err(ModelError::damaged(path, "larger than any model of this kind"));
     }
     std::fs::read(path).map_err(file)
 }
@@ -136,7 +132,7 @@ fn check_digest(path: &Path, bytes: &[u8], digest: &str) -> Result<(), ModelErro
     if found == *digest {
         return Ok(());
     }
-    Err(damaged(path, format!("its digest is {found}, the manifest says {digest} (truncated or altered)")))
+    Err(ModelError::damaged(path, format!("its digest is {found}, the manifest says {digest} (truncated or altered)")))
 }
 
 impl Network {
@@ -207,10 +203,9 @@ impl EditModel {
         let manifest = ModelManifest::read(directory)?;
         let read = |name: &str| -> Result<Vec<u8>, ModelError> {
             let path = directory.join(name);
-            let digest = manifest
-                .files
-                .get(name)
-                .ok_or_else(|| damaged(&directory.join(MANIFEST_FILE), format!("it does not name {name}")))?;
+            let digest = manifest.files.get(name).ok_or_else(|| {
+                ModelError::damaged(&directory.join(MANIFEST_FILE), format!("it does not name {name}"))
+            })?;
             let bytes = read_file(&path)?;
             check_digest(&path, &bytes, digest)?;
             Ok(bytes)

@@ -1,6 +1,6 @@
 //! What can go wrong with a model directory, a prompt or a sequence.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Errors of this crate. None of them contains code text.
 #[derive(Debug, thiserror::Error)]
@@ -62,4 +62,10 @@ pub enum ModelError {
     /// The context does not fit the dialect.
     #[error("context refused: {0}")]
     Context(#[from] crate::dialect::DialectError),
+}
+
+impl ModelError {
+    pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), reason: reason.into() }
+    }
 }

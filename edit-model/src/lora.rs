@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::backend::NetworkBackend;
-use crate::checkpoint::decode;
+use crate::checkpoint::{decode, encode};
 use crate::directory::read_file;
 use crate::error::ModelError;
 use crate::network::{MatrixView, NamedTensor, Network, Sequence, multiply};
@@ -106,10 +106,6 @@ pub struct Lora {
     targets: Vec<Target>,
     total: usize,
     network_total: usize,
-}
-
-fn damaged(path: &Path, reason: impl Into<String>) -> ModelError {
-    ModelError::Damaged { path: path.to_owned(), reason: reason.into() }
 }
 
 impl Lora {
@@ -250,21 +246,8 @@ impl Lora {
         self.check(adapter.len(), self.network_total)?;
         std::fs::create_dir_all(directory).map_err(|source| ModelError::File { path: directory.to_owned(), source })?;
         remove_file(&directory.join(CONFIG_FILE))?;
-        let path = directory.join(WEIGHTS_FILE);
-        let tensors = self.tensors();
-        let stored: Vec<Vec<u8>> = tensors
-            .iter()
-            .map(|tensor| adapter[tensor.range.clone()].iter().flat_map(|value| value.to_le_bytes()).collect())
-            .collect();
-        let mut views = Vec::with_capacity(stored.len());
-        for (tensor, bytes) in tensors.iter().zip(&stored) {
-            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)
-                .map_err(|error| damaged(&path, format!("{}: {error}", tensor.name)))?;
-            views.push((tensor.name.as_str(), view));
-        }
-        let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| damaged(&path, error.to_string()))?;
-        write_whole(&path, &bytes)?;
+        let weights = encode(WEIGHTS_FILE, &self.tensors(), adapter, Dtype::F32, f32::to_le_bytes)?;
+        write_whole(&directory.join(WEIGHTS_FILE), &weights)?;
         let config = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -295,18 +278,24 @@ impl Lora {
         let lora = Self::new(config_from_json(&read_file(&directory.join(CONFIG_FILE))?)?, network)?;
         let path = directory.join(WEIGHTS_FILE);
         let bytes = read_file(&path)?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&path, error.to_string()))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| ModelError::damaged(&path, error.to_string()))?;
         let tensors = lora.tensors();
         let wanted: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         if let Some(name) = file.names().into_iter().find(|name| !wanted.contains(*name)) {
-            return Err(damaged(&path, format!("it holds {name}, which the adapter does not have over this model")));
+            return Err(ModelError::damaged(
+                &path,
+                format!("it holds {name}, which the adapter does not have over this model"),
+            ));
         }
         let mut adapter = vec![0.0; lora.total];
         for NamedTensor { name, shape, range } in &tensors {
-            let view = file.tensor(name).map_err(|error| damaged(&path, error.to_string()))?;
+            let view = file.tensor(name).map_err(|error| ModelError::damaged(&path, error.to_string()))?;
             if view.shape() != shape {
                 let found = view.shape();
-                return Err(damaged(&path, format!("{name} has the shape {found:?}; over this model it is {shape:?}")));
+                return Err(ModelError::damaged(
+                    &path,
+                    format!("{name} has the shape {found:?}; over this model it is {shape:?}"),
+                ));
             }
             decode(&path, name, &view, &mut adapter[range.clone()])?;
         }
