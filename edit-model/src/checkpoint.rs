@@ -138,7 +138,10 @@ pub(crate) fn decode(path: &Path, name: &str, view: &TensorView<'_>, target: &mu
             }
         }
         other => {
-            return Err(ModelError::damaged(path, format!("{name} is stored as {other:?}; bf16, f16 and f32 are read")));
+            return Err(ModelError::damaged(
+                path,
+                format!("{name} is stored as {other:?}; bf16, f16 and f32 are read"),
+            ));
         }
     }
     if target.iter().any(|value| !value.is_finite()) {

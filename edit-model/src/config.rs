@@ -259,6 +259,12 @@ impl ModelConfig {
         }
     }
 
+    /// The same sizes in another family.
+    #[must_use]
+    pub fn of_family(self, family: Family) -> Self {
+        Self { architectures: vec![family.architecture().to_owned()], model_type: family, ..self }
+    }
+
     /// Reads the content of a `config.json` that any release of `transformers` wrote. Sizes must be there, but for
     /// `head_dim` and, of Llama, `num_key_value_heads`; these and whatever else is absent have the default of the family's
     /// class there. Fields that change nothing here are dropped.
@@ -534,6 +540,15 @@ mod tests {
         assert!(scaled.iter().zip(&plain).any(|(s, p)| *s < 0.99 * p && *s > 1.01 * p / 8.0));
         let linear = changed(&json!({ "rope_parameters": { "rope_type": "linear", "factor": 4.0 } })).unwrap();
         assert!(linear.rotary_frequencies().unwrap().iter().zip(&plain).all(|(s, p)| (s * 4.0 - p).abs() < 1e-15));
+    }
+
+    #[test]
+    fn the_same_sizes_in_another_family_are_read_as_that_family() {
+        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+            let config = ModelConfig::base(100, 0, 1).of_family(family);
+            let read = ModelConfig::from_json(&serde_json::to_vec(&config).unwrap()).unwrap();
+            assert_eq!((read.model_type, read), (family, config));
+        }
     }
 
     #[test]

@@ -25,9 +25,7 @@ fn tiny() -> Network {
 /// stream divided by them, an output layer of its own, biases.
 fn of_every_family() -> Vec<(&'static str, Network)> {
     let of = |family: Family, is_tied: bool, has_biases: bool| {
-        let mut config = tiny_config();
-        config.model_type = family;
-        config.architectures = vec![family.architecture().to_owned()];
+        let mut config = tiny_config().of_family(family);
         config.num_attention_heads = 4;
         config.head_dim = Some(10);
         config.tie_word_embeddings = is_tied;

@@ -26,9 +26,7 @@ fn brought_with_room(
     vocab_size: usize,
     tokenizer: &[u8],
 ) -> tempfile::TempDir {
-    let mut config = ModelConfig::base(vocab_size, 0, 1);
-    config.model_type = family;
-    config.architectures = vec![family.architecture().to_owned()];
+    let mut config = ModelConfig::base(vocab_size, 0, 1).of_family(family);
     config.hidden_size = 32;
     config.head_dim = Some(8);
     config.intermediate_size = 48;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use edit_model::{Network, Sequence, Workspace};
+use edit_model::{NamedTensor, Network, Sequence, Workspace};
 use safetensors::tensor::{Dtype, SafeTensors};
 
 const FAMILIES: [&str; 4] = ["llama", "llama-3", "qwen2", "qwen3"];
@@ -48,6 +48,28 @@ pub(crate) fn norm(values: &[f32]) -> f64 {
     values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
 }
 
+/// Wants of every one of `named` the gradient that `expected` holds, and that it is at least `least` of all of them
+/// together: one that is nearly nothing says nothing.
+pub(crate) fn assert_gradients(
+    family: &str,
+    named: Vec<NamedTensor>,
+    gradients: &[f32],
+    expected: &BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    least: f64,
+) {
+    let wanted = expected.keys().filter(|name| name.starts_with("gradient.")).count();
+    assert_eq!(named.len(), wanted, "{family}");
+    let whole = norm(gradients);
+    for tensor in named {
+        let (shape, want) = &expected[&format!("gradient.{}", tensor.name)];
+        assert_eq!(shape, &tensor.shape, "{family}: {}", tensor.name);
+        let difference: Vec<f32> = gradients[tensor.range].iter().zip(want).map(|(a, b)| a - b).collect();
+        let (error, size) = (norm(&difference), norm(want));
+        assert!(error < 1e-4 * size + 1e-6 * whole, "{family}: {}: {error} of {size}", tensor.name);
+        assert!(size > least * whole, "{family}: the gradient of {} says nothing", tensor.name);
+    }
+}
+
 #[test]
 fn logits_are_those_of_transformers() {
     for family in FAMILIES {
@@ -83,19 +105,7 @@ fn gradients_are_those_of_transformers() {
         network.forward(&weights, &sequences, &mut workspace).unwrap();
         let mut gradients = vec![0.0; weights.len()];
         network.backward(&weights, &expected["coefficients"].1, &mut workspace, &mut gradients).unwrap();
-        let named = network.tensors();
-        let wanted = expected.keys().filter(|name| name.starts_with("gradient.")).count();
-        assert_eq!(named.len(), wanted, "{family}");
-        let whole = norm(&gradients);
-        for tensor in named {
-            let (shape, want) = &expected[&format!("gradient.{}", tensor.name)];
-            assert_eq!(shape, &tensor.shape, "{family}: {}", tensor.name);
-            let got = &gradients[tensor.range];
-            let difference: Vec<f32> = got.iter().zip(want).map(|(a, b)| a - b).collect();
-            let (error, size) = (norm(&difference), norm(want));
-            assert!(error < 1e-4 * size + 1e-6 * whole, "{family}: {}: {error} of {size}", tensor.name);
-            assert!(size > 1e-4 * whole, "{family}: the gradient of {} says nothing", tensor.name);
-        }
+        assert_gradients(family, network.tensors(), &gradients, &expected, 1e-4);
     }
 }
 

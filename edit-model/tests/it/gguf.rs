@@ -140,9 +140,7 @@ impl Gguf {
 fn of(family: Family, is_tied: bool) -> EditModel {
     let tokenizer = CodeTokenizer::train(std::iter::repeat_n(TEXT, 3), 330).unwrap();
     let special = tokenizer.special();
-    let mut config = ModelConfig::base(tokenizer.vocabulary_size(), special.start, special.stop);
-    config.model_type = family;
-    config.architectures = vec![family.architecture().to_owned()];
+    let mut config = ModelConfig::base(tokenizer.vocabulary_size(), special.start, special.stop).of_family(family);
     config.written_vocab_size = Some(tokenizer.written_size());
     config.hidden_size = 20;
     config.head_dim = Some(6);

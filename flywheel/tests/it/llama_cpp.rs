@@ -21,9 +21,7 @@ fn of_edit_model(path: &str) -> PathBuf {
 /// A random model whose layers say more than its embedding, so that what it writes depends on all that it read.
 fn random(family: Family, is_tied: bool, tokenizer: CodeTokenizer) -> EditModel {
     let special = tokenizer.special();
-    let mut config = ModelConfig::base(tokenizer.vocabulary_size(), special.start, special.stop);
-    config.model_type = family;
-    config.architectures = vec![family.architecture().to_owned()];
+    let mut config = ModelConfig::base(tokenizer.vocabulary_size(), special.start, special.stop).of_family(family);
     config.written_vocab_size = Some(tokenizer.written_size());
     config.hidden_size = 64;
     config.head_dim = Some(24);

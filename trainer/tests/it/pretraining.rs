@@ -48,9 +48,7 @@ fn every_family_learns_and_reads_back_as_it_was_learned() {
     let tokenizer = tokenizer();
     let source = |index| Some(task(index));
     for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
-        let mut architecture = architecture(&tokenizer);
-        architecture.model_type = family;
-        architecture.architectures = vec![family.architecture().to_owned()];
+        let mut architecture = architecture(&tokenizer).of_family(family);
         // Two heads of queries for each of keys, wider than the stream divided by them.
         architecture.num_attention_heads = 4;
         architecture.head_dim = Some(12);

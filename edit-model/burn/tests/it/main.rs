@@ -55,9 +55,8 @@ fn variants() -> impl Strategy<Value = Variant> {
 
 impl Variant {
     /// `config`, whose heads become those of keys, with heads as wide as this says.
-    fn of(&self, mut config: ModelConfig) -> ModelConfig {
-        config.model_type = self.family;
-        config.architectures = vec![self.family.architecture().to_owned()];
+    fn of(&self, config: ModelConfig) -> ModelConfig {
+        let mut config = config.of_family(self.family);
         config.num_attention_heads *= self.group;
         config.head_dim = Some(2 * self.half_head);
         config.tie_word_embeddings = self.is_tied;
