@@ -9,6 +9,8 @@ use crate::error::ModelError;
 
 /// Longest context: the table of rotary angles holds one row for each position.
 const MAX_POSITIONS: usize = 1 << 18;
+/// Most angles in that table: what the longest context takes with heads of the usual 128, twice 64 MiB.
+const MAX_ANGLES: usize = MAX_POSITIONS * 64;
 
 /// The decoder families that the network computes, by the `model_type` of `config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -438,6 +440,10 @@ impl ModelConfig {
         if !(16..=MAX_POSITIONS).contains(&self.max_position_embeddings) {
             return refuse("max_position_embeddings is out of range");
         }
+        // A file of a few hundred bytes must not ask for a gigabyte.
+        if self.max_position_embeddings * (self.head_size() / 2) > MAX_ANGLES {
+            return refuse("max_position_embeddings is out of range for heads of this width (head_dim)");
+        }
         if self.hidden_act != "silu" {
             return refuse("hidden_act is not silu");
         }
@@ -606,6 +612,7 @@ mod tests {
             (json!({ "vocab_size": 0 }), "vocab_size"),
             (json!({ "vocab_size": "many" }), "string"),
             (json!({ "max_position_embeddings": 1 << 20 }), "max_position_embeddings"),
+            (json!({ "max_position_embeddings": 1 << 18, "head_dim": 130 }), "max_position_embeddings"),
             (json!({ "intermediate_size": 1_u64 << 40 }), "intermediate_size"),
             (json!({ "written_vocab_size": 0 }), "written_vocab_size"),
             (json!({ "written_vocab_size": 1 << 30 }), "written_vocab_size"),
@@ -622,5 +629,6 @@ mod tests {
             "pretraining_tp": 1, "use_cache": true, "transformers_version": "5.23.0", "dtype": "bfloat16",
             "use_sliding_window": false, "sliding_window": 4096, "layer_types": ["full_attention"] });
         changed(&harmless).unwrap();
+        changed(&json!({ "max_position_embeddings": 1 << 18, "head_dim": 128 })).unwrap();
     }
 }
