@@ -64,6 +64,7 @@ pub(super) fn vocabulary(tokenizer: &CodeTokenizer, config: &ModelConfig) -> Res
         ("tokenizer.ggml.add_bos_token", Value::Bool(false)),
     ];
     metadata.extend(config.bos_token_id.map(|id| ("tokenizer.ggml.bos_token_id", Value::U32(id))));
+    // The format has room for one.
     let end = config.eos_token_id.as_ref().and_then(|ids| match ids {
         TokenIds::One(id) => Some(*id),
         TokenIds::Many(ids) => ids.first().copied(),
