@@ -49,11 +49,12 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// Reports are missing: whatever the hand made is not known.
+    /// Reports are missing: whatever the hand made is not known, nor what stands. That weighs more than whatever else
+    /// is unclear, of which it may be known what stands.
     fn forget_hand(&mut self) {
         self.made = None;
         self.reached = None;
-        self.unclear = self.unclear.or(Some(REPORTS_MISSING));
+        self.unclear = Some(REPORTS_MISSING);
     }
 }
 

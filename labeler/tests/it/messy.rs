@@ -149,11 +149,16 @@ async fn behind_a_missing_report_only_a_look_makes_typed_text_clear() {
 
 #[tokio::test]
 async fn behind_a_missing_report_nothing_is_kept_that_nobody_looked_at() {
-    for looks in [false, true] {
+    for (looks, pastes) in [(false, false), (false, true), (true, false), (true, true)] {
         let (world, mut editor) = editor(92).await;
         let action = editor.action("get_name", 0, "fetch_name");
         let served = editor.ask(Decision::Shown, vec![action]);
         editor.shown(&served, 1).wait(900).accepted(&served, 0, None).wait(1_000);
+        if pastes {
+            // At the border of the region.
+            let place = editor.document.find("    send").unwrap();
+            editor.edit(place, place, "    log(a);\n", Origin::Paste, None).wait(1_000);
+        }
         lose_an_edit_below(&mut editor);
         editor.wait(29_000);
         if looks {
@@ -161,9 +166,23 @@ async fn behind_a_missing_report_nothing_is_kept_that_nobody_looked_at() {
         }
         editor.wait(5_000).end();
         let (pairs, outcomes) = label(&world, &editor).await;
-        assert_eq!((pairs.len(), outcomes.len()), (usize::from(looks), 1));
+        assert_eq!((pairs.len(), outcomes.len()), (usize::from(looks), 1), "looks: {looks}, pastes: {pastes}");
         assert_eq!(outcomes[0].utility, 0.75);
     }
+}
+
+#[tokio::test]
+async fn what_is_unclear_stays_so_behind_further_missing_reports() {
+    let (world, mut editor) = editor(94).await;
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000);
+    lose_an_edit_below(&mut editor);
+    editor.types("get_name", 0, "load_name").wait(12_000).types("user", 0, "owner").wait(100);
+    lose_an_edit_below(&mut editor);
+    editor.wait(100).edit(0, 0, "// above\n", Origin::Typed, None).wait(12_000).end();
+    let (pairs, outcomes) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), outcomes.len()), (0, 1));
 }
 
 #[tokio::test]
