@@ -32,17 +32,22 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Whether at least half of it stands. A change of nothing but format always does.
+    /// Whether at least half of it stands. Of a change of no character that means something (the line break that ends a
+    /// comment) all stands or nothing; a change of nothing but format always does.
     #[must_use]
     pub fn at_least_half(&self) -> bool {
+        if self.accepted_characters == 0 {
+            return self.intact;
+        }
         self.standing_characters * 2 >= self.accepted_characters
     }
 
-    /// How much of it stands, in thousandths, rounded down: 500 is at least half. Of a change of nothing but format all.
+    /// How much of it stands, in thousandths, rounded down: 500 is at least half.
     #[must_use]
     pub fn standing_permille(&self) -> i64 {
         let permille = (self.standing_characters * 1000).checked_div(self.accepted_characters);
-        permille.map_or(1000, |permille| i64::try_from(permille).unwrap_or(1000))
+        let permille = permille.unwrap_or(if self.intact { 1000 } else { 0 });
+        i64::try_from(permille).unwrap_or(1000)
     }
 }
 
@@ -249,6 +254,16 @@ mod tests {
         let kept = after("rust", BEFORE, ACCEPTED, BEFORE);
         assert_eq!(kept.kept_characters, 0);
         assert!(!kept.at_least_half());
+    }
+
+    #[test]
+    fn a_line_break_that_ends_a_comment_is_gone_when_it_is_undone() {
+        let (before, accepted) = ("// one f()\n", "// one\nf()\n");
+        for (now, permille) in [(accepted, 1000), ("// one\n\n  f( )\n", 1000), (before, 0)] {
+            let kept = after("rust", before, accepted, now);
+            assert_eq!((kept.accepted_characters, kept.standing_permille()), (0, permille), "{now:?}");
+            assert_eq!(kept.at_least_half(), permille > 0, "{now:?}");
+        }
     }
 
     #[test]
