@@ -109,7 +109,7 @@ impl LakeConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompactionConfig {
-    /// Whether this process takes part.
+    /// Whether this process compacts. It takes part in retention all the same.
     pub enabled: bool,
     /// Real time between two looks, in seconds.
     pub interval_s: u64,

@@ -1,4 +1,4 @@
-//! Running the labeler: the step, its three sinks, and the compaction of what one of them writes.
+//! Running the labeler: the step, its three sinks, and compaction and retention of what one of them writes.
 
 use std::sync::Arc;
 
@@ -89,16 +89,13 @@ pub async fn run(
         let holder = deps.holder.clone();
         tasks.spawn(async move { Ok(run_sink_in_turn(bus, pool, sink, &holder, stop).await?) });
     }
-    if config.lake.compaction.enabled {
-        let (pool, artifacts) = (deps.pool.clone(), Arc::clone(&deps.artifacts));
-        let compactor =
-            Compactor::new(pool, artifacts, deps.keys.clone(), Arc::clone(&deps.clock), config.lake.clone());
-        let compacting = compaction::run(compactor, &deps.holder, stop.clone());
-        tasks.spawn(async move {
-            compacting.await;
-            Ok(())
-        });
-    }
+    let (pool, artifacts) = (deps.pool.clone(), Arc::clone(&deps.artifacts));
+    let compactor = Compactor::new(pool, artifacts, deps.keys.clone(), Arc::clone(&deps.clock), config.lake.clone());
+    let compacting = compaction::run(compactor, &deps.holder, stop.clone());
+    tasks.spawn(async move {
+        compacting.await;
+        Ok(())
+    });
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
         let ended = ended.unwrap_or(Err(LabelerError::Task));

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use events::topics::PREFERENCE_PAIRS;
 use events::{PairId, PreferencePair, Sealed, Sha256Digest, TenantId, Timestamp, avro};
+use labeler::LabelerConfig;
 use labeler::config::{CompactionConfig, LakeConfig};
 use labeler::lake::compaction::retention::{Expired, expired_until};
 use labeler::lake::compaction::{self, Compacted, Compactor, LEASE_NAME};
@@ -20,6 +21,7 @@ use labeler::lake::{
 };
 use service::clock::{SimulatedClock, real_now};
 use service::lease::{Fence, LeaseStore};
+use service::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use crate::kit::{START, World};
@@ -36,6 +38,8 @@ test_databases::on_both_databases! {
     pairs_of_an_erased_person_go,
     what_is_past_retention_leaves_the_lake_and_is_written_down,
     what_is_past_retention_by_the_clock_of_the_platform_goes_by_itself,
+    what_is_past_retention_goes_also_where_nothing_is_compacted,
+    what_cannot_be_let_go_keeps_nothing_from_being_compacted,
     a_part_that_cannot_be_used_is_named_and_harms_no_other,
 }
 
@@ -541,6 +545,62 @@ async fn what_is_past_retention_by_the_clock_of_the_platform_goes_by_itself() {
     lake.comes_to(KINDS).await;
     let (newest, _): (Vec<_>, Vec<_>) = lake.pairs.iter().cloned().partition(|pair| pair.labeled_at == START + DAY);
     lake.holds(&newest).await;
+    stop.cancel();
+    running.await.unwrap();
+}
+
+async fn what_is_past_retention_goes_also_where_nothing_is_compacted() {
+    let lake = Lake::filled(2).await;
+    let bench = &lake.bench;
+    let compaction =
+        CompactionConfig { enabled: false, interval_s: 1, keep_replaced_hours: 0, ..CompactionConfig::default() };
+    let settings =
+        LabelerConfig { lake: LakeConfig { keep_days: 30, compaction, ..config() }, ..LabelerConfig::default() };
+    let deps = labeler::Deps {
+        bus: Arc::clone(&bench.log),
+        pool: bench.world.pool.clone(),
+        keys: bench.world.keys.clone(),
+        artifacts: Arc::clone(&bench.artifacts),
+        clock: SimulatedClock::new(START + DAY * 31).shared(),
+        holder: "test".to_owned(),
+    };
+    let (gone, kept): (Vec<LakePart>, Vec<LakePart>) =
+        lake.parts().await.into_iter().partition(|part| part.max_labeled_at < START + DAY);
+    let (readiness, stop) = (Readiness::new(), CancellationToken::new());
+    let running = tokio::spawn(labeler::run(settings, deps, readiness.gate("labeler"), stop.clone()));
+    lake.comes_to(kept.len()).await;
+    // Their objects go, too.
+    let bound = tokio::time::Instant::now() + BOUND;
+    for part in &gone {
+        while bench.artifacts.exists(&part.digest).await.unwrap() {
+            assert!(tokio::time::Instant::now() < bound, "{part:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    assert!(!gone.is_empty() && kept.len() > KINDS);
+    assert_eq!(lake.parts().await, kept, "nothing is written again");
+    tokio::time::timeout(BOUND, readiness.ready()).await.unwrap();
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+async fn what_cannot_be_let_go_keeps_nothing_from_being_compacted() {
+    let lake = Lake::filled(2).await;
+    let compaction = CompactionConfig { interval_s: 1, ..config().compaction };
+    let kept_for = LakeConfig { keep_days: 30, compaction, ..config() };
+    let (world, artifacts) = (&lake.bench.world, Arc::clone(&lake.bench.artifacts));
+    let rename = async |from: &str, to: &str| {
+        let statement = sqlx::AssertSqlSafe(format!("ALTER TABLE {from} RENAME TO {to}"));
+        sqlx::query(statement).execute(&world.pool).await.unwrap();
+    };
+    rename("lake_expired", "elsewhere").await;
+    let (clock, stop) = (SimulatedClock::new(START + DAY * 31), CancellationToken::new());
+    let compactor = Compactor::new(world.pool.clone(), artifacts, world.keys.clone(), clock.shared(), kept_for);
+    let running = tokio::spawn(compaction::run(compactor, "test", stop.clone()));
+    lake.comes_to(2 * KINDS).await;
+    lake.holds(&lake.pairs).await;
+    rename("elsewhere", "lake_expired").await;
+    lake.comes_to(KINDS).await;
     stop.cancel();
     running.await.unwrap();
 }

@@ -19,7 +19,7 @@
 //! set is named by its pairs and their content, which are copied as they are; that they lie elsewhere changes no digest.
 //! Pairs are left out in one case: their text is sealed under a data key that was destroyed. Nobody could read them any
 //! more, so no data set that is made now would have held them. Whole parts go when they are past retention
-//! ([`retention`]).
+//! ([`retention`]), also where nothing is compacted.
 //!
 //! [`CompactionConfig::keep_replaced_hours`]: crate::config::CompactionConfig::keep_replaced_hours
 
@@ -52,8 +52,11 @@ use super::rows::{self, LakePart};
 use super::writer::{EncodedPart, PartContent, store_objects};
 use crate::config::LakeConfig;
 
-/// The lease under which one process compacts.
+/// The lease under which one process compacts, and lets go what is past retention.
 pub const LEASE_NAME: &str = "lake/compaction";
+/// The lease of processes that do not compact: whichever of them holds it lets go what is past retention, and keeps
+/// nobody from compacting.
+const RETENTION_LEASE_NAME: &str = "lake/retention";
 /// How long a process that vanished keeps the others from it. Real time.
 const LEASE: Duration = Duration::from_secs(15);
 /// How long a part that could not be written again is left alone.
@@ -102,14 +105,18 @@ impl Compactor {
         Self { pool, artifacts, keys, reader, clock, config, left_alone: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Does what is to be done now: removes objects whose time is over, and writes parts again. What that makes possible
-    /// is done by the next call. Idempotent; may be dropped at any point. `now` is real time, by which objects are kept.
+    /// Does what is to be done now: removes objects whose time is over and, if compaction is enabled, writes parts again.
+    /// What that makes possible is done by the next call. Idempotent; may be dropped at any point. `now` is real time, by
+    /// which objects are kept.
     ///
     /// # Errors
     /// A lease that was lost, or a store that fails. What was done until then stays.
     pub async fn compact(&self, fence: &Fence, now: Timestamp) -> Result<Compacted, LakeError> {
         let mut done = Compacted::default();
         self.remove_replaced(now, &mut done).await?;
+        if !self.config.compaction.enabled {
+            return Ok(done);
+        }
         for tenant in rows::tenants(&self.pool).await? {
             // Read before the pairs are: what is erased meanwhile makes the count grow, and is found by the next look.
             let erased: HashSet<KeyId> = self.keys.erased_keys(&tenant).await?.into_iter().collect();
@@ -296,14 +303,10 @@ impl Reconciler for Leading {
 
     async fn activate(&self) -> Result<Next, ReconcileError> {
         let Some(fence) = self.lease.fence() else { return Ok(Next::Period) };
-        // First, so that nothing is written again that goes anyway.
-        if let Some(before) = self.compactor.config.labels_kept_from(self.compactor.clock.now()) {
-            let expired = self.compactor.expire(&fence, before, real_now()).await?;
-            if expired != Expired::default() {
-                tracing::info!(?expired, labeled_before = %before, "parts past retention have left the lake");
-            }
-        }
+        // First, so that nothing is written again that goes anyway. Should it fail, the rest is done all the same.
+        let expired = self.expire(&fence).await;
         let done = self.compactor.compact(&fence, real_now()).await?;
+        expired?;
         if done == Compacted::default() {
             return Ok(Next::Period);
         }
@@ -312,12 +315,24 @@ impl Reconciler for Leading {
     }
 }
 
-/// Compacts until `stop`, and lets go what is past retention, while this process leads. `holder` names it among all
-/// that share the database.
+impl Leading {
+    async fn expire(&self, fence: &Fence) -> Result<(), LakeError> {
+        let Some(before) = self.compactor.config.labels_kept_from(self.compactor.clock.now()) else { return Ok(()) };
+        let expired = self.compactor.expire(fence, before, real_now()).await?;
+        if expired != Expired::default() {
+            tracing::info!(?expired, labeled_before = %before, "parts past retention have left the lake");
+        }
+        Ok(())
+    }
+}
+
+/// Lets go what is past retention until `stop` and, if it is enabled, compacts, while this process leads. `holder` names
+/// it among all that share the database.
 pub fn run(compactor: Compactor, holder: &str, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
     let period = Duration::from_secs(compactor.config.compaction.interval_s.max(1));
     let leases = LeaseStore::new(compactor.pool.clone());
-    let (lease, keeping) = keep(leases, LEASE_NAME, holder, LEASE, stop.clone());
+    let lease_name = if compactor.config.compaction.enabled { LEASE_NAME } else { RETENTION_LEASE_NAME };
+    let (lease, keeping) = keep(leases, lease_name, holder, LEASE, stop.clone());
     let leading = Arc::new(Leading { compactor, lease: lease.clone() });
     let (handle, driving) = drive(leading, Schedule::every(period), Some(lease), stop);
     async move {

@@ -6,8 +6,8 @@
 //! pairs may be gone because of their age ([`expired_until`]): an audit tells by it what is past retention from what is
 //! lost. A process may end at each of these points.
 //!
-//! A part holds pairs of one day, so a pair goes at most a day late. Parts that hold pairs of several days are parted
-//! first, as soon as another day begins.
+//! Most parts hold pairs of one day, so that a pair goes at most a day late. Compaction parts those that hold pairs of
+//! several days, as soon as another day begins; where nothing is compacted, such a part goes with its newest pair.
 
 use std::collections::BTreeMap;
 
