@@ -87,13 +87,14 @@ impl<'a> StoryReader<'a> {
         let edits = self.edits(context)?;
         facts.extend(edits.iter().filter(belongs).cloned());
         facts.sort_by_key(|fact| fact.sequence);
+        let gaps = session.gaps(facts.iter().map(|fact| fact.sequence));
         Ok(Some(Story {
             session_id,
             key_id,
             answer,
             earlier: answers,
             facts,
-            gaps: session.gaps(),
+            gaps,
             known_until_ms: session.latest_ms,
             ended: session.ended,
         }))

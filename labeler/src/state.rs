@@ -17,7 +17,8 @@ pub(crate) const SESSION: &str = "session";
 pub(crate) const FORGET_TIMER: &str = "forget";
 const CLOSE_TIMER: &str = "close/";
 
-/// How many ranges of numbers a session remembers. What was open before that many gaps has been closed long since.
+/// How many ranges of numbers a session remembers. Up to where more of them were, it is only known that reports are
+/// missing.
 const MOST_RANGES: usize = 64;
 
 /// An opportunity that is open.
@@ -53,6 +54,10 @@ pub(crate) struct SessionState {
     /// this one leaves it out; then it begins anew, which makes no gap.
     #[serde(default)]
     pub received: Vec<(i64, i64)>,
+    /// The first number behind the ranges that are not remembered any more: before each number up to it a report may be
+    /// missing.
+    #[serde(default)]
+    pub forgotten_until: Option<i64>,
 }
 
 /// State that cannot be read.
@@ -71,6 +76,7 @@ impl SessionState {
             edits: 0,
             edit_bytes: 0,
             received: Vec::new(),
+            forgotten_until: None,
         }
     }
 
@@ -93,12 +99,19 @@ impl SessionState {
         }
         if self.received.len() > MOST_RANGES {
             self.received.remove(0);
+            self.forgotten_until = self.forgotten_until.max(self.received.first().map(|(first, _)| *first));
         }
     }
 
-    /// Numbers that came although the ones before them are missing.
-    pub(crate) fn gaps(&self) -> Vec<i64> {
-        self.received.iter().skip(1).map(|(first, _)| *first).collect()
+    /// Numbers that came although the ones before them are missing, in order. Of the numbers of which that is not known
+    /// any more, those that are asked about count as such.
+    pub(crate) fn gaps(&self, asked: impl IntoIterator<Item = i64>) -> Vec<i64> {
+        let known = self.received.iter().skip(1).map(|(first, _)| *first);
+        let forgotten = asked.into_iter().filter(|number| Some(*number) <= self.forgotten_until);
+        let mut gaps: Vec<i64> = known.chain(forgotten).chain(self.forgotten_until).collect();
+        gaps.sort_unstable();
+        gaps.dedup();
+        gaps
     }
 
     pub(crate) fn load(context: &mut dyn StepContext) -> Result<Option<Self>, Undecodable> {
@@ -191,7 +204,7 @@ mod tests {
             let came = |number: i64| numbers.contains(&number);
             let first = numbers.iter().min().copied().unwrap_or(0);
             let expected: Vec<i64> = (first + 1..40).filter(|number| came(*number) && !came(number - 1)).collect();
-            prop_assert_eq!(session.gaps(), expected);
+            prop_assert_eq!(session.gaps(1..40), expected);
         }
     }
 
@@ -202,5 +215,22 @@ mod tests {
             session.note(number);
         }
         assert!(session.received.len() <= MOST_RANGES);
+    }
+
+    #[test]
+    fn a_gap_that_is_not_remembered_is_one_before_every_number() {
+        let mut session = SessionState::new(TenantId::default());
+        let most = i64::try_from(MOST_RANGES).unwrap();
+        for number in 0..most {
+            session.note(number * 10);
+        }
+        let known: Vec<i64> = (1..most).map(|number| number * 10).collect();
+        assert_eq!(session.gaps([0, 5, 25]), known);
+        session.note(most * 10);
+        let more = [vec![0, 5], known, vec![most * 10]].concat();
+        assert_eq!(session.gaps([0, 5, 25]), more);
+        // What came late, behind what is not remembered, closes no gap.
+        session.note(1);
+        assert_eq!(session.gaps([0, 5, 25]), more);
     }
 }
