@@ -249,11 +249,12 @@ fn accept(known: &mut BTreeMap<usize, Accepted>, index: usize, told: Accepted) -
     }
 }
 
-/// When the document next changed by hand: what was visible until then is not visible any more.
+/// When the document next changed by hand: what was visible until then is not visible any more. A paste and a redo are
+/// the hand's, too; a formatter, another program or another suggestion may come by itself.
 fn first_edit_after(story: &Story, shown_ms: i64) -> i64 {
     let path = story.answer.text.as_ref().map(|exposure| exposure.context.path.as_str());
     let is_edit = |fact: &&Fact| match &fact.what {
-        What::Edit { origin: Origin::Typed | Origin::Undo, text } => {
+        What::Edit { origin: Origin::Typed | Origin::Undo | Origin::Redo | Origin::Paste, text } => {
             let is_there = path.zip(text.as_ref()).is_none_or(|(path, text)| text.path == path);
             is_there && fact.monotonic_ms >= shown_ms
         }
@@ -314,7 +315,10 @@ mod tests {
         let cases = [
             (edit(Origin::Typed, "p"), Visibility::Superseded),
             (edit(Origin::Undo, "p"), Visibility::Superseded),
+            (edit(Origin::Redo, "p"), Visibility::Superseded),
+            (edit(Origin::Paste, "p"), Visibility::Superseded),
             (edit(Origin::Typed, "q"), Visibility::Visible),
+            (edit(Origin::Paste, "q"), Visibility::Visible),
             (edit(Origin::External, "p"), Visibility::Visible),
             (edit(Origin::Formatter, "p"), Visibility::Visible),
         ];
