@@ -16,7 +16,7 @@ use crate::kept::{Kept, kept};
 use crate::lexing::{equal_after_lexing, solid};
 use crate::policy::{LOOKS_S, LabelPolicy};
 use crate::replay::{Pause, REPORTS_MISSING, Replay, replay, start_is_known};
-use crate::signals::{Signals, contradictions, part, signals};
+use crate::signals::{Signals, contradictions, edits_by_hand, part, signals};
 use crate::story::{ExposureText, Story, What};
 
 /// Utility of an accepted suggestion of which at least half stands at close.
@@ -299,7 +299,7 @@ impl Case<'_> {
     }
 
     /// Whether nothing says how the suggestion left the screen before the hand was at work, and a report is missing
-    /// there.
+    /// there. The first letter hides it: no Esc comes after that.
     fn esc_may_be_missing(&self) -> bool {
         let story = self.story;
         let about = || story.facts.iter().filter(move |fact| story.is_about_answer(fact));
@@ -307,7 +307,10 @@ impl Case<'_> {
             || self.signals.dismissed.is_some()
             || about().any(|fact| matches!(fact.what, What::Hidden { .. }));
         let seen = about().next().map_or(i64::MAX, |fact| fact.sequence);
-        !is_told && story.gaps.iter().any(|gap| seen < *gap && *gap <= self.pause.last_sequence)
+        let shown = about().rfind(|fact| matches!(fact.what, What::Shown { .. })).map_or(seen, |fact| fact.sequence);
+        let hides = edits_by_hand(story).map(|fact| fact.sequence).find(|sequence| *sequence > shown);
+        let gone = hides.map_or(self.pause.last_sequence, |hides| hides.min(self.pause.last_sequence));
+        !is_told && story.gaps.iter().any(|gap| seen < *gap && *gap <= gone)
     }
 
     /// Whether a text has all of an action's effect in the region, whatever else was typed.

@@ -249,18 +249,22 @@ fn accept(known: &mut BTreeMap<usize, Accepted>, index: usize, told: Accepted) -
     }
 }
 
-/// When the document next changed by hand: what was visible until then is not visible any more. A paste and a redo are
-/// the hand's, too; a formatter, another program or another suggestion may come by itself.
-fn first_edit_after(story: &Story, shown_ms: i64) -> i64 {
+/// Changes of the suggestion's document by hand: what was visible until then is not visible any more. A paste and a redo
+/// are the hand's, too; a formatter, another program or another suggestion may come by itself.
+pub(crate) fn edits_by_hand(story: &Story) -> impl Iterator<Item = &Fact> {
     let path = story.answer.text.as_ref().map(|exposure| exposure.context.path.as_str());
-    let is_edit = |fact: &&Fact| match &fact.what {
+    story.facts.iter().filter(move |fact| match &fact.what {
         What::Edit { origin: Origin::Typed | Origin::Undo | Origin::Redo | Origin::Paste, text } => {
-            let is_there = path.zip(text.as_ref()).is_none_or(|(path, text)| text.path == path);
-            is_there && fact.monotonic_ms >= shown_ms
+            path.zip(text.as_ref()).is_none_or(|(path, text)| text.path == path)
         }
         _ => false,
-    };
-    story.facts.iter().filter(is_edit).map(|fact| fact.monotonic_ms).min().unwrap_or(i64::MAX)
+    })
+}
+
+/// When the document next changed by hand.
+fn first_edit_after(story: &Story, shown_ms: i64) -> i64 {
+    let times = edits_by_hand(story).map(|fact| fact.monotonic_ms);
+    times.filter(|time| *time >= shown_ms).min().unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

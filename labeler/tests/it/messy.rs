@@ -211,6 +211,21 @@ async fn what_was_typed_is_against_a_suggestion_only_if_no_esc_is_missing() {
 }
 
 #[tokio::test]
+async fn no_esc_can_be_missing_once_a_letter_was_typed() {
+    let (world, mut editor) = editor(93).await;
+    let action = editor.action("get_name", 0, "fetch_name");
+    let served = editor.ask(Decision::Shown, vec![action]);
+    let opened = editor.now_ms;
+    editor.shown(&served, 1).wait(900).types("get_name", 0, "load");
+    lose_an_edit_below(&mut editor);
+    let end = editor.document.find("load(user)").unwrap() + "load".len();
+    editor.wait(100).edit(end, end, "_name", Origin::Typed, None).looks(&served, opened);
+    let (pairs, _) = label(&world, &editor).await;
+    assert_eq!((pairs.len(), pairs[0].reason), (1, PairReason::TypedAgainst));
+    assert_eq!(news(&world.text(&pairs[0]).await.chosen.unwrap().actions), ["load_name"]);
+}
+
+#[tokio::test]
 async fn a_step_that_was_changed_is_not_kept_although_what_tab_wrote_there_was_lost() {
     for is_changed in [true, false] {
         let (world, mut editor) = editor(88).await;
