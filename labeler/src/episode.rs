@@ -541,14 +541,15 @@ impl Case<'_> {
         self.pair(reason, 0, sides)
     }
 
-    /// An earlier answer of the same opportunity over the same window that was shown long enough and not taken, with
-    /// what was visible of it.
+    /// An earlier answer of the same opportunity over the same window that was shown long enough and not taken, whether
+    /// that is reported or its text says so, with what was visible of it.
     fn rejected_sibling(&self, chosen: &ActionList) -> Option<(Divergence, Vec<EditAction>)> {
         self.story.earlier.iter().rev().find_map(|earlier| {
             let text = earlier.text.as_ref().filter(|text| text.context.window == self.context().window)?;
             let story = Story { answer: earlier.clone(), earlier: Vec::new(), ..self.story.clone() };
             let seen = signals(&story, i64::MAX, self.policy);
-            let rejected = seen.visibility == Visibility::Visible && seen.acceptance == Acceptance::None;
+            let was_taken = seen.acceptance != Acceptance::None || seen.unreported_accept;
+            let rejected = seen.visibility == Visibility::Visible && !was_taken;
             let visible = text.actions.get(..seen.visible.min(text.actions.len()))?;
             let served = ActionList { actions: visible.to_vec(), closed: false };
             let parted = rejected.then(|| divergence(self.context(), chosen, &served)).flatten()?;

@@ -105,6 +105,32 @@ async fn text_of_a_suggestion_whose_tab_was_lost_is_not_held_against_it() {
     }
 }
 
+#[tokio::test]
+async fn an_earlier_answer_whose_tab_was_lost_was_not_turned_down() {
+    for is_taken in [true, false] {
+        let (world, mut editor) = editor(88).await;
+        let first = editor.action("get_name", 0, "fetch_title");
+        let second = editor.action("get_name", 0, "fetch_name");
+        let earlier = editor.ask(Decision::Shown, vec![first]);
+        editor.shown(&earlier, 1).wait(2_000);
+        if is_taken {
+            editor.accepted(&earlier, 0, None);
+            lose(&mut editor, |header| header.kind == EventKind::SuggestionAccepted);
+            editor.wait(1_000).replace("fetch_title", 0, "get_name", Origin::Undo);
+        } else {
+            editor.hidden(&earlier, 2_000);
+        }
+        let served = editor.wait(1_000).ask_again(earlier.opportunity, Decision::Shown, vec![second]);
+        let opened = editor.now_ms;
+        editor.shown(&served, 1).wait(900).accepted(&served, 0, None).looks(&served, opened);
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), outcomes.len()), (1, 1), "{is_taken}");
+        let text = world.text(&pairs[0]).await;
+        assert_eq!(news(&text.chosen.unwrap().actions), ["fetch_name"], "{is_taken}");
+        assert_eq!(text.rejected.is_some(), !is_taken);
+    }
+}
+
 /// An edit behind the window that is lost on the way.
 fn lose_an_edit_below(editor: &mut Editor) {
     let end = editor.document.len();
