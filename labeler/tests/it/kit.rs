@@ -534,6 +534,12 @@ impl Editor {
         self
     }
 
+    /// What only a newer client reports.
+    pub(crate) fn reports_something_new(&mut self) -> &mut Self {
+        let header = self.header(EventKind::Unknown);
+        self.push(header, None)
+    }
+
     pub(crate) fn end(&mut self) -> &mut Self {
         let header = self.header(EventKind::SessionEnded);
         self.push(header, None)

@@ -198,6 +198,23 @@ async fn behind_a_missing_report_nothing_is_kept_that_nobody_looked_at() {
 }
 
 #[tokio::test]
+async fn what_a_newer_client_reports_beside_is_no_missing_report() {
+    for is_lost in [false, true] {
+        let (world, mut editor) = editor(95).await;
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000).reports_something_new();
+        if is_lost {
+            lose(&mut editor, |header| header.kind == EventKind::Unknown);
+        }
+        editor.types("get_name", 0, "load_name").wait(12_000).end();
+        let (pairs, _) = label(&world, &editor).await;
+        assert_eq!(pairs.len(), usize::from(!is_lost));
+        assert!(pairs.iter().all(|pair| pair.reason == PairReason::DismissedThenTyped));
+    }
+}
+
+#[tokio::test]
 async fn what_is_unclear_stays_so_behind_further_missing_reports() {
     // Of so many losses a session does not remember every one.
     for later_losses in [1, 70] {
