@@ -297,17 +297,22 @@ impl Replayer<'_> {
         let crosses = self.window.is_crossed_by(edit);
         let changes = if crosses { hunks_between(edit.old_text, edit.new_text) } else { Vec::new() };
         let encoding = self.window.encoding();
-        let units = |byte: usize| edit.start.saturating_add(length_in(encoding, &edit.old_text[..byte]));
+        let (mut byte, mut units) = (0, edit.start);
+        let mut units_until = |next: usize| {
+            units = units.saturating_add(length_in(encoding, &edit.old_text[byte..next]));
+            byte = next;
+            units
+        };
         let mut parts: Vec<ReportedEdit<'_>> = changes
             .iter()
-            .rev()
             .map(|change| ReportedEdit {
-                start: units(change.start),
-                end: units(change.end),
+                start: units_until(change.start),
+                end: units_until(change.end),
                 old_text: &edit.old_text[change.start..change.end],
                 new_text: &change.new_text,
             })
             .collect();
+        parts.reverse();
         if !crosses {
             parts.push(*edit);
         }
