@@ -308,8 +308,30 @@ async fn who_looks_again_reads_only_the_parts_that_are_new() {
     // There is room for one part, and no more.
     let forgetful = looking(parts[0].pairs as usize);
     for objects in [parts.len() as i64, parts.len() as i64 - 1] {
-        let (pairs, read) = look(&forgetful).await;
-        assert_eq!((pairs, read <= objects), (expected.clone(), true), "{read} of {objects}");
+        assert_eq!(look(&forgetful).await, (expected.clone(), objects));
+    }
+    // What is gone makes room: there was room for everything, and now for some of it.
+    let room = expected.len();
+    let bounded = looking(room);
+    for objects in [parts.len() as i64, 0] {
+        assert_eq!(look(&bounded).await, (expected.clone(), objects));
+    }
+    let more: Vec<PreferencePair> = lake.pairs.iter().cloned().map(another).map(another).collect();
+    lake.fill(&more, more.len()).await;
+    lake.compact(real_now()).await;
+    expected = sorted([expected, without_texts(&more)].concat());
+    let (before, parts) = (parts, lake.parts().await);
+    assert!(before.iter().all(|part| !parts.contains(part)), "all are written again");
+    let mut held = 0;
+    let unfit = parts.iter().filter(|part| {
+        let fits = held + part.pairs as usize <= room;
+        held += if fits { part.pairs as usize } else { 0 };
+        !fits
+    });
+    let unfit = unfit.count();
+    assert!(unfit > 0 && unfit < parts.len());
+    for objects in [parts.len(), unfit] {
+        assert_eq!(look(&bounded).await, (expected.clone(), objects as i64));
     }
 }
 
