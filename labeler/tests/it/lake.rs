@@ -548,7 +548,16 @@ async fn what_is_past_retention_leaves_the_lake_and_is_written_down() {
             Ok(Ok(_)) | Err(_) => {}
         }
     }
-    lake.holds(&kept.into_iter().filter(|pair| pair.labeled_at >= START + DAY * 2).collect::<Vec<_>>()).await;
+    let kept: Vec<_> = kept.into_iter().filter(|pair| pair.labeled_at >= START + DAY * 2).collect();
+    lake.holds(&kept).await;
+
+    // What is past retention when it comes goes as well, and nothing newer that has gone is forgotten over it.
+    let late: Vec<PreferencePair> = gone.into_iter().map(another).collect();
+    lake.fill(&late, late.len()).await;
+    let done = compactor.expire(&leader, START + DAY * 2, now).await.unwrap();
+    assert_eq!(done.pairs, late.len() as u64);
+    assert_eq!(lake.expired_until().await, Some(START + DAY));
+    lake.holds(&kept).await;
 }
 
 async fn what_is_past_retention_by_the_clock_of_the_platform_goes_by_itself() {
