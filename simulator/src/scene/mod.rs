@@ -39,7 +39,8 @@ pub struct Disturbances {
     /// Something is typed in the window, far from every proposed place. Not where serving said nothing: there every
     /// edit of the window is one that it missed.
     pub far_in_window: f64,
-    /// A formatter puts space into a proposed place, or at the end of its line, where the language gives it no meaning.
+    /// A formatter widens the first space from a proposed place on, which may stand behind a place without any, or puts
+    /// space at the end of its line, where the language gives it no meaning.
     pub formatter: f64,
     /// Something is pasted far from every proposed place.
     pub paste: f64,
@@ -555,7 +556,8 @@ impl Play<'_> {
         ends.get(line).copied()
     }
 
-    /// Puts space where the judge says that it changes nothing.
+    /// Widens the first space from the first place on, or ends its line with space, where the judge says that this changes
+    /// nothing.
     fn format(&mut self, language: &str) {
         self.desk.wait(STROKE_MS);
         let site = self.desk.site(0);
