@@ -130,7 +130,8 @@ fn trajectories(
     let search = Search::new(repository, file, settings);
     let mut made = Vec::new();
     for draft in search.drafts(&settings.patterns) {
-        made.extend(draft.realize(repository, parsers)?);
+        let trajectory = draft.realize(repository, parsers)?;
+        made.extend(trajectory.map(|trajectory| with_files(repository, trajectory, &draft.files())));
     }
     if settings.patterns.contains(&Pattern::DiagnosticFix) {
         for Reported { range, before, detail, diagnostic } in reported(&search, &settings.compilers)? {
@@ -140,22 +141,16 @@ fn trajectories(
             if let Some(step) = trajectory.steps.first_mut() {
                 step.diagnostic = Some(diagnostic);
             }
-            made.push(trajectory);
+            made.push(with_files(repository, trajectory, &draft.files()));
         }
     }
-    Ok(made.into_iter().map(|trajectory| with_files(repository, trajectory)).collect())
+    Ok(made)
 }
 
-fn with_files(repository: &Repository, trajectory: Trajectory) -> Built {
-    let (mut files, mut texts) = (Vec::new(), Vec::new());
-    for file in &trajectory.files {
-        // Paths of a repository are unique, and its files are sorted by them.
-        let place = repository.files.binary_search_by(|one| one.file.path.as_str().cmp(&file.path));
-        if let Some(found) = place.ok().and_then(|place| repository.files.get(place)) {
-            files.push(Arc::clone(&found.file));
-            texts.push(Arc::clone(&found.text));
-        }
-    }
+fn with_files(repository: &Repository, trajectory: Trajectory, numbers: &[usize]) -> Built {
+    let found = || numbers.iter().filter_map(|number| repository.files.get(*number));
+    let files = found().map(|one| Arc::clone(&one.file)).collect();
+    let texts = found().map(|one| Arc::clone(&one.text)).collect();
     Built { trajectory, files, texts }
 }
 

@@ -32,7 +32,8 @@ pub enum LicenceSource {
 /// A file that may be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CorpusFile {
-    /// The repository that it belongs to: its top-level folder in the corpus, or the corpus itself.
+    /// The repository that it belongs to: its top-level folder in the corpus, or the corpus itself; [`BESIDE`] for what
+    /// stands beside such folders.
     pub repository: String,
     /// Path inside the repository, with `/`.
     pub path: String,
@@ -133,6 +134,8 @@ struct ManifestFile {
     sha256: String,
 }
 
+/// The repository of files that stand beside folders of repositories. No folder has this name.
+pub const BESIDE: &str = ".";
 /// Folders that hold what is made, or what others wrote under licences of their own.
 const SKIPPED: &[&str] = &["target", "node_modules", "vendor", "third_party", "dist", "__pycache__"];
 /// A folder with one of these is a repository of its own.
@@ -188,7 +191,8 @@ impl CodeCorpus {
                     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
                     let (repository, path) = match parts.split_first() {
                         Some((first, rest)) if !is_one && !rest.is_empty() => (first.clone(), rest.join("/")),
-                        _ => (whole.clone(), parts.join("/")),
+                        _ if is_one => (whole.clone(), parts.join("/")),
+                        _ => (BESIDE.to_owned(), parts.join("/")),
                     };
                     let package = package.clone();
                     corpus.files.push(Found { place, repository, path, language, bytes, package });
@@ -531,6 +535,28 @@ mod tests {
         std::fs::write(folder.path().join("MANIFEST.json"), "{").unwrap();
         let refused = CodeCorpus::open(folder.path(), CorpusSettings::default());
         assert!(matches!(refused, Err(SimulatorError::Manifest { .. })));
+    }
+
+    #[test]
+    fn files_beside_a_folder_of_the_corpus_name_are_of_no_repository_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("a");
+        std::fs::create_dir_all(root.join("a")).unwrap();
+        let first = format!("# SPDX-License-Identifier: MIT\n{CODE}");
+        std::fs::write(root.join("x.py"), &first).unwrap();
+        std::fs::write(root.join("a/x.py"), first.replace("first", "other")).unwrap();
+        let settings = CorpusSettings { file_bytes: 10..=10_000, ..CorpusSettings::default() };
+        let corpus = CodeCorpus::open(&root, settings).unwrap();
+        let found: Vec<(String, String, bool)> = (0..corpus.len())
+            .map(|number| {
+                let (file, text) = corpus.read(number).unwrap().unwrap();
+                (file.repository, file.path, *text == *first)
+            })
+            .collect();
+        let expected = [(".", "x.py", true), ("a", "x.py", false)];
+        let expected = expected.map(|(one, path, is_first)| (one.to_owned(), path.to_owned(), is_first));
+        assert_eq!(found, expected);
+        assert_eq!(corpus.parts(10_000), [0..1, 1..2]);
     }
 
     #[test]

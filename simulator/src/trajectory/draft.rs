@@ -120,17 +120,23 @@ impl Draft {
             && self.changes.iter().enumerate().all(follows)
     }
 
-    /// Plays the draft; `None` when its changes can not be one trajectory.
-    pub(crate) fn realize(&self, repository: &Repository, parsers: &mut Parsers) -> Result<Option<Trajectory>> {
-        if !self.is_sound(repository) {
-            return Ok(None);
-        }
+    /// Numbers of its files, in the order in which changes first touch them: that of [`Trajectory::files`].
+    pub(crate) fn files(&self) -> Vec<usize> {
         let mut numbers: Vec<usize> = Vec::new();
         for change in &self.changes {
             if !numbers.contains(&change.file) {
                 numbers.push(change.file);
             }
         }
+        numbers
+    }
+
+    /// Plays the draft; `None` when its changes can not be one trajectory.
+    pub(crate) fn realize(&self, repository: &Repository, parsers: &mut Parsers) -> Result<Option<Trajectory>> {
+        if !self.is_sound(repository) {
+            return Ok(None);
+        }
+        let numbers = self.files();
         let (mut files, mut desks) = (Vec::new(), Vec::new());
         for number in &numbers {
             let Some(file) = repository.files.get(*number) else { return Ok(None) };
