@@ -85,8 +85,11 @@ fn make(arguments: &TrajectoriesBuildArgs) -> Result<(), Failure> {
     };
     let mut allowed = defaults.1.allowed;
     for text in &arguments.allow_licences {
-        Licence::parse(text).map_err(Failure::refuse)?;
-        allowed.push(text.clone());
+        let licence = Licence::parse(text).map_err(Failure::refuse)?;
+        let one = licence.one().ok_or_else(|| {
+            Failure::refused(format!("--allow-licence {text:?} names several licences; give the option once for each"))
+        })?;
+        allowed.push(one.to_owned());
     }
     if let Some(file) = &arguments.report {
         if lies_in(file, &arguments.corpus) {

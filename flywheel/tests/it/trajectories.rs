@@ -58,6 +58,7 @@ fn what_trajectories_can_not_be_made_of_is_refused() {
     let help = say(&["trajectories", "build", "--help"]).stdout;
     assert!(names.iter().all(|name| help.contains(name)), "{help}");
     refused(&["--corpus", corpus, "--allow-licence", "see LICENSE"], "is no SPDX licence expression");
+    refused(&["--corpus", corpus, "--allow-licence", "MPL-2.0 OR ISC"], "names several licences");
     refused(&["--corpus", corpus, "--pattern", "diagnostic-fix"], "needs a compiler to ask");
     // A report that has no place is told before anything is made, and none takes the place of code.
     let (made, report) = (directory.path().join("made"), directory.path().join("absent").join("report.md"));

@@ -378,12 +378,14 @@ impl Declared {
 
 fn of_cargo(text: &str) -> Declared {
     let Ok(table) = toml::from_str::<toml::Table>(text) else { return Declared::Unknown };
+    // `MIT/Apache-2.0`, which old packages have, means `MIT OR Apache-2.0` to Cargo.
+    let as_told = |licence: &str| Declared::As(licence.replace('/', " OR "));
     let of_workspace = || {
         let package = table.get("workspace")?.get("package")?;
-        Some(Declared::As(package.get("license")?.as_str()?.to_owned()))
+        Some(as_told(package.get("license")?.as_str()?))
     };
     match table.get("package").map(|package| package.get("license")) {
-        Some(Some(toml::Value::String(licence))) => Declared::As(licence.clone()),
+        Some(Some(toml::Value::String(licence))) => as_told(licence),
         // `license.workspace = true`: the workspace is this one or one around it.
         Some(Some(toml::Value::Table(_))) | None => of_workspace().unwrap_or(Declared::Nothing),
         Some(_) => Declared::Unknown,
@@ -448,6 +450,8 @@ mod tests {
         let found = |licence: &str| judged(&[("a/Cargo.toml", package(licence)), ("a/src/x.py", code())]);
         assert_eq!(found("MIT OR GPL-3.0"), [Ok(("MIT OR GPL-3.0".to_owned(), LicenceSource::Package))]);
         assert_eq!(found("GPL-3.0"), [Err(LeftOut::LicenceNotAllowed)]);
+        assert_eq!(found("MIT/GPL-3.0-only"), [Ok(("MIT OR GPL-3.0-only".to_owned(), LicenceSource::Package))]);
+        assert_eq!(found("GPL-3.0-only/MIT"), [Ok(("GPL-3.0-only OR MIT".to_owned(), LicenceSource::Package))]);
         assert_eq!(found("see the file"), [Err(LeftOut::LicenceUnknown)]);
         // What the file says of itself counts.
         let own = |id: &str| format!("# SPDX-License-Identifier: {id}\n{CODE}");
@@ -460,6 +464,7 @@ mod tests {
         let json = |text: &str| judged(&[("a/package.json", text.to_owned()), ("a/x.py", code())]);
         assert_eq!(json("{\"license\": \"ISC\"}"), [Ok(("ISC".to_owned(), LicenceSource::Package))]);
         assert_eq!(json("{\"name\": \"x\"}"), [Err(LeftOut::LicenceUnknown)]);
+        assert_eq!(json("{\"license\": \"MIT/GPL-3.0-only\"}"), [Err(LeftOut::LicenceUnknown)]);
         let project = "[project]\nlicense = { text = \"MIT\" }\n".to_owned();
         let found = judged(&[("a/pyproject.toml", project), ("a/x.py", code())]);
         assert_eq!(found, [Ok(("MIT".to_owned(), LicenceSource::Package))]);

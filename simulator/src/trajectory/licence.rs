@@ -43,13 +43,13 @@ enum Meaning {
 pub struct NotALicence(pub String);
 
 impl Licence {
-    /// Reads an expression. `MIT/Apache-2.0`, which old packages have, means `MIT OR Apache-2.0`.
+    /// Reads an expression. `/` is no part of one: only Cargo says what it means.
     ///
     /// # Errors
     /// When `text` is no expression.
     pub fn parse(text: &str) -> Result<Self, NotALicence> {
         let written = text.trim();
-        let spaced = written.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+        let spaced = written.replace('(', " ( ").replace(')', " ) ");
         let mut words = Words { words: spaced.split_whitespace().collect(), next: 0 };
         match words.any(0) {
             Some(meaning) if words.next == words.words.len() => Ok(Self { written: written.to_owned(), meaning }),
@@ -61,6 +61,16 @@ impl Licence {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.written
+    }
+
+    /// What stands for itself in the list of what is allowed: an identifier, with its exception if it has one. None of
+    /// an expression of several.
+    #[must_use]
+    pub fn one(&self) -> Option<&str> {
+        match &self.meaning {
+            Meaning::One(id) => Some(id.as_str()),
+            Meaning::Any(_) | Meaning::All(_) => None,
+        }
     }
 
     /// Whether text under this licence may be used where `allowed` are the licences that may be: one side of an `OR`
@@ -168,8 +178,6 @@ mod tests {
             ("MIT", true),
             ("mit", true),
             ("MIT OR GPL-3.0-only", true),
-            ("MIT/GPL-3.0-only", true),
-            ("GPL-3.0-only/MIT", true),
             ("MIT AND GPL-3.0-only", false),
             ("GPL-2.0-only WITH Classpath-exception-2.0", false),
             ("Apache-2.0 WITH LLVM-exception", true),
@@ -185,11 +193,29 @@ mod tests {
             assert_eq!(licence.is_allowed(&allowed()), is_allowed, "{text}");
             assert_eq!(licence.as_str(), text);
         }
-        for text in
-            ["", "MIT OR", "AND MIT", "MIT Apache-2.0", "(MIT", "MIT)", "see LICENSE", "UNLICENSED", "NONE", "©"]
-        {
+        for text in [
+            "",
+            "MIT OR",
+            "AND MIT",
+            "MIT Apache-2.0",
+            "(MIT",
+            "MIT)",
+            "see LICENSE",
+            "UNLICENSED",
+            "NONE",
+            "©",
+            "MIT/ISC",
+        ] {
             assert_eq!(Licence::parse(text), Err(NotALicence(text.to_owned())));
         }
+    }
+
+    #[test]
+    fn one_licence_is_told_from_several() {
+        let one = |text: &str| Licence::parse(text).unwrap().one().map(str::to_owned);
+        assert_eq!(one(" MPL-2.0 ").as_deref(), Some("MPL-2.0"));
+        assert_eq!(one("(Apache-2.0  with LLVM-exception)").as_deref(), Some("Apache-2.0 WITH LLVM-exception"));
+        assert_eq!([one("MIT OR MPL-2.0"), one("MIT AND MPL-2.0")], [None, None]);
     }
 
     proptest! {
