@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -159,10 +159,10 @@ impl FoundCompiler {
         &self.version
     }
 
-    /// The errors of a text; none at all when the compiler takes too long.
+    /// The errors of a text; none at all when the compiler takes too long, crashes or says nothing that can be read.
     ///
     /// # Errors
-    /// When it can not be started, or its report not be read.
+    /// When it can not be started.
     pub fn check(&self, text: &str) -> Result<Option<Vec<Diagnostic>>> {
         let program = self.compiler.program();
         let failed = |source| SimulatorError::NoCompiler { program, source };
@@ -177,15 +177,31 @@ impl FoundCompiler {
         };
         let mut child = command.current_dir(folder.path()).stdin(Stdio::null()).spawn().map_err(failed)?;
         let started = Instant::now();
-        while child.try_wait().map_err(failed)?.is_none() {
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                break status;
+            }
             if started.elapsed() > LIMIT {
                 child.kill().and_then(|()| child.wait()).map_err(failed)?;
                 return Ok(None);
             }
             std::thread::sleep(LOOK_EVERY);
+        };
+        let report = std::fs::read(&report).map_err(failed)?;
+        Ok(self.told(status, &report))
+    }
+
+    /// What a compiler that ended with `status` reported; none when it crashed or its report can not be read.
+    fn told(&self, status: ExitStatus, report: &[u8]) -> Option<Vec<Diagnostic>> {
+        let is_done = match self.compiler {
+            // 1: it found errors. A crash ends with another number or a signal.
+            Compiler::Rustc => matches!(status.code(), Some(0 | 1)),
+            Compiler::Python => status.success(),
+        };
+        if !is_done {
+            return None;
         }
-        let report = std::fs::read_to_string(&report).map_err(failed)?;
-        self.read(&report).map(Some).map_err(|error| failed(error.into()))
+        self.read(std::str::from_utf8(report).ok()?).ok()
     }
 
     fn command(&self, source: &Path, folder: &Path) -> Command {
@@ -303,7 +319,7 @@ pub(crate) struct Reported {
 /// The slips of a file that its compiler reports, as many as may begin in it.
 ///
 /// # Errors
-/// When the compiler can not be started, or its report not be read.
+/// When the compiler can not be started.
 pub(crate) fn reported(search: &Search<'_>, compilers: &[FoundCompiler]) -> Result<Vec<Reported>> {
     let mut found = Vec::new();
     let Some(file) = search.repository.files.get(search.file).filter(|file| file.is_whole) else { return Ok(found) };
@@ -355,6 +371,24 @@ mod tests {
         assert_eq!(of(Compiler::Python).read(python).unwrap()[0].message, "invalid syntax");
         assert!(of(Compiler::Python).read("[]").unwrap().is_empty());
         assert!(of(Compiler::Python).read("Traceback").is_err());
+    }
+
+    #[test]
+    fn a_compiler_that_crashes_or_says_nothing_readable_says_nothing() {
+        use std::os::unix::process::ExitStatusExt as _;
+
+        let (done, errors, panicked, killed) = (0, 1 << 8, 101 << 8, 9);
+        let of = |compiler, status, report: &str| {
+            let found = FoundCompiler { compiler, version: "1".to_owned() };
+            found.told(ExitStatus::from_raw(status), report.as_bytes()).map(|told| told.len())
+        };
+        assert_eq!([done, errors].map(|status| of(Compiler::Rustc, status, "")), [Some(0), Some(0)]);
+        assert_eq!([panicked, killed].map(|status| of(Compiler::Rustc, status, "")), [None, None]);
+        assert_eq!(of(Compiler::Rustc, errors, "{\"message\": 1}"), None);
+        assert_eq!(of(Compiler::Python, done, "[]"), Some(0));
+        assert_eq!([of(Compiler::Python, done, ""), of(Compiler::Python, errors, "[]")], [None, None]);
+        let rustc = FoundCompiler { compiler: Compiler::Rustc, version: "1".to_owned() };
+        assert_eq!(rustc.told(ExitStatus::from_raw(errors), b"{\xff}"), None);
     }
 
     #[test]
