@@ -7,7 +7,7 @@ use crate::source::digest_hex;
 
 /// Folders of code that came from elsewhere, or that tools fill. The names that GitHub's linguist, Go, Rust, Node and
 /// Python give them.
-const FOREIGN_FOLDERS: [&str; 17] = [
+const FOREIGN_FOLDERS: [&str; 18] = [
     "vendor",
     "vendored",
     "_vendor",
@@ -21,6 +21,7 @@ const FOREIGN_FOLDERS: [&str; 17] = [
     "site-packages",
     "Godeps",
     "target",
+    "dist",
     "venv",
     "virtualenv",
     "__pycache__",
@@ -37,12 +38,25 @@ const GENERATED_MARKS: [&str; 5] =
 /// Lines in which a generator says so.
 const MARKED_LINES: usize = 20;
 
+/// Whether a folder of this name is passed over: hidden, filled by tools, or other people's.
+#[must_use]
+pub fn is_foreign(folder: &str) -> bool {
+    folder.starts_with('.') || FOREIGN_FOLDERS.contains(&folder)
+}
+
+/// Whether a line says that a generator wrote it.
+#[must_use]
+pub fn says_generated(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    GENERATED_MARKS.iter().any(|mark| line.contains(mark))
+}
+
 /// Whether a path is other people's code, or of a hidden folder.
 #[must_use]
 pub fn is_vendored(path: &str) -> bool {
     let mut folders: Vec<&str> = path.split('/').collect();
     folders.pop();
-    folders.iter().any(|folder| folder.starts_with('.') || FOREIGN_FOLDERS.contains(folder))
+    folders.into_iter().any(is_foreign)
 }
 
 /// Whether a program wrote the file: its name says so, or one of its first lines.
@@ -51,10 +65,7 @@ pub fn is_generated(path: &str, text: &str) -> bool {
     let in_folder = path.split('/').rev().skip(1).any(|folder| folder == "generated");
     in_folder
         || GENERATED_ENDS.iter().any(|end| path.ends_with(end))
-        || text.lines().take(MARKED_LINES).any(|line| {
-            let line = line.to_ascii_lowercase();
-            GENERATED_MARKS.iter().any(|mark| line.contains(mark))
-        })
+        || text.lines().take(MARKED_LINES).any(says_generated)
 }
 
 /// Whether a commit's message says that it takes another one back.
@@ -115,7 +126,7 @@ mod tests {
 
     #[test]
     fn folders_and_names_say_who_wrote_a_file() {
-        for path in ["vendor/a.rs", "src/third_party/b/c.py", ".github/x.py", "a/node_modules/b.py"] {
+        for path in ["vendor/a.rs", "src/third_party/b/c.py", ".github/x.py", "a/node_modules/b.py", "dist/a.py"] {
             assert!(is_vendored(path), "{path}");
         }
         for path in ["src/vendor.rs", "vendors/a.rs", "lib.rs", "src/external.py"] {
