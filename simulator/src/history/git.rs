@@ -409,6 +409,8 @@ fn program(repository: &Path, command: &str, arguments: &[&str]) -> Command {
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_NO_LAZY_FETCH", "1")
+        // No protocol at all: older versions know no other way that a repository's configuration can not undo.
+        .env("GIT_ALLOW_PROTOCOL", "")
         .env("GIT_NO_REPLACE_OBJECTS", "1")
         .arg("-C")
         .arg(repository)
@@ -431,6 +433,8 @@ fn answer(repository: &Path, command: &'static str, arguments: &[&str]) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     fn commits(text: &str) -> Result<Vec<Commit>, HistoryError> {
@@ -440,6 +444,17 @@ mod tests {
             all.push(commit);
         }
         Ok(all)
+    }
+
+    #[test]
+    fn no_git_process_may_use_a_protocol_or_look_elsewhere() {
+        let program = program(Path::new("r"), "log", &[]);
+        let of = |name: &str| program.get_envs().find(|(key, _)| *key == name).map(|(_, value)| value);
+        assert_eq!(of("GIT_ALLOW_PROTOCOL"), Some(Some(OsStr::new(""))));
+        assert_eq!(of("GIT_NO_LAZY_FETCH"), Some(Some(OsStr::new("1"))));
+        for variable in FOREIGN_VARIABLES {
+            assert_eq!(of(variable), Some(None), "{variable}");
+        }
     }
 
     #[test]
