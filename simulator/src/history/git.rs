@@ -2,8 +2,8 @@
 //!
 //! Two of its commands run at once. One lists commits with the blobs that each changed, oldest first and parents before
 //! children; the other hands out the blobs that are asked for. No diff is made by git, no hook, filter or pager of the
-//! repository's configuration runs, nothing is written, and nothing is fetched: of a partial clone what is not here is
-//! left out.
+//! repository's configuration runs, nothing is written, and nothing is fetched: a partial clone that lacks something is
+//! refused.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::Path;
@@ -39,8 +39,25 @@ const SEPARATOR: char = '\u{2}';
 /// change that people made by hand.
 ///
 /// # Errors
-/// See [`HistoryError`]; a shallow clone is refused.
+/// See [`HistoryError`]; a shallow clone is refused, and a partial one that lacks something.
 pub fn read(repository: &Path, limits: &HistoryLimits, taker: &mut Taker<'_>) -> Result<HistorySummary, HistoryError> {
+    read_whole(repository, limits, taker).map_err(|error| match error {
+        HistoryError::Git { .. } if is_partial(repository) => HistoryError::Partial(repository.to_owned()),
+        error => error,
+    })
+}
+
+/// Whether git keeps only some of the repository's objects here, and would fetch others when they are asked for.
+fn is_partial(repository: &Path) -> bool {
+    let settings = r"^(extensions\.partialclone|remote\..*\.promisor)$";
+    answer(repository, "config", &["--local", "--get-regexp", settings]).is_ok()
+}
+
+fn read_whole(
+    repository: &Path,
+    limits: &HistoryLimits,
+    taker: &mut Taker<'_>,
+) -> Result<HistorySummary, HistoryError> {
     let name = name(repository)?;
     let head = answer(repository, "rev-parse", &["--verify", "--quiet", "HEAD^{commit}"])
         .map_err(|_| HistoryError::Empty(repository.to_owned()))?;
@@ -318,8 +335,9 @@ impl Blobs {
         self.output.read_line(&mut header).map_err(failed)?;
         let parts: Vec<&str> = header.trim_end().split(' ').collect();
         let size: u64 = match parts[..] {
-            // Of a partial clone not everything is here.
-            [_, "missing"] => return Ok(Err(LeftOut::NoText)),
+            [_, "missing"] => {
+                return Err(HistoryError::Git { command: "cat-file", reason: format!("{id} is missing") });
+            }
             [_, "blob", size] => size.parse().map_err(|_| self.answered_otherwise())?,
             _ => return Err(self.answered_otherwise()),
         };

@@ -209,6 +209,12 @@ pub enum HistoryError {
          `git fetch --unshallow`"
     )]
     Shallow(PathBuf),
+    /// Some of the repository's objects are elsewhere.
+    #[error(
+        "{0} is a partial clone: what is read of its history is not all here, and nothing is fetched; get everything \
+         with `git fetch --refetch --no-filter`"
+    )]
+    Partial(PathBuf),
     /// Git stopped in the middle.
     #[error("git {command} failed: {reason}")]
     Git {

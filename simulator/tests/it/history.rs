@@ -178,6 +178,39 @@ fn what_is_no_whole_history_is_refused() {
 }
 
 #[test]
+fn a_partial_clone_is_refused_until_everything_is_here_and_runs_nothing() {
+    let mut repository = Repository::new();
+    for name in ["one", "two", "three"] {
+        repository.write("a.rs", code(name));
+        repository.commit(name);
+    }
+    repository.git(&["config", "uploadpack.allowFilter", "true"]);
+    let folder = tempfile::tempdir().unwrap();
+    let source = format!("file://{}", repository.path().display());
+    for filter in ["blob:none", "tree:0"] {
+        let clone = folder.path().join(filter.replace(':', "-"));
+        let path = clone.to_string_lossy().into_owned();
+        let filter = format!("--filter={filter}");
+        repository.git(&["clone", "--quiet", "--no-checkout", &filter, &source, &path]);
+        let refused = read(&clone, &HistoryLimits::default()).unwrap_err();
+        assert!(matches!(refused, HistoryError::Partial(_)), "{refused}");
+        assert!(refused.to_string().contains("git fetch --refetch --no-filter"), "{refused}");
+
+        // A repository may name a program as its remote, and allow it: reading what is missing must not run it.
+        let ran = folder.path().join("ran");
+        let program = format!("ext::sh -c touch% {}", ran.display());
+        repository.git(&["-C", &path, "config", "protocol.ext.allow", "always"]);
+        repository.git(&["-C", &path, "config", "remote.origin.url", &program]);
+        assert!(matches!(read(&clone, &HistoryLimits::default()), Err(HistoryError::Partial(_))));
+        assert!(!ran.exists(), "a program of the repository's configuration ran");
+
+        repository.git(&["-C", &path, "config", "remote.origin.url", &source]);
+        repository.git(&["-C", &path, "fetch", "--quiet", "--refetch", "--no-filter"]);
+        assert_eq!(read(&clone, &HistoryLimits::default()).unwrap().0.len(), 2);
+    }
+}
+
+#[test]
 fn a_damaged_repository_is_an_error_and_no_short_history() {
     let mut repository = Repository::new();
     for name in ["one", "two"] {
