@@ -27,6 +27,10 @@ const FOREIGN_VARIABLES: [&str; 9] = [
     "GIT_CEILING_DIRECTORIES",
 ];
 
+/// What a configuration could say otherwise; flags for the same are unknown to older versions.
+const SETTINGS: [&str; 4] =
+    ["core.fsmonitor=false", "protocol.allow=never", "diff.relative=false", "log.showRoot=true"];
+
 /// Longest message of git that is repeated.
 const REASON_BYTES: usize = 400;
 
@@ -96,6 +100,10 @@ fn read_whole(
         "--no-show-signature",
         "--no-ext-diff",
         "--no-textconv",
+        // What else anybody's configuration says of it.
+        "--encoding=UTF-8",
+        "--ignore-submodules=none",
+        "-O/dev/null",
         format,
         head.as_str(),
         "--",
@@ -432,7 +440,9 @@ fn program(repository: &Path, command: &str, arguments: &[&str]) -> Command {
         .env("GIT_NO_REPLACE_OBJECTS", "1")
         .arg("-C")
         .arg(repository)
-        .args(["--no-pager", "-c", "core.fsmonitor=false", "-c", "protocol.allow=never", command])
+        .arg("--no-pager")
+        .args(SETTINGS.into_iter().flat_map(|setting| ["-c", setting]))
+        .arg(command)
         .args(arguments);
     program
 }

@@ -119,6 +119,25 @@ fn what_people_changed_by_hand_comes_out_oldest_first() {
     assert_eq!(summary.repository, repository.path().file_name().unwrap().to_string_lossy());
     assert_eq!(summary.head.len(), 40);
 
+    // What somebody's configuration says changes nothing.
+    repository.write("order", "src/*\nd.txt\n");
+    let order = repository.path().join("order").to_string_lossy().into_owned();
+    for (setting, value) in [
+        ("diff.relative", "true"),
+        ("diff.orderFile", order.as_str()),
+        ("diff.ignoreSubmodules", "all"),
+        ("diff.renames", "false"),
+        ("log.showRoot", "false"),
+        ("log.follow", "true"),
+        ("i18n.logOutputEncoding", "UTF-16"),
+    ] {
+        repository.git(&["config", setting, value]);
+        for path in [repository.path().to_owned(), repository.path().join("src")] {
+            let (others, same) = read(&path, &HistoryLimits::default()).unwrap();
+            assert_eq!((&others, &same.left_out), (&changes, &summary.left_out), "{setting}");
+        }
+    }
+
     // A folder inside, and the folder of a repository without a checkout, are the same history.
     for path in ["src", ".git"] {
         let (others, _) = read(&repository.path().join(path), &HistoryLimits::default()).unwrap();
