@@ -9,6 +9,7 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use super::filter::{News, is_generated, is_vendored, says_revert};
 use super::{Census, Change, FileChange, HistoryClass, HistoryError, HistoryLimits, HistorySummary, LeftOut, Taker};
@@ -31,7 +32,7 @@ const FOREIGN_VARIABLES: [&str; 9] = [
 const SETTINGS: [&str; 4] =
     ["core.fsmonitor=false", "protocol.allow=never", "diff.relative=false", "log.showRoot=true"];
 
-/// Longest message of git that is repeated.
+/// Longest message of git that is repeated: its end, where the reason is.
 const REASON_BYTES: usize = 400;
 
 /// Starts the description of a commit, and separates its parts, in git's output. File names and descriptions of changes
@@ -338,7 +339,10 @@ impl Blobs {
     /// A blob's text, or why there is none.
     fn text(&mut self, id: &str) -> Result<Result<Arc<str>, LeftOut>, HistoryError> {
         let failed = |error: std::io::Error| broken("cat-file", &error);
-        self.input.write_all(format!("{id}\n").as_bytes()).and_then(|()| self.input.flush()).map_err(failed)?;
+        if let Err(error) = self.input.write_all(format!("{id}\n").as_bytes()).and_then(|()| self.input.flush()) {
+            // Nobody reads any longer: what it said at its end is more than that.
+            return Err(self.running.ended().err().unwrap_or_else(|| failed(error)));
+        }
         let mut header = String::new();
         self.output.read_line(&mut header).map_err(failed)?;
         let parts: Vec<&str> = header.trim_end().split(' ').collect();
@@ -347,6 +351,7 @@ impl Blobs {
                 return Err(HistoryError::Git { command: "cat-file", reason: format!("{id} is missing") });
             }
             [_, "blob", size] => size.parse().map_err(|_| self.answered_otherwise())?,
+            [""] => return Err(self.running.ended().err().unwrap_or_else(|| self.answered_otherwise())),
             _ => return Err(self.answered_otherwise()),
         };
         // The line break behind the content belongs to the answer.
@@ -379,19 +384,21 @@ pub(super) fn plain_text(bytes: Vec<u8>) -> Option<Arc<str>> {
 struct Running {
     child: Child,
     command: &'static str,
+    /// Reads what it complains of, so that it never waits for that.
+    said: Option<JoinHandle<Vec<u8>>>,
 }
 
 impl Running {
     fn start(repository: &Path, command: &'static str, arguments: &[&str]) -> Result<Self, HistoryError> {
         let input = if command == "cat-file" { Stdio::piped() } else { Stdio::null() };
-        let child = program(repository, command, arguments)
+        let mut child = program(repository, command, arguments)
             .stdin(input)
             .stdout(Stdio::piped())
-            // What is missing or damaged shows in its exit status; a pipe that nobody reads could make it wait.
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(HistoryError::NoGit)?;
-        Ok(Self { child, command })
+        let said = child.stderr.take().map(|pipe| std::thread::spawn(move || last_bytes(pipe)));
+        Ok(Self { child, command, said })
     }
 
     fn output(&mut self) -> Result<ChildStdout, HistoryError> {
@@ -400,11 +407,18 @@ impl Running {
 
     /// Waits for its end, which must be a good one.
     fn finish(mut self) -> Result<(), HistoryError> {
+        self.ended()
+    }
+
+    /// Waits for its end, and says what was wrong with it.
+    fn ended(&mut self) -> Result<(), HistoryError> {
         let status = self.child.wait().map_err(|error| broken(self.command, &error))?;
         if status.success() {
             return Ok(());
         }
-        let reason = format!("it ended with {status}; `git fsck` says what is damaged");
+        let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
+        let said = Some(reason(&said)).filter(|said| !said.is_empty()).unwrap_or_else(|| "it says nothing".to_owned());
+        let reason = format!("{said} ({status}); `git fsck` says what is damaged");
         Err(HistoryError::Git { command: self.command, reason })
     }
 
@@ -418,6 +432,24 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// The last bytes of what is written, up to its end.
+fn last_bytes(mut pipe: impl Read) -> Vec<u8> {
+    let (mut last, mut some) = (Vec::new(), [0; 4096]);
+    // What can not be read is not repeated; the exit status tells.
+    while let Ok(count @ 1..) = pipe.read(&mut some) {
+        last.extend_from_slice(some.get(..count).unwrap_or_default());
+        let surplus = last.len().saturating_sub(REASON_BYTES);
+        last.drain(..surplus);
+    }
+    last
+}
+
+/// The end of what git said, as a part of a sentence.
+fn reason(said: &[u8]) -> String {
+    let last = said.get(said.len().saturating_sub(REASON_BYTES)..).unwrap_or_default();
+    String::from_utf8_lossy(last).trim().trim_start_matches("fatal: ").to_owned()
 }
 
 fn no_pipe(command: &'static str) -> HistoryError {
@@ -453,10 +485,7 @@ fn answer(repository: &Path, command: &'static str, arguments: &[&str]) -> Resul
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().trim_start_matches("fatal: ");
-    let reason = said.chars().take(REASON_BYTES).collect();
-    Err(HistoryError::Git { command, reason })
+    Err(HistoryError::Git { command, reason: reason(&output.stderr) })
 }
 
 #[cfg(test)]
@@ -472,6 +501,17 @@ mod tests {
             all.push(commit);
         }
         Ok(all)
+    }
+
+    #[test]
+    fn the_end_of_what_git_says_is_kept() {
+        let long = format!("fatal: {}the reason\n", "noise ".repeat(2_000));
+        assert_eq!(last_bytes(long.as_bytes()).len(), REASON_BYTES);
+        for said in [last_bytes(long.as_bytes()), long.clone().into_bytes()] {
+            let reason = reason(&said);
+            assert!(reason.ends_with("the reason") && reason.len() <= REASON_BYTES, "{reason}");
+        }
+        assert_eq!(reason(b"fatal: not a git repository\n"), "not a git repository");
     }
 
     #[test]

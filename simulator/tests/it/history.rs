@@ -251,6 +251,20 @@ fn a_damaged_repository_is_an_error_and_no_short_history() {
         }
     }
     assert!(matches!(read(repository.path(), &HistoryLimits::default()), Err(HistoryError::Git { .. })));
+
+    // What is missing is named, by git where it stops, whatever it is.
+    for missing in ["HEAD^{tree}", "HEAD~1:a.rs"] {
+        let mut repository = Repository::new();
+        for name in ["one", "two"] {
+            repository.write("a.rs", code(name));
+            repository.commit(name);
+        }
+        let output = Command::new("git").current_dir(repository.path()).args(["rev-parse", missing]).output().unwrap();
+        let id = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        std::fs::remove_file(repository.path().join(".git/objects").join(&id[..2]).join(&id[2..])).unwrap();
+        let error = read(repository.path(), &HistoryLimits::default()).unwrap_err();
+        assert!(matches!(error, HistoryError::Git { .. }) && error.to_string().contains(&id), "{missing}: {error}");
+    }
 }
 
 #[test]
