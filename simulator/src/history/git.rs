@@ -215,7 +215,9 @@ struct Entry {
     is_file: bool,
     before: String,
     after: String,
+    /// As well as it can be shown where it is no UTF-8.
     path: String,
+    is_utf8: bool,
 }
 
 impl Entry {
@@ -225,10 +227,11 @@ impl Entry {
             return Err(LeftOut::VendoredFile);
         }
         match (self.status.as_bytes().first(), self.is_file) {
-            (Some(b'M'), true) => Ok(language),
+            // Several names could be shown alike.
+            (Some(b'M'), true) if self.is_utf8 => Ok(language),
             (Some(b'R'), _) => Err(LeftOut::MovedFile),
             (Some(b'A' | b'D'), _) => Err(LeftOut::NewOrDeletedFile),
-            // A link, a submodule, or what became one.
+            // A link, a submodule, what became one, or a name that is no text.
             _ => Err(LeftOut::NoText),
         }
     }
@@ -248,7 +251,7 @@ impl<R: std::io::BufRead> Commits<R> {
             let token = match self.held.take() {
                 Some(token) => token,
                 None => match self.token()? {
-                    Some(token) => token,
+                    Some(token) => String::from_utf8_lossy(&token).into_owned(),
                     None => return Ok(commit),
                 },
             };
@@ -283,12 +286,13 @@ impl<R: std::io::BufRead> Commits<R> {
             is_file: mode_before.starts_with("100") && mode_after.starts_with("100"),
             before: before.to_owned(),
             after: after.to_owned(),
-            path,
+            is_utf8: std::str::from_utf8(&path).is_ok(),
+            path: String::from_utf8_lossy(&path).into_owned(),
         })
     }
 
-    /// Up to the next NUL. Names that are no UTF-8 are shown as well as they can be: they are in no language we know.
-    fn token(&mut self) -> Result<Option<String>, HistoryError> {
+    /// Up to the next NUL.
+    fn token(&mut self) -> Result<Option<Vec<u8>>, HistoryError> {
         let mut bytes = Vec::new();
         self.output.read_until(0, &mut bytes).map_err(|error| broken("log", &error))?;
         if bytes.is_empty() {
@@ -297,7 +301,7 @@ impl<R: std::io::BufRead> Commits<R> {
         if bytes.last() == Some(&0) {
             bytes.pop();
         }
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        Ok(Some(bytes))
     }
 }
 

@@ -87,7 +87,7 @@ pub enum LeftOut {
     GeneratedFile,
     /// A file above the limit of bytes.
     LargeFile,
-    /// A file that is no UTF-8 text with plain line ends.
+    /// A file that is no UTF-8 text with plain line ends, or whose name is no UTF-8.
     NoText,
     /// A change after the limit of all bytes was reached.
     BytesLimit,

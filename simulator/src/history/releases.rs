@@ -115,7 +115,11 @@ fn files(
         for entry in std::fs::read_dir(&folder).map_err(|source| failed(&folder, source))? {
             let entry = entry.map_err(|source| failed(&folder, source))?;
             let kind = entry.file_type().map_err(|source| failed(&entry.path(), source))?;
-            let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            let Ok(name) = entry.file_name().into_string() else {
+                summary.left_out.add(LeftOut::NoText, 1);
+                continue;
+            };
+            let path = format!("{prefix}{name}");
             if kind.is_dir() {
                 if is_vendored(&format!("{path}/")) {
                     summary.left_out.add(LeftOut::VendoredFile, 1);

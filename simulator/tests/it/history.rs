@@ -146,6 +146,41 @@ fn what_people_changed_by_hand_comes_out_oldest_first() {
 }
 
 #[test]
+fn names_that_are_no_text_are_left_out() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let name = |byte: u8| OsStr::from_bytes(&[byte, b'.', b'r', b's']).to_owned();
+    let mut repository = Repository::new();
+    for text in ["load", "fetch"] {
+        for byte in [b'a', 0xfe, 0xff] {
+            std::fs::write(repository.path().join(name(byte)), code(text)).unwrap();
+        }
+        repository.commit(text);
+    }
+    let (changes, summary) = read(repository.path(), &HistoryLimits::default()).unwrap();
+    assert_eq!(changes.iter().flat_map(|change| &change.files).map(|file| &*file.path).collect::<Vec<_>>(), ["a.rs"]);
+    assert!(left_out(&summary).contains(&(LeftOut::NoText, 2)), "{summary:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let releases: Vec<_> = ["load", "fetch"]
+        .map(|text| {
+            let release = folder.path().join(format!("tool-{text}"));
+            std::fs::create_dir(&release).unwrap();
+            for byte in [b'a', 0xfe, 0xff] {
+                std::fs::write(release.join(name(byte)), code(text)).unwrap();
+            }
+            release
+        })
+        .into();
+    let mut paths = Vec::new();
+    let taker = &mut |change: Change, _: &mut Census| paths.push(change.files[0].path.clone());
+    let summary = releases::read(&releases, &HistoryLimits::default(), taker).unwrap();
+    assert_eq!(left_out(&summary), [(LeftOut::NoText, 4)]);
+    assert_eq!(paths, ["a.rs"]);
+}
+
+#[test]
 fn limits_say_what_they_left_out() {
     let mut repository = Repository::new();
     for name in ["one", "two", "three", "four"] {
