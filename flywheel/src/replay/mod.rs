@@ -172,10 +172,10 @@ fn play(
 /// Reads the history; its text is let go as soon as its points are drawn.
 fn read(arguments: &ReplayArgs, plan: &Plan, progress: &Progress) -> Result<(Vec<Step>, HistorySummary), Failure> {
     progress.begin("reading the history", None);
-    let name = arguments.name.clone();
-    let repository = match (&arguments.repo, &name) {
-        (_, Some(name)) => name.clone(),
-        (Some(path), None) => git::name(path).map_err(unreadable)?,
+    let opened = arguments.repo.as_deref().map(git::open).transpose().map_err(unreadable)?;
+    let repository = match (&arguments.name, &opened) {
+        (Some(name), _) => name.clone(),
+        (None, Some(opened)) => opened.name().to_owned(),
         (None, None) => arguments.releases.first().map(|folder| releases::project(folder)).unwrap_or_default(),
     };
     let mut steps = Vec::new();
@@ -183,8 +183,8 @@ fn read(arguments: &ReplayArgs, plan: &Plan, progress: &Progress) -> Result<(Vec
         steps.push(Step::of(&repository, &change, &plan.points, census));
         progress.advance(1);
     };
-    let mut source = match &arguments.repo {
-        Some(path) => git::read(path, &plan.limits, &mut take),
+    let mut source = match &opened {
+        Some(opened) => opened.read(&plan.limits, &mut take),
         None => releases::read(&arguments.releases, &plan.limits, &mut take),
     }
     .map_err(unreadable)?;

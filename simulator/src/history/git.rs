@@ -6,7 +6,7 @@
 //! refused.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -40,16 +40,39 @@ const REASON_BYTES: usize = 400;
 const MARK: u8 = 1;
 const SEPARATOR: char = '\u{2}';
 
-/// Reads the history that ends with the commit that is checked out in `repository`, oldest first, and hands over every
-/// change that people made by hand.
+/// A repository that was looked at: it has its whole history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    folder: PathBuf,
+    name: String,
+}
+
+/// Looks whether `folder` is of a repository with its whole history.
 ///
 /// # Errors
-/// See [`HistoryError`]; a shallow clone is refused, and a partial one that lacks something.
-pub fn read(repository: &Path, limits: &HistoryLimits, taker: &mut Taker<'_>) -> Result<HistorySummary, HistoryError> {
-    read_whole(repository, limits, taker).map_err(|error| match error {
-        HistoryError::Git { .. } if is_partial(repository) => HistoryError::Partial(repository.to_owned()),
-        error => error,
-    })
+/// [`HistoryError::NoGit`], [`HistoryError::NotARepository`] or [`HistoryError::Shallow`].
+pub fn open(folder: &Path) -> Result<Repository, HistoryError> {
+    Ok(Repository { folder: folder.to_owned(), name: name(folder)? })
+}
+
+impl Repository {
+    /// The name of its folder.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads the history that ends with the commit that is checked out, oldest first, and hands over every change that
+    /// people made by hand.
+    ///
+    /// # Errors
+    /// See [`HistoryError`]; a partial clone that lacks something is refused.
+    pub fn read(&self, limits: &HistoryLimits, taker: &mut Taker<'_>) -> Result<HistorySummary, HistoryError> {
+        read(&self.folder, &self.name, limits, taker).map_err(|error| match error {
+            HistoryError::Git { .. } if is_partial(&self.folder) => HistoryError::Partial(self.folder.clone()),
+            error => error,
+        })
+    }
 }
 
 /// Whether git keeps only some of the repository's objects here, and would fetch others when they are asked for.
@@ -58,12 +81,12 @@ fn is_partial(repository: &Path) -> bool {
     answer(repository, "config", &["--local", "--get-regexp", settings]).is_ok()
 }
 
-fn read_whole(
+fn read(
     repository: &Path,
+    name: &str,
     limits: &HistoryLimits,
     taker: &mut Taker<'_>,
 ) -> Result<HistorySummary, HistoryError> {
-    let name = name(repository)?;
     let head = answer(repository, "rev-parse", &["--verify", "--quiet", "HEAD^{commit}"])
         .map_err(|_| HistoryError::Empty(repository.to_owned()))?;
     let count = |flags: &[&str]| -> Result<u64, HistoryError> {
@@ -73,7 +96,7 @@ fn read_whole(
     let (all, found) = (count(&[])?, count(&["--no-merges"])?);
     let mut summary = HistorySummary {
         class: HistoryClass::Commits,
-        repository: name,
+        repository: name.to_owned(),
         head: head.clone(),
         found,
         changes: 0,
@@ -128,10 +151,7 @@ fn read_whole(
 }
 
 /// The name of a repository, after a look whether it is one with its whole history: that of its folder.
-///
-/// # Errors
-/// [`HistoryError::NoGit`], [`HistoryError::NotARepository`] or [`HistoryError::Shallow`].
-pub fn name(repository: &Path) -> Result<String, HistoryError> {
+fn name(repository: &Path) -> Result<String, HistoryError> {
     let shallow = answer(repository, "rev-parse", &["--is-shallow-repository"]).map_err(|error| match error {
         HistoryError::Git { reason, .. } => HistoryError::NotARepository { path: repository.to_owned(), reason },
         other => other,

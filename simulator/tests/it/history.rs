@@ -52,7 +52,7 @@ impl Repository {
 
 fn read(path: &Path, limits: &HistoryLimits) -> Result<(Vec<Change>, HistorySummary), HistoryError> {
     let mut changes = Vec::new();
-    let summary = git::read(path, limits, &mut |change, _| changes.push(change))?;
+    let summary = git::open(path)?.read(limits, &mut |change, _| changes.push(change))?;
     Ok((changes, summary))
 }
 
