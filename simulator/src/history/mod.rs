@@ -156,7 +156,8 @@ pub struct HistoryLimits {
     pub files: usize,
     /// Most bytes of a file, before or after.
     pub file_bytes: u64,
-    /// Most bytes of all files together, before and after, oldest first.
+    /// Most bytes of all files together, before and after. What was read counts, also of files that are left out then.
+    /// Changes are read oldest first, so the newest are left out.
     pub bytes: u64,
 }
 
