@@ -1,7 +1,7 @@
 //! A history cut into windows: stretches of changes that follow each other.
 
 use serde::{Deserialize, Serialize};
-use simulator::history::hunks::hunks;
+use simulator::history::hunks::change_hunks;
 use simulator::history::points::{EditPoint, PointSettings, points};
 use simulator::history::{Census, Change};
 use simulator::random::Dice;
@@ -21,15 +21,14 @@ pub(super) struct Step {
 
 impl Step {
     pub(super) fn of(repository: &str, change: &Change, settings: &PointSettings, census: &mut Census) -> Self {
-        let replaced = change
-            .files
-            .iter()
-            .flat_map(|file| hunks(file).into_iter().map(move |hunk| (file, hunk)))
+        let of_files = change_hunks(&change.files);
+        let replaced = (change.files.iter().zip(&of_files))
+            .flat_map(|(file, hunks)| hunks.iter().map(move |hunk| (file, hunk)))
             .filter(|(_, hunk)| hunk.old_lines == 1 && hunk.new_lines == 1 && hunk.unsuitable.is_none())
-            .map(|(file, hunk)| (hunk.old_text(&file.before).to_owned(), hunk.new_text))
+            .map(|(file, hunk)| (hunk.old_text(&file.before).to_owned(), hunk.new_text.clone()))
             .take(LEARNED_LINES)
             .collect();
-        let points = points(repository, change, settings, census);
+        let points = points(repository, change, &of_files, settings, census);
         Self { id: change.id.clone(), time_seconds: change.time_seconds, points, replaced }
     }
 }

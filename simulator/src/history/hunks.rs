@@ -4,7 +4,11 @@
 //! lines stand after a change as before it, each line is a hunk by itself: a rename in three neighbouring lines is three
 //! edits. Inside such a line each run of changed words is a [`Replacement`] of its own, because a suggestion may make
 //! one of them and leave the next for later. Every other hunk is one replacement.
+//!
+//! Comparing takes time in proportion to the differences, so texts that have too many are not compared further: what lies
+//! between their common ends is one large hunk, and a line with too many changed words is replaced whole.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
@@ -54,13 +58,30 @@ pub const HUNK_LINES: usize = 4;
 /// Less of two lines in common than this, and one was not made from the other.
 const SIMILAR_LINES: f64 = 0.4;
 
+/// Most lines that are removed and written, and most words of a line, for a comparison to go on: more than anybody
+/// changes by hand at once.
+pub const DIFFERENCES: usize = 1_000;
+
+/// The hunks of each of `files`, which one change made: those that only move lines within it are marked.
+#[must_use]
+pub fn change_hunks(files: &[FileChange]) -> Vec<Vec<Hunk>> {
+    let mut of_files: Vec<Vec<Hunk>> = files.iter().map(hunks).collect();
+    mark_moves(files, &mut of_files);
+    of_files
+}
+
 /// The hunks of `file`, in the order of the text. All of them together make the text after from the text before.
 #[must_use]
 pub fn hunks(file: &FileChange) -> Vec<Hunk> {
-    let (before, after) = (lines(&file.before), lines(&file.after));
+    let sides = Sides::of(file);
+    let Sides { before, after, .. } = &sides;
     let mut found = Vec::new();
+    let (old, new) = between_ends(before, after);
+    if !is_near(&before[old.clone()], &after[new.clone()], DIFFERENCES) {
+        return vec![sides.hunk(old, new)];
+    }
     let (mut old_line, mut new_line) = (0, 0);
-    for operation in capture_diff_slices(Algorithm::Myers, &before, &after) {
+    for operation in capture_diff_slices(Algorithm::Myers, before, after) {
         // What is only inserted or only removed does not always say rightly where it stands on the other side.
         let old = old_line..old_line + operation.old_range().len();
         let new = new_line..new_line + operation.new_range().len();
@@ -71,32 +92,70 @@ pub fn hunks(file: &FileChange) -> Vec<Hunk> {
         if old.len() == new.len() {
             // Lines between two changes may be equal where the algorithm took a short cut.
             let changed = old.zip(new).filter(|(old, new)| before[*old] != after[*new]);
-            found.extend(changed.map(|(old, new)| hunk(&before, &after, old..old + 1, new..new + 1)));
+            found.extend(changed.map(|(old, new)| sides.hunk(old..old + 1, new..new + 1)));
         } else {
-            found.push(hunk(&before, &after, old, new));
+            found.push(sides.hunk(old, new));
         }
     }
     found
+}
+
+/// What of two texts lies between the items that both begin with and those that both end with.
+fn between_ends(before: &[&str], after: &[&str]) -> (Range<usize>, Range<usize>) {
+    let head = before.iter().zip(after).take_while(|(old, new)| old == new).count();
+    let both = before[head..].iter().rev().zip(after[head..].iter().rev());
+    let tail = both.take_while(|(old, new)| old == new).count();
+    (head..before.len() - tail, head..after.len() - tail)
+}
+
+/// Whether one can be made of the other by removing and writing `most` items together: the greedy search of Myers, which
+/// ends there.
+fn is_near(before: &[&str], after: &[&str], most: usize) -> bool {
+    if before.len() + after.len() <= most {
+        return true;
+    }
+    if before.len().abs_diff(after.len()) > most {
+        return false;
+    }
+    // How many items of `before` are behind on each diagonal. The one at `most + 1` has as many of `after` behind, the
+    // next one item fewer.
+    let mut reached = vec![0; 2 * most + 3];
+    for made in 0..=most {
+        for step in (0..=2 * made).step_by(2) {
+            let diagonal = most + 1 + step - made;
+            let is_written = step == 0 || (step != 2 * made && reached[diagonal - 1] < reached[diagonal + 1]);
+            let mut old: usize = if is_written { reached[diagonal + 1] } else { reached[diagonal - 1] + 1 };
+            let mut new = old + most + 1 - diagonal;
+            while old < before.len() && new < after.len() && before[old] == after[new] {
+                (old, new) = (old + 1, new + 1);
+            }
+            reached[diagonal] = old;
+            if old >= before.len() && new >= after.len() {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// Marks the hunks of one change that only move lines within it: what one removes, another one writes.
 pub fn mark_moves(files: &[FileChange], hunks: &mut [Vec<Hunk>]) {
     let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut removed = Vec::new();
-    let mut written = Vec::new();
+    let mut written: BTreeMap<String, VecDeque<(usize, usize)>> = BTreeMap::new();
     for (number, (file, hunks)) in files.iter().zip(hunks.iter()).enumerate() {
         for (place, hunk) in hunks.iter().enumerate() {
             match (hunk.old_lines, hunk.new_lines) {
                 (_, 0) => removed.push((squeezed(hunk.old_text(&file.before)), (number, place))),
-                (0, _) => written.push((squeezed(&hunk.new_text), (number, place))),
+                (0, _) => written.entry(squeezed(&hunk.new_text)).or_default().push_back((number, place)),
                 _ => {}
             }
         }
     }
     for (text, from) in removed {
         // Empty lines move nowhere.
-        let Some(index) = written.iter().position(|(other, _)| *other == text && !text.is_empty()) else { continue };
-        let (_, to) = written.swap_remove(index);
+        let places = written.get_mut(&text).filter(|_| !text.is_empty());
+        let Some(to) = places.and_then(VecDeque::pop_front) else { continue };
         for (number, place) in [from, to] {
             if let Some(hunk) = hunks.get_mut(number).and_then(|hunks| hunks.get_mut(place)) {
                 hunk.unsuitable = Some(LeftOut::MovedLines);
@@ -131,27 +190,49 @@ fn bytes(lines: &[&str]) -> usize {
     lines.iter().map(|line| line.len()).sum()
 }
 
-fn hunk(before: &[&str], after: &[&str], old: Range<usize>, new: Range<usize>) -> Hunk {
-    let start = bytes(&before[..old.start]);
-    let range = start..start + bytes(&before[old.clone()]);
-    let (old_text, new_text) = (before[old.clone()].concat(), after[new.clone()].concat());
-    let is_pair = old.len() == 1 && new.len() == 1;
-    let inside = if is_pair { word_changes(&old_text, &new_text) } else { None };
-    let parts = match inside {
-        Some(parts) => parts
-            .into_iter()
-            .map(|part| Replacement { range: start + part.range.start..start + part.range.end, ..part })
-            .collect(),
-        None => vec![Replacement { range: range.clone(), new_text: new_text.clone() }],
-    };
-    let unsuitable = if same_but_for_space(&old_text, &new_text) {
-        Some(LeftOut::SpaceOnly)
-    } else if old.len() > HUNK_LINES || new.len() > HUNK_LINES {
-        Some(LeftOut::LargeHunk)
-    } else {
-        None
-    };
-    Hunk { range, first_line: old.start, old_lines: old.len(), new_lines: new.len(), new_text, parts, unsuitable }
+/// The lines of a file before and after.
+struct Sides<'t> {
+    before: Vec<&'t str>,
+    after: Vec<&'t str>,
+    /// Where each line of the text before starts, and where the last one ends.
+    starts: Vec<usize>,
+}
+
+impl<'t> Sides<'t> {
+    fn of(file: &'t FileChange) -> Self {
+        let (before, after) = (lines(&file.before), lines(&file.after));
+        let mut starts = vec![0];
+        let mut end = 0;
+        for line in &before {
+            end += line.len();
+            starts.push(end);
+        }
+        Self { before, after, starts }
+    }
+
+    fn hunk(&self, old: Range<usize>, new: Range<usize>) -> Hunk {
+        let Self { before, after, starts } = self;
+        let range = starts[old.start]..starts[old.end];
+        let start = range.start;
+        let (old_text, new_text) = (before[old.clone()].concat(), after[new.clone()].concat());
+        let is_pair = old.len() == 1 && new.len() == 1;
+        let inside = if is_pair { word_changes(&old_text, &new_text) } else { None };
+        let parts = match inside {
+            Some(parts) => parts
+                .into_iter()
+                .map(|part| Replacement { range: start + part.range.start..start + part.range.end, ..part })
+                .collect(),
+            None => vec![Replacement { range: range.clone(), new_text: new_text.clone() }],
+        };
+        let unsuitable = if same_but_for_space(&old_text, &new_text) {
+            Some(LeftOut::SpaceOnly)
+        } else if old.len() > HUNK_LINES || new.len() > HUNK_LINES {
+            Some(LeftOut::LargeHunk)
+        } else {
+            None
+        };
+        Hunk { range, first_line: old.start, old_lines: old.len(), new_lines: new.len(), new_text, parts, unsuitable }
+    }
 }
 
 fn same_but_for_space(one: &str, other: &str) -> bool {
@@ -182,6 +263,10 @@ fn words(text: &str) -> Vec<&str> {
 /// The runs of words in which two lines differ; none when they have too little in common for one to come from the other.
 fn word_changes(old: &str, new: &str) -> Option<Vec<Replacement>> {
     let (before, after) = (words(old), words(new));
+    let (old, new) = between_ends(&before, &after);
+    if !is_near(&before[old], &after[new], DIFFERENCES) {
+        return None;
+    }
     let operations = capture_diff_slices(Algorithm::Myers, &before, &after);
     let shown = |words: &[&str]| words.iter().filter(|word| !word.trim().is_empty()).count();
     let mut common = 0;
@@ -258,6 +343,39 @@ mod tests {
         assert_eq!(reasons, [Some(LeftOut::MovedLines), Some(LeftOut::MovedLines), None]);
     }
 
+    #[test]
+    fn what_has_too_many_differences_is_one_large_hunk() {
+        let text =
+            |from: usize, count: usize| (from..from + count).map(|line| format!("{line};\n")).collect::<String>();
+        // As many lines on both sides: they would be a hunk each.
+        let shared = text(0, 50);
+        let (old, new) = (text(1_000, DIFFERENCES), text(5_000, DIFFERENCES));
+        let change = file(&format!("{shared}{old}{shared}"), &format!("{shared}{new}{shared}"));
+        let found = hunks(&change);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].first_line, found[0].old_lines, found[0].new_lines), (50, DIFFERENCES, DIFFERENCES));
+        assert_eq!((found[0].unsuitable, found[0].parts.len()), (Some(LeftOut::LargeHunk), 1));
+        assert_eq!(apply(&change.before, whole(&found)), *change.after);
+        // Just as many as go.
+        let half = DIFFERENCES / 2;
+        let change = file(&format!("{shared}{}", text(1_000, half)), &format!("{shared}{}", text(5_000, half)));
+        assert_eq!(hunks(&change).len(), half);
+        // A long text with few differences is compared, whatever lies between them.
+        let (old, long) = (text(0, 20_000), text(1, 20_000));
+        assert_eq!(hunks(&file(&old, &long)).len(), 2);
+        // Words of a line that was written anew.
+        let line = |from: usize| (from..from + 60_000).map(|word| format!("{word} ")).collect::<String>() + "\n";
+        let found = hunks(&file(&line(0), &line(100_000)));
+        assert_eq!((found.len(), found[0].parts.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_hunk_moves_to_one_place_only() {
+        let files = [file("fn a() {}\nx\n", "x\n"), file("y\n", "y\nfn a() {}\n"), file("z\n", "z\nfn a() {}\n")];
+        let reasons: Vec<_> = change_hunks(&files).iter().map(|hunks| hunks[0].unsuitable).collect();
+        assert_eq!(reasons, [Some(LeftOut::MovedLines), Some(LeftOut::MovedLines), None]);
+    }
+
     fn text() -> impl Strategy<Value = String> {
         let line = prop::sample::select(vec!["a = b;", "a = c;", "", "    é(x, y)", "f(x, x)", "f(y, x)", "}"]);
         (prop::collection::vec(line, 0..12), any::<bool>())
@@ -280,6 +398,27 @@ mod tests {
                     prop_assert!(hunk.range.start <= part.range.start && part.range.end <= hunk.range.end);
                 }
             }
+        }
+
+        /// As many differences as there are, are few enough; one less is not.
+        #[test]
+        fn differences_are_counted_before_anything_is_compared(before in text(), after in text()) {
+            let (before, after) = (lines(&before), lines(&after));
+            // The longest common subsequence, row by row.
+            let mut common = vec![0_usize; after.len() + 1];
+            for old in &before {
+                let above = common.clone();
+                for (place, new) in after.iter().enumerate() {
+                    let longer = if old == new { above[place] + 1 } else { 0 };
+                    common[place + 1] = longer.max(above[place + 1]).max(common[place]);
+                }
+            }
+            let count = before.len() + after.len() - 2 * common[after.len()];
+            prop_assert!(is_near(&before, &after, count));
+            prop_assert!(count == 0 || !is_near(&before, &after, count - 1));
+            let (old, new) = between_ends(&before, &after);
+            prop_assert_eq!(&before[..old.start], &after[..new.start]);
+            prop_assert_eq!(&before[old.end..], &after[new.end..]);
         }
 
         #[test]

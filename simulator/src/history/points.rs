@@ -15,7 +15,7 @@ use std::ops::Range;
 use events::{ActionList, ByteRange, EditAction, EditContext, RecentEdit, Window};
 use serde::{Deserialize, Serialize};
 
-use super::hunks::{Hunk, apply, hunks, lines, mark_moves};
+use super::hunks::{Hunk, apply, lines};
 use super::{Census, Change, FileChange, LeftOut};
 use crate::random::Dice;
 use crate::text::{contains_word, words_of};
@@ -75,11 +75,16 @@ impl EditPoint {
     }
 }
 
-/// The points of `change`: as many that want an edit as that want none, in the order in which they are met.
+/// The points of `change`, whose files have the hunks `of_files` ([`change_hunks`](super::hunks::change_hunks)): as many
+/// that want an edit as that want none, in the order in which they are met.
 #[must_use]
-pub fn points(repository: &str, change: &Change, settings: &PointSettings, census: &mut Census) -> Vec<EditPoint> {
-    let mut of_files: Vec<Vec<Hunk>> = change.files.iter().map(hunks).collect();
-    mark_moves(&change.files, &mut of_files);
+pub fn points(
+    repository: &str,
+    change: &Change,
+    of_files: &[Vec<Hunk>],
+    settings: &PointSettings,
+    census: &mut Census,
+) -> Vec<EditPoint> {
     let all: Vec<Place> = of_files
         .iter()
         .enumerate()
@@ -88,7 +93,7 @@ pub fn points(repository: &str, change: &Change, settings: &PointSettings, censu
     for reason in of_files.iter().flatten().filter_map(|hunk| hunk.unsuitable) {
         census.add(reason, 1);
     }
-    let drawing = Drawing { repository, change, of_files: &of_files, settings };
+    let drawing = Drawing { repository, change, of_files, settings };
     let mut found = Vec::new();
     let orders = orders(&all, settings, &change.id);
     for (order, places) in orders.iter().enumerate() {
@@ -241,7 +246,9 @@ impl Drawing<'_> {
         for (file, (state, starts)) in states.iter().zip(&starts).enumerate() {
             quiet.extend((0..starts.len()).map(|line| (file, line)).filter(|(_, line)| {
                 let shown = shown_bytes(&state.text, starts, *line, reach);
-                !state.remaining.iter().any(|(_, now)| now.start <= shown.end && shown.start <= now.end)
+                // In the order of the text, as hunks are: only the first that does not end before it can touch it.
+                let next = state.remaining.partition_point(|(_, now)| now.end < shown.start);
+                state.remaining.get(next).is_none_or(|(_, now)| shown.end < now.start)
             }));
         }
         // Only what is drawn is looked at: most changes are small and most files are not.
@@ -358,6 +365,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::history::hunks::{change_hunks, hunks};
     use crate::history::judgement::{Judgement, judge};
     use crate::source::Language;
 
@@ -392,7 +400,8 @@ mod tests {
     }
 
     fn drawn(change: &Change, seed: u64) -> Vec<EditPoint> {
-        points("r", change, &PointSettings { seed, ..PointSettings::default() }, &mut Census::default())
+        let settings = PointSettings { seed, ..PointSettings::default() };
+        points("r", change, &change_hunks(&change.files), &settings, &mut Census::default())
     }
 
     proptest! {
@@ -506,7 +515,8 @@ mod tests {
     fn a_change_that_leaves_no_quiet_place_has_no_points() {
         let change = change(vec![("a\n".to_owned(), "b\n".to_owned())]);
         let mut census = Census::default();
-        assert!(points("r", &change, &PointSettings::default(), &mut census).is_empty());
+        let of_files = change_hunks(&change.files);
+        assert!(points("r", &change, &of_files, &PointSettings::default(), &mut census).is_empty());
         assert_eq!(census.counts().collect::<Vec<_>>(), [(LeftOut::NoQuietPlace, 1)]);
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use simulator::history::hunks::change_hunks;
 use simulator::history::points::{EditPoint, PointSettings, points};
 use simulator::history::{Census, Change, HistoryError, HistoryLimits, HistorySummary, LeftOut, git, releases};
 
@@ -314,7 +315,8 @@ fn points_of_a_real_commit_are_drawn_from_its_text_before() {
     repository.write("a.rs", lines.join("\n") + "\n");
     repository.commit("some fetch");
     let (changes, _) = read(repository.path(), &HistoryLimits::default()).unwrap();
-    let found: Vec<EditPoint> = points("r", &changes[0], &PointSettings::default(), &mut Census::default());
+    let of_files = change_hunks(&changes[0].files);
+    let found: Vec<EditPoint> = points("r", &changes[0], &of_files, &PointSettings::default(), &mut Census::default());
     let edits: Vec<&EditPoint> = found.iter().filter(|point| point.wants_edit()).collect();
     assert!(!edits.is_empty() && edits.len() * 2 == found.len());
     for point in found.iter().filter(|point| point.revealed == 0) {
