@@ -177,7 +177,7 @@ pub(crate) struct ReplayArgs {
     /// Where versions and answers are kept. Default: `replay` in the data directory.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) state: Option<PathBuf>,
-    /// How long this call may take. What is left is done by the next one.
+    /// How long this call may answer and learn, once the history is read. What is left is done by the next one.
     #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub(crate) minutes: u32,
     /// Windows that the history is cut into; a version learns from each but the last.

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use edit_model::{DecodeOptions, EditModel};
 use events::ActionList;
 use serde::{Deserialize, Serialize};
+use simulator::baseline::NgramCache;
 use simulator::history::judgement::{Judgement, judge};
 use simulator::history::points::EditPoint;
 use trainer::evaluation::in_parallel;
 use trainer::gate::{Behaviour, bootstrap};
 use trainer::{TrainerError, TrainingPair, balance_silence};
+
+use super::windows::Step;
 
 /// Fewest changes that an interval rests on: of fewer, resampling says hardly anything.
 pub(super) const FEWEST_CHANGES: usize = 5;
@@ -35,6 +38,35 @@ pub(super) fn ask(model: &EditModel, points: &[&EditPoint], threads: usize) -> R
         let completion = model.complete(&point.context, &options, &|| false, &mut |_| {})?;
         Ok(Answer { actions: completion.actions, gate_score: Some(completion.gate_score) })
     })
+}
+
+/// Points that are asked before the clock is looked at.
+const ASKED_AT_ONCE: usize = 64;
+
+/// What is said at `points`, behind what was `said` of the first of them before: not of all where it gets late.
+pub(super) fn asked<E>(
+    mut said: Vec<Answer>,
+    points: &[&EditPoint],
+    is_late: impl Fn() -> bool,
+    ask: impl Fn(&[&EditPoint]) -> Result<Vec<Answer>, E>,
+) -> Result<Vec<Answer>, E> {
+    for some in points.get(said.len()..).unwrap_or_default().chunks(ASKED_AT_ONCE) {
+        if is_late() {
+            break;
+        }
+        said.extend(ask(some)?);
+    }
+    Ok(said)
+}
+
+/// What `cache` says at the points of successive changes. It learns each change when its points were answered.
+pub(super) fn remembered(cache: &mut NgramCache, steps: &[Step]) -> Vec<Answer> {
+    let mut said = Vec::new();
+    for step in steps {
+        said.extend(step.points.iter().map(|point| Answer::certain(cache.propose(&point.context))));
+        cache.learn(step.replaced.iter().map(|(old, new)| (old.as_str(), new.as_str())));
+    }
+    said
 }
 
 /// Figures of one version on one window.
@@ -195,6 +227,48 @@ mod tests {
 
     fn points(count: usize) -> Vec<EditPoint> {
         (0..count).flat_map(|number| step(number).points).collect()
+    }
+
+    #[test]
+    fn what_was_said_when_it_got_late_is_said_once() {
+        let points = points(100);
+        let points: Vec<&EditPoint> = points.iter().collect();
+        let looks = std::cell::Cell::new(0);
+        let late_after = |most: usize| {
+            looks.set(0);
+            let looks = &looks;
+            move || looks.replace(looks.get() + 1) >= most
+        };
+        let answer = |some: &[&EditPoint]| -> Result<Vec<Answer>, ()> {
+            Ok(some.iter().map(|point| Answer::certain(point.next())).collect())
+        };
+        let all = asked(Vec::new(), &points, || false, answer).unwrap();
+        assert_eq!(all.len(), points.len());
+        assert_eq!(asked(Vec::new(), &points, || true, answer).unwrap(), []);
+        let some = asked(Vec::new(), &points, late_after(2), answer).unwrap();
+        assert_eq!(some.len(), 2 * ASKED_AT_ONCE);
+        // A later call begins behind that.
+        let rest = |some: &[&EditPoint]| {
+            assert!(!some.contains(&points[0]), "it was asked before");
+            answer(some)
+        };
+        assert_eq!(asked(some, &points, late_after(9), rest).unwrap(), all);
+        assert_eq!(asked(all.clone(), &points, || false, |_| Err(())).unwrap(), all);
+    }
+
+    #[test]
+    fn the_cache_knows_a_change_only_after_its_points() {
+        let mut steps: Vec<Step> = (0..4).map(step).collect();
+        for step in &mut steps {
+            step.replaced = vec![("let value = load(key);\n".to_owned(), "let value = fetch(key);\n".to_owned())];
+            for point in &mut step.points {
+                "let value = load(key);\n".clone_into(&mut point.context.window.text);
+            }
+        }
+        let said = remembered(&mut NgramCache::default(), &steps);
+        let is_said: Vec<bool> = said.iter().map(|answer| !answer.actions.is_no_edit()).collect();
+        // Two changes have to agree: those before the third one.
+        assert_eq!(is_said, [false, false, false, false, true, true, true, true]);
     }
 
     #[test]

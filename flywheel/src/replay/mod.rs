@@ -21,12 +21,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use edit_model::EditModel;
 use simulator::baseline::{NgramCache, repeat_last_substitution};
 use simulator::history::judgement::Judgement;
+use simulator::history::points::EditPoint;
 use simulator::history::{Census, Change, HistoryError, HistorySummary, git, releases};
 use trainer::gate::GateLimits;
 use trainer::job::{JobFile, JobProgress, JobResult, run_job};
 use trainer::{TrainerError, TrainingPair};
 
-use self::answers::{Answer, Difference, Figures, Paired, ask, difference, judged, lessons};
+use self::answers::{Answer, Difference, Figures, Paired, ask, asked, difference, judged, lessons, remembered};
 use self::plan::Plan;
 use self::report::{Kind, Report, SCHEMA, Score, Version};
 use self::state::State;
@@ -44,8 +45,6 @@ const BASE: &str = "base";
 const REPEAT_LAST: &str = "repeat-last-substitution";
 const NGRAM_CACHE: &str = "n-gram-cache";
 
-/// Points that are asked before the clock is looked at.
-const ASKED_AT_ONCE: usize = 64;
 /// Directory of the embedded parts, below which states are unless a flag says otherwise.
 const DATA_DIRECTORY: &str = "flywheel-data";
 
@@ -78,9 +77,8 @@ pub(crate) fn run(common: &Common, arguments: &ReplayArgs) -> Result<ExitCode, F
         None => None,
     };
     let plan = Plan::of(arguments)?;
-    let deadline = SystemTime::now() + Duration::from_secs(60 * u64::from(arguments.minutes));
     let progress = Progress::new();
-    let played = play(common, arguments, plan, deadline, &progress, started);
+    let played = play(common, arguments, plan, &progress, started);
     progress.finish();
     let found = played?;
     match report {
@@ -114,7 +112,6 @@ fn play(
     common: &Common,
     arguments: &ReplayArgs,
     plan: Plan,
-    deadline: SystemTime,
     progress: &Progress,
     started: Instant,
 ) -> Result<Report, Failure> {
@@ -143,7 +140,8 @@ fn play(
         base: &base,
         base_directory: &base_directory,
         snapshot_digest: &digest,
-        deadline,
+        // What came before is done again by every call: it must leave each of them some time.
+        deadline: SystemTime::now() + Duration::from_secs(60 * u64::from(arguments.minutes)),
         progress,
         trained: BTreeMap::new(),
         answers: BTreeMap::new(),
@@ -302,22 +300,28 @@ impl Game<'_> {
         }
         let name = format!("answers-{version}-{window}.json");
         let points = self.stretches[window - 1].points();
-        if let Some(kept) = self.state.kept::<Vec<Answer>>(&name).filter(|kept| kept.len() == points.len()) {
+        let kept = self.state.kept::<Vec<Answer>>(&name).filter(|kept| kept.len() <= points.len()).unwrap_or_default();
+        if kept.len() == points.len() {
             self.answers.insert((version, window), kept);
             return Ok(true);
         }
-        let Some(model) = self.model(version).cloned() else { return Ok(false) };
+        let Some(model) = self.model(version) else { return Ok(false) };
+        let before = kept.len();
         self.progress.begin("answering a window", Some(points.len() as u64));
-        let mut said = Vec::with_capacity(points.len());
-        for some in points.chunks(ASKED_AT_ONCE) {
-            if self.is_late() {
-                self.not_done.push(format!("version {version} on window {window} and what follows"));
-                return Ok(false);
-            }
-            said.extend(ask(&model, some, self.plan.training.threads)?);
+        self.progress.reached(before as u64);
+        let ask = |some: &[&EditPoint]| {
+            let said = ask(model, some, self.plan.training.threads)?;
             self.progress.advance(some.len() as u64);
+            Ok::<_, TrainerError>(said)
+        };
+        let said = asked(kept, &points, || self.is_late(), ask)?;
+        if said.len() > before {
+            self.state.keep(&name, &said)?;
         }
-        self.state.keep(&name, &said)?;
+        if said.len() < points.len() {
+            self.not_done.push(format!("version {version} on window {window} and what follows"));
+            return Ok(false);
+        }
         self.answers.insert((version, window), said);
         Ok(true)
     }
@@ -411,11 +415,7 @@ impl Game<'_> {
             let repeated: Vec<Answer> =
                 points.iter().map(|point| Answer::certain(repeat_last_substitution(&point.context))).collect();
             all.insert((REPEAT_LAST.to_owned(), window), judged(&points, &repeated));
-            let mut remembered = Vec::with_capacity(points.len());
-            for step in &stretch.steps {
-                remembered.extend(step.points.iter().map(|point| Answer::certain(cache.propose(&point.context))));
-                cache.learn(step.replaced.iter().map(|(old, new)| (old.as_str(), new.as_str())));
-            }
+            let remembered = remembered(&mut cache, &stretch.steps);
             all.insert((NGRAM_CACHE.to_owned(), window), judged(&points, &remembered));
         }
         all

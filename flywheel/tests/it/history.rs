@@ -168,14 +168,27 @@ fn a_history_is_replayed_and_an_interrupted_replay_goes_on() {
     let claims: Vec<&str> =
         report["claims"].as_array().unwrap().iter().map(|claim| claim["against"].as_str().unwrap()).collect();
     assert_eq!(claims, ["base", "repeat-last-substitution", "n-gram-cache"]);
+    // A trained version served every window but the first, none the one that it learned from.
+    let served: u64 = windows[1..].iter().map(|window| window["changes_drawn"].as_u64().unwrap()).sum();
+    for claim in report["claims"].as_array().unwrap() {
+        assert_eq!(claim["changes"].as_u64(), Some(served), "{report}");
+    }
     assert!(report["overlap"]["packages"].as_array().is_some());
 
     // Everything is there already; an answer that was lost is given again, and is the same.
     let state = state(folder.path()).unwrap();
     std::fs::remove_file(state.join("answers-1-3.json")).unwrap();
     let again = replay(folder.path(), &path, &["--json", "--minutes", "10"]).json();
-    assert_eq!(timeless(again), timeless(report));
+    assert_eq!(timeless(again), timeless(report.clone()));
     assert!(state.join("answers-1-3.json").is_file());
+    // Of what was said until it got late nothing is said again, and the rest is.
+    let whole = std::fs::read(state.join("answers-1-3.json")).unwrap();
+    let mut some: Vec<Value> = serde_json::from_slice(&whole).unwrap();
+    some.truncate(some.len() / 2);
+    std::fs::write(state.join("answers-1-3.json"), serde_json::to_vec(&some).unwrap()).unwrap();
+    let again = replay(folder.path(), &path, &["--json"]).json();
+    assert_eq!(timeless(again), timeless(report));
+    assert!(std::fs::read(state.join("answers-1-3.json")).unwrap() == whole);
 
     for (name, starts, says) in [("r.md", "# Replay of pantry", "version-2"), ("r.html", "<!DOCTYPE html>", "<svg")] {
         let file = folder.path().join(name);
