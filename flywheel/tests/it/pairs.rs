@@ -154,7 +154,7 @@ async fn pairs_are_listed_explained_shown_and_exported() {
     let (id, reason) = (text(two_sided, "pair_id"), text(two_sided, "reason"));
     let of_reason = place.say(&["pairs", "list", "--reason", reason, "--limit", "1", "--json"]).json();
     assert_eq!((of_reason.as_array().unwrap().len(), text(&of_reason[0], "reason")), (1, reason));
-    let table = place.say(&["pairs", "list"]);
+    let table = place.say(&["pairs", "list", "--limit", "1000"]);
     assert!(table.stdout.contains(&id[..12]) && table.stdout.contains(reason), "{table:?}");
     assert!(place.say(&["pairs", "list", "--reason", "liked"]).sentence().contains("typed_against"));
 
@@ -224,7 +224,7 @@ fn in_pages(place: &Place, listed: &[Value]) {
     assert!(malformed.code == Some(2) && malformed.stderr.contains("LABELED_AT:PAIR_ID"), "{malformed:?}");
 
     assert_eq!(place.say(&["pairs", "list", "--labeled-before", "2020-01-01", "--json"]).json(), serde_json::json!([]));
-    let since = place.say(&["pairs", "list", "--labeled-from", "2020-01-01", "--json"]).json();
+    let since = place.say(&["pairs", "list", "--labeled-from", "2020-01-01", "--limit", "1000", "--json"]).json();
     assert_eq!(since.as_array().unwrap(), listed);
 }
 
