@@ -98,6 +98,7 @@ fn child() {
     let Ok(needs) = std::env::var(NEEDS) else { return };
     let needs: Vec<&str> = needs.lines().collect();
     let [bootstrap, prefix, database, directory, handler] = needs[..] else { panic!("{needs:?}") };
+    tracing_subscriber::fmt().with_env_filter("bus=debug,warn").with_writer(std::io::stderr).init();
     let scripted = Scripted::new("out");
     let handler: Arc<dyn StepHandler> = match handler {
         SLOW => Arc::new(Slow(scripted)),

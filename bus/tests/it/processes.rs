@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use bus::local::{LocalLog, LocalLogConfig};
@@ -44,10 +44,11 @@ fn open(path: &Path, lease_ms: u64) -> Arc<dyn Bus> {
     Arc::new(LocalLog::open(path, clock.shared(), config(lease_ms)).unwrap())
 }
 
-/// Another process, ended with the test.
+/// Another process, ended with the test. What it told on its standard error is shown when the test fails.
 pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
+    told: Arc<Mutex<String>>,
 }
 
 impl Process {
@@ -62,9 +63,18 @@ impl Process {
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let told = Arc::<Mutex<String>>::default();
+        let (errors, telling) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&told));
+        std::thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                let mut told = telling.lock().unwrap();
+                told.push_str(&line);
+                told.push('\n');
+            }
+        });
         let output = BufReader::new(child.stdout.take().unwrap());
         let marked = output.lines().map_while(Result::ok).filter_map(|line| {
             let from = line.find(MARK)? + MARK.len();
@@ -72,7 +82,7 @@ impl Process {
         });
         let (lines, received) = channel();
         std::thread::spawn(move || marked.map(|line| lines.send(line)).all(|sent| sent.is_ok()));
-        Self { child, lines: received }
+        Self { child, lines: received, told }
     }
 
     /// The next line for the parent; none when the process has ended.
@@ -107,6 +117,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let ended = self.child.try_wait();
+            eprintln!("the other process ({ended:?}) told:\n{}", self.told.lock().unwrap());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
