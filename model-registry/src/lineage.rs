@@ -10,6 +10,8 @@
 //! files may change, what was learned from may not. The formula has a number, which the filters carry: what an earlier
 //! one named stays verified.
 
+use std::borrow::Cow;
+
 use events::{Audience, ModelName, ModelVersion, PairId, PersonPseudonym, RunId, Sha256Digest, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -126,16 +128,21 @@ pub struct MemberEntry {
 
 /// Names a data set for ever: what chose it, and the sorted list of its members. None for a formula that only a newer
 /// release knows.
+// Inlined, it is compiled as fast as whoever names a million pairs; this crate is not.
+#[inline]
 #[must_use]
 pub fn snapshot_digest(filters: &SnapshotFilters, members: &[MemberEntry]) -> Option<Sha256Digest> {
     if !(FIRST_FORMULA..=FORMULA).contains(&filters.formula) {
         return None;
     }
     let is_first = filters.formula == FIRST_FORMULA;
-    let mut members = members.to_vec();
-    members.sort_unstable();
+    // Most come sorted.
+    let mut members = Cow::Borrowed(members);
+    if !members.is_sorted() {
+        members.to_mut().sort_unstable();
+    }
     let mut list = Vec::with_capacity(members.len() * 81);
-    for member in members {
+    for member in members.iter() {
         list.extend_from_slice(member.pair_id.digest().as_bytes());
         list.extend_from_slice(member.content_digest.as_bytes());
         list.push(member.purpose as u8);

@@ -2,8 +2,7 @@
 //! and consent of now allow it.
 
 use std::cmp::Reverse;
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use events::{Audience, OpportunityId, PairId, PairReason, PersonPseudonym, PreferencePair, Timestamp};
 use model_registry::lineage::SnapshotFilters;
@@ -81,21 +80,19 @@ pub fn choose(
     pairs: Vec<PreferencePair>,
 ) -> (Vec<PreferencePair>, Census) {
     let mut left_out = Census::new();
-    let mut once: BTreeMap<PairId, PreferencePair> = BTreeMap::new();
-    for pair in pairs {
-        match once.entry(pair.pair_id) {
-            Entry::Vacant(place) => {
-                place.insert(pair);
-            }
-            // A pair is never revised; were it, the choice must not depend on which came first.
-            Entry::Occupied(mut known) if pair.content_digest < known.get().content_digest => {
-                known.insert(pair);
-            }
-            Entry::Occupied(_) => {}
+    // A pair is never revised; were it, the choice must not depend on which came first.
+    let mut once: HashMap<PairId, usize> = HashMap::with_capacity(pairs.len());
+    for (place, pair) in pairs.iter().enumerate() {
+        let known = once.entry(pair.pair_id).or_insert(place);
+        if pair.content_digest < pairs[*known].content_digest {
+            *known = place;
         }
     }
-    let (training, calibrating): (Vec<_>, Vec<_>) = once
-        .into_values()
+    let (training, calibrating): (Vec<_>, Vec<_>) = pairs
+        .into_iter()
+        .enumerate()
+        .filter(|(place, pair)| once.get(&pair.pair_id) == Some(place))
+        .map(|(_, pair)| pair)
         .filter(|pair| match refusal(pair, filters, allowed, sharing) {
             None => true,
             Some(reason) => {
@@ -106,7 +103,8 @@ pub fn choose(
         .partition(|pair| pair.weight > 0.0);
     let mut chosen = newest(policy, filters.maximum_pairs, training, &mut left_out);
     chosen.extend(newest(policy, filters.maximum_pairs, calibrating, &mut left_out));
-    chosen.sort_unstable_by_key(newest_first);
+    // Pairs are large: what they are sorted by is sorted, and each is moved once.
+    chosen.sort_by_cached_key(newest_first);
     (chosen, left_out)
 }
 
@@ -121,7 +119,7 @@ fn newest(
     if pairs.len() <= most {
         return pairs;
     }
-    pairs.sort_unstable_by_key(newest_first);
+    pairs.sort_by_cached_key(newest_first);
     let mut counts: HashMap<&PersonPseudonym, usize> = HashMap::new();
     let places: Vec<usize> = pairs
         .iter()

@@ -4,13 +4,9 @@
 //! and so the limit, so that limits are applied until all of them hold. They never reach zero: a limit is at least
 //! three, because every group has a pair. They are applied to what enters the hold-outs and again to what trains.
 
-use std::collections::HashMap;
-
-use events::Sha256Digest;
-
 use super::composition::Reason;
+use super::entry::{ByNumber, Entry, LeftOut};
 use super::policy::DataSetPolicy;
-use super::{Entry, LeftOut};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dimension {
@@ -20,23 +16,17 @@ pub(crate) enum Dimension {
     File,
 }
 
-#[derive(PartialEq, Eq, Hash)]
-enum Key<'a> {
-    Text(&'a str),
-    Digest(Sha256Digest),
-}
-
 impl Dimension {
     pub(crate) const ALL: [Self; 4] = [Self::Person, Self::Team, Self::Repository, Self::File];
 
-    fn key<'a>(self, entry: Entry<'a>) -> Option<Key<'a>> {
-        let pair = &entry.candidate.pair;
+    /// Whose an entry is.
+    fn number(self, entry: &Entry<'_>) -> Option<u32> {
         match self {
             // What several persons did is no single voice.
-            Self::Person => (entry.people == 1).then_some(Key::Text(pair.person.as_str())),
-            Self::Team => Some(Key::Text(team(&pair.repository))),
-            Self::Repository => Some(Key::Text(&pair.repository)),
-            Self::File => Some(Key::Digest(entry.candidate.lesson.file)),
+            Self::Person => (entry.people == 1).then_some(entry.person),
+            Self::Team => Some(entry.team),
+            Self::Repository => Some(entry.repository),
+            Self::File => Some(entry.file),
         }
     }
 
@@ -88,23 +78,23 @@ fn cap<'a>(
     entries: Vec<Entry<'a>>,
     left_out: &mut LeftOut<'a>,
 ) -> Vec<Entry<'a>> {
-    let mut counts: HashMap<Key<'a>, usize> = HashMap::new();
+    let mut counts: ByNumber<usize> = ByNumber::default();
     let mut nobodys = 0;
     for entry in &entries {
-        match dimension.key(*entry) {
-            Some(key) => *counts.entry(key).or_default() += 1,
+        match dimension.number(entry) {
+            Some(number) => *counts.of(number) += 1,
             None => nobodys += 1,
         }
     }
-    let sizes: Vec<usize> = counts.values().copied().collect();
+    let sizes: Vec<usize> = counts.values().filter(|size| *size > 0).collect();
     let most = limit(&sizes, nobodys, permille);
     if sizes.iter().all(|size| *size <= most) {
         return entries;
     }
-    let mut taken: HashMap<Key<'a>, usize> = HashMap::with_capacity(counts.len());
+    let mut taken: ByNumber<usize> = ByNumber::default();
     left_out.retain(entries, |entry| {
-        let Some(key) = dimension.key(*entry) else { return Ok(()) };
-        let taken = taken.entry(key).or_default();
+        let Some(number) = dimension.number(entry) else { return Ok(()) };
+        let taken = taken.of(number);
         *taken += 1;
         if *taken <= most { Ok(()) } else { Err(dimension.reason()) }
     })

@@ -1,12 +1,12 @@
 //! What a data set is made of, in counts: what each stage left out and why, and what the sets hold. Never text, and
 //! nothing of a single person.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use events::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Entry;
+use super::entry::{ByNumber, Entry};
 use super::groups::{GroupCount, SetGroups};
 use super::lesson::Silence;
 
@@ -164,12 +164,11 @@ pub struct SetStatistics {
 impl SetStatistics {
     pub(crate) fn of(entries: &[Entry<'_>]) -> Self {
         let mut statistics = Self { pairs: entries.len(), ..Self::default() };
-        let (mut persons, mut repositories) = (HashSet::new(), HashSet::new());
+        let [mut persons, mut repositories]: [ByNumber<bool>; 2] = Default::default();
         for entry in entries {
-            let pair = &entry.candidate.pair;
-            persons.insert(&pair.person);
-            repositories.insert(pair.repository.as_str());
-            match entry.candidate.lesson.silence {
+            *persons.of(entry.person) = true;
+            *repositories.of(entry.repository) = true;
+            match entry.silence {
                 Some(Silence::Chosen) => statistics.choosing_no_edit += 1,
                 Some(Silence::Rejected) => statistics.rejecting_no_edit += 1,
                 None => {}
@@ -178,8 +177,8 @@ impl SetStatistics {
             statistics.most_support_people = statistics.most_support_people.max(entry.people);
             statistics.most_support_repositories = statistics.most_support_repositories.max(entry.repositories);
         }
-        statistics.persons = persons.len();
-        statistics.repositories = repositories.len();
+        statistics.persons = persons.count();
+        statistics.repositories = repositories.count();
         statistics.groups = SetGroups::of(entries);
         statistics.count_by_groups();
         statistics

@@ -1,12 +1,12 @@
 //! A set told apart by what its pairs are about, as far as no person can be told from it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
-use events::{EditPattern, PersonPseudonym};
+use events::EditPattern;
 use labeler::crowd::{Crowd, Told, along, apart};
 use serde::{Deserialize, Serialize};
 
-use super::Entry;
+use super::entry::Entry;
 
 /// Where buckets of lengths begin, after the first one, in characters.
 const LENGTHS: [u32; 6] = [1, 16, 64, 256, 1024, 4096];
@@ -43,27 +43,55 @@ pub struct SetGroups {
     pub rejected_characters: Vec<GroupCount>,
 }
 
-/// Persons are numbered, which is faster than their pseudonyms are compared.
+/// Persons by their numbers, each one bit.
+#[derive(Default)]
+struct Persons(Vec<u64>);
+
+impl Persons {
+    fn insert(&mut self, person: u32) {
+        let word = (person / u64::BITS) as usize;
+        self.make_room(word + 1);
+        self.0[word] |= 1_u64 << (person % u64::BITS);
+    }
+
+    fn make_room(&mut self, words: usize) {
+        if self.0.len() < words {
+            self.0.resize(words, 0);
+        }
+    }
+
+    fn merge(&mut self, others: &Self) {
+        self.make_room(others.0.len());
+        for (own, theirs) in self.0.iter_mut().zip(&others.0) {
+            *own |= theirs;
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+}
+
 #[derive(Default)]
 struct PairsOfReason {
-    persons: HashSet<u32>,
+    persons: Persons,
     pairs: usize,
 }
 
 impl Crowd for PairsOfReason {
     fn persons(&self) -> usize {
-        self.persons.len()
+        self.persons.count()
     }
 
     fn merge(&mut self, others: Self) {
-        self.persons.extend(others.persons);
+        self.persons.merge(&others.persons);
         self.pairs += others.pairs;
     }
 }
 
 #[derive(Default)]
 struct Pairs {
-    persons: HashSet<u32>,
+    persons: Persons,
     by_reason: BTreeMap<&'static str, PairsOfReason>,
 }
 
@@ -78,11 +106,11 @@ impl Pairs {
 
 impl Crowd for Pairs {
     fn persons(&self) -> usize {
-        self.persons.len()
+        self.persons.count()
     }
 
     fn merge(&mut self, others: Self) {
-        self.persons.extend(others.persons);
+        self.persons.merge(&others.persons);
         for (reason, pairs) in others.by_reason {
             self.by_reason.entry(reason).or_default().merge(pairs);
         }
@@ -124,13 +152,11 @@ fn length_name(bucket: usize) -> String {
 
 impl SetGroups {
     pub(crate) fn of(entries: &[Entry<'_>]) -> Self {
-        let mut numbers: HashMap<&PersonPseudonym, u32> = HashMap::new();
         let [mut reasons, mut languages, mut patterns]: [BTreeMap<&str, Pairs>; 3] = Default::default();
         let (mut chosen, mut rejected): (BTreeMap<usize, Pairs>, BTreeMap<usize, Pairs>) = Default::default();
         for entry in entries {
             let (pair, lesson) = (&entry.candidate.pair, &entry.candidate.lesson);
-            let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-            let person = *numbers.entry(&pair.person).or_insert(next);
+            let person = entry.person;
             let reason = pair.reason.as_str();
             reasons.entry(reason).or_default().add(person, reason);
             languages.entry(pair.language.as_str()).or_default().add(person, reason);
@@ -156,7 +182,26 @@ impl SetGroups {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn persons_are_a_set(
+            own in prop::collection::vec(0..300_u32, 0..40),
+            others in prop::collection::vec(0..300_u32, 0..40),
+        ) {
+            let (mut persons, mut more) = (Persons::default(), Persons::default());
+            own.iter().for_each(|person| persons.insert(*person));
+            others.iter().for_each(|person| more.insert(*person));
+            prop_assert_eq!(persons.count(), own.iter().collect::<BTreeSet<_>>().len());
+            persons.merge(&more);
+            prop_assert_eq!(persons.count(), own.iter().chain(&others).collect::<BTreeSet<_>>().len());
+        }
+    }
 
     #[test]
     fn lengths_fall_into_buckets_that_say_so() {

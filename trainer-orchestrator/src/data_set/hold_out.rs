@@ -9,14 +9,16 @@
 //! wanted, one pair of each, and of those only what is of a repository that trains and what no pair that trains nearly
 //! equals. The time from which on pairs are held out goes back until enough of them remain, but at most to the middle.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::mem::replace;
 
-use events::{OpportunityId, Sha256Digest};
+use events::Sha256Digest;
 
 use super::composition::Reason;
+use super::entry::{ByNumber, Entry, LeftOut};
 use super::minhash::have_near_duplicates;
 use super::policy::DataSetPolicy;
-use super::{Entry, LeftOut, training};
+use super::training;
 
 /// The pairs of one set, and the rest.
 pub(crate) struct Parted<'a> {
@@ -43,25 +45,21 @@ pub(crate) fn general<'a>(
     }
     let repositories = unseen_repositories(policy.general_permille, &entries);
     let people = unseen_people(&repositories, &entries);
-    let is_of = |entry: &Entry<'a>| {
-        let pair = &entry.candidate.pair;
-        (repositories.contains(pair.repository.as_str()), people.contains(pair.person.as_str()))
-    };
+    let is_of = |entry: &Entry<'a>| (repositories.get(entry.repository), people.get(entry.person));
     let remaining = entries.iter().filter(|entry| is_of(entry) == (false, false));
-    let (remain, train) =
-        remaining.fold((0, false), |(count, trains), entry| (count + 1, trains || entry.candidate.trains()));
+    let (remain, train) = remaining.fold((0, false), |(count, trains), entry| (count + 1, trains || entry.trains()));
     let most_cost = entries.len() * policy.general_permille as usize * MOST_OF_SHARE / 1000;
     if !train || entries.len() - remain > most_cost {
         return none(entries);
     }
-    let mut opportunities = HashSet::new();
+    let mut opportunities: ByNumber<bool> = ByNumber::default();
     let first: Vec<Entry<'a>> = entries
         .iter()
-        .filter(|entry| is_of(entry) == (true, true) && entry.candidate.judges())
-        .filter(|entry| opportunities.insert(entry.candidate.pair.opportunity_id))
+        .filter(|entry| is_of(entry) == (true, true) && entry.judges)
+        .filter(|entry| !replace(opportunities.of(entry.opportunity), true))
         .copied()
         .collect();
-    let training = || entries.iter().filter(|entry| is_of(entry) == (false, false) && entry.candidate.trains());
+    let training = || entries.iter().filter(|entry| is_of(entry) == (false, false) && entry.trains());
     let most = most.max(policy.general_opportunities);
     let (mut judging, mut repeating) = (HashSet::new(), HashSet::new());
     // What trains is looked through once for every part, and so parts become larger.
@@ -82,8 +80,9 @@ pub(crate) fn general<'a>(
     if judging.len() < policy.general_opportunities {
         return none(entries);
     }
-    let (held_out, entries): (Vec<_>, Vec<_>) =
-        entries.into_iter().partition(|entry| judging.contains(&entry.candidate.pair.pair_id));
+    let (held_out, entries): (Vec<_>, Vec<_>) = entries
+        .into_iter()
+        .partition(|entry| is_of(entry) == (true, true) && judging.contains(&entry.candidate.pair.pair_id));
     let rest = left_out.retain(entries, |entry| match is_of(entry) {
         (false, false) => Ok(()),
         (true, true) if repeating.contains(&entry.candidate.pair.pair_id) => Err(Reason::NearDuplicate),
@@ -104,21 +103,25 @@ pub fn is_unseen(permille: u32, repository: &str) -> bool {
     u64::from(u32::from_be_bytes([first, second, third, fourth])) * 1000 < u64::from(permille) << 32
 }
 
-fn unseen_repositories<'a>(permille: u32, entries: &[Entry<'a>]) -> HashSet<&'a str> {
-    let names: HashSet<&'a str> = entries.iter().map(|entry| entry.candidate.pair.repository.as_str()).collect();
-    names.into_iter().filter(|name| is_unseen(permille, name)).collect()
+fn unseen_repositories(permille: u32, entries: &[Entry<'_>]) -> ByNumber<bool> {
+    let [mut known, mut unseen]: [ByNumber<bool>; 2] = Default::default();
+    for entry in entries {
+        if !replace(known.of(entry.repository), true) {
+            *unseen.of(entry.repository) = is_unseen(permille, &entry.candidate.pair.repository);
+        }
+    }
+    unseen
 }
 
 /// Persons at least half of whose pairs are of `repositories`.
-fn unseen_people<'a>(repositories: &HashSet<&'a str>, entries: &[Entry<'a>]) -> HashSet<&'a str> {
-    let mut counts: HashMap<&'a str, (usize, usize)> = HashMap::new();
+fn unseen_people(repositories: &ByNumber<bool>, entries: &[Entry<'_>]) -> ByNumber<bool> {
+    let mut counts: ByNumber<(usize, usize)> = ByNumber::default();
     for entry in entries {
-        let pair = &entry.candidate.pair;
-        let (inside, all) = counts.entry(pair.person.as_str()).or_default();
-        *inside += usize::from(repositories.contains(pair.repository.as_str()));
+        let (inside, all) = counts.of(entry.person);
+        *inside += usize::from(repositories.get(entry.repository));
         *all += 1;
     }
-    counts.into_iter().filter(|(_, (inside, all))| inside * 2 >= *all).map(|(person, _)| person).collect()
+    counts.map(|(inside, all)| inside * 2 >= all)
 }
 
 /// Parts the set *adapt*, of at most `wanted` opportunities, from what trains, which is all of the rest. `entries` are
@@ -129,15 +132,15 @@ pub(crate) fn adapt<'a>(
     entries: &[Entry<'a>],
     left_out: &mut LeftOut<'a>,
 ) -> Parted<'a> {
-    let judgeable: HashSet<OpportunityId> = entries
-        .iter()
-        .filter(|entry| entry.candidate.judges())
-        .map(|entry| entry.candidate.pair.opportunity_id)
-        .collect();
+    let mut judgeable: ByNumber<bool> = ByNumber::default();
+    for entry in entries.iter().filter(|entry| entry.judges) {
+        *judgeable.of(entry.opportunity) = true;
+    }
+    let judgeable = judgeable.count();
     // While nothing would be left to train on, half of them train all the same: the gate then says that it can not
     // judge, with its figures.
-    let wanted = if judgeable.len() > wanted { wanted } else { judgeable.len() / 2 };
-    let most = wanted.max(judgeable.len() / 2);
+    let wanted = if judgeable > wanted { wanted } else { judgeable / 2 };
+    let most = wanted.max(judgeable / 2);
     let mut count = wanted;
     let mut found = Split::at(policy, entries, count);
     while found.fit().count() < wanted && count < most {
@@ -151,15 +154,15 @@ pub(crate) fn adapt<'a>(
             found = nearer;
         }
     }
-    for entry in &found.aside {
-        left_out.leave(entry.candidate, Reason::HeldOutWithoutJudging);
+    for entry in found.aside {
+        left_out.leave(entry, Reason::HeldOutWithoutJudging);
     }
     let mut held_out = Vec::with_capacity(wanted);
     for (entry, unfit) in found.held.into_iter().zip(found.unfit) {
         match unfit {
-            Some(reason) => left_out.leave(entry.candidate, reason),
+            Some(reason) => left_out.leave(entry, reason),
             None if held_out.len() < wanted => held_out.push(entry),
-            None => left_out.leave(entry.candidate, Reason::HeldOutWithoutJudging),
+            None => left_out.leave(entry, Reason::HeldOutWithoutJudging),
         }
     }
     left_out.0.append(&mut found.older.0);
@@ -189,17 +192,16 @@ struct Split<'a> {
 impl<'a> Split<'a> {
     fn at(policy: &DataSetPolicy, entries: &[Entry<'a>], count: usize) -> Self {
         let (mut held, mut aside, mut rest) = (Vec::with_capacity(count), Vec::new(), Vec::new());
-        let mut opportunities = HashSet::with_capacity(count);
+        let mut opportunities: ByNumber<bool> = ByNumber::default();
         for entry in entries {
-            let opportunity = entry.candidate.pair.opportunity_id;
             if held.len() < count {
-                let is_first = entry.candidate.judges() && opportunities.insert(opportunity);
+                let is_first = entry.judges && !replace(opportunities.of(entry.opportunity), true);
                 if is_first {
                     held.push(*entry);
                 } else {
                     aside.push(*entry);
                 }
-            } else if opportunities.contains(&opportunity) {
+            } else if opportunities.get(entry.opportunity) {
                 aside.push(*entry);
             } else {
                 rest.push(*entry);
@@ -209,9 +211,12 @@ impl<'a> Split<'a> {
         let mut older = LeftOut::default();
         let training = training(policy, rest, &mut older);
         let repeats = have_near_duplicates(&judging, training.iter().map(shingles), policy.near_duplicate_permille);
-        let repositories: HashSet<&str> = training.iter().map(repository).collect();
+        let mut repositories: ByNumber<bool> = ByNumber::default();
+        for entry in &training {
+            *repositories.of(entry.repository) = true;
+        }
         let unfit = |(entry, repeats): (&Entry<'a>, bool)| {
-            if repositories.contains(repository(entry)) {
+            if repositories.get(entry.repository) {
                 repeats.then_some(Reason::NearDuplicate)
             } else {
                 Some(Reason::HeldOutWithoutJudging)
@@ -227,12 +232,8 @@ impl<'a> Split<'a> {
     }
 }
 
-fn repository<'a>(entry: &Entry<'a>) -> &'a str {
-    &entry.candidate.pair.repository
-}
-
 fn shingles<'a>(entry: &Entry<'a>) -> &'a [u32] {
-    &entry.candidate.lesson.shingles
+    entry.shingles
 }
 
 #[cfg(test)]

@@ -2,19 +2,11 @@
 //! whoever makes the same correction on a hundred days has said it once, too. A person's limit would not see to that: it
 //! is a share of all pairs, whatever they say.
 
-use std::collections::{HashMap, HashSet};
-
-use events::Sha256Digest;
+use std::collections::HashSet;
 
 use super::composition::Reason;
-use super::duplicates::rank;
-use super::{Entry, LeftOut};
-
-/// Indices of equal corrections. Nearly all stand alone, and allocate nothing.
-struct Group {
-    first: usize,
-    others: Vec<usize>,
-}
+use super::duplicates::{makers, rank};
+use super::entry::{Entry, LeftOut};
 
 /// What becomes of an entry.
 #[derive(Clone, Copy)]
@@ -26,22 +18,24 @@ enum Fate {
 
 /// Merges equal corrections into one pair each, whoever made them, where and when.
 pub(crate) fn equal_corrections<'a>(entries: Vec<Entry<'a>>, left_out: &mut LeftOut<'a>) -> Vec<Entry<'a>> {
-    let mut groups: HashMap<Sha256Digest, Group> = HashMap::with_capacity(entries.len());
-    for (index, entry) in entries.iter().enumerate() {
-        groups
-            .entry(entry.candidate.lesson.correction)
-            .and_modify(|group| group.others.push(index))
-            .or_insert(Group { first: index, others: Vec::new() });
-    }
+    // Nearly all stand alone.
+    let makers = makers(&entries);
+    let is_repeated = |entry: &Entry<'a>| makers.get(entry.correction) > 1;
+    let mut repeated: Vec<(u32, usize)> = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| is_repeated(entry))
+        .map(|(index, entry)| (entry.correction, index))
+        .collect();
+    repeated.sort_unstable();
     let mut fates = vec![Fate::Stays; entries.len()];
-    for group in groups.values().filter(|group| !group.others.is_empty()) {
-        let indices = || std::iter::once(group.first).chain(group.others.iter().copied());
-        let candidates = || indices().map(|index| (index, entries[index].candidate));
-        let people: HashSet<_> = candidates().map(|(_, candidate)| &candidate.pair.person).collect();
-        let repositories: HashSet<_> = candidates().map(|(_, candidate)| &candidate.pair.repository).collect();
-        let Some((best, _)) = candidates().min_by_key(|(_, candidate)| rank(candidate)) else { continue };
+    for group in repeated.chunk_by(|(one, _), (other, _)| one == other) {
+        let equals = || group.iter().map(|(_, index)| (*index, &entries[*index]));
+        let people: HashSet<u32> = equals().map(|(_, entry)| entry.person).collect();
+        let repositories: HashSet<u32> = equals().map(|(_, entry)| entry.repository).collect();
+        let Some((best, _)) = equals().min_by_key(|(_, entry)| rank(entry)) else { continue };
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        for index in indices() {
+        for (index, _) in equals() {
             fates[index] = if index == best {
                 Fate::StandsFor { people: count(people.len()), repositories: count(repositories.len()) }
             } else {
@@ -54,7 +48,7 @@ pub(crate) fn equal_corrections<'a>(entries: Vec<Entry<'a>>, left_out: &mut Left
         match fate {
             Fate::Stays => kept.push(entry),
             Fate::StandsFor { people, repositories } => kept.push(Entry { people, repositories, ..entry }),
-            Fate::Merged => left_out.leave(entry.candidate, Reason::Merged),
+            Fate::Merged => left_out.leave(entry, Reason::Merged),
         }
     }
     kept

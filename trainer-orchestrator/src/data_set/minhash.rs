@@ -95,6 +95,55 @@ pub(crate) fn are_similar(one: &[u32], other: &[u32], permille: u32) -> bool {
     common * 1000 >= all * permille as usize
 }
 
+/// The shingles of the few. Those that are asked about are many and mostly none of them, which one bit says; what a bit
+/// promises is looked up.
+struct Union {
+    bits: Vec<u64>,
+    /// Bits of a hash that choose no place in `bits`.
+    shift: u32,
+    all: HashSet<u32>,
+}
+
+impl Union {
+    fn of(sets: &[&[u32]]) -> Self {
+        let all: HashSet<u32> = sets.iter().flat_map(|set| set.iter().copied()).collect();
+        // With sixteen bits for each, one of sixteen others shares a bit with one of them.
+        let width = (all.len().max(4) * 16).next_power_of_two().ilog2().min(u32::BITS);
+        let mut union = Self { bits: vec![0; 1 << (width - u64::BITS.ilog2())], shift: u32::BITS - width, all };
+        for shingle in &union.all {
+            let (word, bit) = Self::place(union.shift, *shingle);
+            union.bits[word] |= bit;
+        }
+        union
+    }
+
+    /// A word and a bit of it, by the leading bits of a product (Knuth's multiplicative hashing).
+    fn place(shift: u32, shingle: u32) -> (usize, u64) {
+        let place = shingle.wrapping_mul(0x9e37_79b1) >> shift;
+        ((place / u64::BITS) as usize, 1_u64 << (place % u64::BITS))
+    }
+
+    fn contains(&self, shingle: u32) -> bool {
+        let (word, bit) = Self::place(self.shift, shingle);
+        self.bits[word] & bit != 0 && self.all.contains(&shingle)
+    }
+
+    /// Whether at least so many thousandths of a set lie in it.
+    fn holds(&self, set: &[u32], permille: u32) -> bool {
+        // So many may be missing: most sets are ruled out by the first few.
+        let mut room = set.len() * 1000_usize.saturating_sub(permille as usize) / 1000;
+        for shingle in set {
+            if !self.contains(*shingle) {
+                match room.checked_sub(1) {
+                    Some(left) => room = left,
+                    None => return false,
+                }
+            }
+        }
+        true
+    }
+}
+
 /// For each of `few`, whether one of `many` is at least so similar, in thousandths. Sets are sorted. With 0 nothing is.
 /// Equal ones of `few` are looked for once, and what is found is looked for no more: where many are the same, each of
 /// `many` would else be compared with all of them.
@@ -117,17 +166,15 @@ pub fn have_near_duplicates<'a>(few: &[&[u32]], many: impl Iterator<Item = &'a [
         .collect();
     let mut found = vec![false; distinct.len()];
     let permutations = MinHash::default();
-    let mut union = HashSet::new();
+    let union = Union::of(&distinct);
     let mut index: HashMap<(usize, [u32; ROWS]), Vec<usize>> = HashMap::new();
     for (number, shingles) in distinct.iter().enumerate() {
-        union.extend(shingles.iter().copied());
         for key in bands(&permutations.signature(shingles)) {
             index.entry(key).or_default().push(number);
         }
     }
     for shingles in many {
-        let inside = shingles.iter().filter(|shingle| union.contains(*shingle)).count();
-        if inside * 1000 < shingles.len() * permille as usize {
+        if !union.holds(shingles, permille) {
             continue;
         }
         for key in bands(&permutations.signature(shingles)) {
@@ -163,6 +210,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_union_holds_what_counting_says(
+            sets in prop::collection::vec(prop::collection::btree_set(0..400_u32, 0..60), 0..6),
+            asked in prop::collection::btree_set(0..400_u32, 0..60),
+            permille in 1..=1000_u32,
+        ) {
+            // Small numbers and others.
+            let spread = |number: &u32| number.wrapping_mul(if number.is_multiple_of(2) { 1 } else { 0x01a5_73c9 });
+            let sets: Vec<Vec<u32>> = sets.iter().map(|set| set.iter().map(spread).collect()).collect();
+            let asked: Vec<u32> = asked.iter().map(spread).collect();
+            let union = Union::of(&sets.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let inside = asked.iter().filter(|shingle| sets.iter().any(|set| set.contains(*shingle))).count();
+            prop_assert_eq!(union.holds(&asked, permille), inside * 1000 >= asked.len() * permille as usize);
+        }
+
         #[test]
         fn signatures_estimate_similarity(shared in 1..200_u32, own in 0..100_u32, other in 0..100_u32) {
             // Hashes as text gives them, spread over all numbers.

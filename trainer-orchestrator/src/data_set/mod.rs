@@ -14,6 +14,7 @@ pub mod candidates;
 mod caps;
 pub mod composition;
 mod duplicates;
+mod entry;
 pub mod groups;
 pub mod hold_out;
 pub mod lesson;
@@ -28,14 +29,15 @@ pub mod stored;
 pub mod watch;
 mod weights;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use events::{PairId, PreferencePair, Sha256Digest};
+use events::PreferencePair;
 use model_registry::lineage::{FIRST_FORMULA, MemberEntry, Purpose, SnapshotFilters, Support, snapshot_digest};
 
 use self::candidates::says_what_was_wanted;
 use self::composition::{Census, Composition, Reason, SetStatistics};
+use self::entry::{ByNumber, Entry, LeftOut, newest_first};
 use self::lesson::Lesson;
 use self::manifest::{DataSetError, LeftOutPair, Member, SnapshotPlan};
 use self::policy::DataSetPolicy;
@@ -53,47 +55,6 @@ impl Candidate {
     /// Whether others can be judged by it.
     fn judges(&self) -> bool {
         self.lesson.judges && says_what_was_wanted(&self.pair)
-    }
-
-    /// Whether there is anything to learn from it.
-    fn trains(&self) -> bool {
-        self.pair.weight > 0.0
-    }
-}
-
-/// A candidate on its way through the stages.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry<'a> {
-    candidate: &'a Candidate,
-    /// Persons who stand behind it.
-    people: u32,
-    /// Repositories of theirs.
-    repositories: u32,
-}
-
-/// What was left out on the way.
-#[derive(Debug, Default)]
-pub(crate) struct LeftOut<'a>(Vec<(&'a Candidate, Reason)>);
-
-impl<'a> LeftOut<'a> {
-    fn leave(&mut self, candidate: &'a Candidate, reason: Reason) {
-        self.0.push((candidate, reason));
-    }
-
-    /// Those of `entries` that `decide` keeps, in their order; the others are left out for the reason that it gives.
-    fn retain(
-        &mut self,
-        mut entries: Vec<Entry<'a>>,
-        mut decide: impl FnMut(&Entry<'a>) -> Result<(), Reason>,
-    ) -> Vec<Entry<'a>> {
-        entries.retain(|entry| match decide(entry) {
-            Ok(()) => true,
-            Err(reason) => {
-                self.leave(entry.candidate, reason);
-                false
-            }
-        });
-        entries
     }
 }
 
@@ -149,11 +110,25 @@ pub fn build(
         weights: weight_statistics,
     };
     // No two that train say the same. One that was merged may have been left out with the one that stood for it.
-    let by_correction: HashMap<Sha256Digest, PairId> =
-        training.iter().map(|entry| (entry.candidate.lesson.correction, entry.candidate.pair.pair_id)).collect();
+    let mut by_correction: ByNumber<Option<&Candidate>> = ByNumber::default();
+    for entry in &training {
+        *by_correction.of(entry.correction) = Some(entry.candidate);
+    }
+    let stands_for = |entry: &Entry<'_>| by_correction.get(entry.correction).map(|candidate| candidate.pair.pair_id);
+    let mut left_out: Vec<LeftOutPair> = left_out
+        .0
+        .into_iter()
+        .map(|(entry, reason)| LeftOutPair {
+            pair_id: entry.candidate.pair.pair_id,
+            person: entry.candidate.pair.person.clone(),
+            reason,
+            merged_into: if reason == Reason::Merged { stands_for(&entry) } else { None },
+        })
+        .collect();
+    left_out.sort_by_cached_key(|pair| pair.pair_id);
     let training = training.into_iter().zip(weights).map(|(entry, weight)| member(entry, Purpose::Training, weight));
     let judging = [(adapt, Purpose::Gate), (general, Purpose::General)].into_iter().flat_map(|(set, purpose)| {
-        let own = |entry: &Entry<'_>| (entry.candidate.pair.weight.max(0.0) * 1e6).round() as i64;
+        let own = |entry: &Entry<'_>| (entry.weight.max(0.0) * 1e6).round() as i64;
         set.into_iter().map(move |entry| member(entry, purpose, own(&entry)))
     });
     let mut members: Vec<Member> = training.chain(judging).collect();
@@ -162,18 +137,8 @@ pub fn build(
             member.entry.support = Support::default();
         }
     }
-    members.sort_unstable_by_key(|member| member.entry.pair_id);
-    let mut left_out: Vec<LeftOutPair> = left_out
-        .0
-        .into_iter()
-        .map(|(candidate, reason)| LeftOutPair {
-            pair_id: candidate.pair.pair_id,
-            person: candidate.pair.person.clone(),
-            reason,
-            merged_into: by_correction.get(&candidate.lesson.correction).filter(|_| reason == Reason::Merged).copied(),
-        })
-        .collect();
-    left_out.sort_unstable_by_key(|pair| pair.pair_id);
+    // Members are large: their ids are sorted, and each is moved once.
+    members.sort_by_cached_key(|member| member.entry.pair_id);
     let entries: Vec<MemberEntry> = members.iter().map(|member| member.entry).collect();
     let digest =
         snapshot_digest(&filters, &entries).ok_or(DataSetError::UnknownFormula { formula: filters.formula })?;
@@ -191,20 +156,12 @@ pub fn build(
     })
 }
 
-/// The one order in which every stage sees pairs: the newest opportunity first.
-fn newest_first(candidates: &[Candidate]) -> Vec<Entry<'_>> {
-    let entry = |candidate| Entry { candidate, people: 1, repositories: 1 };
-    let mut entries: Vec<Entry<'_>> = candidates.iter().map(entry).collect();
-    entries.sort_unstable_by_key(|entry| candidates::newest_first(&entry.candidate.pair));
-    entries
-}
-
 /// What trains of `entries`, which are what nothing holds out. Equal corrections are merged only here: a person who is
-/// held out must not raise the weight of a pair that trains, and what judges is one pair of each opportunity. Limits held for all that entered the hold-outs, not for
-/// what is left of it; and what balance leaves out lowers them again, as they make what it balances fewer. Both are
-/// applied until both hold.
+/// held out must not raise the weight of a pair that trains, and what judges is one pair of each opportunity. Limits
+/// held for all that entered the hold-outs, not for what is left of it; and what balance leaves out lowers them again,
+/// as they make what it balances fewer. Both are applied until both hold.
 fn training<'a>(policy: &DataSetPolicy, entries: Vec<Entry<'a>>, left_out: &mut LeftOut<'a>) -> Vec<Entry<'a>> {
-    let trains = |entry: &Entry<'a>| if entry.candidate.trains() { Ok(()) } else { Err(Reason::CalibrationOnly) };
+    let trains = |entry: &Entry<'a>| if entry.trains() { Ok(()) } else { Err(Reason::CalibrationOnly) };
     let entries = left_out.retain(entries, trains);
     let mut entries = merging::equal_corrections(entries, left_out);
     loop {
@@ -218,10 +175,21 @@ fn training<'a>(policy: &DataSetPolicy, entries: Vec<Entry<'a>>, left_out: &mut 
 
 /// How many of `judging` write no name that `training` does not write.
 fn identifiers_seen(training: &[Entry<'_>], judging: &[Entry<'_>]) -> usize {
-    let known: HashSet<u64> =
-        training.iter().flat_map(|entry| entry.candidate.lesson.identifiers.iter().copied()).collect();
-    let are_known = |entry: &&Entry<'_>| entry.candidate.lesson.identifiers.iter().all(|name| known.contains(name));
-    judging.iter().filter(are_known).count()
+    // What judges is few: the names of what trains are many.
+    let mut unseen: HashSet<u64> = judging.iter().flat_map(names).copied().collect();
+    for entry in training {
+        if unseen.is_empty() {
+            break;
+        }
+        for name in names(entry) {
+            unseen.remove(name);
+        }
+    }
+    judging.iter().filter(|entry| names(entry).iter().all(|name| !unseen.contains(name))).count()
+}
+
+fn names<'a>(entry: &Entry<'a>) -> &'a [u64] {
+    &entry.candidate.lesson.identifiers
 }
 
 fn member(entry: Entry<'_>, purpose: Purpose, weight_millionths: i64) -> Member {
@@ -240,7 +208,7 @@ fn member(entry: Entry<'_>, purpose: Purpose, weight_millionths: i64) -> Member 
         person: pair.person.clone(),
         labeled_at: pair.labeled_at,
         last_signal_at: pair.last_signal_at,
-        teaches: entry.candidate.trains(),
+        teaches: entry.trains(),
     }
 }
 

@@ -6,7 +6,7 @@ use events::{EditAction, PairText, apply_actions};
 use trainer::syntax::introduces_errors;
 
 use super::composition::Reason;
-use super::{Entry, LeftOut};
+use super::entry::{Entry, LeftOut};
 
 /// A line longer than this is no person's.
 const LONGEST_LINE: usize = 2000;
@@ -20,7 +20,7 @@ const MARKS: [&str; 5] =
 
 /// Leaves out what has a fault.
 pub(crate) fn without_faults<'a>(entries: Vec<Entry<'a>>, left_out: &mut LeftOut<'a>) -> Vec<Entry<'a>> {
-    left_out.retain(entries, |entry| match entry.candidate.lesson.fault {
+    left_out.retain(entries, |entry| match entry.fault {
         Some(reason) => Err(reason),
         None => Ok(()),
     })

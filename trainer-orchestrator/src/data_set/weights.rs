@@ -8,10 +8,11 @@
 
 use events::PairReason;
 
+use super::Candidate;
 use super::composition::WeightStatistics;
+use super::entry::Entry;
 use super::manifest::DataSetError;
 use super::policy::DataSetPolicy;
-use super::{Candidate, Entry};
 
 const MILLION: f64 = 1e6;
 
@@ -34,7 +35,7 @@ pub(crate) fn of(policy: &DataSetPolicy, training: &[Entry<'_>]) -> Result<(Vec<
     let mut squares = 0.0;
     let mut weights = Vec::with_capacity(training.len());
     for entry in training {
-        let mut weight = entry.candidate.pair.weight * f64::from(entry.people).ln_1p() / std::f64::consts::LN_2;
+        let mut weight = entry.weight * f64::from(entry.people).ln_1p() / std::f64::consts::LN_2;
         if policy.inverse_p_show {
             let most = f64::from(policy.most_inverse_p_show);
             let inverse = decision_probability(entry.candidate).recip();

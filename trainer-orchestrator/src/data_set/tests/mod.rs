@@ -178,7 +178,7 @@ fn voices(plan: &SnapshotPlan) -> (BTreeMap<&PersonPseudonym, usize>, usize) {
 /// Who, where, which correction, on which day, and which row of the label table.
 type Told = (u32, u32, u32, u32, u8);
 
-fn told(index: usize, (by, repository, correction, day, reason): Told) -> Candidate {
+pub(super) fn told(index: usize, (by, repository, correction, day, reason): Told) -> Candidate {
     let number = u32::try_from(index).unwrap() + 1;
     let reason = match reason {
         0 | 1 => PairReason::Dismissed,
@@ -199,6 +199,6 @@ fn told(index: usize, (by, repository, correction, day, reason): Told) -> Candid
     candidate
 }
 
-fn many() -> impl Strategy<Value = Vec<Told>> {
+pub(super) fn many() -> impl Strategy<Value = Vec<Told>> {
     prop::collection::vec((0..8_u32, 0..5_u32, 0..30_u32, 0..4_u32, 0..8_u8), 1..120)
 }

@@ -146,6 +146,45 @@ proptest! {
     }
 
     #[test]
+    fn one_stands_for_all_that_comparing_all_with_all_finds_equal(pairs in many()) {
+        let candidates: Vec<_> = pairs.into_iter().enumerate().map(|(index, pair)| told(index, pair)).collect();
+        let entries = newest_first(&candidates);
+        let by_rank = |one: &&Entry<'_>, other: &&Entry<'_>| duplicates::rank(one).cmp(&duplicates::rank(other));
+        let ids = |entries: &[Entry<'_>]| -> Vec<PairId> {
+            entries.iter().map(|entry| entry.candidate.pair.pair_id).collect()
+        };
+        let is_one = |one: &Entry<'_>, other: &Entry<'_>| one.candidate.pair.pair_id == other.candidate.pair.pair_id;
+        let say_the_same =
+            |one: &Entry<'_>, other: &Entry<'_>| one.candidate.lesson.correction == other.candidate.lesson.correction;
+        let of_one_day = |one: &Entry<'_>, other: &Entry<'_>| {
+            let (one, other) = (&one.candidate.pair, &other.candidate.pair);
+            one.person == other.person && one.opened_at.day() == other.opened_at.day()
+        };
+        let stays = |entry: &&Entry<'_>| {
+            let equals = entries.iter().filter(|other| say_the_same(entry, other) && of_one_day(entry, other));
+            equals.min_by(by_rank).is_some_and(|first| is_one(first, entry))
+        };
+        let expected: Vec<Entry<'_>> = entries.iter().filter(stays).copied().collect();
+        let mut left_out = LeftOut::default();
+        let once = duplicates::within_person_and_day(entries.clone(), &mut left_out);
+        prop_assert_eq!(ids(&once), ids(&expected));
+        let stays = |entry: &&Entry<'_>| {
+            let equals = once.iter().filter(|other| say_the_same(entry, other));
+            equals.min_by(by_rank).is_some_and(|first| is_one(first, entry))
+        };
+        let expected: Vec<Entry<'_>> = once.iter().filter(stays).copied().collect();
+        let merged = merging::equal_corrections(once.clone(), &mut left_out);
+        prop_assert_eq!(ids(&merged), ids(&expected));
+        for entry in &merged {
+            let equals = || once.iter().filter(|other| say_the_same(entry, other)).map(|other| &other.candidate.pair);
+            let people: BTreeSet<_> = equals().map(|pair| &pair.person).collect();
+            let repositories: BTreeSet<_> = equals().map(|pair| &pair.repository).collect();
+            prop_assert_eq!((entry.people as usize, entry.repositories as usize), (people.len(), repositories.len()));
+        }
+        prop_assert_eq!(merged.len() + left_out.0.len(), candidates.len());
+    }
+
+    #[test]
     fn the_digest_names_the_set_and_not_its_order(
         (pairs, order) in many().prop_flat_map(|pairs| {
             let order = Just((0..pairs.len()).collect::<Vec<_>>()).prop_shuffle();
