@@ -7,10 +7,15 @@
 //! or one reason reads the few pages whose statistics admit it. Who looks for one pair, opportunity or person asks the
 //! Bloom filters. Columns are only ever added: an older release reads what it knows by name.
 
+use std::collections::HashMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use events::{DivergencePoint, ModelVersion, PairReason, PreferencePair, Probabilities, Sealed, Timestamp};
+use events::{
+    Audience, DivergencePoint, ModelName, ModelVersion, PairReason, PersonPseudonym, PreferencePair, Probabilities,
+    Sealed, TenantId, Timestamp,
+};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
 use parquet::errors::ParquetError;
@@ -351,10 +356,10 @@ pub(crate) fn decode_part(bytes: Bytes, text: SealedText) -> Result<DecodedPart,
     if metadata.format != FORMAT {
         return Err(PartError::Format { found: metadata.format });
     }
-    let mut pairs = Vec::new();
+    let (mut pairs, mut names) = (Vec::new(), PartNames::new());
     for index in 0..reader.num_row_groups() {
         let group = reader.get_row_group(index)?;
-        read_group(&*group, metadata.partition, text, &mut pairs)?;
+        read_group(&*group, metadata.partition, text, &mut names, &mut pairs)?;
     }
     let known = parse_message_type(SCHEMA)?;
     let is_known = |name: &str| known.get_fields().iter().any(|field| field.name() == name);
@@ -374,7 +379,7 @@ impl Columns<'_> {
         self.group.metadata().schema_descr().columns().iter().any(|column| column.name() == name)
     }
 
-    fn cells<T: DataType>(&self, name: &'static str) -> Result<std::vec::IntoIter<Option<T::T>>, PartError> {
+    fn cells<T: DataType>(&self, name: &'static str) -> Result<Cells<T::T>, PartError> {
         let wrong = || PartError::Column { column: name };
         let descriptor = self.group.metadata().schema_descr_ptr();
         let index = descriptor.columns().iter().position(|column| column.name() == name).ok_or_else(wrong)?;
@@ -387,13 +392,7 @@ impl Columns<'_> {
                 return Err(wrong());
             }
         }
-        let mut values = values.into_iter();
-        let cells: Vec<Option<T::T>> = if optional {
-            levels.iter().map(|level| if *level > 0 { values.next() } else { None }).collect()
-        } else {
-            values.map(Some).collect()
-        };
-        Ok(cells.into_iter())
+        Ok(Cells { levels: optional.then(|| levels.into_iter()), values: values.into_iter() })
     }
 
     fn texts(&self, name: &'static str) -> Result<Texts, PartError> {
@@ -413,9 +412,26 @@ impl Columns<'_> {
     }
 }
 
+/// The cells of a column: its values, and of one that may be null whether each row has one.
+struct Cells<V> {
+    levels: Option<std::vec::IntoIter<i16>>,
+    values: std::vec::IntoIter<V>,
+}
+
+impl<V> Cells<V> {
+    fn next(&mut self) -> Option<V> {
+        if let Some(levels) = &mut self.levels
+            && levels.next()? == 0
+        {
+            return None;
+        }
+        self.values.next()
+    }
+}
+
 struct Texts {
     name: &'static str,
-    cells: std::vec::IntoIter<Option<ByteArray>>,
+    cells: Cells<ByteArray>,
 }
 
 impl Texts {
@@ -424,23 +440,79 @@ impl Texts {
     }
 
     fn bytes(&mut self) -> Option<Vec<u8>> {
-        self.cells.next().flatten().map(|cell| cell.data().to_vec())
+        self.cells.next().map(|cell| cell.data().to_vec())
     }
 
-    fn optional<V: std::str::FromStr>(&mut self) -> Result<Option<V>, PartError> {
-        let Some(bytes) = self.bytes() else { return Ok(None) };
-        let text = String::from_utf8(bytes).map_err(|_| self.wrong())?;
-        text.parse().map(Some).map_err(|_| self.wrong())
+    fn parsed<V: FromStr>(&self, cell: &ByteArray) -> Result<V, PartError> {
+        let text = std::str::from_utf8(cell.data()).map_err(|_| self.wrong())?;
+        text.parse().map_err(|_| self.wrong())
     }
 
-    fn next<V: std::str::FromStr>(&mut self) -> Result<V, PartError> {
+    fn optional<V: FromStr>(&mut self) -> Result<Option<V>, PartError> {
+        let cell = self.cells.next();
+        cell.map(|cell| self.parsed(&cell)).transpose()
+    }
+
+    fn next<V: FromStr>(&mut self) -> Result<V, PartError> {
         self.optional()?.ok_or_else(|| self.wrong())
+    }
+
+    fn reason(&mut self) -> Result<PairReason, PartError> {
+        let cell = self.cells.next().ok_or_else(|| self.wrong())?;
+        let text = std::str::from_utf8(cell.data()).map_err(|_| self.wrong())?;
+        Ok(PairReason::from_symbol(text))
+    }
+}
+
+/// Names that many rows of a part have: each is read once, and lies in memory once.
+struct Names<V> {
+    last: Option<(ByteArray, V)>,
+    known: HashMap<Vec<u8>, V>,
+}
+
+impl<V: FromStr + Clone> Names<V> {
+    fn new() -> Self {
+        Self { last: None, known: HashMap::new() }
+    }
+
+    /// The name in the next cell of a column.
+    fn next(&mut self, column: &mut Texts) -> Result<V, PartError> {
+        let cell = column.cells.next().ok_or_else(|| column.wrong())?;
+        if let Some((last, name)) = &self.last
+            && last.data() == cell.data()
+        {
+            return Ok(name.clone());
+        }
+        let name = match self.known.get(cell.data()) {
+            Some(name) => name.clone(),
+            None => {
+                let name: V = column.parsed(&cell)?;
+                self.known.insert(cell.data().to_vec(), name.clone());
+                name
+            }
+        };
+        self.last = Some((cell, name.clone()));
+        Ok(name)
+    }
+}
+
+/// Names of a part, whatever row group they are in.
+struct PartNames {
+    tenants: Names<TenantId>,
+    persons: Names<PersonPseudonym>,
+    audiences: Names<Audience>,
+    models: Names<ModelName>,
+}
+
+impl PartNames {
+    fn new() -> Self {
+        Self { tenants: Names::new(), persons: Names::new(), audiences: Names::new(), models: Names::new() }
     }
 }
 
 struct Values<V> {
     name: &'static str,
-    cells: std::vec::IntoIter<Option<V>>,
+    cells: Cells<V>,
 }
 
 impl<V> Values<V> {
@@ -449,7 +521,7 @@ impl<V> Values<V> {
     }
 
     fn optional(&mut self) -> Option<V> {
-        self.cells.next().flatten()
+        self.cells.next()
     }
 }
 
@@ -485,6 +557,7 @@ fn read_group(
     group: &dyn RowGroupReader,
     part_partition: u32,
     text: SealedText,
+    names: &mut PartNames,
     pairs: &mut Vec<PlacedPair>,
 ) -> Result<(), PartError> {
     let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
@@ -536,20 +609,20 @@ fn read_group(
         };
         let pair = PreferencePair {
             pair_id: pair_id.next()?,
-            tenant: tenant.next()?,
-            person: person.next()?,
+            tenant: names.tenants.next(&mut tenant)?,
+            person: names.persons.next(&mut person)?,
             session_id: session_id.next()?,
             opportunity_id: opportunity_id.next()?,
             suggestion_id: suggestion_id.optional()?,
             action_index: action_index.small()?,
-            reason: PairReason::from_symbol(&reason.next::<String>()?),
+            reason: reason.reason()?,
             label_policy_version: label_policy_version.small()?,
             weight: weight.next()?,
             divergence,
-            audience: audience.next()?,
+            audience: names.audiences.next(&mut audience)?,
             repository: repository.next()?,
             language: language.next()?,
-            model: model.next()?,
+            model: names.models.next(&mut model)?,
             model_version: ModelVersion(model_version.next()?),
             probabilities: Probabilities {
                 arm_probability: arm_probability.next()?,

@@ -112,6 +112,14 @@ proptest! {
 }
 
 #[test]
+fn names_that_many_rows_have_lie_in_memory_once() {
+    let pairs: Vec<PlacedPair> = (0..300).map(|number| placed(number, false)).collect();
+    let (_, read) = read_part(part_of(&pairs, LIMITS)).unwrap();
+    let of_person = |pair: &PlacedPair| (pair.1.person.to_string(), pair.1.person.as_str().as_ptr());
+    assert_eq!(read.iter().map(of_person).collect::<std::collections::BTreeSet<_>>().len(), 7);
+}
+
+#[test]
 fn readers_can_leave_out_what_they_do_not_want() {
     let pairs: Vec<PlacedPair> = (0..950).map(|number| placed(number, true)).collect();
     let reader = SerializedFileReader::new(part_of(&pairs, LIMITS)).unwrap();
