@@ -59,7 +59,8 @@ impl StepSpec {
 /// makes its record poison.
 #[derive(Debug, Clone)]
 pub struct StepLimits {
-    /// At most that many records in a batch (one transaction a partition).
+    /// At most that many records in a batch (one transaction a partition); the first has at most 512, and the local log
+    /// takes no more in any.
     pub batch_records: usize,
     /// At most that many bytes of values in a batch, unless its first record alone is larger.
     pub batch_bytes: usize,
@@ -82,7 +83,7 @@ pub struct StepLimits {
 impl Default for StepLimits {
     fn default() -> Self {
         Self {
-            batch_records: 512,
+            batch_records: 2_048,
             batch_bytes: 4 << 20,
             batch_time: Duration::from_millis(500),
             batch_timers: 512,

@@ -170,7 +170,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
     pub(crate) fn new(log: L, shared: Arc<StepShared>) -> Self {
         let limits = &shared.spec.limits;
         let cache = StateCache::new(limits.state_cache_bytes);
-        let batch_size = BatchSize::new(limits.batch_records, limits.batch_time);
+        let batch_size = BatchSize::new(limits.batch_records.min(log.most_records()), limits.batch_time);
         Self {
             log,
             shared,

@@ -33,9 +33,8 @@ const QUIET: Duration = Duration::from_millis(20);
 /// stands still says nothing.
 const STILL: Duration = Duration::from_secs(5);
 
-/// What one look takes in at most. A step that has a backlog cuts it into batches of 512 by default, and looks again when
-/// it is handled: what is no multiple of that makes a smaller transaction each time, and each costs as much.
-const LOOK_RECORDS: usize = 2_048;
+/// What one look takes in at most: the largest batch of a step.
+pub(super) const LOOK_RECORDS: usize = 2_048;
 const LOOK_BYTES: usize = 4 << 20;
 
 /// What a look found, in order.
@@ -163,6 +162,18 @@ impl Reading {
         result
     }
 
+    /// Puts into the buffer what the client has read already, up to so many records. It waits for nothing
+    /// but a schema that is not known yet.
+    pub(super) fn take(&mut self, records: usize) -> Result<(), BusError> {
+        if self.back.is_some() {
+            return Ok(());
+        }
+        let Some(consumer) = self.consumer.take() else { return Err(BusError::Closed) };
+        let result = self.take_in(&consumer, Duration::ZERO, records);
+        self.consumer = Some(consumer);
+        result.map(drop)
+    }
+
     fn look_with(&mut self, consumer: &OurConsumer, wait: Duration) -> Result<(), BusError> {
         if let Some((partition, position)) = self.back {
             consumer
@@ -171,12 +182,25 @@ impl Reading {
             self.back = None;
         }
         let unknown_ends = self.partitions.values().any(|progress| progress.at_unknown_end);
-        let mut wait = if unknown_ends { wait.min(QUIET) } else { wait };
-        let (mut records, mut bytes) = (0, 0);
-        while records < LOOK_RECORDS && bytes < LOOK_BYTES {
+        let wait = if unknown_ends { wait.min(QUIET) } else { wait };
+        let records = self.take_in(consumer, wait, LOOK_RECORDS)?;
+        if records == 0 && unknown_ends {
+            self.look_past(consumer)?;
+        }
+        if self.heard_at.elapsed() > STILL {
+            self.rouse(consumer)?;
+        }
+        Ok(())
+    }
+
+    /// Puts what the client has into the buffer, up to so many records, and waits only for the first. How many there were.
+    fn take_in(&mut self, consumer: &OurConsumer, mut wait: Duration, most: usize) -> Result<usize, BusError> {
+        let (mut records, mut bytes, mut heard) = (0, 0, false);
+        while records < most && bytes < LOOK_BYTES {
             let Some(polled) = consumer.poll(wait) else { break };
-            if !matches!(polled, Err(ref error) if !matches!(error, KafkaError::PartitionEOF(_))) {
-                (self.heard_at, self.stood_still) = (Instant::now(), false);
+            if !heard && !matches!(polled, Err(ref error) if !matches!(error, KafkaError::PartitionEOF(_))) {
+                // All of it comes within moments.
+                (self.heard_at, self.stood_still, heard) = (Instant::now(), false, true);
             }
             match polled {
                 Ok(message) => {
@@ -206,13 +230,7 @@ impl Reading {
                 Err(error) => self.failed(&error)?,
             }
         }
-        if records == 0 && unknown_ends {
-            self.look_past(consumer)?;
-        }
-        if self.heard_at.elapsed() > STILL {
-            self.rouse(consumer)?;
-        }
-        Ok(())
+        Ok(records)
     }
 
     /// The record in a message. One whose schema can not be had is not taken: it will be read again.

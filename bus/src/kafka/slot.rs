@@ -40,7 +40,7 @@ use super::client::{Context, Isolation, OurConsumer, consumer, number, offset};
 use super::delivery::{Batch, Message, OurProducer, Ticket, send_blocking};
 use super::forbidden::Need;
 use super::publish::{acknowledged, add_position, commit, why};
-use super::reader::{Found, Gone, Reading};
+use super::reader::{Found, Gone, LOOK_RECORDS, Reading};
 use super::record::headers;
 use super::rights::Operation;
 use super::state::{Copied, Counts, State};
@@ -172,13 +172,19 @@ impl SlotLog {
         let Some(reading) = self.reading.as_mut() else { return Ok(()) };
         if self.queue.len() < READ_AHEAD {
             reading.look(wait)?;
-            let found = std::mem::take(&mut *reading.buffer.lock());
-            self.queue.extend(found.into_iter().filter_map(|found| match found {
-                Found::Record { record, .. } => Some(record),
-                Found::Change { .. } | Found::Passed { .. } => None,
-            }));
+            self.keep();
         }
         Ok(())
+    }
+
+    /// Puts what was found behind what waits. A position must not pass what is only found.
+    fn keep(&mut self) {
+        let Some(reading) = &self.reading else { return };
+        let found = std::mem::take(&mut *reading.buffer.lock());
+        self.queue.extend(found.into_iter().filter_map(|found| match found {
+            Found::Record { record, .. } => Some(record),
+            Found::Change { .. } | Found::Passed { .. } => None,
+        }));
     }
 
     /// Where the group goes on: past markers too, when nothing else is left.
@@ -511,6 +517,12 @@ impl PartitionLog for SlotLog {
         self.partition
     }
 
+    /// Every transaction costs the brokers a good millisecond, whatever it holds, and each of its messages some
+    /// microseconds.
+    fn most_records(&self) -> usize {
+        LOOK_RECORDS
+    }
+
     fn load(&mut self) -> Result<(Loaded, Suspicion), BusError> {
         let Standing { committed, oldest } = self.standing()?;
         let (inner, partition) = (Arc::clone(&self.inner), self.partition);
@@ -586,7 +598,13 @@ impl PartitionLog for SlotLog {
     }
 
     fn read(&mut self, range: ReadRange) -> Result<Vec<StoredRecord>, BusError> {
-        let (mut records, mut bytes) = (Vec::new(), 0);
+        // A batch is as large as it may be, whatever a look was cut at.
+        let room = range.records.saturating_sub(self.queue.len());
+        if let Some(reading) = self.reading.as_mut().filter(|_| room > 0) {
+            reading.take(room)?;
+            self.keep();
+        }
+        let (mut records, mut bytes) = (Vec::with_capacity(range.records.min(self.queue.len())), 0);
         for record in self.queue.iter().filter(|record| record.position >= range.from) {
             bytes += record.value.len();
             if records.len() >= range.records || (!records.is_empty() && bytes > range.bytes) {

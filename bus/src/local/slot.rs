@@ -19,6 +19,9 @@ use crate::worker::log::{AttemptMark, Concluded, Loaded, PartitionLog, ReadRange
 use crate::worker::tables;
 use crate::worker::timers::TimerWindow;
 
+/// Records of a transaction at most. All steps of the file write one after the other, so that one may not take long.
+const MOST_RECORDS: usize = 512;
+
 /// What all partitions of a running step share here.
 pub(super) struct RunTopics {
     pub(super) step: String,
@@ -60,6 +63,10 @@ impl SlotLog {
 impl PartitionLog for SlotLog {
     fn partition(&self) -> u32 {
         self.owned.partition
+    }
+
+    fn most_records(&self) -> usize {
+        MOST_RECORDS
     }
 
     fn load(&mut self) -> Result<(Loaded, Suspicion), BusError> {

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// Records of a first batch at most. What they take is not known yet; and the first batch of an owner is the one whose
+/// inputs are handled one by one when its process ends with it.
+const FIRST: usize = 512;
+
 /// How many records the next batch of a partition has at most.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchSize {
@@ -11,10 +15,11 @@ pub(crate) struct BatchSize {
 }
 
 impl BatchSize {
-    /// At most `most` records, and as few as it takes to handle a batch within `longest`.
+    /// At most `most` records, and as few as it takes to handle a batch within `longest`. Where more than a first batch
+    /// may have are waiting, each batch that was full and took less than half of that time is followed by a larger one.
     pub(crate) fn new(most: usize, longest: Duration) -> Self {
         let most = most.max(1);
-        Self { records: most, most, longest }
+        Self { records: most.min(FIRST), most, longest }
     }
 
     /// Records that the next batch may have.
@@ -47,7 +52,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batches_come_to_fit_and_stay_large(micros in 1_u64..2_000_000, most in 1_usize..1_000) {
+        fn batches_come_to_fit_and_stay_large(micros in 1_u64..2_000_000, most in 1_usize..5_000) {
             let each = Duration::from_micros(micros);
             let mut size = BatchSize::new(most, LONGEST);
             for round in 0..20 {
@@ -61,6 +66,28 @@ mod tests {
             let fits = (LONGEST.as_micros() / each.as_micros()).clamp(1, most as u128);
             prop_assert!(size.records() as u128 * 2 >= fits, "{} of {fits}", size.records());
         }
+    }
+
+    #[test]
+    fn batches_grow_while_more_is_waiting_and_time_is_left() {
+        let mut size = BatchSize::new(2_048, LONGEST);
+        let mut sizes = Vec::new();
+        for took in [249, 100, 249, 400, 10].map(Duration::from_millis) {
+            sizes.push(size.records());
+            size.handled(size.records(), took);
+        }
+        assert_eq!(sizes, [512, 1_024, 2_048, 2_048, 2_048]);
+        // Nothing was left behind: whatever is next is as small as what comes.
+        size.handled(3, Duration::from_millis(1));
+        assert_eq!(size.records(), 2_048);
+        size.handled(2_048, Duration::from_secs(1));
+        assert_eq!(size.records(), 1_024);
+        let slow = |took| {
+            let mut size = BatchSize::new(2_048, LONGEST);
+            size.handled(512, took);
+            size.records()
+        };
+        assert_eq!([250, 500, 1_000].map(|took| slow(Duration::from_millis(took))), [512, 512, 256]);
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub(crate) trait PartitionLog: Send + 'static {
     /// The partition's number.
     fn partition(&self) -> u32;
 
+    /// Records of a transaction at most: where each transaction has a price of its own, more of them share it.
+    fn most_records(&self) -> usize;
+
     /// What was committed last, and what an earlier owner left behind. An error when what must be read next is gone.
     fn load(&mut self) -> Result<(Loaded, Suspicion), BusError>;
 
