@@ -47,11 +47,12 @@ struct Pair {
 
 impl Pair {
     /// The better form of the baseline, and what it is.
-    fn baseline(&self) -> (&Series, &'static str) {
+    fn baseline(&self) -> (&Series, String) {
+        let records = raw::BATCH_RECORDS;
         if self.raw_each.median() > self.raw.median() {
-            (&self.raw_each, "six loops of 512 records a transaction")
+            (&self.raw_each, format!("{PARTITIONS} loops of {records} records a transaction"))
         } else {
-            (&self.raw, "one loop of 3,072 records a transaction")
+            (&self.raw, format!("one loop of {} records a transaction", records * PARTITIONS as usize))
         }
     }
 }

@@ -25,8 +25,8 @@ use crate::series::Series;
 
 /// Nothing here waits longer for anything.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Records of a transaction for each partition that a loop has: as a step's.
-const BATCH_RECORDS: usize = 512;
+/// Records of a transaction for each partition that a loop has: as many as a step's may have at most.
+pub(super) const BATCH_RECORDS: usize = 2_048;
 
 /// How partitions are dealt to loops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,7 +220,8 @@ fn work(raw: &RawLoop<'_>, partitions: &[u32]) -> anyhow::Result<Worked> {
     let name = format!("{}.{}", raw.name, partitions.first().copied().unwrap_or_default());
     let consumer = consumer(raw.bootstrap, &name, false)?;
     let deliveries = Deliveries::default();
-    let producer = producer(raw.bootstrap, &deliveries, &[("linger.ms", "0"), ("transactional.id", &name)])?;
+    let transactional = [("linger.ms", "0"), ("retry.backoff.ms", "2"), ("transactional.id", name.as_str())];
+    let producer = producer(raw.bootstrap, &deliveries, &transactional)?;
     producer.init_transactions(LIMIT)?;
     let (mut assigned, mut expected) = (TopicPartitionList::new(), 0);
     for partition in partitions {
@@ -242,6 +243,9 @@ fn work(raw: &RawLoop<'_>, partitions: &[u32]) -> anyhow::Result<Worked> {
         first.get_or_insert_with(Instant::now);
         let started = Instant::now();
         producer.begin_transaction()?;
+        // Before the messages, as a step does that has just committed (`bus/src/kafka/slot.rs`): the client waits less for
+        // the end of the transaction before.
+        add_positions(&producer, &consumer, raw.input, &batch)?;
         for message in &batch {
             let partition = u32::try_from(message.partition())?;
             let (key, value) = (message.key().unwrap_or_default(), message.payload().unwrap_or_default());
@@ -256,7 +260,7 @@ fn work(raw: &RawLoop<'_>, partitions: &[u32]) -> anyhow::Result<Worked> {
             states.write(|partition, key, value| send(&producer, Kind::Change, (changelog, partition), key, value))?;
         }
         settle(&producer, &deliveries)?;
-        commit(&producer, &consumer, raw.input, &batch)?;
+        producer.commit_transaction(LIMIT)?;
         commits.push(started.elapsed().as_secs_f64() * 1000.0);
         handled += batch.len();
     }
@@ -277,7 +281,7 @@ fn take(consumer: &BaseConsumer, most: usize) -> anyhow::Result<Vec<BorrowedMess
     Ok(batch)
 }
 
-fn commit(
+fn add_positions(
     producer: &OurProducer,
     consumer: &BaseConsumer,
     input: &str,
@@ -293,7 +297,6 @@ fn commit(
     }
     let group = consumer.group_metadata().context("the consumer has a group")?;
     producer.send_offsets_to_transaction(&offsets, &group, LIMIT)?;
-    producer.commit_transaction(LIMIT)?;
     Ok(())
 }
 

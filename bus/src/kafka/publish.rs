@@ -298,13 +298,22 @@ pub(super) fn acknowledged(producer: &OurProducer, batch: &Batch, deadline: Inst
     }
     match failed {
         None => Ok(positions),
-        // Why it was taken back is known to the transaction. One that is open and well can not be begun, either, and
-        // says only that.
-        Some(code) if is_taken_back(code) => match producer.begin_transaction() {
-            Err(why) if why.rdkafka_error_code() != Some(RDKafkaErrorCode::State) => Err(why),
-            _ => Err(KafkaError::MessageProduction(code)),
-        },
-        Some(code) => Err(KafkaError::MessageProduction(code)),
+        Some(code) => Err(why_not_sent(producer, KafkaError::MessageProduction(code))),
+    }
+}
+
+/// Why the client did not take a message of a transaction, or took it back. When the transaction had failed, that one
+/// knows why, and says so when it is to be begun. One that is open and well can not be begun, either, and says only that.
+pub(super) fn why_not_sent(producer: &OurProducer, error: KafkaError) -> KafkaError {
+    const NOT_NOW: RDKafkaErrorCode = RDKafkaErrorCode::State;
+    let code = error.rdkafka_error_code();
+    if code.is_some_and(|code| is_taken_back(code) || code == NOT_NOW)
+        && let Err(why) = producer.begin_transaction()
+        && why.rdkafka_error_code() != Some(NOT_NOW)
+    {
+        why
+    } else {
+        error
     }
 }
 
@@ -313,15 +322,20 @@ fn is_taken_back(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
 }
 
-/// Adds the position of a group to a transaction, in `timeout`. The client's own call may never return when whoever keeps
-/// the positions is gone (librdkafka issues 5456 and 5511); it is then left alone with its client, which ends when it
-/// does, and the transaction is whoever's who begins the next one under the name.
+/// The position of a group that a thread adds to a transaction.
+pub(super) struct Adding {
+    answer: mpsc::Receiver<Result<(), KafkaError>>,
+    until: Instant,
+}
+
+/// Begins to add the position of a group to a transaction, in `timeout`. Until it is added the client takes messages of
+/// the transaction, and nothing else: see [`Adding::added`].
 pub(super) fn add_position(
     producer: &OurProducer,
     offsets: TopicPartitionList,
     group: ConsumerGroupMetadata,
     timeout: Duration,
-) -> Result<(), KafkaError> {
+) -> Result<Adding, KafkaError> {
     let (told, answer) = mpsc::channel();
     let producer = producer.clone();
     let adding = std::thread::Builder::new().name("bus-kafka-offsets".into());
@@ -331,11 +345,21 @@ pub(super) fn add_position(
             let _unheard = told.send(producer.send_offsets_to_transaction(&offsets, &group, timeout));
         })
         .map_err(|_| KafkaError::Canceled)?;
-    answer.recv_timeout(timeout + ANSWER_LATE).unwrap_or_else(|_| {
-        tracing::warn!("a Kafka client does not come back from adding a position, and is left for a new one");
-        metrics::counter!("flywheel_bus_kafka_stalls_total").increment(1);
-        Err(KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut))
-    })
+    Ok(Adding { answer, until: Instant::now() + timeout + ANSWER_LATE })
+}
+
+impl Adding {
+    /// Waits until it is added. The client's own call may never return when whoever keeps the positions is gone
+    /// (librdkafka issues 5456 and 5511); it is then left alone with its client, which ends when it does, and the
+    /// transaction is whoever's who begins the next one under the name.
+    pub(super) fn added(self) -> Result<(), KafkaError> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        self.answer.recv_timeout(left).unwrap_or_else(|_| {
+            tracing::warn!("a Kafka client does not come back from adding a position, and is left for a new one");
+            metrics::counter!("flywheel_bus_kafka_stalls_total").increment(1);
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut))
+        })
+    }
 }
 
 /// Commits. A commit that is answered with "try again" may have been made; it is repeated until it is known.

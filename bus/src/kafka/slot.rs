@@ -13,6 +13,16 @@
 //! and state would be lost without a word). The progress in the changelog must then name the committed position; when
 //! it does not, one of the two topics was lost or replaced, and the step stops with that sentence.
 //!
+//! # The order within a transaction
+//!
+//! A transaction is made whole by its last word, so the group's position may join it before, between or after the
+//! messages; when anything of it fails, the last word is never said. Usually the position is added while the messages
+//! are on their way. Right after a commit the brokers may still be writing its end into the partitions, and refuse the
+//! next transaction until they have: of that answer to its first message the client recovers only after 20 ms, and of
+//! that to a position as soon as it is told to ([`REFUSED_AGAIN_MS`]). So within that time the position goes first,
+//! alone, and the messages follow when the transaction has begun. While a position is being added the client can
+//! neither commit nor abort: whatever happens, that is waited for first.
+//!
 //! # Errors
 //!
 //! *Fenced* (fatal): somebody else owns the partition; it is given up. Every other error ends the transaction and the
@@ -39,7 +49,7 @@ use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told}
 use super::client::{Context, Isolation, OurConsumer, consumer, number, offset};
 use super::delivery::{Batch, Message, OurProducer, Ticket, send_blocking};
 use super::forbidden::Need;
-use super::publish::{acknowledged, add_position, commit, why};
+use super::publish::{Adding, acknowledged, add_position, commit, why, why_not_sent};
 use super::reader::{Found, Gone, LOOK_RECORDS, Reading};
 use super::record::headers;
 use super::rights::Operation;
@@ -58,6 +68,12 @@ use crate::worker::timers::TimerWindow;
 /// How long an end that was asked for may take to be reached: an open transaction of somebody else hides it.
 const REACH: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the client waits by itself when the brokers have not ended the transaction before; after that they nearly
+/// always have.
+const ENDED_BY_NOW: Duration = Duration::from_millis(20);
+/// How soon the client repeats what the brokers refuse for a moment; each time that they do so again takes twice as long,
+/// up to a second.
+const REFUSED_AGAIN_MS: u64 = 2;
 /// Records read ahead.
 const READ_AHEAD: usize = 2_000;
 
@@ -87,6 +103,8 @@ pub(super) struct SlotLog {
     epoch: i64,
     lease: Lease,
     producer: Option<OurProducer>,
+    /// When the last transaction was made.
+    committed_at: Option<Instant>,
     /// Of the step, for what it has committed.
     group: Arc<OurConsumer>,
     state: State,
@@ -117,6 +135,7 @@ impl SlotLog {
             epoch,
             lease,
             producer: None,
+            committed_at: None,
             group,
             state,
             copied: Copied::default(),
@@ -207,6 +226,7 @@ impl SlotLog {
         client
             .set("transactional.id", &name)
             .set("linger.ms", "0")
+            .set("retry.backoff.ms", REFUSED_AGAIN_MS.to_string())
             .set("transaction.timeout.ms", config.delivery_timeout_ms.to_string());
         let producer: ThreadedProducer<Context> = client
             .create_with_context(self.inner.context.clone())
@@ -267,7 +287,10 @@ impl SlotLog {
         self.begin()?;
         let Some(producer) = self.producer.clone() else { return Err(BusError::Closed) };
         match self.transaction_with(&producer, messages, position, told) {
-            Ok(position) => Ok(position),
+            Ok(position) => {
+                self.committed_at = Some(Instant::now());
+                Ok(position)
+            }
             Err(error) => {
                 drop(producer);
                 Err(self.failed(DOING, &error))
@@ -285,11 +308,55 @@ impl SlotLog {
         // All of it together: whoever stops waits for no more than that.
         let deadline = Instant::now() + Duration::from_millis(self.inner.config.delivery_timeout_ms);
         producer.begin_transaction()?;
+        let adding = self.adding(producer, position, told, deadline)?;
+        let adding = if self.committed_at.is_some_and(|at| at.elapsed() < ENDED_BY_NOW) {
+            adding.added()?;
+            None
+        } else {
+            Some(adding)
+        };
+        let batch = Batch::new(messages.records.len() + messages.changes.len());
+        let sent = self.send(producer, messages, &batch, deadline);
+        let added = adding.map_or(Ok(()), Adding::added);
+        let progress = sent.map_err(|error| why_not_sent(producer, error))?;
+        // Why a message was taken back says more than that a position could not be added for the same reason.
+        let positions = acknowledged(producer, &batch, deadline)?;
+        added?;
+        commit(producer, deadline)?;
+        Ok(positions.get(progress).copied().unwrap_or_default())
+    }
+
+    /// Begins to add the group's position to the transaction, and what is told beside it.
+    fn adding(
+        &self,
+        producer: &OurProducer,
+        position: u64,
+        told: &Told,
+        deadline: Instant,
+    ) -> Result<Adding, KafkaError> {
+        let Some(group) = self.group.group_metadata() else { return Err(KafkaError::Canceled) };
+        let mut offsets = TopicPartitionList::new();
+        {
+            let stored = self.inner.config.stored_name(&self.topics.input);
+            let mut element = offsets.add_partition(&stored, number(self.partition));
+            element.set_offset(offset(position))?;
+            element.set_metadata(serde_json::to_string(told).unwrap_or_default());
+        }
+        add_position(producer, offsets, group, left(deadline).min(self.inner.request_timeout()))
+    }
+
+    /// Hands all messages of a transaction to the client. Answers the place of the progress among them.
+    fn send(
+        &self,
+        producer: &OurProducer,
+        messages: &Messages<'_>,
+        batch: &Arc<Batch>,
+        deadline: Instant,
+    ) -> Result<usize, KafkaError> {
         let at = self.inner.clock.now();
         let mut reached = BTreeSet::new();
         let (first, later): (Vec<_>, Vec<_>) =
             messages.records.iter().partition(|(topic, partition, _)| reached.insert((*topic, *partition)));
-        let batch = Batch::new(messages.records.len() + messages.changes.len());
         // The brokers must be told of every partition before it is written to, and whom the client has not met by the
         // time it tells them costs another round. So whatever opens a partition goes first.
         for (topic, partition, record) in &first {
@@ -311,18 +378,7 @@ impl SlotLog {
         for (topic, partition, record) in &later {
             send_blocking(producer, message_of(topic, *partition, record, at, batch.ticket()), deadline)?;
         }
-        let positions = acknowledged(producer, &batch, deadline)?;
-        let Some(group) = self.group.group_metadata() else { return Err(KafkaError::Canceled) };
-        let mut offsets = TopicPartitionList::new();
-        {
-            let stored = self.inner.config.stored_name(&self.topics.input);
-            let mut element = offsets.add_partition(&stored, number(self.partition));
-            element.set_offset(offset(position))?;
-            element.set_metadata(serde_json::to_string(told).unwrap_or_default());
-        }
-        add_position(producer, offsets, group, left(deadline).min(self.inner.request_timeout()))?;
-        commit(producer, deadline)?;
-        Ok(positions.get(progress).copied().unwrap_or_default())
+        Ok(progress)
     }
 
     /// A record where it goes to, as it is written there.
