@@ -99,9 +99,9 @@ impl Default for StepLimits {
 /// What a step does. One handler serves all partitions of the step, at the same time.
 #[async_trait]
 pub trait StepHandler: Send + Sync {
-    /// Work on records that needs no state: decode, unseal, scan. Called in parallel on slices of a batch, possibly
-    /// more than once for a record; sees only the records and the data-key cache. Answers one entry per record, in
-    /// order.
+    /// Work on records that needs no state: decode, unseal, scan. Called on slices of a batch, in parallel where that is
+    /// worth it, possibly more than once for a record; sees only the records and the data-key cache. Answers one entry
+    /// per record, in order.
     fn prepare(&self, records: &[CommittedRecord]) -> Vec<Prepared> {
         records.iter().map(|_| Prepared::Nothing).collect()
     }

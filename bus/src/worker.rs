@@ -49,6 +49,9 @@ const MOST_ATTEMPTS: u32 = 3;
 /// Batches are prepared in slices of that many records, in parallel.
 const PREPARE_SLICE: usize = 32;
 
+/// What is prepared within that time is prepared on the worker's own thread: to wake others takes about as long.
+const PREPARED_ALONE: Duration = Duration::from_micros(200);
+
 /// An idle partition's time in memory may lag behind the clock by this.
 const IDLE_TICK: Duration = Duration::from_millis(250);
 
@@ -137,6 +140,8 @@ pub(crate) struct PartitionWorker<L> {
     batch_size: BatchSize,
     /// How long the records of the last batch took to be prepared.
     prepared_in: Duration,
+    /// What a record of it took of one thread; none: there was none yet.
+    prepared_each: Option<Duration>,
     cache: StateCache,
     loaded: Option<Loaded>,
     suspicion: Option<Suspicion>,
@@ -176,6 +181,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
             shared,
             batch_size,
             prepared_in: Duration::ZERO,
+            prepared_each: None,
             cache,
             loaded: None,
             suspicion: None,
@@ -321,9 +327,8 @@ impl<L: PartitionLog> PartitionWorker<L> {
             self.mark(None, until)?;
             self.marked = true;
         }
-        let mut records: Vec<Entry> = stored.into_iter().map(|stored| self.entry(stored)).collect();
         let begun = Instant::now();
-        self.prepare(&mut records);
+        let records = self.entries(stored);
         self.prepared_in = begun.elapsed();
         Ok(Begin::Work(Work::Batch { records }))
     }
@@ -377,19 +382,23 @@ impl<L: PartitionLog> PartitionWorker<L> {
         }
         let Some(stored) = stored.into_iter().next() else { return Ok(None) };
         let attempts = self.mark(Some(format!("record {}", stored.position)), 0)?;
-        let mut entry = [self.entry(stored)];
-        if attempts < MOST_ATTEMPTS {
-            if let Entry::Data { record, .. } = &entry[0] {
-                let received = self.received_at(record);
+        let record = if stored.control {
+            control_of(&stored)
+        } else {
+            let record = self.record(stored);
+            let mut prepared = Prepared::Nothing;
+            if attempts < MOST_ATTEMPTS {
+                let received = self.received_at(&record);
                 let loaded = self.loaded()?;
                 loaded.time = loaded.time.max(received);
                 if loaded.timers.next(loaded.time) != NextTimer::None {
                     return Ok(None);
                 }
+                let alone = prepare_slice(self.shared.handler.as_ref(), std::slice::from_ref(&record));
+                prepared = alone.into_iter().next().unwrap_or(prepared);
             }
-            self.prepare(&mut entry);
-        }
-        let [record] = entry;
+            Entry::Data { record, prepared }
+        };
         Ok(Some(Work::Alone { record: Some(record), attempts }))
     }
 
@@ -413,39 +422,55 @@ impl<L: PartitionLog> PartitionWorker<L> {
         Ok(before)
     }
 
-    fn entry(&self, stored: StoredRecord) -> Entry {
-        let StoredRecord { position, control, appended_at, key, value } = stored;
-        if control {
-            return Entry::Control { position, control: Control::decode(&value) };
-        }
+    /// A record as handlers see it.
+    fn record(&self, stored: StoredRecord) -> CommittedRecord {
+        let StoredRecord { position, appended_at, key, value, .. } = stored;
         let topic = Arc::clone(&self.shared.input);
         let (partition, position) = (self.log.partition(), Position::from_offset(position));
-        let record = CommittedRecord { topic, partition, position, key, value, appended_at };
-        Entry::Data { record, prepared: Prepared::Nothing }
+        CommittedRecord { topic, partition, position, key, value, appended_at }
     }
 
-    fn prepare(&self, entries: &mut [Entry]) {
+    /// What was read, in its order, and prepared where there is something to prepare.
+    fn entries(&mut self, stored: Vec<StoredRecord>) -> Vec<Entry> {
+        let (controls, stored): (Vec<_>, Vec<_>) = stored.into_iter().partition(|stored| stored.control);
+        let records: Vec<CommittedRecord> = stored.into_iter().map(|stored| self.record(stored)).collect();
+        let prepared = self.prepare(&records);
+        let mut entries = Vec::with_capacity(records.len() + controls.len());
+        let mut controls = controls.iter().peekable();
+        for (record, prepared) in records.into_iter().zip(prepared) {
+            let position = record.position.offset();
+            entries
+                .extend(std::iter::from_fn(|| controls.next_if(|control| control.position < position)).map(control_of));
+            entries.push(Entry::Data { record, prepared });
+        }
+        entries.extend(controls.map(control_of));
+        entries
+    }
+
+    fn prepare(&mut self, records: &[CommittedRecord]) -> Vec<Prepared> {
+        if records.is_empty() {
+            return Vec::new();
+        }
         let handler = self.shared.handler.as_ref();
-        let records: Vec<CommittedRecord> = entries
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Data { record, .. } => Some(record.clone()),
-                Entry::Control { .. } => None,
-            })
-            .collect();
-        let prepared: Vec<Prepared> = if records.len() <= PREPARE_SLICE {
-            prepare_slice(handler, &records)
+        let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let is_soon = self.prepared_each.is_some_and(|each| each.saturating_mul(count) < PREPARED_ALONE);
+        let slices = |slice: &[CommittedRecord]| {
+            let begun = Instant::now();
+            (prepare_slice(handler, slice), begun.elapsed())
+        };
+        let parts: Vec<(Vec<Prepared>, Duration)> = if is_soon || records.len() <= PREPARE_SLICE {
+            records.chunks(PREPARE_SLICE).map(slices).collect()
         } else {
             use rayon::prelude::*;
-            records.par_chunks(PREPARE_SLICE).flat_map_iter(|slice| prepare_slice(handler, slice)).collect()
+            records.par_chunks(PREPARE_SLICE).map(slices).collect()
         };
-        let places = entries.iter_mut().filter_map(|entry| match entry {
-            Entry::Data { prepared, .. } => Some(prepared),
-            Entry::Control { .. } => None,
-        });
-        for (place, prepared) in places.zip(prepared) {
-            *place = prepared;
+        let (mut prepared, mut took) = (Vec::with_capacity(records.len()), Duration::ZERO);
+        for (part, part_took) in parts {
+            prepared.extend(part);
+            took += part_took;
         }
+        self.prepared_each = Some(took / count);
+        prepared
     }
 
     fn received_at(&self, record: &CommittedRecord) -> Option<Timestamp> {
@@ -574,6 +599,10 @@ impl<L: PartitionLog> PartitionWorker<L> {
         self.log.reached(time, None);
         Ok(())
     }
+}
+
+fn control_of(stored: &StoredRecord) -> Entry {
+    Entry::Control { position: stored.position, control: Control::decode(&stored.value) }
 }
 
 fn prepare_slice(handler: &dyn StepHandler, records: &[CommittedRecord]) -> Vec<Prepared> {

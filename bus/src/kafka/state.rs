@@ -172,19 +172,20 @@ impl State {
         let behavior = rusqlite::TransactionBehavior::Immediate;
         let transaction =
             rusqlite::Transaction::new_unchecked(&self.connection, behavior).map_err(|error| self.failed(error))?;
+        let update = "UPDATE copy SET next = ?1, progress = ?2, mark = ?3, written_at = COALESCE(?4, written_at)
+             WHERE id = 0 AND next = ?5 AND identity = ?6";
         let written = transaction
-            .execute(
-                "UPDATE copy SET next = ?1, progress = ?2, mark = ?3, written_at = COALESCE(?4, written_at)
-                 WHERE id = 0 AND next = ?5 AND identity = ?6",
-                params![
+            .prepare_cached(update)
+            .and_then(|mut update| {
+                update.execute(params![
                     to.next.cast_signed(),
                     progress,
                     mark,
                     whole.then(|| real_now().as_micros()),
                     from.cast_signed(),
                     self.identity
-                ],
-            )
+                ])
+            })
             .map_err(|error| self.failed(error))?;
         if written != 1 {
             return Ok(false);
