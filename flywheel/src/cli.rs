@@ -358,8 +358,8 @@ pub(crate) enum DeadLettersCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LogCommand {
-    /// Show what keeps a step or a sink from going on in a partition, and, with --yes, let it go on at the oldest record
-    /// that is there. What was lost is booked.
+    /// Show what keeps a step or a sink from going on in a partition, or in all of them, and, with --yes, let it go on at
+    /// the oldest record that is there. What was lost is booked.
     Skip(SkipArgs),
 }
 
@@ -370,15 +370,25 @@ pub(crate) struct SkipArgs {
     /// The topic that the sink reads; not needed where it reads one only.
     #[arg(long, value_name = "TOPIC", conflicts_with = "step")]
     pub(crate) topic: Option<String>,
-    /// The partition, as the step or sink named it when it stopped.
-    #[arg(long, value_name = "NUMBER")]
-    pub(crate) partition: u32,
+    #[command(flatten)]
+    pub(crate) partitions: PartitionsArgs,
     /// Do it; without this nothing is changed.
     #[arg(long, requires = "by")]
     pub(crate) yes: bool,
     /// Who decides; `flywheel status` keeps the name.
     #[arg(long, value_name = "PERSON")]
     pub(crate) by: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct PartitionsArgs {
+    /// The partition, as the step or sink named it when it stopped.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) partition: Option<u32>,
+    /// Every partition in which something keeps it.
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -15,7 +15,7 @@ use sqlx::AnyPool;
 
 use crate::cli::{Common, LogCommand, SkipArgs};
 use crate::failure::Failure;
-use crate::foundation::steps;
+use crate::foundation::{Foundation, steps};
 use crate::operations::open;
 use crate::sinks;
 use crate::table::print;
@@ -37,31 +37,70 @@ struct Skipped {
 }
 
 async fn skip(common: &Common, arguments: &SkipArgs) -> Result<ExitCode, Failure> {
-    let SkipArgs { reader, topic, partition, yes, by } = arguments;
+    let SkipArgs { reader, topic, partitions, yes, by } = arguments;
     let by = by.as_deref().filter(|_| *yes);
-    let skipped = match (&reader.step, &reader.sink) {
-        (Some(step), _) => skip_of_step(common, step, *partition, by).await?,
-        (None, Some(sink)) => skip_of_sink(common, sink, topic.as_deref(), *partition, by).await?,
+    let (reader, topic) = match (&reader.step, &reader.sink) {
+        (Some(step), _) => (Reader::Step(step.clone()), input_of(step)?),
+        (None, Some(sink)) => (Reader::Sink(sink.clone()), sinks::topic_of(sink, topic.as_deref())?.to_owned()),
         (None, None) => return Err(Failure::refused("name a step or a sink")),
     };
-    let Skipped { reader, loss, done, .. } = &skipped;
-    if loss.is_nothing() {
-        return Err(Failure::refused(format!(
-            "nothing keeps {reader} from going on in partition {} of {}: what it reads next, {}, is there",
-            loss.partition,
-            loss.topic,
-            short(loss.from)
-        )));
+    let foundation = open(common).await?;
+    let numbers = match partitions.partition {
+        Some(partition) => vec![partition],
+        None => (0..foundation.bus.partitions(&topic).await.map_err(of_bus)?).collect(),
+    };
+    let mut is_kept = false;
+    for partition in numbers {
+        let skipped = match &reader {
+            Reader::Step(step) => skip_of_step(&foundation, step, partition, by).await?,
+            Reader::Sink(sink) => skip_of_sink(&foundation, sink, &topic, partition, by).await?,
+        };
+        let Skipped { loss, done, .. } = &skipped;
+        if loss.is_nothing() {
+            if partitions.all {
+                continue;
+            }
+            return Err(Failure::refused(format!(
+                "nothing keeps {reader} from going on in partition {partition} of {topic}: what it reads next, {}, is \
+                 there",
+                short(loss.from)
+            )));
+        }
+        is_kept = true;
+        print(&said(&skipped))?;
+        if by.is_some() {
+            // Of each partition at once: the next one may be somebody's.
+            print(&match loss.positions() {
+                0 => "done: the position is committed again, and nothing is lost".to_owned(),
+                _ => format!("done: the range is written down, and {done}"),
+            })?;
+        }
     }
-    print(&said(&skipped))?;
+    if !is_kept {
+        return Err(Failure::refused(format!("nothing keeps {reader} from going on in any partition of {topic}")));
+    }
     if by.is_none() {
         return Err(Failure::refused("nothing was changed; `--yes --by PERSON` lets it go on there"));
     }
-    print(&match loss.positions() {
-        0 => "done: the position is committed again, and nothing is lost".to_owned(),
-        _ => format!("done: the range is written down, and {done}"),
-    })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a step reads.
+fn input_of(step: &str) -> Result<String, Failure> {
+    let steps = steps();
+    let input = steps.iter().find(|known| known.name == step).map(|known| known.input.clone());
+    input.ok_or_else(|| {
+        let names: Vec<&str> = steps.iter().map(|known| known.name.as_str()).collect();
+        Failure::refused(format!("there is no step {step}; the steps are {}", names.join(" and ")))
+    })
+}
+
+/// What the bus refuses is for the caller to mend, but for what fails by itself.
+fn of_bus(error: BusError) -> Failure {
+    match error {
+        error @ (BusError::Storage(_) | BusError::StorageFull) => error.into(),
+        error => Failure::refuse(error),
+    }
 }
 
 /// Writes a loss down for whoever decided to pass over it.
@@ -97,13 +136,12 @@ impl LossBook for Book {
     }
 }
 
-async fn skip_of_step(common: &Common, step: &str, partition: u32, by: Option<&str>) -> Result<Skipped, Failure> {
-    let steps = steps();
-    if !steps.iter().any(|known| known.name == step) {
-        let names: Vec<&str> = steps.iter().map(|known| known.name.as_str()).collect();
-        return Err(Failure::refused(format!("there is no step {step}; the steps are {}", names.join(" and "))));
-    }
-    let foundation = open(common).await?;
+async fn skip_of_step(
+    foundation: &Foundation,
+    step: &str,
+    partition: u32,
+    by: Option<&str>,
+) -> Result<Skipped, Failure> {
     let book = Book {
         pool: foundation.pool.clone(),
         step: step.to_owned(),
@@ -111,11 +149,7 @@ async fn skip_of_step(common: &Common, step: &str, partition: u32, by: Option<&s
         now: foundation.now(),
         booked: Mutex::new(0),
     };
-    let loss = match foundation.bus.skip_lost(step, partition, &book).await {
-        Ok(loss) => loss,
-        Err(error @ (BusError::Storage(_) | BusError::StorageFull)) => return Err(error.into()),
-        Err(error) => return Err(Failure::refuse(error)),
-    };
+    let loss = foundation.bus.skip_lost(step, partition, &book).await.map_err(of_bus)?;
     let booked = *book.booked.lock();
     Ok(Skipped {
         reader: Reader::Step(step.to_owned()),
@@ -128,14 +162,12 @@ async fn skip_of_step(common: &Common, step: &str, partition: u32, by: Option<&s
 }
 
 async fn skip_of_sink(
-    common: &Common,
+    foundation: &Foundation,
     sink: &str,
-    topic: Option<&str>,
+    topic: &str,
     partition: u32,
     by: Option<&str>,
 ) -> Result<Skipped, Failure> {
-    let topic = sinks::topic_of(sink, topic)?;
-    let foundation = open(common).await?;
     let (place, holder) = (Place { sink, topic, partition }, foundation.holder("log skip"));
     let decision = by.map(|by| Decision { by, at: foundation.now() });
     let loss = skip_lost(foundation.bus.as_ref(), &foundation.pool, place, &holder, decision).await.map_err(failed)?;

@@ -283,6 +283,46 @@ async fn a_step_is_let_go_on_only_where_something_is_lost() {
     assert!(place.say(&["status"]).stdout.contains("anonymizer passed over"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_is_let_go_on_in_all_partitions_where_something_is_lost_at_once() {
+    let place = Place::new("");
+    let running = place.up().await;
+    let all = ["log", "skip", "--step", "anonymizer", "--all"];
+    let told = [&all[..], &["--yes", "--by", "ada"]].concat();
+    until("the running step to be let be", || async {
+        place.say(&all).sentence().contains("owned by a process that runs").then_some(())
+    })
+    .await;
+    assert_eq!(running.stop().await, Some(0));
+    for arguments in [&all[..], &told[..]] {
+        let nothing = place.say(arguments);
+        let sentence = nothing.sentence();
+        assert!(sentence.contains("nothing keeps step anonymizer from going on in any partition"), "{nothing:?}");
+    }
+    assert_eq!(place.say(&[&all[..], &["--partition", "0"]].concat()).code, Some(2));
+    assert_eq!(place.say(&["log", "skip", "--step", "anonymizer"]).code, Some(2), "a partition must be named");
+
+    let log = rusqlite::Connection::open(place.data().join("bus.sqlite")).unwrap();
+    let raw = "topic = (SELECT id FROM topics WHERE name = ?1) AND partition IN (0, 2)";
+    let beyond = format!("UPDATE partitions SET oldest = next + 3, next = next + 3 WHERE {raw}");
+    assert_eq!(log.execute(&beyond, [topics::TELEMETRY_RAW]).unwrap(), 2);
+    drop(log);
+    let shown = place.say(&all);
+    assert_eq!(shown.code, Some(2), "{shown:?}");
+    assert!(shown.stderr.contains("nothing was changed"), "{shown:?}");
+    assert_eq!(shown.stdout.matches("first lost position").count(), 2, "{shown:?}");
+    assert!(shown.stdout.contains("partition 0 of") && shown.stdout.contains("partition 2 of"), "{shown:?}");
+    let done = place.say(&told);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(done.stdout.matches("done: the range is written down").count(), 2, "{done:?}");
+    assert!(place.say(&told).sentence().contains("in any partition"));
+    let ranges = place.say(&["status", "--json"]).json()["lost_ranges"].clone();
+    let ranges = ranges.as_array().unwrap();
+    let mut booked: Vec<i64> = ranges.iter().map(|range| range["partition"].as_i64().unwrap()).collect();
+    booked.sort_unstable();
+    assert_eq!(booked, [0, 2], "{ranges:?}");
+}
+
 /// The ledger is put back to before the only raw record, which the log does not hold any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_is_let_go_on_only_where_something_is_lost() {
