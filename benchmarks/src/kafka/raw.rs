@@ -101,7 +101,8 @@ fn producer(bootstrap: &str, deliveries: &Deliveries, more: &[(&str, &str)]) -> 
 }
 
 /// `ends`: whether it tells when it has read a partition to its end.
-fn consumer(bootstrap: &str, group: &str, ends: bool) -> anyhow::Result<BaseConsumer> {
+fn consumer(bootstrap: &str, group: &str, partitions: usize, ends: bool) -> anyhow::Result<BaseConsumer> {
+    let fetched = ((4 << 20) / partitions.max(1)).max(1 << 20);
     let mut client = ClientConfig::new();
     client
         .set("bootstrap.servers", bootstrap)
@@ -109,6 +110,7 @@ fn consumer(bootstrap: &str, group: &str, ends: bool) -> anyhow::Result<BaseCons
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", ends.to_string())
+        .set("fetch.message.max.bytes", fetched.to_string())
         .set("isolation.level", "read_committed");
     Ok(client.create()?)
 }
@@ -218,7 +220,7 @@ pub(crate) fn run(raw: &RawLoop<'_>) -> anyhow::Result<Looped> {
 /// One loop over its partitions.
 fn work(raw: &RawLoop<'_>, partitions: &[u32]) -> anyhow::Result<Worked> {
     let name = format!("{}.{}", raw.name, partitions.first().copied().unwrap_or_default());
-    let consumer = consumer(raw.bootstrap, &name, false)?;
+    let consumer = consumer(raw.bootstrap, &name, partitions.len(), false)?;
     let deliveries = Deliveries::default();
     let transactional = [("linger.ms", "0"), ("retry.backoff.ms", "2"), ("transactional.id", name.as_str())];
     let producer = producer(raw.bootstrap, &deliveries, &transactional)?;
@@ -302,7 +304,7 @@ fn add_positions(
 
 /// Reads everything that a topic holds and keeps nothing. Answers seconds.
 pub(crate) fn read(bootstrap: &str, topic: &str, partitions: u32) -> anyhow::Result<f64> {
-    let consumer = consumer(bootstrap, "benchmark-read", true)?;
+    let consumer = consumer(bootstrap, "benchmark-read", partitions as usize, true)?;
     let mut assigned = TopicPartitionList::new();
     for partition in 0..partitions {
         assigned.add_partition_offset(topic, i32::try_from(partition)?, Offset::Beginning)?;

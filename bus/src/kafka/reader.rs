@@ -36,6 +36,8 @@ const STILL: Duration = Duration::from_secs(5);
 /// What one look takes in at most: the largest batch of a step.
 pub(super) const LOOK_RECORDS: usize = 2_048;
 const LOOK_BYTES: usize = 4 << 20;
+/// What a broker is asked for of a partition at once, at least.
+const FETCH_BYTES: usize = 1 << 20;
 
 /// What a look found, in order.
 pub(super) enum Found {
@@ -110,7 +112,10 @@ impl Reading {
         let stored = inner.config.stored_name(&topic);
         let numbers: Vec<u32> = from.iter().map(|(partition, _)| *partition).collect();
         let ends = inner.questions.ends(Isolation::Committed, &stored, &numbers)?;
+        let fetched = (LOOK_BYTES / numbers.len().max(1)).max(FETCH_BYTES);
         let consumer = consumer(&inner.config, &inner.context, group, Isolation::Committed, |client| {
+            // Whoever reads a single partition asks as seldom as one who reads several.
+            client.set("fetch.message.max.bytes", fetched.to_string());
             if gone == Gone::PassedOver {
                 client.set("auto.offset.reset", "earliest");
             }
