@@ -1,4 +1,4 @@
-//! Batches whose inputs take long become smaller.
+//! Batches whose inputs take long become smaller, and none is larger than the file's writer likes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,15 +29,14 @@ impl StepHandler for Takes {
 }
 
 /// How many records each of the first two batches has.
-fn batches(takes: Duration, batch_time: Duration) -> [u64; 2] {
+fn batches(records: usize, takes: Duration, limits: StepLimits) -> [u64; 2] {
     let clock = model_tests::clock();
     let mut log = Local::new(&clock);
     let key = RecordKey([1; 16]);
-    let records = vec![Record { key, value: Bytes::from_static(b"value") }; 2 * FULL];
+    let records = vec![Record { key, value: Bytes::from_static(b"value") }; records];
     for result in log.runtime().block_on(log.bus().publish("in", records)) {
         result.unwrap();
     }
-    let limits = StepLimits { batch_records: FULL, batch_time, ..StepLimits::default() };
     let spec = StepSpec { limits, ..StepSpec::new("step", "in", ["out"], "dead") };
     let mut workers = log.claim(&spec, Arc::new(Takes(takes)));
     let worker = workers.get_mut(&partition_for(&key, model_tests::PARTITIONS)).unwrap();
@@ -50,7 +49,15 @@ fn batches(takes: Duration, batch_time: Duration) -> [u64; 2] {
 
 #[test]
 fn a_batch_that_took_too_long_is_followed_by_a_smaller_one() {
+    let within = |batch_time| StepLimits { batch_records: FULL, batch_time, ..StepLimits::default() };
     // A hundred of a millisecond each take a hundred times as long as they may.
-    assert_eq!(batches(Duration::from_millis(1), Duration::from_millis(1)), [100, 1]);
-    assert_eq!(batches(Duration::ZERO, Duration::from_secs(3_600)), [100, 100]);
+    assert_eq!(batches(2 * FULL, Duration::from_millis(1), within(Duration::from_millis(1))), [100, 1]);
+    assert_eq!(batches(2 * FULL, Duration::ZERO, within(Duration::from_secs(3_600))), [100, 100]);
+}
+
+#[test]
+fn no_batch_of_the_file_is_larger_than_512_records_whatever_a_step_allows() {
+    let limits = StepLimits { batch_time: Duration::from_secs(3_600), ..StepLimits::default() };
+    assert!(limits.batch_records > 512);
+    assert_eq!(batches(1_100, Duration::ZERO, limits), [512, 512]);
 }
