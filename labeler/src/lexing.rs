@@ -30,21 +30,77 @@ fn class_of(character: char) -> Class {
     }
 }
 
+/// The class of each ASCII character, as [`class_of`] tells it.
+static ASCII_CLASSES: [Class; 128] = {
+    let mut classes = [Class::Single; 128];
+    let mut code = 0_u8;
+    while code < 128 {
+        if code == b'_' || code.is_ascii_alphanumeric() {
+            classes[code as usize] = Class::Word;
+        } else if matches!(code, b' ' | b'\t' | 0x0B | 0x0C) {
+            classes[code as usize] = Class::Space;
+        }
+        code += 1;
+    }
+    classes
+};
+
 /// Splits `text` without a rest into words, runs of space, line breaks and single marks.
 #[must_use]
 pub fn lexemes(text: &str) -> Vec<Range<usize>> {
-    let mut result: Vec<Range<usize>> = Vec::new();
-    let mut previous = Class::Single;
-    for (start, character) in text.char_indices() {
-        let class = class_of(character);
-        let end = start + character.len_utf8();
-        match result.last_mut() {
-            Some(last) if class != Class::Single && class == previous => last.end = end,
-            _ => result.push(start..end),
-        }
-        previous = class;
-    }
+    let mut result = Vec::with_capacity(text.len() / 3);
+    each_lexeme(text, |range| result.push(range));
     result
+}
+
+/// The texts of the [`lexemes`].
+pub(crate) fn push_lexemes<'a>(text: &'a str, into: &mut Vec<&'a str>) {
+    into.reserve(text.len() / 2);
+    each_lexeme(text, |range| into.push(&text[range]));
+}
+
+fn each_lexeme(text: &str, mut tell: impl FnMut(Range<usize>)) {
+    let mut start = 0;
+    each_start(text, |next| {
+        if next > start {
+            tell(start..next);
+        }
+        start = next;
+    });
+    if start < text.len() {
+        tell(start..text.len());
+    }
+}
+
+fn each_start(text: &str, mut tell: impl FnMut(usize)) {
+    let mut previous = Class::Single;
+    if !text.is_ascii() {
+        for (at, character) in text.char_indices() {
+            let class = class_of(character);
+            if class != previous || class == Class::Single {
+                tell(at);
+            }
+            previous = class;
+        }
+        return;
+    }
+    // Where a lexeme ends cannot be foretold, so no branch depends on it: each place is noted, and the next one takes
+    // its slot if it starts nothing.
+    let mut offset = 0;
+    for piece in text.as_bytes().chunks(64) {
+        let mut starts = [0_u8; 64];
+        let mut count = 0;
+        for (at, byte) in (0_u8..).zip(piece) {
+            let class = ASCII_CLASSES[usize::from(byte & 0x7F)];
+            starts[count] = at;
+            count += usize::from((class != previous) | (class == Class::Single));
+            previous = class;
+        }
+        for at in &starts[..count] {
+            tell(offset + usize::from(*at));
+        }
+        offset += piece.len();
+    }
 }
 
 /// A token of a text: what a formatter must not change.
@@ -226,6 +282,13 @@ mod tests {
     }
 
     #[test]
+    fn every_ascii_character_has_its_class() {
+        for code in 0..128_u8 {
+            assert!(ASCII_CLASSES[usize::from(code)] == class_of(char::from(code)), "{code}");
+        }
+    }
+
+    #[test]
     fn a_formatter_changes_no_token_of_rust() {
         assert!(equal_after_lexing("rust", "let x=f( a,b );", "let x = f(\n    a, b\n);"));
         assert!(!equal_after_lexing("rust", "let x = f(a);", "let x = f(b);"));
@@ -292,6 +355,25 @@ mod tests {
             let parts = lexemes(&text);
             let joined: String = parts.iter().map(|range| &text[range.clone()]).collect();
             prop_assert_eq!(joined, text);
+        }
+
+        /// Longer than a piece of what is read at once.
+        #[test]
+        fn lexemes_are_runs_of_one_class(
+            text in "[ab_ (),\\n\\r\\t]{0,200}|\\PC{0,100}|[aé \u{a0}\u{2028}.\\n]{0,90}",
+        ) {
+            let mut parts: Vec<Range<usize>> = Vec::new();
+            for (start, character) in text.char_indices() {
+                let end = start + character.len_utf8();
+                let before = text[..start].chars().next_back().map(class_of);
+                match parts.last_mut() {
+                    Some(last) if before == Some(class_of(character)) && class_of(character) != Class::Single => {
+                        last.end = end;
+                    }
+                    _ => parts.push(start..end),
+                }
+            }
+            prop_assert_eq!(lexemes(&text), parts);
         }
 
         #[test]
