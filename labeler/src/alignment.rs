@@ -301,20 +301,20 @@ impl Hunk {
 
 /// A replacement of bytes of a base text by bytes of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Change {
+pub(crate) struct Change {
     /// First replaced byte of the base.
-    start: usize,
+    pub(crate) start: usize,
     /// First byte after it.
-    end: usize,
+    pub(crate) end: usize,
     /// First byte of the result that replaces it.
-    new_start: usize,
+    pub(crate) new_start: usize,
     /// First byte after it.
-    new_end: usize,
+    pub(crate) new_end: usize,
 }
 
 impl Change {
     /// What replaces it; `result` is the one that it was told of.
-    fn new_text(self, result: &str) -> &str {
+    pub(crate) fn new_text(self, result: &str) -> &str {
         &result[self.new_start..self.new_end]
     }
 }
@@ -331,13 +331,43 @@ pub fn hunks_between(base: &str, result: &str) -> Vec<Hunk> {
 }
 
 /// The [`hunks_between`], as places in both texts.
-fn changes_between(base: &str, result: &str) -> Vec<Change> {
+pub(crate) fn changes_between(base: &str, result: &str) -> Vec<Change> {
     let mut aligner = Aligner::default();
     let mut changes = Vec::new();
     for lines in aligner.changed_lines(base, result) {
         aligner.push_changes(base, result, lines, &mut changes);
     }
     changes
+}
+
+/// The [`changes_between`] a base and each of two results. Lines that both change alike are compared once.
+pub(crate) fn changes_of_both(base: &str, one: &str, other: &str) -> (Vec<Change>, Vec<Change>) {
+    let mut aligner = Aligner::default();
+    let (mut of_one, mut of_other) = (Vec::new(), Vec::new());
+    let mut known: Vec<(Change, Range<usize>)> = Vec::new();
+    for lines in aligner.changed_lines(base, one) {
+        let first = of_one.len();
+        aligner.push_changes(base, one, lines, &mut of_one);
+        known.push((lines, first..of_one.len()));
+    }
+    let mut known = known.into_iter().peekable();
+    for lines in aligner.changed_lines(base, other) {
+        while known.next_if(|(before, _)| before.start < lines.start).is_some() {}
+        let same = known.next_if(|(same, _)| {
+            (same.start, same.end) == (lines.start, lines.end) && same.new_text(one) == lines.new_text(other)
+        });
+        let Some((same, changes)) = same else {
+            aligner.push_changes(base, other, lines, &mut of_other);
+            continue;
+        };
+        let place = |place: usize| place - same.new_start + lines.new_start;
+        of_other.extend(of_one[changes].iter().map(|change| Change {
+            new_start: place(change.new_start),
+            new_end: place(change.new_end),
+            ..*change
+        }));
+    }
+    (of_one, of_other)
 }
 
 /// What comparing texts needs, kept from one comparison to the next.
@@ -465,7 +495,7 @@ fn common_last_lines(left: &str, right: &str) -> usize {
 const STEP: usize = 32;
 
 /// How many bytes two texts begin with alike.
-fn common_prefix(left: &[u8], right: &[u8]) -> usize {
+pub(crate) fn common_prefix(left: &[u8], right: &[u8]) -> usize {
     let (left_steps, _) = left.as_chunks::<STEP>();
     let (right_steps, _) = right.as_chunks::<STEP>();
     let whole = STEP * left_steps.iter().zip(right_steps).take_while(|(a, b)| a == b).count();
@@ -706,7 +736,15 @@ mod tests {
         #[test]
         fn hunks_are_those_of_the_whole_table((base, one, other) in edited()) {
             let expected = (hunks_by_table(&base, &one), hunks_by_table(&base, &other));
-            prop_assert_eq!((hunks_between(&base, &one), hunks_between(&base, &other)), expected);
+            prop_assert_eq!(&(hunks_between(&base, &one), hunks_between(&base, &other)), &expected);
+            let hunks = |changes: Vec<Change>, result: &str| -> Vec<Hunk> {
+                let hunk = |change: Change| {
+                    Hunk { start: change.start, end: change.end, new_text: change.new_text(result).to_owned() }
+                };
+                changes.into_iter().map(hunk).collect()
+            };
+            let (of_one, of_other) = changes_of_both(&base, &one, &other);
+            prop_assert_eq!((hunks(of_one, &one), hunks(of_other, &other)), expected);
         }
 
         /// Texts that are nothing but repetition and ends.

@@ -41,17 +41,22 @@
 //! The last one holds for every tokenizer because a dialect tokenizes each text of an action by itself, between tokens
 //! that no text contains; [`edit_model::dialect`] says where in the action that token begins.
 
-use std::iter::Peekable;
-
 use events::{ActionList, ByteRange, DivergencePoint, EditAction, EditContext, apply_actions};
 
-use crate::alignment::{Hunk, hunks_between};
+use crate::alignment::{Change, Hunk, changes_between, changes_of_both, common_prefix};
 
-/// A hunk with its place in the served order: the number of the action that it came from, then its own first byte.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A change with its place in the served order: the number of the action that it came from, then its own first byte.
+#[derive(Debug, Clone, Copy)]
 struct Ordered {
-    hunk: Hunk,
+    change: Change,
     order: (usize, usize),
+}
+
+impl Ordered {
+    /// The old text that it replaces.
+    fn replaced(self) -> (usize, usize) {
+        (self.change.start, self.change.end)
+    }
 }
 
 /// Chosen and rejected in canonical form, parted at their divergence.
@@ -71,43 +76,55 @@ pub struct Divergence {
 /// when the actions do not fit the window, overlap, or are about another file.
 #[must_use]
 pub fn canonical(context: &EditContext, actions: &[EditAction]) -> Option<Vec<EditAction>> {
-    Some(to_actions(context, &in_served_order(hunks_of(context, actions)?)))
+    let result = result_of(context, actions)?;
+    let changes = ordered(context, actions, changes_between(&context.window.text, &result))?;
+    Some(to_actions(context, &result, &in_served_order(changes)))
 }
 
 /// Where `chosen` and `rejected` part, or none when they do not as far as both are known (identical effect is no pair),
 /// or when a side does not fit the window.
 #[must_use]
 pub fn divergence(context: &EditContext, chosen: &ActionList, rejected: &ActionList) -> Option<Divergence> {
-    let sides = (hunks_of(context, &chosen.actions)?, hunks_of(context, &rejected.actions)?);
-    let (chosen_hunks, rejected_hunks) = with_shared_boundaries(&context.window.text, sides.0, sides.1);
-    let (chosen_hunks, rejected_hunks) = (in_served_order(chosen_hunks), in_served_order(rejected_hunks));
+    let (made, served) = (result_of(context, &chosen.actions)?, result_of(context, &rejected.actions)?);
+    if made == served {
+        return None;
+    }
+    let sides = changes_of_both(&context.window.text, &made, &served);
+    let sides = (ordered(context, &chosen.actions, sides.0)?, ordered(context, &rejected.actions, sides.1)?);
+    let (chosen_changes, rejected_changes) = with_shared_boundaries(&sides.0, &sides.1);
+    let (chosen_changes, rejected_changes) = (in_served_order(chosen_changes), in_served_order(rejected_changes));
 
     let mut places: Vec<(usize, usize)> =
-        chosen_hunks.iter().enumerate().map(|(index, hunk)| (hunk.start, index)).collect();
+        chosen_changes.iter().enumerate().map(|(index, ours)| (ours.change.start, index)).collect();
     places.sort_unstable();
-    let of_chosen = |served: &Hunk| {
-        let found = places.binary_search_by_key(&served.start, |(start, _)| *start).ok()?;
-        places.get(found).map(|(_, index)| *index).filter(|index| chosen_hunks.get(*index) == Some(served))
+    let of_chosen = |theirs: &Ordered| {
+        let found = places.binary_search_by_key(&theirs.change.start, |(start, _)| *start).ok()?;
+        let index = places.get(found)?.1;
+        let ours = chosen_changes.get(index)?;
+        let same =
+            ours.replaced() == theirs.replaced() && ours.change.new_text(&made) == theirs.change.new_text(&served);
+        same.then_some(index)
     };
-    let shared: Vec<usize> = rejected_hunks.iter().map_while(of_chosen).collect();
-    let mut is_shared = vec![false; chosen_hunks.len()];
+    let shared: Vec<usize> = rejected_changes.iter().map_while(of_chosen).collect();
+    let mut is_shared = vec![false; chosen_changes.len()];
     for index in &shared {
         is_shared[*index] = true;
     }
-    let mut chosen_rest: Vec<&Hunk> =
-        chosen_hunks.iter().zip(&is_shared).filter(|(_, is_shared)| !**is_shared).map(|(hunk, _)| hunk).collect();
-    let rejected_rest = &rejected_hunks[shared.len()..];
+    let mut chosen_rest: Vec<Ordered> =
+        chosen_changes.iter().zip(&is_shared).filter(|(_, is_shared)| !**is_shared).map(|(ours, _)| *ours).collect();
+    let rejected_rest = &rejected_changes[shared.len()..];
 
     let byte = match rejected_rest.first() {
-        Some(served) => {
+        Some(theirs) => {
             if chosen_rest.is_empty() && !chosen.closed {
                 // What the developer would have done next is not known.
                 return None;
             }
-            match chosen_rest.iter().position(|hunk| (hunk.start, hunk.end) == (served.start, served.end)) {
+            match chosen_rest.iter().position(|ours| ours.replaced() == theirs.replaced()) {
                 Some(counterpart) => {
                     chosen_rest[..=counterpart].rotate_right(1);
-                    chosen_rest.first().map_or(0, |hunk| first_difference(&hunk.new_text, &served.new_text))
+                    let text = theirs.change.new_text(&served);
+                    chosen_rest.first().map_or(0, |ours| first_difference(ours.change.new_text(&made), text))
                 }
                 // Another place, or STOP: they part before the first byte.
                 None => 0,
@@ -121,9 +138,9 @@ pub fn divergence(context: &EditContext, chosen: &ActionList, rejected: &ActionL
         }
     };
     Some(Divergence {
-        shared: to_actions(context, &rejected_hunks[..shared.len()]),
-        chosen: ActionList { actions: to_actions(context, chosen_rest), closed: chosen.closed },
-        rejected: ActionList { actions: to_actions(context, rejected_rest), closed: rejected.closed },
+        shared: to_actions(context, &served, &rejected_changes[..shared.len()]),
+        chosen: ActionList { actions: to_actions(context, &made, &chosen_rest), closed: chosen.closed },
+        rejected: ActionList { actions: to_actions(context, &served, rejected_rest), closed: rejected.closed },
         point: DivergencePoint {
             action_index: u32::try_from(shared.len()).unwrap_or(u32::MAX),
             byte: u32::try_from(byte).unwrap_or(u32::MAX),
@@ -134,33 +151,41 @@ pub fn divergence(context: &EditContext, chosen: &ActionList, rejected: &ActionL
 /// First byte at which two texts differ, moved back to where a character starts in both.
 #[must_use]
 pub fn first_difference(left: &str, right: &str) -> usize {
-    let common = left.bytes().zip(right.bytes()).take_while(|(a, b)| a == b).count();
+    let common = common_prefix(left.as_bytes(), right.as_bytes());
     (0..=common).rev().find(|place| left.is_char_boundary(*place) && right.is_char_boundary(*place)).unwrap_or(0)
 }
 
 /// The action that a hunk of the window's text is.
 #[must_use]
 pub fn to_action(context: &EditContext, hunk: &Hunk) -> EditAction {
+    replacement(context, (hunk.start, hunk.end), &hunk.new_text)
+}
+
+fn to_actions(context: &EditContext, result: &str, changes: &[Ordered]) -> Vec<EditAction> {
+    let action = |ordered: &Ordered| replacement(context, ordered.replaced(), ordered.change.new_text(result));
+    changes.iter().map(action).collect()
+}
+
+fn replacement(context: &EditContext, (start, end): (usize, usize), new_text: &str) -> EditAction {
     let offset = |place: usize| context.window.start_byte.saturating_add(u64::try_from(place).unwrap_or(u64::MAX));
     EditAction {
         path: context.path.clone(),
-        range: ByteRange::new(offset(hunk.start), offset(hunk.end)),
-        old_text: context.window.text.get(hunk.start..hunk.end).unwrap_or_default().to_owned(),
-        new_text: hunk.new_text.clone(),
+        range: ByteRange::new(offset(start), offset(end)),
+        old_text: context.window.text.get(start..end).unwrap_or_default().to_owned(),
+        new_text: new_text.to_owned(),
     }
 }
 
-fn to_actions<'a>(context: &EditContext, hunks: impl IntoIterator<Item = &'a Hunk>) -> Vec<EditAction> {
-    hunks.into_iter().map(|hunk| to_action(context, hunk)).collect()
-}
-
-/// The canonical hunks of a side in the order of the text, each with its place in the served order.
-fn hunks_of(context: &EditContext, actions: &[EditAction]) -> Option<Vec<Ordered>> {
+/// The window's text after actions, if all of them are about it.
+fn result_of(context: &EditContext, actions: &[EditAction]) -> Option<String> {
     if actions.iter().any(|action| action.path != context.path) {
         return None;
     }
-    let text = &context.window.text;
-    let result = apply_actions(context.window.start_byte, text, actions)?;
+    apply_actions(context.window.start_byte, &context.window.text, actions)
+}
+
+/// The changes that actions made, in the order of the text as they are given, each with its place in the served order.
+fn ordered(context: &EditContext, actions: &[EditAction], changes: Vec<Change>) -> Option<Vec<Ordered>> {
     let offset =
         |place: u64| place.checked_sub(context.window.start_byte).and_then(|place| usize::try_from(place).ok());
     let mut places: Vec<(usize, usize, usize)> = actions
@@ -169,69 +194,68 @@ fn hunks_of(context: &EditContext, actions: &[EditAction]) -> Option<Vec<Ordered
         .map(|(index, action)| Some((offset(action.range.start)?, offset(action.range.end)?, index)))
         .collect::<Option<_>>()?;
     places.sort_unstable();
-    // They do not overlap, so their ends ascend as well, as those of the hunks do.
+    // They do not overlap, so their ends ascend as well, as those of the changes do.
     let mut from = 0;
-    let ordered = hunks_between(text, &result).into_iter().map(|hunk| {
-        while places.get(from).is_some_and(|(_, end, _)| *end < hunk.start) {
+    let ordered = changes.into_iter().map(|change| {
+        while places.get(from).is_some_and(|(_, end, _)| *end < change.start) {
             from += 1;
         }
-        let touching = places[from..].iter().take_while(|(start, ..)| *start <= hunk.end).map(|place| place.2).min();
+        let touching = places[from..].iter().take_while(|(start, ..)| *start <= change.end).map(|place| place.2).min();
         // What was put into a repetition, or taken out of one, is told at its end, where no action may touch it.
         let before = || places[..from].last().map(|place| place.2);
         let rank = touching.or_else(before).unwrap_or(actions.len());
-        Ordered { order: (rank, hunk.start), hunk }
+        Ordered { change, order: (rank, change.start) }
     });
     Some(ordered.collect())
 }
 
-fn in_served_order(mut side: Vec<Ordered>) -> Vec<Hunk> {
+fn in_served_order(mut side: Vec<Ordered>) -> Vec<Ordered> {
     side.sort_unstable_by_key(|ordered| ordered.order);
-    side.into_iter().map(|ordered| ordered.hunk).collect()
+    side
 }
 
-/// Widens hunks of the two sides that touch to their union. Both sides are in the order of the text, before and after.
-fn with_shared_boundaries(text: &str, chosen: Vec<Ordered>, rejected: Vec<Ordered>) -> (Vec<Ordered>, Vec<Ordered>) {
-    let (mut chosen_shared, mut rejected_shared) = (Vec::new(), Vec::new());
-    let (mut chosen, mut rejected) = (chosen.into_iter().peekable(), rejected.into_iter().peekable());
-    while let Some(start) = [chosen.peek(), rejected.peek()].into_iter().flatten().map(|next| next.hunk.start).min() {
-        let mut end = start;
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        while take_touching(&mut chosen, &mut end, &mut ours) || take_touching(&mut rejected, &mut end, &mut theirs) {}
-        if ours.is_empty() || theirs.is_empty() {
-            chosen_shared.append(&mut ours);
-            rejected_shared.append(&mut theirs);
+/// Widens changes of the two sides that touch to their union. Both sides are in the order of the text, before and
+/// after.
+fn with_shared_boundaries(mut chosen: &[Ordered], mut rejected: &[Ordered]) -> (Vec<Ordered>, Vec<Ordered>) {
+    let mut chosen_shared = Vec::with_capacity(chosen.len());
+    let mut rejected_shared = Vec::with_capacity(rejected.len());
+    while let Some(start) = [chosen.first(), rejected.first()].into_iter().flatten().map(|next| next.change.start).min()
+    {
+        let (mut ours, mut theirs, mut end) = (0, 0, start);
+        while takes_touching(chosen, &mut ours, &mut end) || takes_touching(rejected, &mut theirs, &mut end) {}
+        let (our_cluster, chosen_rest) = chosen.split_at(ours);
+        let (their_cluster, rejected_rest) = rejected.split_at(theirs);
+        if our_cluster.is_empty() || their_cluster.is_empty() {
+            chosen_shared.extend_from_slice(our_cluster);
+            rejected_shared.extend_from_slice(their_cluster);
         } else {
-            chosen_shared.push(widened(text, ours, start, end));
-            rejected_shared.push(widened(text, theirs, start, end));
+            chosen_shared.extend(widened(our_cluster, start, end));
+            rejected_shared.extend(widened(their_cluster, start, end));
         }
+        (chosen, rejected) = (chosen_rest, rejected_rest);
     }
     (chosen_shared, rejected_shared)
 }
 
-/// Moves the next hunk of a side into a cluster that reaches to `end`, if it touches it.
-fn take_touching(
-    side: &mut Peekable<impl Iterator<Item = Ordered>>,
-    end: &mut usize,
-    cluster: &mut Vec<Ordered>,
-) -> bool {
-    let Some(next) = side.next_if(|next| next.hunk.start <= *end) else { return false };
-    *end = next.hunk.end.max(*end);
-    cluster.push(next);
+/// Takes the next change of a side into a cluster that has its first `taken` and reaches to `end`, if it touches it.
+fn takes_touching(side: &[Ordered], taken: &mut usize, end: &mut usize) -> bool {
+    let Some(next) = side.get(*taken).filter(|next| next.change.start <= *end) else { return false };
+    *end = next.change.end.max(*end);
+    *taken += 1;
     true
 }
 
-/// One hunk over `start..end` for all `members`, at the place of the first of them.
-fn widened(text: &str, members: Vec<Ordered>, start: usize, end: usize) -> Ordered {
-    let order = members.iter().map(|member| member.order).min().unwrap_or((usize::MAX, start));
-    let mut new_text = String::new();
-    let mut position = start;
-    for member in members {
-        new_text.push_str(&text[position..member.hunk.start]);
-        new_text.push_str(&member.hunk.new_text);
-        position = member.hunk.end;
-    }
-    new_text.push_str(&text[position..end]);
-    Ordered { hunk: Hunk { start, end, new_text }, order }
+/// One change over `start..end` for all `members`, at the place of the first of them. What a side leaves as it was is
+/// in its result as well, so the new text reaches as far beyond the first and the last one as the old text does.
+fn widened(members: &[Ordered], start: usize, end: usize) -> Option<Ordered> {
+    let (first, last) = (members.first()?.change, members.last()?.change);
+    let change = Change {
+        start,
+        end,
+        new_start: first.new_start - (first.start - start),
+        new_end: last.new_end + (end - last.end),
+    };
+    Some(Ordered { change, order: members.iter().map(|member| member.order).min()? })
 }
 
 #[cfg(test)]
