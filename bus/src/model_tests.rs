@@ -123,6 +123,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Put("large".into(), 9_000)),
         2 => name.prop_map(Action::Delete),
         1 => Just(Action::Names),
+        2 => prop::sample::select(vec!["", "s", "x", "none"]).prop_map(|prefix| Action::Entries(prefix.to_owned())),
         6 => (timer.clone(), -2..30_i64).prop_map(|(name, seconds)| Action::Timer(name.to_owned(), seconds)),
         1 => timer.prop_map(|name| Action::Cancel(name.to_owned())),
         2 => (0..3_u8).prop_map(|subject| Action::Control(subject.to_string())),
@@ -170,7 +171,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// Schedules of that many operations.
 pub(crate) fn schedule(operations: Range<usize>) -> impl Strategy<Value = Schedule> {
     let operations = prop::collection::vec(operation(), operations);
-    let cache = prop::sample::select(vec![0_usize, 500, 1 << 20]);
+    let cache = prop::sample::select(vec![0_usize, 3_000, 1 << 20]);
     (operations, 1..5_usize, 1..4_usize, cache).prop_map(
         |(operations, batch_records, batch_timers, state_cache_bytes)| Schedule {
             operations,

@@ -205,6 +205,8 @@ pub trait StepContext {
     fn delete(&mut self, name: &str);
     /// The names of this key's state that start with `prefix`, in order.
     fn names(&mut self, prefix: &str) -> Vec<String>;
+    /// The state of this key under names that start with `prefix`, in order of names.
+    fn entries(&mut self, prefix: &str) -> Vec<(String, Bytes)>;
     /// Sets (or moves) the timer of that name. It fires once partition time is at or past `due`, before the next
     /// record.
     fn set_timer(&mut self, name: &str, due: Timestamp);

@@ -439,8 +439,13 @@ impl StepContext for Context<'_> {
     }
 
     fn names(&mut self, prefix: &str) -> Vec<String> {
+        self.entries(prefix).into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn entries(&mut self, prefix: &str) -> Vec<(String, Bytes)> {
         let from = self.state.values.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        from.map(|(name, _)| name).take_while(|name| name.starts_with(prefix)).cloned().collect()
+        let under = from.take_while(|(name, _)| name.starts_with(prefix));
+        under.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     fn set_timer(&mut self, name: &str, due: Timestamp) {

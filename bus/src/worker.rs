@@ -589,7 +589,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
                 self.cache.forget_key(key);
             }
             for (name, value) in &changes.values {
-                self.cache.put(*key, name, value.clone());
+                self.cache.put(key, name, value.clone());
             }
         }
         let loaded = self.loaded()?;

@@ -60,7 +60,7 @@ use crate::interface::Loss;
 use crate::partition::partition_for;
 use crate::record::{Position, Record, RecordKey};
 use crate::worker::log::{
-    AttemptMark, Concluded, Held, Loaded, PartitionLog, ReadRange, StepWrite, StoredRecord, Suspicion,
+    AttemptMark, Concluded, Held, Loaded, Outline, PartitionLog, ReadRange, StepWrite, StoredRecord, Suspicion,
 };
 use crate::worker::tables;
 use crate::worker::timers::TimerWindow;
@@ -711,11 +711,15 @@ impl PartitionLog for SlotLog {
         tables::state(&self.state.connection, SLOT, key, name).map_err(|error| self.state.failed(error))
     }
 
-    fn states(&self, key: &RecordKey) -> Result<Vec<(String, Bytes)>, BusError> {
-        tables::states(&self.state.connection, SLOT, key).map_err(|error| self.state.failed(error))
+    fn states(&self, key: &RecordKey, prefix: &str) -> Result<Vec<(String, Bytes)>, BusError> {
+        tables::states(&self.state.connection, SLOT, key, prefix).map_err(|error| self.state.failed(error))
     }
 
     fn state_names(&self, key: &RecordKey) -> Result<Vec<String>, BusError> {
         tables::state_names(&self.state.connection, SLOT, key).map_err(|error| self.state.failed(error))
+    }
+
+    fn outline(&self, key: &RecordKey) -> Result<Option<Outline>, BusError> {
+        tables::outline(&self.state.connection, SLOT, key).map_err(|error| self.state.failed(error))
     }
 }

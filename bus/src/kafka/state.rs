@@ -356,7 +356,7 @@ mod tests {
         std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xee; usize::try_from(length).unwrap() - 4096], 4096)
             .unwrap();
         let counted = state.counts();
-        let read = tables::states(&state.connection, SLOT, &crate::record::RecordKey([0; 16]));
+        let read = tables::states(&state.connection, SLOT, &crate::record::RecordKey([0; 16]), "");
         let failed = read.map_err(|error| state.failed(error));
         assert!(counted.is_err() || failed.is_err(), "SQLite reads on");
         state.mend().unwrap();

@@ -15,7 +15,9 @@ use super::writer::{Refusal, WriteTransaction};
 use crate::error::BusError;
 use crate::partition::partition_for;
 use crate::record::{Position, Record, RecordKey};
-use crate::worker::log::{AttemptMark, Concluded, Loaded, PartitionLog, ReadRange, StepWrite, StoredRecord, Suspicion};
+use crate::worker::log::{
+    AttemptMark, Concluded, Loaded, Outline, PartitionLog, ReadRange, StepWrite, StoredRecord, Suspicion,
+};
 use crate::worker::tables;
 use crate::worker::timers::TimerWindow;
 
@@ -128,12 +130,16 @@ impl PartitionLog for SlotLog {
         self.inner.readers.with(|connection| tables::state(connection, self.owned.slot, key, name))
     }
 
-    fn states(&self, key: &RecordKey) -> Result<Vec<(String, Bytes)>, BusError> {
-        self.inner.readers.with(|connection| tables::states(connection, self.owned.slot, key))
+    fn states(&self, key: &RecordKey, prefix: &str) -> Result<Vec<(String, Bytes)>, BusError> {
+        self.inner.readers.with(|connection| tables::states(connection, self.owned.slot, key, prefix))
     }
 
     fn state_names(&self, key: &RecordKey) -> Result<Vec<String>, BusError> {
         self.inner.readers.with(|connection| tables::state_names(connection, self.owned.slot, key))
+    }
+
+    fn outline(&self, key: &RecordKey) -> Result<Option<Outline>, BusError> {
+        self.inner.readers.with(|connection| tables::outline(connection, self.owned.slot, key))
     }
 }
 

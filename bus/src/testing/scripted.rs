@@ -26,6 +26,8 @@ pub enum Action {
     Delete(String),
     /// Emit the names of the state.
     Names,
+    /// Emit the state under names that start so: each name, and how many bytes it has.
+    Entries(String),
     /// Set the timer of that name, that many seconds after partition time. See [`Scripted`] for what names mean.
     Timer(String, i64),
     /// Unset the timer of that name.
@@ -63,6 +65,7 @@ pub fn script(actions: &[Action]) -> Bytes {
             Action::Put(name, bytes) => format!("put {name} {bytes}"),
             Action::Delete(name) => format!("delete {name}"),
             Action::Names => "names".into(),
+            Action::Entries(prefix) => format!("entries {prefix}"),
             Action::Timer(name, seconds) => format!("timer {name} {seconds}"),
             Action::Cancel(name) => format!("cancel {name}"),
             Action::Control(subject) => format!("control {subject}"),
@@ -172,6 +175,11 @@ impl Scripted {
             "names" => {
                 let names = context.names("").join(",");
                 self.emit(context, format!("names {names}"));
+            }
+            "entries" => {
+                let entries = context.entries(first).into_iter();
+                let entries: Vec<String> = entries.map(|(name, value)| format!("{name}={}", value.len())).collect();
+                self.emit(context, format!("entries {}", entries.join(",")));
             }
             "timer" => {
                 let due = Timestamp::from_micros(context.partition_time().as_micros() + second * 1_000_000);

@@ -54,12 +54,18 @@ pub(crate) trait PartitionLog: Send + 'static {
     /// Committed state by key and name.
     fn state(&self, key: &RecordKey, name: &str) -> Result<Option<Bytes>, BusError>;
 
-    /// All committed state of a key, in order of names.
-    fn states(&self, key: &RecordKey) -> Result<Vec<(String, Bytes)>, BusError>;
+    /// A key's committed state under names that start with `prefix`, in order of names.
+    fn states(&self, key: &RecordKey, prefix: &str) -> Result<Vec<(String, Bytes)>, BusError>;
 
     /// The names of a key's committed state, in order.
     fn state_names(&self, key: &RecordKey) -> Result<Vec<String>, BusError>;
+
+    /// The same, each with its value unless that is large; none when there are very many.
+    fn outline(&self, key: &RecordKey) -> Result<Option<Outline>, BusError>;
 }
+
+/// All names of a key's state, in order, with what was read of their values.
+pub(crate) type Outline = Vec<(String, Option<Bytes>)>;
 
 /// What was committed about a partition of a step; between commits, with what is pending applied.
 pub(crate) struct Loaded {

@@ -5,11 +5,12 @@
 //! and vanishes otherwise; the lower one is written when the transaction commits, and vanishes otherwise.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 use bytes::Bytes;
 use events::Timestamp;
 
-use super::cache::StateCache;
+use super::cache::{Answer, StateCache};
 use super::log::PartitionLog;
 use super::timers::TimerWindow;
 use crate::control::{Control, ControlTable};
@@ -69,6 +70,12 @@ impl Pending {
     }
 }
 
+/// The entries whose names start with `prefix`, in order.
+fn under<'a, V>(values: &'a BTreeMap<String, V>, prefix: &'a str) -> impl Iterator<Item = (&'a String, &'a V)> {
+    let from = values.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+    from.take_while(move |(name, _)| name.starts_with(prefix))
+}
+
 /// Committed keyed state: the cache over the log.
 pub(crate) struct CommittedState<'a> {
     pub(crate) log: &'a dyn PartitionLog,
@@ -76,13 +83,51 @@ pub(crate) struct CommittedState<'a> {
 }
 
 impl CommittedState<'_> {
+    /// Has the cache know the key, where there is room for it.
+    fn look_up(&mut self, key: &RecordKey) -> Result<(), BusError> {
+        if !self.cache.uses(key) {
+            self.cache.learn(*key, self.log.outline(key)?);
+        }
+        Ok(())
+    }
+
     fn get(&mut self, key: &RecordKey, name: &str) -> Result<Option<Bytes>, BusError> {
-        if let Some(known) = self.cache.get(key, name) {
-            return Ok(known);
+        self.look_up(key)?;
+        if let Answer::Known(value) = self.cache.get(key, name) {
+            return Ok(value);
         }
         let value = self.log.state(key, name)?;
-        self.cache.put(*key, name, value.clone());
+        if let Some(value) = &value {
+            self.cache.fill(key, name, value);
+        }
         Ok(value)
+    }
+
+    fn names(&mut self, key: &RecordKey, prefix: &str) -> Result<Vec<String>, BusError> {
+        self.look_up(key)?;
+        if let Some(state) = self.cache.whole(key) {
+            return Ok(under(state, prefix).map(|(name, _)| name.clone()).collect());
+        }
+        let mut names = self.log.state_names(key)?;
+        names.retain(|name| name.starts_with(prefix));
+        Ok(names)
+    }
+
+    /// What is not in memory is read in one statement.
+    fn entries(&mut self, key: &RecordKey, prefix: &str) -> Result<Vec<(String, Bytes)>, BusError> {
+        self.look_up(key)?;
+        if let Some(state) = self.cache.whole(key) {
+            let entry = |(name, value): (&String, &Option<Bytes>)| Some((name.clone(), value.clone()?));
+            let known: Option<Vec<(String, Bytes)>> = under(state, prefix).map(entry).collect();
+            if let Some(known) = known {
+                return Ok(known);
+            }
+        }
+        let entries = self.log.states(key, prefix)?;
+        for (name, value) in &entries {
+            self.cache.fill(key, name, value);
+        }
+        Ok(entries)
     }
 
     /// All state of a key as the transaction has left it so far.
@@ -90,7 +135,7 @@ impl CommittedState<'_> {
         let changes = pending.keys.get(key);
         let wiped = changes.is_some_and(|changes| changes.wiped);
         let mut state: BTreeMap<String, Bytes> =
-            if wiped { BTreeMap::new() } else { self.log.states(key)?.into_iter().collect() };
+            if wiped { BTreeMap::new() } else { self.log.states(key, "")?.into_iter().collect() };
         for (name, value) in changes.iter().flat_map(|changes| &changes.values) {
             match value {
                 Some(value) => state.insert(name.clone(), value.clone()),
@@ -185,6 +230,17 @@ impl<'a> RecordContext<'a> {
         }
     }
 
+    /// Whether nothing of what the file holds of the key counts any more.
+    fn is_wiped(&self) -> bool {
+        self.pending.keys.get(&self.key).is_some_and(|changes| changes.wiped)
+    }
+
+    /// What earlier inputs of the transaction changed of the key, and then what this one did, under a prefix.
+    fn changed<'c>(&'c self, prefix: &'c str) -> impl Iterator<Item = (&'c String, &'c Option<Bytes>)> {
+        let earlier = self.pending.keys.get(&self.key).map(|changes| &changes.values);
+        earlier.into_iter().chain([&self.changes.values]).flat_map(move |values| under(values, prefix))
+    }
+
     fn or_fail<R: Default>(&mut self, result: Result<R, BusError>) -> R {
         result.unwrap_or_else(|error| {
             self.failure.get_or_insert(error);
@@ -230,19 +286,28 @@ impl StepContext for RecordContext<'_> {
     }
 
     fn names(&mut self, prefix: &str) -> Vec<String> {
-        let pending = self.pending.keys.get(&self.key);
-        let wiped = pending.is_some_and(|changes| changes.wiped);
-        let stored = if wiped { Ok(Vec::new()) } else { self.committed.log.state_names(&self.key) };
+        let stored = if self.is_wiped() { Ok(Vec::new()) } else { self.committed.names(&self.key, prefix) };
         let mut names: BTreeSet<String> = self.or_fail(stored).into_iter().collect();
-        let pending = self.pending.keys.get(&self.key);
-        for (name, value) in pending.iter().flat_map(|changes| &changes.values).chain(&self.changes.values) {
+        for (name, value) in self.changed(prefix) {
             if value.is_some() {
                 names.insert(name.clone());
             } else {
                 names.remove(name);
             }
         }
-        names.into_iter().filter(|name| name.starts_with(prefix)).collect()
+        names.into_iter().collect()
+    }
+
+    fn entries(&mut self, prefix: &str) -> Vec<(String, Bytes)> {
+        let stored = if self.is_wiped() { Ok(Vec::new()) } else { self.committed.entries(&self.key, prefix) };
+        let mut entries: BTreeMap<String, Bytes> = self.or_fail(stored).into_iter().collect();
+        for (name, value) in self.changed(prefix) {
+            match value {
+                Some(value) => entries.insert(name.clone(), value.clone()),
+                None => entries.remove(name),
+            };
+        }
+        entries.into_iter().collect()
     }
 
     fn set_timer(&mut self, name: &str, due: Timestamp) {

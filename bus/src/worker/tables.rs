@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 
+use super::log::Outline;
 use super::pending::Pending;
 use crate::control::{Control, ControlTable};
 use crate::record::RecordKey;
@@ -72,13 +73,46 @@ pub(crate) fn state(
     rows.next()?.map(|row| row.get::<_, Vec<u8>>(0).map(Bytes::from)).transpose()
 }
 
-/// All state of a key, in order of names.
-pub(crate) fn states(connection: &Connection, slot: i64, key: &RecordKey) -> rusqlite::Result<Vec<(String, Bytes)>> {
-    let mut query =
-        connection.prepare_cached("SELECT name, value FROM state WHERE slot = ?1 AND key = ?2 ORDER BY name")?;
-    let rows =
-        query.query_map(params![slot, key.0], |row| Ok((row.get(0)?, Bytes::from(row.get::<_, Vec<u8>>(1)?))))?;
-    rows.collect()
+/// The state of a key under names that start with `prefix`, in order of names.
+pub(crate) fn states(
+    connection: &Connection,
+    slot: i64,
+    key: &RecordKey,
+    prefix: &str,
+) -> rusqlite::Result<Vec<(String, Bytes)>> {
+    let mut query = connection
+        .prepare_cached("SELECT name, value FROM state WHERE slot = ?1 AND key = ?2 AND name >= ?3 ORDER BY name")?;
+    let mut rows = query.query(params![slot, key.0, prefix])?;
+    let mut states = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        if !name.starts_with(prefix) {
+            break;
+        }
+        states.push((name, Bytes::from(row.get::<_, Vec<u8>>(1)?)));
+    }
+    Ok(states)
+}
+
+/// An outline leaves out larger values, and does not go through more names.
+const OUTLINED_BYTES: i64 = 1 << 10;
+const OUTLINED_NAMES: usize = 1 << 10;
+
+/// All names of a key's state, in order, each with its value unless that is large; none when there are very many.
+pub(crate) fn outline(connection: &Connection, slot: i64, key: &RecordKey) -> rusqlite::Result<Option<Outline>> {
+    let mut query = connection.prepare_cached(
+        "SELECT name, CASE WHEN length(value) <= ?3 THEN value END FROM state WHERE slot = ?1 AND key = ?2
+         ORDER BY name",
+    )?;
+    let mut rows = query.query(params![slot, key.0, OUTLINED_BYTES])?;
+    let mut names = Vec::new();
+    while let Some(row) = rows.next()? {
+        if names.len() == OUTLINED_NAMES {
+            return Ok(None);
+        }
+        names.push((row.get(0)?, row.get::<_, Option<Vec<u8>>>(1)?.map(Bytes::from)));
+    }
+    Ok(Some(names))
 }
 
 /// The names of a key's state, in order.
