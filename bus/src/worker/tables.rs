@@ -130,42 +130,7 @@ pub(crate) fn timer_names(connection: &Connection, slot: i64, key: &RecordKey) -
 
 /// Writes what a transaction changes of keys and of the control table.
 pub(crate) fn write_changes(connection: &Connection, slot: i64, pending: &Pending) -> rusqlite::Result<()> {
-    for (key, changes) in &pending.keys {
-        if changes.wiped {
-            connection
-                .prepare_cached("DELETE FROM state WHERE slot = ?1 AND key = ?2")?
-                .execute(params![slot, key.0])?;
-            connection
-                .prepare_cached("DELETE FROM timers WHERE slot = ?1 AND key = ?2")?
-                .execute(params![slot, key.0])?;
-        }
-        for (name, value) in &changes.values {
-            match value {
-                Some(value) => connection
-                    .prepare_cached(
-                        "INSERT INTO state (slot, key, name, value) VALUES (?1, ?2, ?3, ?4)
-                         ON CONFLICT DO UPDATE SET value = excluded.value",
-                    )?
-                    .execute(params![slot, key.0, name, value.as_ref()])?,
-                None => connection
-                    .prepare_cached("DELETE FROM state WHERE slot = ?1 AND key = ?2 AND name = ?3")?
-                    .execute(params![slot, key.0, name])?,
-            };
-        }
-        for (name, due) in &changes.timers {
-            match due {
-                Some(due) => connection
-                    .prepare_cached(
-                        "INSERT INTO timers (slot, key, name, due) VALUES (?1, ?2, ?3, ?4)
-                         ON CONFLICT DO UPDATE SET due = excluded.due",
-                    )?
-                    .execute(params![slot, key.0, name, due.as_micros()])?,
-                None => connection
-                    .prepare_cached("DELETE FROM timers WHERE slot = ?1 AND key = ?2 AND name = ?3")?
-                    .execute(params![slot, key.0, name])?,
-            };
-        }
-    }
+    write_keys(connection, slot, pending)?;
     for (key, reason) in &pending.poisoned {
         match reason {
             Some(reason) => connection
@@ -192,6 +157,46 @@ pub(crate) fn write_changes(connection: &Connection, slot: i64, pending: &Pendin
                      ON CONFLICT DO UPDATE SET value = excluded.value",
                 )?
                 .execute(params![slot, kind, subject, value.as_ref()])?;
+        }
+    }
+    Ok(())
+}
+
+/// State and timers of keys. Their statements are looked up once, not for every value.
+fn write_keys(connection: &Connection, slot: i64, pending: &Pending) -> rusqlite::Result<()> {
+    if pending.keys.is_empty() {
+        return Ok(());
+    }
+    let mut put = connection.prepare_cached(
+        "INSERT INTO state (slot, key, name, value) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET value = excluded.value",
+    )?;
+    let mut delete = connection.prepare_cached("DELETE FROM state WHERE slot = ?1 AND key = ?2 AND name = ?3")?;
+    let mut set = connection.prepare_cached(
+        "INSERT INTO timers (slot, key, name, due) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET due = excluded.due",
+    )?;
+    let mut cancel = connection.prepare_cached("DELETE FROM timers WHERE slot = ?1 AND key = ?2 AND name = ?3")?;
+    for (key, changes) in &pending.keys {
+        if changes.wiped {
+            connection
+                .prepare_cached("DELETE FROM state WHERE slot = ?1 AND key = ?2")?
+                .execute(params![slot, key.0])?;
+            connection
+                .prepare_cached("DELETE FROM timers WHERE slot = ?1 AND key = ?2")?
+                .execute(params![slot, key.0])?;
+        }
+        for (name, value) in &changes.values {
+            match value {
+                Some(value) => put.execute(params![slot, key.0, name, value.as_ref()])?,
+                None => delete.execute(params![slot, key.0, name])?,
+            };
+        }
+        for (name, due) in &changes.timers {
+            match due {
+                Some(due) => set.execute(params![slot, key.0, name, due.as_micros()])?,
+                None => cancel.execute(params![slot, key.0, name])?,
+            };
         }
     }
     Ok(())
