@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{BusError, PublishError};
 use crate::interface::Bus;
 use crate::record::{CommittedRecord, Positions, Record, RecordKey, Retention, TopicSpec};
-use crate::step::{Input, Outcome, StepContext, StepHandler, StepSpec};
+use crate::step::{Input, Outcome, Prepared, StepContext, StepHandler, StepSpec};
 
 /// The load of a measurement.
 #[derive(Debug, Clone)]
@@ -385,7 +385,7 @@ impl StepHandler for Measured {
         Outcome::Ok
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, record: &CommittedRecord, _: &Prepared) -> Option<Timestamp> {
         micros_of(&record.value, &self.load).map(Timestamp::from_micros)
     }
 }

@@ -214,8 +214,8 @@ impl StepHandler for Survivor {
         if self.0.ended() { Outcome::Poison(REASON_KILLED_PROCESS.into()) } else { outcome }
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
-        self.0.partition_time_of(record)
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<Timestamp> {
+        self.0.partition_time_of(record, prepared)
     }
 
     fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {

@@ -111,7 +111,8 @@ pub trait StepHandler: Send + Sync {
     fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome;
 
     /// When the record was received at the door (`received_at`); partition time is the greatest so far. None leaves it.
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp>;
+    /// `prepared` is what [`StepHandler::prepare`] found, so that nothing need be decoded again, or nothing.
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<Timestamp>;
 
     /// Makes the sealed content of a dead letter: the bus itself never stores text of a record there. The default keeps
     /// nothing but key, place and reason, which the bus adds. Must not fail on content that made the handler fail.
@@ -146,6 +147,15 @@ impl Prepared {
     #[must_use]
     pub fn ready<T: Any + Send>(value: T) -> Self {
         Self::Ready(Box::new(value))
+    }
+
+    /// The value that was prepared, when it is of that type, left where it is.
+    #[must_use]
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        match self {
+            Self::Ready(value) => value.downcast_ref(),
+            _ => None,
+        }
     }
 
     /// The value that was prepared, when it is of that type.

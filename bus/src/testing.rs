@@ -284,15 +284,16 @@ impl ReferenceStep {
     }
 
     fn record(&mut self, index: usize, record: &CommittedRecord) -> Result<(), Vec<String>> {
-        let received = catch_unwind(AssertUnwindSafe(|| self.handler.partition_time_of(record))).unwrap_or(None);
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.handler.prepare(std::slice::from_ref(record))))
+            .map_or_else(|_| Some(Prepared::Poison(REASON_PANIC.to_owned())), |mut prepared| prepared.pop())
+            .unwrap_or(Prepared::Nothing);
+        let received = catch_unwind(AssertUnwindSafe(|| self.handler.partition_time_of(record, &prepared)));
         let partition = &mut self.partitions[index];
-        partition.time = partition.time.max(received);
+        partition.time = partition.time.max(received.unwrap_or(None));
         self.fire_due(index)?;
         let failed = FailedInput::Record(record);
-        let prepared = catch_unwind(AssertUnwindSafe(|| self.handler.prepare(std::slice::from_ref(record))))
-            .map_or_else(|_| Some(Prepared::Poison(REASON_PANIC.to_owned())), |mut prepared| prepared.pop());
         let is_poisoned = self.partitions[index].poisoned.contains(&record.key);
-        match prepared.unwrap_or(Prepared::Nothing) {
+        match prepared {
             Prepared::Unavailable(names) => return Err(names),
             _ if is_poisoned => self.dead_letter(index, record.key, failed, REASON_KEY_POISONED, false),
             Prepared::Poison(reason) => self.dead_letter(index, record.key, failed, &reason, false),

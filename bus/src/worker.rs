@@ -388,7 +388,7 @@ impl<L: PartitionLog> PartitionWorker<L> {
             let record = self.record(stored);
             let mut prepared = Prepared::Nothing;
             if attempts < MOST_ATTEMPTS {
-                let received = self.received_at(&record);
+                let received = self.received_at(&record, &prepared);
                 let loaded = self.loaded()?;
                 loaded.time = loaded.time.max(received);
                 if loaded.timers.next(loaded.time) != NextTimer::None {
@@ -473,8 +473,8 @@ impl<L: PartitionLog> PartitionWorker<L> {
         prepared
     }
 
-    fn received_at(&self, record: &CommittedRecord) -> Option<Timestamp> {
-        catch_unwind(AssertUnwindSafe(|| self.shared.handler.partition_time_of(record))).unwrap_or(None)
+    fn received_at(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<Timestamp> {
+        catch_unwind(AssertUnwindSafe(|| self.shared.handler.partition_time_of(record, prepared))).unwrap_or(None)
     }
 
     /// Lets an idle partition's time follow the clock, as far as the step before has concluded.

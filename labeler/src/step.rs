@@ -123,8 +123,11 @@ impl StepHandler for Labeler {
         }
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
-        avro::decode::<CleanEvent>(&record.value).ok().map(|event| event.header.received_at)
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<Timestamp> {
+        match prepared.get::<CleanEvent>() {
+            Some(event) => Some(event.header.received_at),
+            None => avro::decode::<CleanEvent>(&record.value).ok().map(|event| event.header.received_at),
+        }
     }
 
     fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {

@@ -123,8 +123,11 @@ impl StepHandler for Handler {
         handled.err().unwrap_or(Outcome::Ok)
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
-        avro::decode::<RawEvent>(&record.value).ok().map(|event| event.header.received_at)
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<Timestamp> {
+        match prepared.get::<RawEvent>() {
+            Some(event) => Some(event.header.received_at),
+            None => avro::decode::<RawEvent>(&record.value).ok().map(|event| event.header.received_at),
+        }
     }
 
     fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {

@@ -65,8 +65,8 @@ impl StepHandler for Counted {
         outcome
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
-        self.inner.partition_time_of(record)
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<Timestamp> {
+        self.inner.partition_time_of(record, prepared)
     }
 
     fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {

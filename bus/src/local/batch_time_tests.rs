@@ -10,7 +10,7 @@ use super::model_tests::Local;
 use crate::model_tests::{self, Owners as _};
 use crate::partition::partition_for;
 use crate::record::{CommittedRecord, Record, RecordKey};
-use crate::step::{Input, Outcome, StepContext, StepHandler, StepLimits, StepSpec};
+use crate::step::{Input, Outcome, Prepared, StepContext, StepHandler, StepLimits, StepSpec};
 
 const FULL: usize = 100;
 
@@ -23,7 +23,7 @@ impl StepHandler for Takes {
         Outcome::Ok
     }
 
-    fn partition_time_of(&self, _: &CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, _: &CommittedRecord, _: &Prepared) -> Option<Timestamp> {
         None
     }
 }

@@ -19,7 +19,7 @@ use super::{LocalLog, LocalLogConfig};
 use crate::IDLE_AFTER;
 use crate::interface::Bus;
 use crate::record::{CommittedRecord, Positions, Record, RecordKey, Retention, TopicSpec};
-use crate::step::{Input, Outcome, StepContext, StepHandler, StepLimits, StepSpec};
+use crate::step::{Input, Outcome, Prepared, StepContext, StepHandler, StepLimits, StepSpec};
 use crate::testing::scripted::{Action, Scripted, scripted};
 use crate::worker::log::Held;
 use crate::worker::{PartitionWorker, Turn};
@@ -67,7 +67,7 @@ impl StepHandler for Notes {
         Outcome::Ok
     }
 
-    fn partition_time_of(&self, _: &CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, _: &CommittedRecord, _: &Prepared) -> Option<Timestamp> {
         None
     }
 }

@@ -278,7 +278,7 @@ impl StepHandler for Scripted {
         }
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, record: &CommittedRecord, _: &Prepared) -> Option<Timestamp> {
         let seconds = lines(&record.value).find_map(|line| line.strip_prefix("at "))?.parse().ok()?;
         Some(Timestamp::from_seconds(seconds))
     }

@@ -60,8 +60,8 @@ impl<L: PartitionLog> PartitionWorker<L> {
             if !self.fire_all(computed, &mut fired)? {
                 return Ok(());
             }
-            if let Entry::Data { record, .. } = &entry {
-                let received = self.received_at(record);
+            if let Entry::Data { record, prepared } = &entry {
+                let received = self.received_at(record, prepared);
                 let loaded = self.loaded()?;
                 loaded.time = loaded.time.max(received);
                 if !self.fire_all(computed, &mut fired)? {

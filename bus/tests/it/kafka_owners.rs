@@ -56,8 +56,8 @@ impl StepHandler for Slow {
         self.0.handle(input, context)
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
-        self.0.partition_time_of(record)
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<Timestamp> {
+        self.0.partition_time_of(record, prepared)
     }
 }
 
@@ -79,8 +79,8 @@ impl StepHandler for Deadly {
         outcome
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
-        self.0.partition_time_of(record)
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<Timestamp> {
+        self.0.partition_time_of(record, prepared)
     }
 
     fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {

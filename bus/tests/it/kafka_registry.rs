@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bus::kafka::{KafkaBus, KafkaConfig, KafkaUse};
 use bus::{
-    Bus, BusError, CommittedRecord, Input, Outcome, Positions, Record, Retention, StepContext, StepHandler, StepSpec,
-    TopicSpec,
+    Bus, BusError, CommittedRecord, Input, Outcome, Positions, Prepared, Record, Retention, StepContext, StepHandler,
+    StepSpec, TopicSpec,
 };
 use bytes::Bytes;
 use events::avro::{self, AvroError, AvroRecord as _};
@@ -102,7 +102,7 @@ impl StepHandler for Names {
         }
     }
 
-    fn partition_time_of(&self, _: &CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, _: &CommittedRecord, _: &Prepared) -> Option<Timestamp> {
         None
     }
 }

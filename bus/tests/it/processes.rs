@@ -206,8 +206,8 @@ macro_rules! delegate {
                 }
             }
 
-            fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
-                self.0.partition_time_of(record)
+            fn partition_time_of(&self, record: &CommittedRecord, prepared: &bus::Prepared) -> Option<Timestamp> {
+                self.0.partition_time_of(record, prepared)
             }
 
             fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {
@@ -251,8 +251,8 @@ impl StepHandler for DeadlyTimer {
         self.0.handle(input, context)
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
-        self.0.partition_time_of(record)
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &bus::Prepared) -> Option<Timestamp> {
+        self.0.partition_time_of(record, prepared)
     }
 
     fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {

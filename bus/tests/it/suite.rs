@@ -9,8 +9,8 @@ use bus::control::Control;
 use bus::testing::ReferenceStep;
 use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{
-    Bus, BusError, CommittedRecord, DeadLetter, HistoryEntry, Input, Outcome, Positions, PublishError, Record,
-    RecordKey, Retention, StepContext, StepHandler, StepLag, StepSpec, TopicSpec, partition_for,
+    Bus, BusError, CommittedRecord, DeadLetter, HistoryEntry, Input, Outcome, Positions, Prepared, PublishError,
+    Record, RecordKey, Retention, StepContext, StepHandler, StepLag, StepSpec, TopicSpec, partition_for,
 };
 use bytes::Bytes;
 use events::Timestamp;
@@ -310,7 +310,7 @@ impl StepHandler for Doubling {
         Outcome::Ok
     }
 
-    fn partition_time_of(&self, _: &CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, _: &CommittedRecord, _: &Prepared) -> Option<Timestamp> {
         None
     }
 }
@@ -548,7 +548,7 @@ impl StepHandler for Notes {
         Outcome::Ok
     }
 
-    fn partition_time_of(&self, _: &CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, _: &CommittedRecord, _: &Prepared) -> Option<Timestamp> {
         None
     }
 }

@@ -355,9 +355,9 @@ impl StepHandler for Replay {
         }
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<Timestamp> {
         if record.key != MARK {
-            return self.inner.partition_time_of(record);
+            return self.inner.partition_time_of(record, prepared);
         }
         record.value[..].try_into().ok().map(|micros| Timestamp::from_micros(i64::from_be_bytes(micros)))
     }

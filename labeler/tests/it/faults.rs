@@ -293,8 +293,8 @@ impl StepHandler for Refusing {
         self.0.handle(input, context)
     }
 
-    fn partition_time_of(&self, record: &CommittedRecord) -> Option<events::Timestamp> {
-        self.0.partition_time_of(record)
+    fn partition_time_of(&self, record: &CommittedRecord, prepared: &Prepared) -> Option<events::Timestamp> {
+        self.0.partition_time_of(record, prepared)
     }
 
     fn dead_letter(&self, failed: &Failed<'_>) -> Sealed {

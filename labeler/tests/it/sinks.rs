@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use artifacts::{ArtifactStore, LocalArtifacts};
 use bus::{
-    Affected, Bus, CommittedRecord, Input, Outcome, Position, Record, RecordKey, StepContext, StepHandler, StepSpec,
+    Affected, Bus, CommittedRecord, Input, Outcome, Position, Prepared, Record, RecordKey, StepContext, StepHandler,
+    StepSpec,
 };
 use bytes::Bytes;
 use events::avro;
@@ -600,7 +601,7 @@ impl StepHandler for Saying {
         Outcome::Ok
     }
 
-    fn partition_time_of(&self, _record: &CommittedRecord) -> Option<Timestamp> {
+    fn partition_time_of(&self, _record: &CommittedRecord, _prepared: &Prepared) -> Option<Timestamp> {
         None
     }
 }
