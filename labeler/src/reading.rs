@@ -1,14 +1,24 @@
 //! From the events kept in state to a story: decoded, opened, in the client's order.
+//!
+//! An opportunity is looked at several times, and what was kept of it changes by an event or two in between. So events
+//! are remembered as they were decoded and opened. That is no state: what is remembered of a value counts for the same
+//! bytes alone, and only while its person's key is there, so a story is the same with it and without.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use bus::StepContext;
+use bus::{RecordKey, StepContext};
+use bytes::Bytes;
 use events::avro::{self, AvroError};
 use events::topics::TELEMETRY_CLEAN;
-use events::{CleanEvent, EventKind, EventText, OpportunityId, Origin, SuggestionId};
+use events::{
+    CleanEvent, EventKind, EventText, KeyId, OffsetEncoding, OpportunityId, Origin, Receipt, SessionId, SuggestionId,
+    Timestamp,
+};
+use parking_lot::Mutex;
 
 use crate::keys::{LoadedKeys, Unloaded};
-use crate::state::{SessionState, facts_prefix};
+use crate::state::{EDITS, SessionState, edit_of, facts_prefix};
 use crate::story::{Answer, EditText, ExposureText, Fact, Story, What, opened_ms};
 
 /// Why a story cannot be read now.
@@ -22,20 +32,93 @@ pub(crate) enum ReadError {
 /// How long before the first signal an edit that came from the suggestion may have been made.
 const EDIT_MARGIN_MS: i64 = 10_000;
 
-/// Reads stories while one input is handled; the session's edits are read once.
+/// Bytes that are remembered of events, about, by all partitions together.
+const REMEMBERED_BYTES: usize = 32 << 20;
+
+/// Bytes that an event costs besides what it holds, which is there sealed and opened.
+const REMEMBERED_OVERHEAD: usize = 1 << 10;
+
+/// What a story needs of an event.
+struct Report {
+    session_id: SessionId,
+    /// The key that its text is sealed under.
+    key_id: Option<KeyId>,
+    receipt: Option<Receipt>,
+    encoding: OffsetEncoding,
+    received_at: Timestamp,
+    is_exposure: bool,
+    exposure: Option<ExposureText>,
+    fact: Option<Fact>,
+}
+
+/// Whose state, and its name there.
+type Place = (RecordKey, String);
+
+#[derive(Clone)]
+struct Read {
+    /// What was decoded.
+    value: Bytes,
+    report: Arc<Report>,
+}
+
+impl Read {
+    fn bytes(&self) -> usize {
+        REMEMBERED_OVERHEAD + 2 * self.value.len()
+    }
+}
+
+/// Events as they were read, bounded: when the young ones fill half of it they become the old ones, and those that
+/// nobody asked for since the last time are dropped.
+#[derive(Default)]
+pub(crate) struct Remembered {
+    young: HashMap<Place, Read>,
+    young_bytes: usize,
+    old: HashMap<Place, Read>,
+}
+
+impl Remembered {
+    fn get(&mut self, place: &Place) -> Option<Read> {
+        if let Some(read) = self.young.get(place) {
+            return Some(read.clone());
+        }
+        let (place, read) = self.old.remove_entry(place)?;
+        self.insert(place, read.clone());
+        Some(read)
+    }
+
+    fn insert(&mut self, place: Place, read: Read) {
+        self.remove(&place);
+        if self.young_bytes + read.bytes() > REMEMBERED_BYTES / 2 {
+            self.young_bytes = 0;
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young_bytes += read.bytes();
+        self.young.insert(place, read);
+    }
+
+    fn remove(&mut self, place: &Place) {
+        if let Some(read) = self.young.remove(place) {
+            self.young_bytes -= read.bytes();
+        }
+        self.old.remove(place);
+    }
+}
+
+/// Reads stories.
+#[derive(Clone, Copy)]
 pub(crate) struct StoryReader<'a> {
     keys: &'a LoadedKeys,
-    edits: Option<Vec<Fact>>,
+    remembered: &'a Mutex<Remembered>,
 }
 
 impl<'a> StoryReader<'a> {
-    pub(crate) fn new(keys: &'a LoadedKeys) -> Self {
-        Self { keys, edits: None }
+    pub(crate) fn new(keys: &'a LoadedKeys, remembered: &'a Mutex<Remembered>) -> Self {
+        Self { keys, remembered }
     }
 
     /// The story of an opportunity; none when nothing of it is kept.
     pub(crate) fn read(
-        &mut self,
+        self,
         session: &SessionState,
         context: &mut dyn StepContext,
         opportunity: OpportunityId,
@@ -44,33 +127,29 @@ impl<'a> StoryReader<'a> {
         let mut facts = Vec::new();
         let mut key_id = None;
         let mut session_id = None;
-        for name in context.names(&facts_prefix(opportunity)) {
-            let event = self.event(context, &name)?;
-            session_id = Some(event.header.session_id);
-            if let Some(sealed) = event.sealed() {
-                key_id = key_id.or(Some(sealed.key_id));
-            }
-            let text = self.text(&event)?;
-            let Some(receipt) = event.header.receipt.clone() else { continue };
+        let key = context.key();
+        for (name, value) in context.entries(&facts_prefix(opportunity)) {
+            let report = self.report((key, name), value)?;
+            session_id = Some(report.session_id);
+            key_id = key_id.or(report.key_id);
+            let Some(receipt) = &report.receipt else { continue };
             let answer = answers.entry(receipt.suggestion_id).or_insert_with(|| Answer {
-                receipt,
-                encoding: event.header.offset_encoding,
+                receipt: receipt.clone(),
+                encoding: report.encoding,
                 exposed: false,
-                first_received_at: event.header.received_at,
+                first_received_at: report.received_at,
                 text: None,
             });
-            if event.header.kind == EventKind::Exposure {
+            if report.is_exposure {
                 answer.exposed = true;
-                answer.encoding = event.header.offset_encoding;
-                answer.first_received_at = event.header.received_at;
-                answer.text = text.clone().and_then(|text| exposure_text(text, event.altered));
-                if let Some(sealed) = event.sealed() {
-                    key_id = Some(sealed.key_id);
-                }
+                answer.encoding = report.encoding;
+                answer.first_received_at = report.received_at;
+                answer.text.clone_from(&report.exposure);
+                key_id = report.key_id.or(key_id);
             } else if !answer.exposed {
-                answer.first_received_at = answer.first_received_at.min(event.header.received_at);
+                answer.first_received_at = answer.first_received_at.min(report.received_at);
             }
-            facts.extend(fact(&event, text));
+            facts.extend(report.fact.clone());
         }
         let mut answers: Vec<Answer> = answers.into_values().collect();
         answers.sort_by_key(|answer| (answer.receipt.issued_at, answer.receipt.suggestion_id));
@@ -80,12 +159,17 @@ impl<'a> StoryReader<'a> {
         let first = facts.iter().map(|fact| fact.sequence).min().unwrap_or(i64::MAX);
         // Before the first report time tells what belongs to the opportunity, from there on order does: a clock that
         // went back must hide no edit.
-        let belongs = |edit: &&Fact| {
-            edit.sequence > first
-                || (edit.monotonic_ms >= from_ms && until_ms.is_none_or(|until| edit.monotonic_ms <= until))
+        let belongs = |sequence: i64, monotonic_ms: i64| {
+            sequence > first || (monotonic_ms >= from_ms && until_ms.is_none_or(|until| monotonic_ms <= until))
         };
-        let edits = self.edits(context)?;
-        facts.extend(edits.iter().filter(belongs).cloned());
+        // Names say it, so the edits of what was before are not read at all.
+        let mut names = context.names(EDITS);
+        names.retain(|name| edit_of(name).is_none_or(|(sequence, monotonic_ms)| belongs(sequence, monotonic_ms)));
+        for name in names {
+            let Some(value) = context.get(&name) else { return Err(ReadError::Undecodable(name)) };
+            let report = self.report((key, name), value)?;
+            facts.extend(report.fact.clone().filter(|fact| belongs(fact.sequence, fact.monotonic_ms)));
+        }
         facts.sort_by_key(|fact| fact.sequence);
         let gaps = session.gaps(facts.iter().map(|fact| fact.sequence));
         Ok(Some(Story {
@@ -100,30 +184,58 @@ impl<'a> StoryReader<'a> {
         }))
     }
 
-    fn edits(&mut self, context: &mut dyn StepContext) -> Result<&[Fact], ReadError> {
-        if self.edits.is_none() {
-            let mut edits = Vec::new();
-            for name in context.names("e/") {
-                let event = self.event(context, &name)?;
-                let text = self.text(&event)?;
-                edits.extend(fact(&event, text));
-            }
-            self.edits = Some(edits);
+    /// Nobody will ask for these any more.
+    pub(crate) fn forget(self, key: RecordKey, names: impl IntoIterator<Item = String>) {
+        let mut remembered = self.remembered.lock();
+        for name in names {
+            remembered.remove(&(key, name));
         }
-        Ok(self.edits.as_deref().unwrap_or_default())
     }
 
-    fn event(&self, context: &mut dyn StepContext, name: &str) -> Result<CleanEvent, ReadError> {
-        let undecodable = || ReadError::Undecodable(name.to_owned());
-        let value = context.get(name).ok_or_else(undecodable)?;
-        avro::decode(&value).map_err(|error| match error {
+    fn report(self, place: Place, value: Bytes) -> Result<Arc<Report>, ReadError> {
+        let known = self.remembered.lock().get(&place);
+        if let Some(known) = known.filter(|known| known.value == value) {
+            let is_erased = match known.report.key_id {
+                Some(key_id) => self.keys.data_key(key_id).map_err(ReadError::Unloaded)?.is_none(),
+                None => false,
+            };
+            if !is_erased {
+                return Ok(known.report);
+            }
+        }
+        let report = Arc::new(self.decode(&place.1, &value)?);
+        self.remembered.lock().insert(place, Read { value, report: Arc::clone(&report) });
+        Ok(report)
+    }
+
+    fn decode(self, name: &str, value: &[u8]) -> Result<Report, ReadError> {
+        let event: CleanEvent = avro::decode(value).map_err(|error| match error {
             AvroError::UnknownFingerprint(fingerprint) => ReadError::Unloaded(Unloaded::schema(&fingerprint)),
-            _ => undecodable(),
+            _ => ReadError::Undecodable(name.to_owned()),
+        })?;
+        let key_id = event.sealed().map(|sealed| sealed.key_id);
+        let text = self.text(&event)?;
+        let is_exposure = event.header.kind == EventKind::Exposure;
+        let (exposure, fact) = if is_exposure {
+            (text.and_then(|text| exposure_text(text, event.altered)), None)
+        } else {
+            (None, fact(&event, text))
+        };
+        let header = event.header;
+        Ok(Report {
+            session_id: header.session_id,
+            key_id,
+            receipt: header.receipt,
+            encoding: header.offset_encoding,
+            received_at: header.received_at,
+            is_exposure,
+            exposure,
+            fact,
         })
     }
 
     /// The text of an event; none when it has none, or its person was erased.
-    fn text(&self, event: &CleanEvent) -> Result<Option<EventText>, ReadError> {
+    fn text(self, event: &CleanEvent) -> Result<Option<EventText>, ReadError> {
         let Some(sealed) = event.sealed() else { return Ok(None) };
         let Some(key) = self.keys.data_key(sealed.key_id).map_err(ReadError::Unloaded)? else { return Ok(None) };
         let opened = key.open(event.header.event_id, TELEMETRY_CLEAN, sealed).ok();
@@ -131,7 +243,7 @@ impl<'a> StoryReader<'a> {
     }
 }
 
-pub(crate) fn exposure_text(text: EventText, event_altered: bool) -> Option<ExposureText> {
+fn exposure_text(text: EventText, event_altered: bool) -> Option<ExposureText> {
     match text {
         EventText::Exposure { context, actions, window_start_offset, altered, first_action_ms } => Some(ExposureText {
             context,
@@ -145,7 +257,7 @@ pub(crate) fn exposure_text(text: EventText, event_altered: bool) -> Option<Expo
 }
 
 /// The fact that an event reports; none for exposures and for what a newer release reports.
-pub(crate) fn fact(event: &CleanEvent, text: Option<EventText>) -> Option<Fact> {
+fn fact(event: &CleanEvent, text: Option<EventText>) -> Option<Fact> {
     let header = &event.header;
     let what = match header.kind {
         EventKind::SuggestionShown => What::Shown { actions_visible: header.actions_visible.unwrap_or(1) },
@@ -181,4 +293,46 @@ pub(crate) fn fact(event: &CleanEvent, text: Option<EventText>) -> Option<Fact> 
         altered: event.altered,
         what,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn read(bytes: usize) -> Read {
+        let report = Report {
+            session_id: SessionId::from_uuid(Uuid::from_bytes([1; 16])),
+            key_id: None,
+            receipt: None,
+            encoding: OffsetEncoding::Utf8,
+            received_at: Timestamp::EPOCH,
+            is_exposure: false,
+            exposure: None,
+            fact: None,
+        };
+        Read { value: Bytes::from(vec![0; bytes]), report: Arc::new(report) }
+    }
+
+    fn place(number: usize) -> Place {
+        (RecordKey([7; 16]), number.to_string())
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_is_asked_for_stays() {
+        let mut remembered = Remembered::default();
+        let many = 4 * REMEMBERED_BYTES / read(10_000).bytes();
+        for number in 0..many {
+            remembered.insert(place(number), read(10_000));
+            assert!(remembered.get(&place(0)).is_some(), "{number}");
+            let held = remembered.young.values().chain(remembered.old.values()).map(Read::bytes).sum::<usize>();
+            assert!(held <= REMEMBERED_BYTES);
+            assert_eq!(remembered.young.values().map(Read::bytes).sum::<usize>(), remembered.young_bytes);
+        }
+        assert!(remembered.get(&place(1)).is_none());
+        assert!(remembered.get(&place(many - 1)).is_some());
+        remembered.remove(&place(many - 1));
+        assert!(remembered.get(&place(many - 1)).is_none());
+    }
 }

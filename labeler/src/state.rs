@@ -16,6 +16,8 @@ pub(crate) const SESSION: &str = "session";
 /// Name of the timer that forgets a session.
 pub(crate) const FORGET_TIMER: &str = "forget";
 const CLOSE_TIMER: &str = "close/";
+/// Prefix of the edits of a session.
+pub(crate) const EDITS: &str = "e/";
 
 /// How many ranges of numbers a session remembers. Up to where more of them were, it is only known that reports are
 /// missing.
@@ -134,8 +136,8 @@ impl SessionState {
     /// Removes the oldest edits until both bounds hold, and those too old for any opportunity.
     pub(crate) fn prune_edits(&mut self, context: &mut dyn StepContext, bounds: &EditBounds) {
         let oldest_ms = self.latest_ms.saturating_sub(bounds.age_ms);
-        for name in context.names("e/") {
-            let too_old = monotonic_of(&name).is_some_and(|monotonic| monotonic < oldest_ms);
+        for name in context.names(EDITS) {
+            let too_old = edit_of(&name).is_some_and(|(_, monotonic_ms)| monotonic_ms < oldest_ms);
             if !too_old && self.edits <= bounds.count && self.edit_bytes <= bounds.bytes {
                 break;
             }
@@ -157,11 +159,13 @@ pub(crate) struct EditBounds {
 
 /// Name of an edit; sorts as the client's order does.
 pub(crate) fn edit_name(sequence: i64, monotonic_ms: i64) -> String {
-    format!("e/{sequence:019}/{monotonic_ms:019}")
+    format!("{EDITS}{sequence:019}/{monotonic_ms:019}")
 }
 
-fn monotonic_of(name: &str) -> Option<i64> {
-    name.rsplit('/').next()?.parse().ok()
+/// The number and the client's time of an edit, as its name says them.
+pub(crate) fn edit_of(name: &str) -> Option<(i64, i64)> {
+    let (sequence, monotonic_ms) = name.strip_prefix(EDITS)?.split_once('/')?;
+    Some((sequence.parse().ok()?, monotonic_ms.parse().ok()?))
 }
 
 /// Prefix of everything reported about an opportunity.
@@ -205,6 +209,13 @@ mod tests {
             let first = numbers.iter().min().copied().unwrap_or(0);
             let expected: Vec<i64> = (first + 1..40).filter(|number| came(*number) && !came(number - 1)).collect();
             prop_assert_eq!(session.gaps(1..40), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_name_of_an_edit_says_its_number_and_time(sequence: i64, monotonic_ms: i64) {
+            prop_assert_eq!(edit_of(&edit_name(sequence, monotonic_ms)), Some((sequence, monotonic_ms)));
         }
     }
 

@@ -20,6 +20,7 @@ use events::{
     CleanEvent, Disposition, EventKind, OpportunityId, PairId, PreferencePair, Receipt, ReceiptState, Timestamp,
 };
 use metrics::counter;
+use parking_lot::Mutex;
 
 use crate::audience;
 use crate::config::SessionLimits;
@@ -27,7 +28,7 @@ use crate::episode::{Conclusion, Verdict, ending, judge, outcome};
 use crate::keys::{LoadedKeys, Unloaded};
 use crate::policy::LabelPolicy;
 use crate::policy_record::{Policies, UNREADABLE, VersionedPolicy};
-use crate::reading::{ReadError, StoryReader};
+use crate::reading::{ReadError, Remembered, StoryReader};
 use crate::signals::{CLOCK_TOLERANCE_MS, contradictions};
 use crate::state::{
     EditBounds, FORGET_TIMER, Open, SESSION, SessionState, Undecodable, close_timer, closed_name, edit_name, fact_name,
@@ -51,11 +52,12 @@ pub fn spec() -> StepSpec {
 /// The step's handler. `policy` is in force until the log names one (see [`crate::policy_record`]).
 #[must_use]
 pub fn handler(keys: Arc<LoadedKeys>, policy: VersionedPolicy, limits: SessionLimits) -> Arc<dyn StepHandler> {
-    Arc::new(Labeler { keys, policies: Policies::new(policy), limits })
+    Arc::new(Labeler { keys, remembered: Mutex::default(), policies: Policies::new(policy), limits })
 }
 
 struct Labeler {
     keys: Arc<LoadedKeys>,
+    remembered: Mutex<Remembered>,
     policies: Policies,
     limits: SessionLimits,
 }
@@ -100,6 +102,7 @@ impl StepHandler for Labeler {
         };
         let turn = Turn {
             keys: &self.keys,
+            reader: StoryReader::new(&self.keys, &self.remembered),
             limits: &self.limits,
             policy: &in_force.policy,
             version: in_force.version,
@@ -172,6 +175,7 @@ impl Labeler {
 /// The handling of one input under the policy that is in force there.
 struct Turn<'a> {
     keys: &'a LoadedKeys,
+    reader: StoryReader<'a>,
     limits: &'a SessionLimits,
     policy: &'a LabelPolicy,
     version: i32,
@@ -244,7 +248,7 @@ impl Turn<'_> {
             // An exposure that arrives after the end of its session closes with it.
             self.close_all(&mut session, context, ended_at)?;
         } else {
-            self.keep_bounds(&mut session, context, &mut StoryReader::new(self.keys), header.received_at)?;
+            self.keep_bounds(&mut session, context, header.received_at)?;
         }
         session.store(context);
         Ok(())
@@ -350,17 +354,16 @@ impl Turn<'_> {
         }
         let is_pause = quiet_ms >= self.policy.settle_ms;
         let close_ms = self.policy.close_ms + self.policy.look_grace_ms;
-        let mut reader = StoryReader::new(self.keys);
         let open: Vec<(OpportunityId, Open)> = session.open.iter().map(|(id, open)| (*id, open.clone())).collect();
         for (opportunity, open) in open {
             let is_over = open.opened_ms.is_some_and(|opened| session.latest_ms.saturating_sub(opened) >= close_ms);
             if is_over || closes == Some(opportunity) {
-                self.close(session, context, &mut reader, opportunity, at)?;
+                self.close(session, context, opportunity, at)?;
             } else if open.unjudged && !open.concluded && (is_pause || is_look) {
-                self.judge_open(session, context, &mut reader, opportunity, at)?;
+                self.judge_open(session, context, opportunity, at)?;
             }
         }
-        self.keep_bounds(session, context, &mut reader, at)
+        self.keep_bounds(session, context, at)
     }
 
     /// Closes the oldest opportunities until the session's state is as small as it must be.
@@ -368,7 +371,6 @@ impl Turn<'_> {
         &self,
         session: &mut SessionState,
         context: &mut dyn StepContext,
-        reader: &mut StoryReader<'_>,
         at: Timestamp,
     ) -> Result<(), Stop> {
         loop {
@@ -382,7 +384,7 @@ impl Turn<'_> {
             let oldest = session.open.iter().min_by_key(|(id, open)| (open.issued_at, **id)).map(|(id, _)| *id);
             let Some(oldest) = oldest else { return Ok(()) };
             counter!("flywheel_labeler_opportunities_closed_early_total", "reason" => reason).increment(1);
-            self.close(session, context, reader, oldest, at)?;
+            self.close(session, context, oldest, at)?;
         }
     }
 
@@ -390,11 +392,10 @@ impl Turn<'_> {
         &self,
         session: &mut SessionState,
         context: &mut dyn StepContext,
-        reader: &mut StoryReader<'_>,
         opportunity: OpportunityId,
         at: Timestamp,
     ) -> Result<(), Stop> {
-        let story = reader.read(session, context, opportunity)?;
+        let story = self.reader.read(session, context, opportunity)?;
         let concluded = match &story {
             Some(story) => self.label(story, false, context, at)?,
             None => false,
@@ -407,10 +408,9 @@ impl Turn<'_> {
     }
 
     fn close_all(&self, session: &mut SessionState, context: &mut dyn StepContext, at: Timestamp) -> Result<(), Stop> {
-        let mut reader = StoryReader::new(self.keys);
         let open: Vec<OpportunityId> = session.open.keys().copied().collect();
         for opportunity in open {
-            self.close(session, context, &mut reader, opportunity, at)?;
+            self.close(session, context, opportunity, at)?;
         }
         Ok(())
     }
@@ -419,11 +419,10 @@ impl Turn<'_> {
         &self,
         session: &mut SessionState,
         context: &mut dyn StepContext,
-        reader: &mut StoryReader<'_>,
         opportunity: OpportunityId,
         at: Timestamp,
     ) -> Result<(), Stop> {
-        let story = reader.read(session, context, opportunity)?;
+        let story = self.reader.read(session, context, opportunity)?;
         let open = session.open.remove(&opportunity);
         if let Some(story) = &story {
             if open.as_ref().is_none_or(|open| !open.concluded) {
@@ -450,9 +449,11 @@ impl Turn<'_> {
             }
             context.emit(SERVING_OUTCOMES, Record { key: person_key(&record.person), value: Bytes::from(value) });
         }
-        for name in context.names(&facts_prefix(opportunity)) {
-            context.delete(&name);
+        let names = context.names(&facts_prefix(opportunity));
+        for name in &names {
+            context.delete(name);
         }
+        self.reader.forget(context.key(), names);
         context.put(&closed_name(opportunity), Bytes::from_static(b"1"));
         // Once nothing of it can be taken in any more, the mark goes too.
         let issued_at = open.map_or(at, |open| open.issued_at);
@@ -465,7 +466,7 @@ impl Turn<'_> {
         let Some(mut session) = SessionState::load(context)? else { return Ok(()) };
         if let Some(opportunity) = opportunity_of_timer(name) {
             if session.open.contains_key(&opportunity) {
-                self.close(&mut session, context, &mut StoryReader::new(self.keys), opportunity, due)?;
+                self.close(&mut session, context, opportunity, due)?;
                 session.store(context);
             } else {
                 context.delete(&closed_name(opportunity));

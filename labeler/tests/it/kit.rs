@@ -67,7 +67,10 @@ impl World {
     }
 
     pub(crate) fn step_with(&self, partitions: u32, policy: VersionedPolicy) -> Labeling {
-        let handler = self.handler(policy);
+        Self::step_of(partitions, self.handler(policy))
+    }
+
+    pub(crate) fn step_of(partitions: u32, handler: Arc<dyn StepHandler>) -> Labeling {
         let mut step = ReferenceStep::new(step::spec(), Arc::clone(&handler), partitions);
         let rule = Bytes::from_static(b"repository:a");
         step.publish_control(CONTROL_KIND, &subject(&TenantId::default(), REPOSITORY), rule);

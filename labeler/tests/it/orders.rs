@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::local::{LocalLog, LocalLogConfig};
-use bus::{Bus, Positions, Retention, TopicSpec};
+use bus::{Bus, CommittedRecord, Input, Outcome, Positions, Prepared, Retention, StepContext, StepHandler, TopicSpec};
 use events::topics::{DEAD_LETTERS, PREFERENCE_PAIRS, SERVING_OUTCOMES, TELEMETRY_CLEAN};
 use events::{CleanEvent, Decision, EventKind, Origin, Timestamp};
 use labeler::LabelPolicy;
+use labeler::config::SessionLimits;
+use labeler::keys::LoadedKeys;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use service::clock::SimulatedClock;
@@ -159,10 +161,56 @@ pub(crate) fn crew() -> Crew {
 
 type Emitted = std::collections::BTreeMap<String, Vec<Vec<u8>>>;
 
+/// The labeler, begun anew for every input: it remembers nothing but its state.
+struct Forgetful(Arc<LoadedKeys>);
+
+impl Forgetful {
+    fn anew(&self) -> Arc<dyn StepHandler> {
+        labeler::step::handler(Arc::clone(&self.0), telling(LabelPolicy::default()), SessionLimits::default())
+    }
+}
+
+#[async_trait::async_trait]
+impl StepHandler for Forgetful {
+    fn prepare(&self, records: &[CommittedRecord]) -> Vec<Prepared> {
+        self.anew().prepare(records)
+    }
+
+    fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        self.anew().handle(input, context)
+    }
+
+    fn partition_time_of(&self, record: &CommittedRecord, _: &Prepared) -> Option<Timestamp> {
+        self.anew().partition_time_of(record, &Prepared::Nothing)
+    }
+
+    async fn make_available(&self, dependencies: &[String]) {
+        let handler = self.anew();
+        handler.make_available(dependencies).await;
+    }
+}
+
 impl Crew {
     fn label(&self, events: &[CleanEvent], partitions: u32, run_after: usize) -> Emitted {
+        let handler = self.world.handler(telling(LabelPolicy::default()));
+        self.label_with(handler, events, partitions, run_after)
+    }
+
+    /// What comes of the events in their order by a labeler that remembers nothing.
+    fn label_slowly(&self, events: &[CleanEvent]) -> Emitted {
+        let keys = Arc::new(LoadedKeys::new(self.world.keys.clone()));
+        self.label_with(Arc::new(Forgetful(keys)), events, 1, usize::MAX)
+    }
+
+    fn label_with(
+        &self,
+        handler: Arc<dyn StepHandler>,
+        events: &[CleanEvent],
+        partitions: u32,
+        run_after: usize,
+    ) -> Emitted {
         self.runtime.block_on(async {
-            let mut labeling = self.world.step(partitions);
+            let mut labeling = World::step_of(partitions, handler);
             for (index, event) in events.iter().enumerate() {
                 labeling.publish(event, &self.world.secret);
                 if index % run_after == 0 {
@@ -199,7 +247,7 @@ fn the_same_pairs_over_all_orders_and_batchings() {
     let result = runner.run(&strategy, |(habits, delays, partitions, run_after)| {
         let sessions = sessions(&crew, &habits);
         let in_order = delayed(&sessions, &[0]);
-        let expected = crew.label(&in_order, 1, usize::MAX);
+        let expected = crew.label_slowly(&in_order);
         let closed = expected.get(SERVING_OUTCOMES).map_or(0, Vec::len);
         let asked = in_order.iter().filter(|event| event.header.kind == EventKind::Exposure).count();
         prop_assert_eq!(closed, asked, "one outcome for each opportunity");
@@ -218,7 +266,7 @@ fn the_same_pairs_over_restarts_on_the_local_log() {
     let crew = crew();
     let sessions = sessions(&crew, &habits(4));
     let events = delayed(&sessions, &[0, 400, 90_000]);
-    let expected = crew.label(&events, 1, usize::MAX);
+    let expected = crew.label_slowly(&events);
     assert!(expected[PREFERENCE_PAIRS].len() >= 4, "{}", expected[PREFERENCE_PAIRS].len());
     let emitted = crew.runtime.block_on(async {
         let clock = SimulatedClock::new(START);
