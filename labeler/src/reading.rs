@@ -184,6 +184,18 @@ impl<'a> StoryReader<'a> {
         }))
     }
 
+    /// Remembers an event that is kept under a name, which was decoded to be handled. Not a look: it is as large as the
+    /// window, and often nobody asks for it before the opportunity closes.
+    pub(crate) fn remember(self, key: RecordKey, name: String, value: &Bytes, event: &CleanEvent) {
+        if event.header.kind == EventKind::RegionLook {
+            return;
+        }
+        // Without its key it is opened when it is asked for.
+        if let Ok(report) = self.opened(event) {
+            self.remembered.lock().insert((key, name), Read { value: value.clone(), report: Arc::new(report) });
+        }
+    }
+
     /// Nobody will ask for these any more.
     pub(crate) fn forget(self, key: RecordKey, names: impl IntoIterator<Item = String>) {
         let mut remembered = self.remembered.lock();
@@ -213,19 +225,22 @@ impl<'a> StoryReader<'a> {
             AvroError::UnknownFingerprint(fingerprint) => ReadError::Unloaded(Unloaded::schema(&fingerprint)),
             _ => ReadError::Undecodable(name.to_owned()),
         })?;
-        let key_id = event.sealed().map(|sealed| sealed.key_id);
-        let text = self.text(&event)?;
-        let is_exposure = event.header.kind == EventKind::Exposure;
+        self.opened(&event)
+    }
+
+    fn opened(self, event: &CleanEvent) -> Result<Report, ReadError> {
+        let header = &event.header;
+        let text = self.text(event)?;
+        let is_exposure = header.kind == EventKind::Exposure;
         let (exposure, fact) = if is_exposure {
             (text.and_then(|text| exposure_text(text, event.altered)), None)
         } else {
-            (None, fact(&event, text))
+            (None, fact(event, text))
         };
-        let header = event.header;
         Ok(Report {
             session_id: header.session_id,
-            key_id,
-            receipt: header.receipt,
+            key_id: event.sealed().map(|sealed| sealed.key_id),
+            receipt: header.receipt.clone(),
             encoding: header.offset_encoding,
             received_at: header.received_at,
             is_exposure,

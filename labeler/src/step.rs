@@ -263,7 +263,11 @@ impl Turn<'_> {
         context: &mut dyn StepContext,
     ) {
         let header = &event.header;
-        context.put(&edit_name(header.sequence, header.monotonic_ms), record.value.clone());
+        let name = edit_name(header.sequence, header.monotonic_ms);
+        context.put(&name, record.value.clone());
+        if !session.open.is_empty() {
+            self.reader.remember(context.key(), name, &record.value, event);
+        }
         session.edits += 1;
         session.edit_bytes += record.value.len();
         session.last_edit_ms = Some(header.monotonic_ms);
@@ -336,6 +340,7 @@ impl Turn<'_> {
             (known, told) => known.or(told),
         };
         context.put(&name, record.value.clone());
+        self.reader.remember(context.key(), name, &record.value, event);
         true
     }
 
