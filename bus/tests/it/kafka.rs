@@ -127,6 +127,7 @@ suite!(
     a_partition_is_idle_since_what_it_did_last,
     a_step_that_follows_waits_for_what_is_held,
     undecodable_state_poisons_its_key_only,
+    state_of_many_names_is_all_there,
 );
 
 fn record(number: u8) -> Record {

@@ -117,6 +117,7 @@ suite!(
     a_partition_is_idle_since_what_it_did_last,
     a_step_that_follows_waits_for_what_is_held,
     undecodable_state_poisons_its_key_only,
+    state_of_many_names_is_all_there,
 );
 
 /// A process that was stopped, or looks seldom, does not know of records that others appended; time must not pass them.

@@ -535,6 +535,36 @@ pub(crate) async fn a_partition_is_idle_since_what_it_did_last(harness: impl Har
     running.stop().await;
 }
 
+/// A key may have more names than are read at once, and larger values.
+pub(crate) async fn state_of_many_names_is_all_there(harness: impl Harness) {
+    let bus = harness.bus();
+    topics(&*bus, 1).await;
+    let name = |number: usize| format!("n{number:04}");
+    let numbers: Vec<usize> = (0..1_100).collect();
+    let put = |number: &usize| Action::Put(name(*number), if number % 100 == 0 { 2_000 } else { 3 });
+    let puts = numbers.chunks(100).map(|numbers| scripted(key(1), &numbers.iter().map(put).collect::<Vec<_>>()));
+    let running = Running::start(&bus, &Scripted::new("out"));
+    publish(&*bus, puts.collect()).await;
+    caught_up(&*bus).await;
+    running.stop().await;
+
+    // A new owner finds them in the file, first with changes of its own over them.
+    let running = Running::start(&bus, &Scripted::new("out"));
+    let entries = Action::Entries("n010".into());
+    let changes = [Action::Delete(name(101)), Action::Put(name(102), 5), Action::Put("n0100x".into(), 7)];
+    let asks = [&changes[..], &[entries.clone(), Action::Names][..]].concat();
+    publish(&*bus, vec![scripted(key(1), &asks)]).await;
+    caught_up(&*bus).await;
+    publish(&*bus, vec![scripted(key(1), &[entries])]).await;
+    caught_up(&*bus).await;
+    running.stop().await;
+    let found = texts(&*bus).await;
+    let expected = "entries n0100=2000,n0100x=7,n0102=5,n0103=3,n0104=3,n0105=3,n0106=3,n0107=3,n0108=3,n0109=3";
+    assert_eq!((found[0].as_str(), found[2].as_str()), (expected, expected));
+    assert_eq!(found[1].split(',').count(), 1_100);
+    assert_eq!(dead_letters(&*bus).await, []);
+}
+
 /// Notes every record of `out` with the partition time at which it is handled.
 struct Notes;
 
