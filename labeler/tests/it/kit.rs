@@ -178,7 +178,7 @@ pub(crate) fn record_of(event: &CleanEvent, secret: &TenantSecret) -> Record {
 #[derive(Clone)]
 pub(crate) struct Person {
     pub(crate) pseudonym: PersonPseudonym,
-    key: Arc<DataKey>,
+    pub(crate) key: Arc<DataKey>,
     secret: TenantSecret,
 }
 

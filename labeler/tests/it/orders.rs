@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 use service::clock::SimulatedClock;
 use tokio_util::sync::CancellationToken;
 
-use crate::kit::{Editor, Person, START, World, record_of, sorted_values, telling};
+use crate::kit::{Editor, Person, START, World, accepted_and_kept, record_of, sorted_values, telling};
 
 /// What a developer does about one answer.
 #[derive(Debug, Clone)]
@@ -258,6 +258,34 @@ fn the_same_pairs_over_all_orders_and_batchings() {
     if let Err(error) = result {
         panic!("{error}");
     }
+}
+
+#[test]
+fn what_was_read_before_an_erasure_counts_no_more() {
+    let Crew { world, persons, runtime } = crew();
+    let person = &persons[0];
+    let events = accepted_and_kept(person, 1);
+    let (last_look, before) = events.split_last().unwrap();
+    // What is kept of the opportunity is read at the looks, and again at the last one.
+    let ended = |is_erased: bool| {
+        runtime.block_on(async {
+            let mut labeling = world.step(1);
+            for event in before {
+                labeling.publish(event, &world.secret);
+            }
+            labeling.run().await;
+            if is_erased {
+                world.keys.cache().mark_erased(person.key.id());
+            }
+            labeling.publish(last_look, &world.secret);
+            labeling.finish().await;
+            let outcomes = labeling.outcomes();
+            assert_eq!(outcomes.len(), 1);
+            (outcomes[0].kept_characters > 0, labeling.pairs().len())
+        })
+    };
+    assert_eq!(ended(false), (true, 1));
+    assert_eq!(ended(true), (false, 0));
 }
 
 /// The local log with small batches, stopped and started again and again, against the reference model.
