@@ -1,4 +1,4 @@
-//! What who is scored says at points, and what is made of it: figures, differences, and lessons.
+//! What who is scored says at points, and what is made of it: thresholds, figures and differences.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,21 @@ use serde::{Deserialize, Serialize};
 use simulator::baseline::NgramCache;
 use simulator::history::judgement::{Judgement, judge};
 use simulator::history::points::EditPoint;
+use trainer::TrainerError;
 use trainer::evaluation::in_parallel;
 use trainer::gate::{Behaviour, bootstrap};
-use trainer::{TrainerError, TrainingPair, balance_silence};
 
 use super::windows::Step;
 
 /// Fewest changes that an interval rests on: of fewer, resampling says hardly anything.
 pub(super) const FEWEST_CHANGES: usize = 5;
 
-/// What is said at one point.
+/// What would be said at one point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Answer {
+    /// What is said, if anything is.
     pub(super) actions: ActionList,
-    /// Probability of speaking; none of who has no such thing.
+    /// Probability of speaking; none of who has no such thing, and says what it says.
     pub(super) gate_score: Option<f32>,
 }
 
@@ -29,11 +30,17 @@ impl Answer {
     pub(super) fn certain(actions: ActionList) -> Self {
         Self { actions, gate_score: None }
     }
+
+    /// Whether it is silent by its gate score, as decoding decides it.
+    fn is_below(&self, threshold: f32) -> bool {
+        self.gate_score.is_some_and(|score| score < threshold)
+    }
 }
 
-/// Asks `model` for its first action at each point.
+/// Asks `model` for its first action at each point, however low its gate score is: what is said from any threshold on
+/// follows from one answer.
 pub(super) fn ask(model: &EditModel, points: &[&EditPoint], threads: usize) -> Result<Vec<Answer>, TrainerError> {
-    let options = DecodeOptions { max_actions: 1, ..DecodeOptions::default() };
+    let options = DecodeOptions { max_actions: 1, threshold: 0.0, ..DecodeOptions::default() };
     in_parallel(points, threads, |point| {
         let completion = model.complete(&point.context, &options, &|| false, &mut |_| {})?;
         Ok(Answer { actions: completion.actions, gate_score: Some(completion.gate_score) })
@@ -89,9 +96,44 @@ pub(super) struct Figures {
     pub(super) silent: f64,
 }
 
-/// How each answer is judged.
-pub(super) fn judged(points: &[&EditPoint], answers: &[Answer]) -> Vec<Judgement> {
-    points.iter().zip(answers).map(|(point, answer)| judge(point, &answer.actions)).collect()
+/// How each answer is judged where `threshold` is the least gate score at which somebody speaks.
+pub(super) fn judged(points: &[&EditPoint], answers: &[Answer], threshold: f32) -> Vec<Judgement> {
+    let judge = |(point, answer): (&&EditPoint, &Answer)| {
+        if answer.is_below(threshold) { Judgement::default() } else { judge(point, &answer.actions) }
+    };
+    points.iter().zip(answers).map(judge).collect()
+}
+
+/// A threshold, and the mean utility of those that it was found on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Threshold {
+    /// Least gate score at which to speak; above 1 where silence is best.
+    pub(super) threshold: f32,
+    pub(super) utility: f64,
+}
+
+/// Above every gate score.
+const NEVER: f32 = 2.0;
+
+/// The threshold of the greatest utility at `points`; of equals the one that speaks least. None of no points.
+pub(super) fn best_threshold(points: &[&EditPoint], answers: &[Answer]) -> Option<Threshold> {
+    let mut found: Vec<(f32, f64)> = (answers.iter().zip(judged(points, answers, 0.0)))
+        .filter_map(|(answer, judgement)| Some((answer.gate_score?, utility(&judgement))))
+        .collect();
+    if found.is_empty() {
+        return None;
+    }
+    found.sort_by(|one, other| other.0.total_cmp(&one.0));
+    let mut best = (NEVER, 0.0);
+    let mut sum = 0.0;
+    // Who speaks at a score speaks at all that are equal to it.
+    for equal in found.chunk_by(|one, other| one.0.total_cmp(&other.0).is_eq()) {
+        sum += equal.iter().map(|(_, utility)| utility).sum::<f64>();
+        if let (true, Some((score, _))) = (sum > best.1, equal.first()) {
+            best = (*score, sum);
+        }
+    }
+    Some(Threshold { threshold: best.0, utility: best.1 / found.len() as f64 })
 }
 
 fn utility(judgement: &Judgement) -> f64 {
@@ -171,53 +213,21 @@ pub(super) fn difference(against: &str, paired: &[Paired<'_>], seed: u64) -> Dif
 /// Resamples of an interval, as the gate has.
 const RESAMPLES: usize = 2_000;
 
-/// What labels (docs/pairs.md) would say of a window that a version served: an edit that it made is a positive, one that
-/// it got wrong a correction, one that it did not make a missed one, and one where nothing was wanted a rejection.
-/// Silence where nothing was wanted teaches nothing.
-pub(super) fn lessons(
-    window: usize,
-    points: &[&EditPoint],
-    answers: &[Answer],
-    judgements: &[Judgement],
-) -> Vec<TrainingPair> {
-    let mut pairs = Vec::new();
-    for (number, ((point, answer), judgement)) in points.iter().zip(answers).zip(judgements).enumerate() {
-        let shown = ActionList { actions: answer.actions.actions.iter().take(1).cloned().collect(), closed: false };
-        let (reason, chosen, rejected) = match (point.wants_edit(), judgement.shown) {
-            (true, true) if judgement.content => ("accepted", shown, None),
-            (true, true) => ("correction", point.next(), Some(shown)),
-            (true, false) => ("missed", point.next(), Some(ActionList::no_edit())),
-            (false, true) => ("rejection", ActionList::no_edit(), Some(shown)),
-            (false, false) => continue,
-        };
-        pairs.push(TrainingPair {
-            pair_id: format!("{window:03}-{number:06}"),
-            person: point.change.clone(),
-            repository: point.context.repository.clone(),
-            reason: reason.to_owned(),
-            weight: 1.0,
-            support_people: 1,
-            observed_micros: 0,
-            off_policy: false,
-            context: point.context.clone(),
-            shared: Vec::new(),
-            chosen: Some(chosen),
-            rejected,
-            identifiers_seen: None,
-        });
-    }
-    balance_silence(&mut pairs);
-    pairs
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use rand::{RngExt as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
+
     use super::super::windows::tests::step;
     use super::*;
 
     /// Answers to the two points of each of `count` changes: what remains is proposed where `makes` says so, and where
     /// nothing remains the window's first word is changed where `disturbs` says so.
-    fn answers(count: usize, makes: impl Fn(usize) -> bool, disturbs: impl Fn(usize) -> bool) -> Vec<Answer> {
+    pub(crate) fn answers(
+        count: usize,
+        makes: impl Fn(usize) -> bool,
+        disturbs: impl Fn(usize) -> bool,
+    ) -> Vec<Answer> {
         let speak = |number: usize, is_said: bool| {
             let said = step(number).points[0].next();
             Answer::certain(if is_said { said } else { ActionList::no_edit() })
@@ -225,7 +235,7 @@ mod tests {
         (0..count).flat_map(|number| [speak(number, makes(number)), speak(number, disturbs(number))]).collect()
     }
 
-    fn points(count: usize) -> Vec<EditPoint> {
+    pub(crate) fn points(count: usize) -> Vec<EditPoint> {
         (0..count).flat_map(|number| step(number).points).collect()
     }
 
@@ -276,7 +286,7 @@ mod tests {
         let points = points(10);
         let points: Vec<&EditPoint> = points.iter().collect();
         let answers = answers(10, |number| number < 4, |number| number < 1);
-        let figures = Figures::of(&points, &judged(&points, &answers));
+        let figures = Figures::of(&points, &judged(&points, &answers, 0.5));
         assert_eq!((figures.points, figures.edit_points), (20, 10));
         let near = |value: f64, expected: f64| assert!((value - expected).abs() < 1e-12, "{value} {expected}");
         near(figures.utility, (4.0 * 0.75 - 0.25) / 20.0);
@@ -291,8 +301,8 @@ mod tests {
     fn differences_are_paired_and_rest_on_changes() {
         let points = points(20);
         let points: Vec<&EditPoint> = points.iter().collect();
-        let better = judged(&points, &answers(20, |number| number % 2 == 0, |_| false));
-        let silent = judged(&points, &answers(20, |_| false, |_| false));
+        let better = judged(&points, &answers(20, |number| number % 2 == 0, |_| false), 0.5);
+        let silent = judged(&points, &answers(20, |_| false, |_| false), 0.5);
         let paired: Vec<Paired<'_>> = points
             .iter()
             .zip(better.iter().zip(&silent))
@@ -309,21 +319,56 @@ mod tests {
     }
 
     #[test]
-    fn a_window_teaches_by_what_was_said_there() {
-        let points = points(6);
+    fn a_threshold_is_the_best_of_all() {
+        let points = points(20);
         let points: Vec<&EditPoint> = points.iter().collect();
-        let mut answers = answers(6, |number| number < 2, |number| number < 5);
-        if let Some(action) = answers[0].actions.actions.first_mut() {
-            action.new_text = "store".to_owned();
+        for seed in 0..200 {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            let (right, scores) = (random.random_range(0.0..1.0), random.random_range(1..12));
+            let answers: Vec<Answer> = answers(20, |_| true, |_| true)
+                .into_iter()
+                .map(|mut answer| {
+                    if !random.random_bool(right) {
+                        "store".clone_into(&mut answer.actions.actions[0].new_text);
+                    }
+                    // Few scores, so that some are equal.
+                    let score = random.random_range(0..scores) as f32 / 10.0;
+                    Answer { gate_score: Some(score), ..answer }
+                })
+                .collect();
+            let utility_from = |threshold: f32| Figures::of(&points, &judged(&points, &answers, threshold)).utility;
+            let found = best_threshold(&points, &answers).unwrap();
+            assert!((utility_from(found.threshold) - found.utility).abs() < 1e-12, "{seed}: {found:?}");
+            for tenth in 0..13_u8 {
+                let threshold = f32::from(tenth) / 10.0;
+                let utility = utility_from(threshold);
+                let speaks_less = threshold > found.threshold;
+                assert!(utility < found.utility + 1e-12, "{seed}: {threshold} beats {found:?}");
+                assert!(
+                    !speaks_less || utility < found.utility - 1e-12,
+                    "{seed}: {threshold} speaks less than {found:?}"
+                );
+            }
         }
-        let pairs = lessons(3, &points, &answers, &judged(&points, &answers));
-        let count = |reason: &str| pairs.iter().filter(|pair| pair.reason == reason).count();
-        // One wrong, one right, four silent; of five rejections as many as there are missed edits.
-        assert_eq!(["correction", "accepted", "missed", "rejection"].map(count), [1, 1, 4, 4]);
-        let correction = pairs.iter().find(|pair| pair.reason == "correction").unwrap();
-        let (chosen, rejected) = (correction.chosen.as_ref().unwrap(), correction.rejected.as_ref().unwrap());
-        assert_eq!((chosen.actions[0].new_text.as_str(), rejected.actions[0].new_text.as_str()), ("fetch", "store"));
-        assert!(!chosen.closed, "nobody knows what follows");
-        assert_eq!(correction.pair_id, "003-000000");
+        assert_eq!(best_threshold(&[], &[]), None);
+    }
+
+    #[test]
+    fn a_threshold_says_who_speaks() {
+        let points = points(2);
+        let points: Vec<&EditPoint> = points.iter().collect();
+        let answers: Vec<Answer> = answers(2, |_| true, |_| true)
+            .into_iter()
+            .zip([0.4, 0.5, 0.9, 0.5])
+            .map(|(answer, score)| Answer { gate_score: Some(score), ..answer })
+            .collect();
+        let shown = |threshold: f32| -> Vec<bool> {
+            judged(&points, &answers, threshold).iter().map(|judgement| judgement.shown).collect()
+        };
+        assert_eq!(shown(0.5), [false, true, true, true]);
+        assert_eq!(shown(0.4), [true; 4]);
+        // Two right at 0.9 and 0.4, two that nobody wanted at 0.5: all of it is worth more than the first alone.
+        assert_eq!(best_threshold(&points, &answers), Some(Threshold { threshold: 0.4, utility: 0.25 }));
+        assert_eq!(best_threshold(&points[1..2], &answers[1..2]), Some(Threshold { threshold: NEVER, utility: 0.0 }));
     }
 }

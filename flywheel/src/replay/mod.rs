@@ -3,13 +3,16 @@
 //! "Statistical Theory: The Prequential Approach", 1984). docs/replay.md says what the figures mean.
 //!
 //! Nothing of a window is known to who is scored on it: a version that learned through window t is scored on t + 1 and
-//! later ones alone. The newest version serves each window, and what it says there becomes the pairs that the next one
-//! learns from, as the labeler would make them. Every version trains from the base, by the job that the orchestrator runs.
+//! later ones alone. The newest version that the gate let through serves each window, and what it says there becomes the
+//! pairs that the next one learns from, as the labeler would make them. Of all pairs so far the orchestrator's data set
+//! is made, and its job trains from the base and judges by what was held out.
 
 mod answers;
+mod lessons;
 mod overlap;
 mod plan;
 mod report;
+mod standings;
 mod state;
 mod windows;
 
@@ -19,17 +22,16 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use edit_model::EditModel;
-use simulator::baseline::{NgramCache, repeat_last_substitution};
-use simulator::history::judgement::Judgement;
 use simulator::history::points::EditPoint;
 use simulator::history::{Census, Change, HistoryError, HistorySummary, git, releases};
-use trainer::gate::GateLimits;
 use trainer::job::{JobFile, JobProgress, JobResult, run_job};
 use trainer::{TrainerError, TrainingPair};
+use trainer_orchestrator::data_set::manifest::DataSetError;
 
-use self::answers::{Answer, Difference, Figures, Paired, ask, asked, difference, judged, lessons, remembered};
+use self::answers::{Answer, ask, asked, judged};
+use self::lessons::{DataSet, Lessons, Place, Served};
 use self::plan::Plan;
-use self::report::{Kind, Report, SCHEMA, Score, Version};
+use self::report::{Report, SCHEMA};
 use self::state::State;
 use self::windows::{Step, Stretch, cut};
 use crate::cli::{CODE_VERSION, Common, ReplayArgs};
@@ -42,6 +44,8 @@ use crate::visible::visible;
 
 /// Names of who learns nothing.
 const BASE: &str = "base";
+/// Name of whoever the gate let through last.
+const SERVED: &str = "served";
 const REPEAT_LAST: &str = "repeat-last-substitution";
 const NGRAM_CACHE: &str = "n-gram-cache";
 
@@ -139,18 +143,18 @@ fn play(
         stretches: &stretches,
         base: &base,
         base_directory: &base_directory,
-        snapshot_digest: &digest,
         // What came before is done again by every call: it must leave each of them some time.
         deadline: SystemTime::now() + Duration::from_secs(60 * u64::from(arguments.minutes)),
         progress,
         trained: BTreeMap::new(),
+        judges: BTreeMap::new(),
         answers: BTreeMap::new(),
+        held_out_answers: BTreeMap::new(),
         not_done: Vec::new(),
     };
     game.forward()?;
     game.fill()?;
-    let versions = game.versions();
-    let claims = game.claims();
+    let standings = game.standings();
     Ok(Report {
         schema: SCHEMA,
         code_version: CODE_VERSION.to_owned(),
@@ -160,8 +164,10 @@ fn play(
         base_digest,
         overlap,
         windows: stretches.iter().map(|stretch| stretch.window.clone()).collect(),
-        versions,
-        claims,
+        versions: standings.versions,
+        served: standings.served,
+        claims: standings.claims,
+        calibrated_claims: standings.calibrated_claims,
         seconds: started.elapsed().as_secs_f64(),
         plan: plan.clone(),
     })
@@ -219,46 +225,68 @@ enum Outcome {
     Failed(String),
 }
 
+/// What a data set leaves behind.
+struct Judges {
+    /// The points that are held out.
+    held_out: Vec<Place>,
+    /// Pairs that train and want silence.
+    silences: usize,
+}
+
 struct Game<'a> {
     plan: &'a Plan,
     state: &'a State,
     stretches: &'a [Stretch],
     base: &'a EditModel,
     base_directory: &'a Path,
-    snapshot_digest: &'a str,
     deadline: SystemTime,
     progress: &'a Progress,
     /// By the window that each learned through.
     trained: BTreeMap<usize, Outcome>,
+    /// What each is judged by, by version.
+    judges: BTreeMap<usize, Judges>,
     /// By version (0 is the base) and window.
     answers: BTreeMap<(usize, usize), Vec<Answer>>,
+    /// What each version says at the points that judge it.
+    held_out_answers: BTreeMap<usize, Vec<Answer>>,
     not_done: Vec<String>,
 }
 
-impl Game<'_> {
-    /// The newest version serves each window, and the next one learns from what it said.
+impl<'a> Game<'a> {
+    /// The newest version that the gate let through serves each window, and the next one learns from what it said.
     fn forward(&mut self) -> Result<(), Failure> {
-        let mut learned: Vec<TrainingPair> = Vec::new();
-        let count = self.stretches.len();
+        let mut lessons = Lessons::new(self.plan)?;
+        let (count, threshold) = (self.stretches.len(), self.plan.threshold);
         for window in 1..=count {
-            let serving = self.serving(window);
-            if !self.answer(serving, window)? {
+            let version = self.serving(window);
+            if !self.answer(version, window)? {
                 return Ok(());
             }
             if window == count {
                 break;
             }
             let points = self.stretches[window - 1].points();
-            let said = self.answers.get(&(serving, window)).map(Vec::as_slice).unwrap_or_default();
-            learned.extend(lessons(window, &points, said, &judged(&points, said)));
-            if !self.train(window, &learned)? {
-                return Ok(());
+            let said = self.answers.get(&(version, window)).map(Vec::as_slice).unwrap_or_default();
+            let judgements = judged(&points, said, threshold);
+            lessons.add(Served { window, version, threshold }, &points, said, &judgements)?;
+            match lessons.data_set() {
+                Ok(set) => {
+                    if !self.train(window, version, &set)? {
+                        return Ok(());
+                    }
+                    let silences = set.silences();
+                    self.judges.insert(window, Judges { held_out: set.held_out, silences });
+                }
+                Err(error @ DataSetError::Empty { .. }) => {
+                    self.trained.insert(window, Outcome::Failed(error.to_string()));
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
 
-    /// Every version answers every window after those that it learned from.
+    /// Every version answers every window after those that it learned from, and what judges it.
     fn fill(&mut self) -> Result<(), Failure> {
         let count = self.stretches.len();
         for version in 0..count {
@@ -267,18 +295,36 @@ impl Game<'_> {
                     return Ok(());
                 }
             }
+            if self.model(version).is_some() && !self.answer_held_out(version)? {
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    /// The newest version that learned from windows before `window`; 0 is the base.
+    /// The newest version that learned from windows before `window` and that `is_taken` takes; 0 is the base.
+    fn newest(&self, window: usize, is_taken: impl Fn(&JobResult) -> bool) -> usize {
+        let taken = |(number, outcome): (&usize, &Outcome)| match outcome {
+            Outcome::Trained(result, _) if is_taken(result) => Some(*number),
+            _ => None,
+        };
+        self.trained.range(..window).rev().find_map(taken).unwrap_or(0)
+    }
+
+    /// Who serves `window`. A version that the gate lets through is taken to be promoted before the next window: rollouts
+    /// are not played.
     fn serving(&self, window: usize) -> usize {
-        let is_made = |outcome: &Outcome| matches!(outcome, Outcome::Trained(..));
-        self.trained
-            .iter()
-            .rev()
-            .find(|(number, made)| **number < window && is_made(made))
-            .map_or(0, |(number, _)| *number)
+        self.newest(window, |result| result.gate.is_eligible())
+    }
+
+    /// Whether it is known who serves `window`.
+    fn is_decided(&self, window: usize) -> bool {
+        (1..window).all(|version| self.trained.contains_key(&version))
+    }
+
+    /// The folder of a model; 0 is the base.
+    fn directory(&self, version: usize) -> Result<PathBuf, Failure> {
+        if version == 0 { Ok(self.base_directory.to_owned()) } else { Ok(self.state.version(version)?.join("model")) }
     }
 
     fn model(&self, version: usize) -> Option<&EditModel> {
@@ -298,14 +344,34 @@ impl Game<'_> {
         if self.answers.contains_key(&(version, window)) {
             return Ok(true);
         }
-        let name = format!("answers-{version}-{window}.json");
-        let points = self.stretches[window - 1].points();
-        let kept = self.state.kept::<Vec<Answer>>(&name).filter(|kept| kept.len() <= points.len()).unwrap_or_default();
+        let stretches = self.stretches;
+        let points = stretches[window - 1].points();
+        let said = self.said(version, &window.to_string(), &points)?;
+        Ok(said.map(|said| self.answers.insert((version, window), said)).is_some())
+    }
+
+    /// Whether the answers of `version` to what judges it are there, made now if there is time.
+    fn answer_held_out(&mut self, version: usize) -> Result<bool, Failure> {
+        let Some(judges) = self.judges.get(&version) else { return Ok(true) };
+        let points = self.points(&judges.held_out);
+        let said = self.said(version, "held-out", &points)?;
+        Ok(said.map(|said| self.held_out_answers.insert(version, said)).is_some())
+    }
+
+    fn points(&self, places: &[Place]) -> Vec<&'a EditPoint> {
+        let all: Vec<Vec<&'a EditPoint>> = self.stretches.iter().map(Stretch::points).collect();
+        places.iter().filter_map(|(window, number)| all.get(window - 1)?.get(*number).copied()).collect()
+    }
+
+    /// What `version` says at `points`, kept by the name `of`, made now as far as there is time; none if not at all of
+    /// them.
+    fn said(&mut self, version: usize, of: &str, points: &[&EditPoint]) -> Result<Option<Vec<Answer>>, Failure> {
+        let file = format!("answers-{version}-{of}.json");
+        let kept = self.state.kept::<Vec<Answer>>(&file).filter(|kept| kept.len() <= points.len()).unwrap_or_default();
         if kept.len() == points.len() {
-            self.answers.insert((version, window), kept);
-            return Ok(true);
+            return Ok(Some(kept));
         }
-        let Some(model) = self.model(version) else { return Ok(false) };
+        let Some(model) = self.model(version) else { return Ok(None) };
         let before = kept.len();
         self.progress.begin("answering a window", Some(points.len() as u64));
         self.progress.reached(before as u64);
@@ -314,22 +380,21 @@ impl Game<'_> {
             self.progress.advance(some.len() as u64);
             Ok::<_, TrainerError>(said)
         };
-        let said = asked(kept, &points, || self.is_late(), ask)?;
+        let said = asked(kept, points, || self.is_late(), ask)?;
         if said.len() > before {
-            self.state.keep(&name, &said)?;
+            self.state.keep(&file, &said)?;
         }
         if said.len() < points.len() {
-            self.not_done.push(format!("version {version} on window {window} and what follows"));
-            return Ok(false);
+            self.not_done.push(format!("version {version} on window {of} and what follows"));
+            return Ok(None);
         }
-        self.answers.insert((version, window), said);
-        Ok(true)
+        Ok(Some(said))
     }
 
     /// Whether the version that learns through `window` is there, or known to be none.
-    fn train(&mut self, window: usize, pairs: &[TrainingPair]) -> Result<bool, Failure> {
-        let folder = self.state.version(window)?;
-        let (result_file, failed_file) = (folder.join("result.json"), format!("version-{window}/failed.json"));
+    fn train(&mut self, window: usize, serving: usize, set: &DataSet) -> Result<bool, Failure> {
+        let (folder, parent) = (self.state.version(window)?, self.directory(serving)?);
+        let failed_file = format!("version-{window}/failed.json");
         if let Some(reason) = self.state.kept::<String>(&failed_file) {
             self.trained.insert(window, Outcome::Failed(reason));
             return Ok(true);
@@ -339,7 +404,7 @@ impl Game<'_> {
             Some(result) => Ok(result),
             None if self.is_late() => Err(TrainerError::Deadline { step: 0 }),
             // As a later call reads it, to the last digit.
-            None => self.run(window, &folder, result_file, pairs).map(|result| kept().unwrap_or(result)),
+            None => self.run(window, &folder, parent, set).map(|result| kept().unwrap_or(result)),
         };
         let outcome = match result {
             Ok(result) => {
@@ -350,7 +415,12 @@ impl Game<'_> {
                 self.not_done.push(format!("training through window {window} and what follows"));
                 return Ok(false);
             }
-            Err(error @ (TrainerError::NoExamples(_) | TrainerError::Unhealthy(_) | TrainerError::Diverged { .. })) => {
+            Err(
+                error @ (TrainerError::NoExamples(_)
+                | TrainerError::OneClass { .. }
+                | TrainerError::Unhealthy(_)
+                | TrainerError::Diverged { .. }),
+            ) => {
                 let reason = error.to_string();
                 self.state.keep(&failed_file, &reason)?;
                 Outcome::Failed(reason)
@@ -361,14 +431,9 @@ impl Game<'_> {
         Ok(true)
     }
 
-    /// The orchestrator's job, with nothing held out: later windows judge.
-    fn run(
-        &self,
-        window: usize,
-        folder: &Path,
-        result_file: PathBuf,
-        pairs: &[TrainingPair],
-    ) -> Result<JobResult, TrainerError> {
+    /// The orchestrator's job. No other version is a rival of a candidate: each that was let through gained on the one
+    /// that served before it, so that the parent stands highest, and the anchor is always one.
+    fn run(&self, window: usize, folder: &Path, parent: PathBuf, set: &DataSet) -> Result<JobResult, TrainerError> {
         let deadline = self.deadline.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
         let job = JobFile {
             run_id: format!("replay-{window}"),
@@ -377,7 +442,7 @@ impl Game<'_> {
             gate_file: folder.join("gate"),
             general_file: None,
             anchor: self.base_directory.to_owned(),
-            parent: self.base_directory.to_owned(),
+            parent,
             rivals: Vec::new(),
             replay_file: self.base_directory.join("replay.jsonl"),
             old_skills_file: self.base_directory.join("old_skills.jsonl"),
@@ -385,115 +450,28 @@ impl Game<'_> {
             progress_file: folder.join("progress.json"),
             steps_file: Some(folder.join("steps.jsonl")),
             heartbeat_file: folder.join("heartbeat"),
-            result_file,
+            result_file: folder.join("result.json"),
             deadline_micros: i64::try_from(deadline).unwrap_or(i64::MAX),
-            snapshot_digest: self.snapshot_digest.to_owned(),
+            snapshot_digest: set.digest.to_string(),
             code_version: CODE_VERSION.to_owned(),
-            gate_opportunities: usize::MAX,
-            general_opportunities: 0,
-            gate: GateLimits::default(),
+            gate_opportunities: self.plan.gate_opportunities,
+            general_opportunities: self.plan.data_set.general_opportunities,
+            gate: self.plan.gate.clone(),
         };
-        let mut training = Vec::new();
-        for pair in pairs {
-            serde_json::to_writer(&mut training, pair).map_err(|error| TrainerError::Job(error.to_string()))?;
-            training.push(b'\n');
-        }
+        let (training, gate) = (json_lines(&set.training)?, json_lines(&set.gate)?);
         self.progress.begin("learning from windows", Some(self.plan.training.steps as u64));
         let mut watch = |progress: &JobProgress| self.progress.reached(progress.step as u64);
-        run_job(&job, &training, &[], &[], &mut watch)
+        run_job(&job, &training, &gate, &[], &mut watch)
     }
+}
 
-    /// How each was judged on each window: of those who were asked there.
-    fn judgements(&self) -> BTreeMap<(String, usize), Vec<Judgement>> {
-        let mut all = BTreeMap::new();
-        for ((version, window), said) in &self.answers {
-            all.insert((name(*version), *window), judged(&self.stretches[window - 1].points(), said));
-        }
-        let mut cache = NgramCache::default();
-        for (stretch, window) in self.stretches.iter().zip(1..) {
-            let points = stretch.points();
-            let repeated: Vec<Answer> =
-                points.iter().map(|point| Answer::certain(repeat_last_substitution(&point.context))).collect();
-            all.insert((REPEAT_LAST.to_owned(), window), judged(&points, &repeated));
-            let remembered = remembered(&mut cache, &stretch.steps);
-            all.insert((NGRAM_CACHE.to_owned(), window), judged(&points, &remembered));
-        }
-        all
+fn json_lines(pairs: &[TrainingPair]) -> Result<Vec<u8>, TrainerError> {
+    let mut lines = Vec::new();
+    for pair in pairs {
+        serde_json::to_writer(&mut lines, pair).map_err(|error| TrainerError::Job(error.to_string()))?;
+        lines.push(b'\n');
     }
-
-    fn versions(&self) -> Vec<Version> {
-        let judgements = self.judgements();
-        let plain = |name: &str, kind| Version {
-            name: name.to_owned(),
-            kind,
-            trained_through: None,
-            training_pairs: None,
-            training_seconds: None,
-            model_digest: None,
-            old_skills: None,
-            failed: None,
-            scores: self.scores(name, &judgements),
-        };
-        let mut versions =
-            vec![plain(REPEAT_LAST, Kind::Baseline), plain(NGRAM_CACHE, Kind::Baseline), plain(BASE, Kind::Base)];
-        for (number, outcome) in &self.trained {
-            let version = Version { trained_through: Some(*number), ..plain(&name(*number), Kind::Trained) };
-            versions.push(match outcome {
-                Outcome::Failed(reason) => Version { failed: Some(reason.clone()), ..version },
-                Outcome::Trained(result, _) => Version {
-                    training_pairs: Some(result.training_pairs),
-                    training_seconds: Some(result.training_seconds),
-                    model_digest: Some(result.model_digest.clone()),
-                    old_skills: Some((result.old_skills_candidate.exact, result.old_skills_parent.exact)),
-                    ..version
-                },
-            });
-        }
-        versions
-    }
-
-    fn scores(&self, name: &str, judgements: &BTreeMap<(String, usize), Vec<Judgement>>) -> Vec<Score> {
-        let mut scores = Vec::new();
-        for (stretch, window) in self.stretches.iter().zip(1..) {
-            let Some(own) = judgements.get(&(name.to_owned(), window)) else { continue };
-            let points = stretch.points();
-            let differences: Vec<Difference> = [BASE, REPEAT_LAST, NGRAM_CACHE]
-                .into_iter()
-                .filter(|other| *other != name)
-                .filter_map(|other| {
-                    let others = judgements.get(&(other.to_owned(), window))?;
-                    let paired: Vec<Paired<'_>> = (points.iter().zip(own.iter().zip(others)))
-                        .map(|(point, (own, other))| (point.change.as_str(), *own, *other))
-                        .collect();
-                    Some(difference(other, &paired, self.plan.points.seed))
-                })
-                .collect();
-            scores.push(Score { window, figures: Figures::of(&points, own), differences });
-        }
-        scores
-    }
-
-    /// The version that served each window against who learns nothing, over all windows that a trained one served.
-    fn claims(&self) -> Vec<Difference> {
-        let judgements = self.judgements();
-        let all_points: Vec<_> = self.stretches.iter().map(Stretch::points).collect();
-        [BASE, REPEAT_LAST, NGRAM_CACHE]
-            .into_iter()
-            .filter_map(|other| {
-                let mut paired: Vec<Paired<'_>> = Vec::new();
-                for (points, window) in all_points.iter().zip(1..) {
-                    let serving = self.serving(window);
-                    let own = judgements.get(&(name(serving), window)).filter(|_| serving > 0);
-                    let Some((own, others)) = own.zip(judgements.get(&(other.to_owned(), window))) else { continue };
-                    let both = own.iter().zip(others);
-                    paired.extend(
-                        points.iter().zip(both).map(|(point, (own, other))| (point.change.as_str(), *own, *other)),
-                    );
-                }
-                (!paired.is_empty()).then(|| difference(other, &paired, self.plan.points.seed))
-            })
-            .collect()
-    }
+    Ok(lines)
 }
 
 /// The name of the version that learned through a window; 0 is the base.

@@ -1,10 +1,14 @@
 //! What a replay does: everything that its figures follow from, besides the history and the base.
 
+use edit_model::DecodeOptions;
 use serde::{Deserialize, Serialize};
 use simulator::history::points::PointSettings;
 use simulator::history::{HistoryLimits, HistorySummary};
 use simulator::source::digest_hex;
+use trainer::gate::GateLimits;
 use trainer::methods::{Method, MethodConfig};
+use trainer_orchestrator::OrchestratorConfig;
+use trainer_orchestrator::data_set::policy::DataSetPolicy;
 
 use super::answers::FEWEST_CHANGES;
 use crate::cli::{CODE_VERSION, ReplayArgs};
@@ -25,6 +29,14 @@ pub(super) struct Plan {
     pub(super) points: PointSettings,
     /// How each version learns.
     pub(super) training: MethodConfig,
+    /// Least gate score at which versions speak: that of serving, which has one for all of them.
+    pub(super) threshold: f32,
+    /// Opportunities that the gate judges.
+    pub(super) gate_opportunities: usize,
+    /// What the gate lets through.
+    pub(super) gate: GateLimits,
+    /// How pairs become a data set.
+    pub(super) data_set: DataSetPolicy,
 }
 
 impl Plan {
@@ -32,6 +44,7 @@ impl Plan {
         // A method is named as in job files.
         let method: Method = serde_json::from_value(serde_json::Value::String(arguments.method.clone()))
             .map_err(|error| Failure::refused(format!("--method {}: {error}", arguments.method)))?;
+        let wheel = OrchestratorConfig::default();
         Ok(Self {
             windows: arguments.windows as usize,
             points_per_window: arguments.points as usize,
@@ -53,6 +66,10 @@ impl Plan {
                 threads: arguments.threads as usize,
                 ..MethodConfig::default()
             },
+            threshold: DecodeOptions::default().threshold,
+            gate_opportunities: wheel.gate_opportunities,
+            gate: wheel.gate,
+            data_set: wheel.data_set,
         })
     }
 
@@ -60,5 +77,30 @@ impl Plan {
     pub(super) fn digest(&self, source: &HistorySummary, base_digest: &str) -> Result<String, Failure> {
         let all = serde_json::to_vec(&(CODE_VERSION, self, &source.repository, &source.head, base_digest))?;
         Ok(digest_hex(&all))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: ReplayArgs,
+    }
+
+    /// What a replay does unless it is told otherwise.
+    pub(crate) fn plan() -> Plan {
+        Plan::of(&Line::parse_from(["replay", "--repo", "."]).arguments).unwrap()
+    }
+
+    #[test]
+    fn versions_speak_as_serving_lets_them() {
+        let plan = plan();
+        assert!((f64::from(plan.threshold) - serving::ServingConfig::default().threshold).abs() < 1e-9);
+        assert_eq!(plan.training, MethodConfig::default());
     }
 }

@@ -149,6 +149,7 @@ fn a_history_is_replayed_and_an_interrupted_replay_goes_on() {
         ("repeat-last-substitution", vec![1, 2, 3]),
         ("n-gram-cache", vec![1, 2, 3]),
         ("base", vec![1, 2, 3]),
+        ("served", vec![1, 2, 3]),
         ("version-1", vec![2, 3]),
         ("version-2", vec![3]),
     ];
@@ -157,21 +158,43 @@ fn a_history_is_replayed_and_an_interrupted_replay_goes_on() {
         for score in version["scores"].as_array().unwrap() {
             assert_eq!(score["points"].as_u64().unwrap(), 2 * score["edit_points"].as_u64().unwrap());
             let against = score["differences"].as_array().unwrap();
-            assert_eq!(against.len(), if version["kind"] == "trained" { 3 } else { 2 });
+            let learns_nothing = version["kind"] == "baseline" || version["kind"] == "base";
+            assert_eq!(against.len(), if learns_nothing { 2 } else { 3 });
+            let is_trained = version["kind"] == "trained";
+            assert_eq!(score["calibrated"].is_object(), is_trained, "{score}");
+            // No threshold does better than the one that is best on the same points.
+            if is_trained {
+                let best = score["best"]["utility"].as_f64().unwrap();
+                let others = [&score["utility"], &score["calibrated"]["utility"]];
+                assert!(others.iter().all(|utility| utility.as_f64().unwrap() < best + 1e-9), "{score}");
+            }
+        }
+        // Windows this small hold out too little to judge anything.
+        if version["kind"] == "trained" {
+            let gate = &version["gate"];
+            assert_eq!(gate["verdict"], "insufficient", "{version}");
+            assert!(gate["opportunities"].as_u64() > Some(0) && gate["opportunities"].as_u64() < Some(80), "{version}");
+            assert_eq!(gate["opportunities"], version["thresholds"]["points"], "{version}");
+            assert!(version["silent_pairs"].as_u64() < version["training_pairs"].as_u64(), "{version}");
         }
     }
+    // So the base serves all of them, and what was served is no better than it.
+    assert_eq!(report["served"]["versions"], serde_json::json!(["base", "base", "base"]));
+    assert_eq!(scores_of(&report, "served", 1), scores_of(&report, "base", 1));
+    let unchanged = &report["served"]["claims"][0];
+    assert_eq!((&unchanged["against"], unchanged["estimate"].as_f64()), (&Value::from("base"), Some(0.0)), "{report}");
     // What was renamed a moment ago is renamed again: the first baseline finds some of it.
     assert!(
         versions[0]["scores"].as_array().unwrap().iter().any(|score| score["content"].as_f64() > Some(0.0)),
         "{report}"
     );
-    let claims: Vec<&str> =
-        report["claims"].as_array().unwrap().iter().map(|claim| claim["against"].as_str().unwrap()).collect();
-    assert_eq!(claims, ["base", "repeat-last-substitution", "n-gram-cache"]);
-    // A trained version served every window but the first, none the one that it learned from.
-    let served: u64 = windows[1..].iter().map(|window| window["changes_drawn"].as_u64().unwrap()).sum();
-    for claim in report["claims"].as_array().unwrap() {
-        assert_eq!(claim["changes"].as_u64(), Some(served), "{report}");
+    // A version learned before every window but the first, none from the one that it is scored on.
+    let later: u64 = windows[1..].iter().map(|window| window["changes_drawn"].as_u64().unwrap()).sum();
+    for claims in [&report["claims"], &report["calibrated_claims"], &report["served"]["claims"]] {
+        let claims = claims.as_array().unwrap();
+        let against: Vec<&str> = claims.iter().map(|claim| claim["against"].as_str().unwrap()).collect();
+        assert_eq!(against, ["base", "repeat-last-substitution", "n-gram-cache"]);
+        assert!(claims.iter().all(|claim| claim["changes"].as_u64() == Some(later)), "{report}");
     }
     assert!(report["overlap"]["packages"].as_array().is_some());
 
@@ -190,13 +213,41 @@ fn a_history_is_replayed_and_an_interrupted_replay_goes_on() {
     assert_eq!(timeless(again), timeless(report));
     assert!(std::fs::read(state.join("answers-1-3.json")).unwrap() == whole);
 
-    for (name, starts, says) in [("r.md", "# Replay of pantry", "version-2"), ("r.html", "<!DOCTYPE html>", "<svg")] {
+    for (name, starts, says) in [
+        ("r.md", "# Replay of pantry", "insufficient_opportunities"),
+        ("r.md", "# Replay of pantry", "The gate let no version through"),
+        ("r.html", "<!DOCTYPE html>", "<svg"),
+    ] {
         let file = folder.path().join(name);
         let said = replay(folder.path(), &path, &["--report", &file.to_string_lossy()]);
         assert_eq!(said.code, Some(0), "{said:?}");
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(text.starts_with(starts) && text.contains(says), "{text}");
     }
+
+    // A version that the gate lets through serves from the next window on, and is the parent of the next one.
+    let result = state.join("version-1/result.json");
+    let mut first: Value = serde_json::from_slice(&std::fs::read(&result).unwrap()).unwrap();
+    first["gate"]["verdict"] = Value::from("eligible");
+    std::fs::write(&result, serde_json::to_vec(&first).unwrap()).unwrap();
+    std::fs::remove_dir_all(state.join("version-2")).unwrap();
+    for answers in ["3", "held-out"] {
+        std::fs::remove_file(state.join(format!("answers-2-{answers}.json"))).unwrap();
+    }
+    let report = replay(folder.path(), &path, &["--json"]).json();
+    assert_eq!(report["served"]["versions"], serde_json::json!(["base", "version-1", "version-1"]));
+    assert_eq!(scores_of(&report, "served", 3), scores_of(&report, "version-1", 3));
+    let second: Value = serde_json::from_slice(&std::fs::read(state.join("version-2/result.json")).unwrap()).unwrap();
+    assert_eq!(second["parent_digest"], first["model_digest"]);
+    assert_eq!(second["anchor_digest"], report["base_digest"]);
+}
+
+/// Figures of a version on a window.
+fn scores_of(report: &Value, name: &str, window: u64) -> Vec<Value> {
+    let versions = report["versions"].as_array().unwrap();
+    let version = versions.iter().find(|version| version["name"] == name).unwrap();
+    let score = version["scores"].as_array().unwrap().iter().find(|score| score["window"] == window).unwrap();
+    ["points", "utility", "edits_shown", "place", "content", "silent"].map(|figure| score[figure].clone()).to_vec()
 }
 
 #[test]
