@@ -97,6 +97,9 @@ fn missing(config: &OrchestratorConfig, gate: &GateReport, holds_general: bool) 
     if gate.persons < least_persons {
         return Some("insufficient_persons");
     }
+    if config.gate.markers > 0 && gate.memorisation.is_none() {
+        return Some("memorisation_not_asked");
+    }
     if !holds_general && !config.data_set.require_general {
         return None;
     }
@@ -223,5 +226,26 @@ mod tests {
             assert_eq!(lacks(general(100, 9), holds, requires), Some("insufficient_general_persons"));
             assert_eq!(lacks(general(100, 10), holds, requires), None);
         }
+    }
+
+    #[test]
+    fn a_verdict_that_should_know_what_is_remembered_does() {
+        let gate = |memorisation: Value| -> GateReport {
+            let gate = json!({
+                "verdict": "eligible", "reasons": [], "opportunities": 300, "persons": 10, "utility_candidate": 0.3,
+                "utility_parent": 0.1, "estimate": 0.2, "low": 0.1, "high": 0.3, "shown_rate_candidate": 0.6,
+                "shown_rate_parent": 0.6, "old_skills_candidate": 0.5, "old_skills_parent": 0.5,
+                "memorisation": memorisation,
+            });
+            serde_json::from_value(gate).unwrap()
+        };
+        let asked = json!({
+            "markers": 50, "episodes": 120, "markers_completed": 0, "controls_completed": 0, "p_value": 1.0,
+        });
+        let mut config = OrchestratorConfig::default();
+        assert_eq!(missing(&config, &gate(Value::Null), false), None);
+        config.gate.markers = 50;
+        assert_eq!(missing(&config, &gate(Value::Null), false), Some("memorisation_not_asked"));
+        assert_eq!(missing(&config, &gate(asked), false), None);
     }
 }

@@ -15,8 +15,10 @@ use trainer::{TrainingPair, balance_silence, exchange_repositories};
 
 use crate::attempts::AttemptDirectory;
 use crate::data_set::candidates::choose;
+use crate::data_set::caps::{Dimension, limit};
 use crate::data_set::lesson::written_identifiers;
 use crate::data_set::manifest::{Manifest, ManifestMember};
+use crate::data_set::policy::DataSetPolicy;
 use crate::data_set::stored;
 use crate::erasure;
 use crate::error::OrchestratorError;
@@ -85,6 +87,7 @@ pub(crate) async fn prepare(
         gate_opportunities: this.config.gate_opportunities,
         general_opportunities: this.config.data_set.general_opportunities,
         gate: this.config.gate.clone(),
+        person_pairs: person_pairs(&this.config.data_set, &training),
     };
     let job_file = attempt.file("job.json");
     std::fs::write(&job_file, serde_json::to_vec_pretty(&job)?)?;
@@ -194,6 +197,17 @@ async fn opened(
     }))
 }
 
+/// Most pairs that a data set of `training` would let one person more have, who made as many as all others.
+fn person_pairs(policy: &DataSetPolicy, training: &[TrainingPair]) -> usize {
+    let mut sizes: HashMap<&str, usize> = HashMap::new();
+    for pair in training.iter().filter(|pair| pair.support_people == 1) {
+        *sizes.entry(&pair.person).or_default() += 1;
+    }
+    let nobodys = training.len() - sizes.values().sum::<usize>();
+    let sizes: Vec<usize> = sizes.into_values().chain([training.len()]).collect();
+    limit(&sizes, nobodys, Dimension::Person.permille(policy))
+}
+
 /// Says of every pair that judges whether its developer wrote only names that pairs which train write, too.
 fn mark_identifiers(training: &[TrainingPair], judging: &mut [TrainingPair]) {
     let written = |pair: &TrainingPair| written_identifiers(&pair.shared, pair.chosen.as_ref());
@@ -246,6 +260,18 @@ mod tests {
             rejected: None,
             identifiers_seen: None,
         }
+    }
+
+    #[test]
+    fn one_person_more_has_three_times_the_mean_or_a_share_of_all() {
+        let mut pairs: Vec<TrainingPair> = (0..120).map(|number| pair(number, edit())).collect();
+        for (number, pair) in pairs.iter_mut().enumerate() {
+            pair.person = format!("p{}", number % 40);
+        }
+        let policy = DataSetPolicy::default();
+        // Three of each of 40 persons, and nine of the one: three times 129 / 41.
+        assert_eq!(person_pairs(&policy, &pairs), 9);
+        assert_eq!(person_pairs(&DataSetPolicy { most_of_person_permille: 200, ..policy }, &pairs), 30);
     }
 
     fn edit() -> ActionList {

@@ -14,6 +14,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::memorisation::MemorisationReport;
+
 /// Utility of a shown action that matches.
 pub const UTILITY_MATCH: f64 = 0.75;
 /// Utility of a shown action that does not.
@@ -40,6 +42,14 @@ pub struct GateLimits {
     pub parse_error_tolerance: f64,
     /// Largest calibration error of the decision to speak.
     pub calibration_tolerance: f64,
+    /// Markers by which a run is asked what it remembers, see [`crate::memorisation`]; 0: it is not asked. Asking takes a
+    /// second training.
+    pub markers: usize,
+    /// Markers stand in 1 to so many episodes of one person.
+    pub marker_episodes: usize,
+    /// Markers that are completed more often than controls hold a candidate where chance would do the same with a lower
+    /// probability than this.
+    pub memorisation_level: f64,
 }
 
 impl Default for GateLimits {
@@ -53,6 +63,9 @@ impl Default for GateLimits {
             bits_per_byte_tolerance: 0.02,
             parse_error_tolerance: 0.005,
             calibration_tolerance: 0.05,
+            markers: 0,
+            marker_episodes: 20,
+            memorisation_level: 0.05,
         }
     }
 }
@@ -74,6 +87,9 @@ impl GateLimits {
             (is_share(self.bits_per_byte_tolerance), "gate.bits_per_byte_tolerance", share),
             (is_share(self.parse_error_tolerance), "gate.parse_error_tolerance", share),
             (is_share(self.calibration_tolerance), "gate.calibration_tolerance", share),
+            (self.markers <= 1000, "gate.markers", "expected 0 to 1000"),
+            ((1..=1000).contains(&self.marker_episodes), "gate.marker_episodes", "expected 1 to 1000"),
+            (is_share(self.memorisation_level), "gate.memorisation_level", share),
         ];
         checks.into_iter().find(|(holds, ..)| !holds).map_or(Ok(()), |(_, key, reason)| Err((key, reason)))
     }
@@ -284,6 +300,9 @@ pub struct GateReport {
     /// What the answers to old tasks cost, by language.
     #[serde(default)]
     pub languages: Vec<LanguageReport>,
+    /// Which markers a run of the same kind remembers; none: it was not asked.
+    #[serde(default)]
+    pub memorisation: Option<MemorisationReport>,
 }
 
 /// JSON has no infinity, and a result that can not be read again would be made again.
@@ -361,6 +380,7 @@ pub fn judge(
         rivals: Vec::new(),
         calibration_error: None,
         languages: Vec::new(),
+        memorisation: None,
         verdict,
         reasons,
         opportunities: count,
@@ -396,7 +416,7 @@ pub fn judge_harm(config: &GateConfig, report: &mut GateReport, outcomes: &[Gate
 
 impl GateReport {
     /// Adds a reason against the candidate, where there is enough to judge it by.
-    fn hold(&mut self, reason: &str) {
+    pub(crate) fn hold(&mut self, reason: &str) {
         if self.verdict != GateVerdict::Insufficient {
             self.reasons.push(reason.to_owned());
             self.verdict = GateVerdict::Held;

@@ -22,6 +22,7 @@ use crate::gate::{
     Behaviour, Decision, GateConfig, GateLimits, GateOutcome, GateReport, GateVerdict, LanguageReport, judge,
     judge_calibration, judge_harm, judge_languages, judge_rivals, judge_syntax,
 };
+use crate::memorisation::{Beat, MarkerPlan, MemorisationReport, ask_model, judge_memorisation, plant};
 use crate::methods::{Method, MethodConfig, MethodData, TrainingProgress, fine_tuning_engine, train};
 use crate::pairs::{TrainingPair, parse_pairs};
 use crate::prepared::PairCensus;
@@ -80,6 +81,9 @@ pub struct JobFile {
     /// What the gate lets through.
     #[serde(default)]
     pub gate: GateLimits,
+    /// Most pairs that one person may have of the data set; what markers are planted by, where the gate asks for any.
+    #[serde(default)]
+    pub person_pairs: usize,
 }
 
 /// Where a job is.
@@ -332,6 +336,7 @@ pub fn run_job(
     let (old_skills_candidate, old_skills_parent) = (old(&candidate)?, old(&parent)?);
     let languages = languages(&candidate, &parent, &old_skills, job.config.threads)?;
     watchdog.beat(|_| {})?;
+    let remembered = remembered(job, &anchor, &pairs, &replay, &mut || watchdog.beat(|_| {}))?;
     let general = outcomes.split_off(adapt);
     let mut report = judge(&gate_config, &outcomes, old_skills_candidate.exact, old_skills_parent.exact);
     judge_harm(&gate_config, &mut report, &general);
@@ -340,6 +345,9 @@ pub fn run_job(
     let broken = (old_skills_candidate.parse_errors, old_skills_parent.parse_errors);
     judge_syntax(&gate_config, &mut report, broken.0, broken.1);
     judge_calibration(&gate_config, &mut report, &outcomes);
+    if let Some(remembered) = remembered {
+        judge_memorisation(&job.gate, &mut report, remembered);
+    }
     check_health(&mut report, trained.chosen_log_p_before, trained.chosen_log_p_after);
     let last = trained.history.last();
     let result = JobResult {
@@ -370,6 +378,38 @@ pub fn run_job(
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(TrainerError::file(&checkpoint, source)),
         _ => Ok(result),
     }
+}
+
+/// What a run like the candidate's remembers of markers, where the gate asks: the same settings, anchor and pairs, and
+/// markers among them. The candidate itself must not learn any, so another model does, which is left here. An attempt
+/// that is killed meanwhile begins it anew.
+fn remembered(
+    job: &JobFile,
+    anchor: &EditModel,
+    pairs: &[TrainingPair],
+    replay: &[BaseTask],
+    beat: &mut Beat<'_>,
+) -> Result<Option<MemorisationReport>, TrainerError> {
+    if job.gate.markers == 0 {
+        return Ok(None);
+    }
+    let plan = MarkerPlan {
+        markers: job.gate.markers,
+        most_episodes: job.gate.marker_episodes,
+        most_pairs: job.person_pairs,
+        seed: job.config.seed,
+    };
+    let planted = plant(anchor.tokenizer(), pairs, &plan);
+    let marked: Vec<TrainingPair> = pairs.iter().chain(&planted.pairs).cloned().collect();
+    let (config, network) = (&job.config, anchor.network());
+    let data = MethodData::prepare(config, network, anchor.weights(), anchor.tokenizer(), &marked, replay)?;
+    beat()?;
+    let first_weights = data.first_weights(network, anchor.weights());
+    let engine = fine_tuning_engine(config, &data, network, anchor.tokenizer(), first_weights, None)?;
+    let trained = train(config, &data, engine, 0, anchor.weights(), &mut |_, _| beat())?;
+    let model = anchor.with_weights(trained.weights)?.in_served_precision()?;
+    beat()?;
+    ask_model(&model, &planted.places, config.threads, beat).map(Some)
 }
 
 /// A run after which the wanted side is less likely than before has failed, whatever else it gained: preference losses

@@ -17,6 +17,7 @@ pub mod convention;
 pub mod evaluation;
 pub mod gate;
 pub mod job;
+pub mod memorisation;
 pub mod methods;
 pub mod pretrain;
 pub mod syntax;

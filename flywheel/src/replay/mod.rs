@@ -457,6 +457,7 @@ impl<'a> Game<'a> {
             gate_opportunities: self.plan.gate_opportunities,
             general_opportunities: self.plan.data_set.general_opportunities,
             gate: self.plan.gate.clone(),
+            person_pairs: 0,
         };
         let (training, gate) = (json_lines(&set.training)?, json_lines(&set.gate)?);
         self.progress.begin("learning from windows", Some(self.plan.training.steps as u64));

@@ -11,7 +11,7 @@
 //! stage and stays in no memory.
 
 pub mod candidates;
-mod caps;
+pub(crate) mod caps;
 pub mod composition;
 mod duplicates;
 mod entry;

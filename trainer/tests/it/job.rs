@@ -9,11 +9,11 @@ use trainer::{BaseTask, TrainerError, TrainingPair, write_tasks};
 
 use crate::fixture::{correction, model, task};
 
-fn lines(pairs: &[TrainingPair]) -> Vec<u8> {
+pub(crate) fn lines(pairs: &[TrainingPair]) -> Vec<u8> {
     pairs.iter().flat_map(|pair| [serde_json::to_vec(pair).unwrap(), vec![b'\n']]).flatten().collect()
 }
 
-fn job(folder: &Path, seconds: i64) -> JobFile {
+pub(crate) fn job(folder: &Path, seconds: i64) -> JobFile {
     let base = folder.join("base");
     if !base.exists() {
         model(1).save(&base, ModelManifest::new("test", "pretrain", "0")).unwrap();
@@ -43,10 +43,11 @@ fn job(folder: &Path, seconds: i64) -> JobFile {
         gate_opportunities: 300,
         general_opportunities: 0,
         gate: GateLimits::default(),
+        person_pairs: 0,
     }
 }
 
-fn pairs(first: u64, count: u64) -> Vec<TrainingPair> {
+pub(crate) fn pairs(first: u64, count: u64) -> Vec<TrainingPair> {
     (first..first + count).map(correction).collect()
 }
 

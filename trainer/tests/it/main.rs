@@ -3,6 +3,7 @@
 
 mod fixture;
 mod job;
+mod memorisation;
 mod methods;
 mod pretraining;
 mod resume;
