@@ -542,6 +542,9 @@ pub(crate) enum ModelsCommand {
     Show {
         /// Version number.
         version: i64,
+        /// Write what its gate found to FILE.md, FILE.html or FILE.json.
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
         #[command(flatten)]
         list: ListArgs,
     },

@@ -37,6 +37,7 @@ mod table;
 mod train;
 mod trajectories;
 mod up;
+mod version_report;
 mod visible;
 
 use std::pin::Pin;

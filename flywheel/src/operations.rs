@@ -24,9 +24,11 @@ use crate::cli::{
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
 use crate::foundation::Foundation;
-use crate::rules;
+use crate::report::{Form, check_writable};
 use crate::settings::Settings;
 use crate::table::{fields, print, print_fields, print_json, print_rows};
+use crate::visible::visible;
+use crate::{rules, version_report};
 
 /// Most dead letters that one command looks at.
 const DEAD_LETTERS: usize = 10_000;
@@ -334,9 +336,25 @@ pub(crate) async fn models(common: &Common, command: &ModelsCommand) -> Result<E
                 )?;
             }
         }
-        ModelsCommand::Show { version, list } => {
+        ModelsCommand::Show { version, report, list } => {
+            let report = match report {
+                Some(path) => {
+                    let form = Form::of(path)?;
+                    check_writable(path)?;
+                    Some((path, form))
+                }
+                None => None,
+            };
             let version = ModelVersion(*version);
             let found = registry.version(tenant, model, version).await.map_err(refused)?;
+            if let Some((path, form)) = report {
+                version_report::write(&found, form, path)?;
+                if !list.json {
+                    let place = visible(&path.display().to_string());
+                    print(&format!("what the gate found of version {version} is in {place}"))?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
             let chain = registry.lineage(tenant, model, version).await.map_err(refused)?;
             show_version(&found, &chain, list)?;
         }

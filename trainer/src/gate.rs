@@ -14,6 +14,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use crate::calibration::{CalibrationBin, Decision, calibration_bins, calibration_error};
+pub use crate::language_part::LanguagePart;
+use crate::language_part::by_language;
 use crate::memorisation::MemorisationReport;
 
 /// Utility of a shown action that matches.
@@ -148,6 +151,9 @@ impl Behaviour {
 pub struct GateOutcome {
     /// The developer, pseudonymous.
     pub person: String,
+    /// The language of the document.
+    #[serde(default)]
+    pub language: String,
     /// What the candidate did.
     pub candidate: Behaviour,
     /// What the parent did.
@@ -161,15 +167,6 @@ pub struct GateOutcome {
     /// Whether the names that the developer wrote there are all written by pairs that train; not known of every pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identifiers_seen: Option<bool>,
-}
-
-/// A decision to speak beside what would have been right.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Decision {
-    /// Probability that an edit is wanted, before any threshold.
-    pub gate_score: f32,
-    /// Whether one was.
-    pub wants_edit: bool,
 }
 
 /// The candidate beside a model that is not its parent.
@@ -228,7 +225,7 @@ pub struct PartReport {
 
 impl PartReport {
     /// The figures of some opportunities; none of no opportunity.
-    fn of(config: &GateConfig, outcomes: &[&GateOutcome]) -> Option<Self> {
+    pub(crate) fn of(config: &GateConfig, outcomes: &[&GateOutcome]) -> Option<Self> {
         if outcomes.is_empty() {
             return None;
         }
@@ -300,6 +297,12 @@ pub struct GateReport {
     /// What the answers to old tasks cost, by language.
     #[serde(default)]
     pub languages: Vec<LanguageReport>,
+    /// The opportunities judged, by the language of the document; diagnosis alone.
+    #[serde(default)]
+    pub by_language: Vec<LanguagePart>,
+    /// What the calibration error is computed from.
+    #[serde(default)]
+    pub calibration: Vec<CalibrationBin>,
     /// Which markers a run of the same kind remembers; none: it was not asked.
     #[serde(default)]
     pub memorisation: Option<MemorisationReport>,
@@ -380,6 +383,8 @@ pub fn judge(
         rivals: Vec::new(),
         calibration_error: None,
         languages: Vec::new(),
+        by_language: by_language(config, outcomes),
+        calibration: Vec::new(),
         memorisation: None,
         verdict,
         reasons,
@@ -448,7 +453,10 @@ pub fn judge_rivals(config: &GateConfig, report: &mut GateReport, outcomes: &[Ga
 /// Adds how far the candidate's decisions to speak are from what would have been right.
 pub fn judge_calibration(config: &GateConfig, report: &mut GateReport, outcomes: &[GateOutcome]) {
     let decisions: Vec<Decision> = outcomes.iter().filter_map(|outcome| outcome.decision).collect();
-    report.calibration_error = calibration_error(&decisions);
+    let bins = calibration_bins(&decisions);
+    report.calibration_error = calibration_error(&bins);
+    // JSON has no number that is none.
+    report.calibration = bins.into_iter().filter(|bin| bin.estimated.is_finite()).collect();
     // Written so that what is no number is held, too.
     if report.calibration_error.is_some_and(|error| !(0.0..=config.limits.calibration_tolerance).contains(&error)) {
         report.hold("calibration_off");
@@ -473,37 +481,8 @@ pub fn judge_syntax(config: &GateConfig, report: &mut GateReport, candidate: f64
     }
 }
 
-/// Bins of the calibration error.
-const CALIBRATION_BINS: usize = 10;
-/// A bin of fewer has no variance.
-const LEAST_IN_BIN: usize = 2;
-
-/// Root of the mean squared difference between what was estimated and what was right, over bins of equally many
-/// decisions by their score; the part of it that chance alone would make is taken off (Kumar et al. 2019, "Verified
-/// Uncertainty Calibration": the debiased estimator). None of too few decisions.
-#[must_use]
-pub fn calibration_error(decisions: &[Decision]) -> Option<f64> {
-    let mut sorted = decisions.to_vec();
-    sorted.sort_by(|left, right| left.gate_score.total_cmp(&right.gate_score));
-    let count = sorted.len();
-    if count < CALIBRATION_BINS * LEAST_IN_BIN {
-        return None;
-    }
-    let mut squared = 0.0;
-    for bin in 0..CALIBRATION_BINS {
-        let decisions = &sorted[bin * count / CALIBRATION_BINS..(bin + 1) * count / CALIBRATION_BINS];
-        let size = decisions.len() as f64;
-        let estimated = decisions.iter().map(|decision| f64::from(decision.gate_score)).sum::<f64>() / size;
-        let right = decisions.iter().filter(|decision| decision.wants_edit).count() as f64 / size;
-        let chance = right * (1.0 - right) / (size - 1.0);
-        squared += size / count as f64 * ((estimated - right).powi(2) - chance);
-    }
-    // Not `max`, which would make a number of what is none.
-    Some(if squared < 0.0 { 0.0 } else { squared.sqrt() })
-}
-
 /// Sum of differences in utility and number of opportunities of each person.
-fn differences<'a>(outcomes: impl Iterator<Item = &'a GateOutcome>) -> Vec<(f64, f64)> {
+pub(crate) fn differences<'a>(outcomes: impl Iterator<Item = &'a GateOutcome>) -> Vec<(f64, f64)> {
     let mut by_person: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
     for outcome in outcomes {
         let entry = by_person.entry(&outcome.person).or_default();
@@ -541,6 +520,7 @@ pub fn bootstrap(persons: &[(f64, f64)], resamples: usize, seed: u64) -> (f64, f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibration::tests::decisions;
 
     #[test]
     fn a_report_of_nobody_is_read_as_it_was_written() {
@@ -560,6 +540,7 @@ mod tests {
         (0..count)
             .map(|index| GateOutcome {
                 person: format!("p{}", index % 30),
+                language: "rust".to_owned(),
                 candidate: behaviour(candidate(index)),
                 parent: behaviour(parent(index)),
                 rivals: Vec::new(),
@@ -740,27 +721,8 @@ mod tests {
         assert_eq!(judged(0.0, 0.05), "eligible");
     }
 
-    /// Decisions of which `share_of` the score want an edit, by a fixed sequence that fills the unit interval.
-    fn decisions(count: usize, share_of: impl Fn(f64) -> f64) -> Vec<Decision> {
-        let fraction = |value: f64| value - value.floor();
-        (0..count)
-            .map(|index| {
-                let score = fraction(index as f64 * 0.618_033_988_749_895);
-                let point = fraction(index as f64 * 0.414_213_562_373_095 + 0.5);
-                Decision { gate_score: score as f32, wants_edit: point < share_of(score) }
-            })
-            .collect()
-    }
-
     #[test]
-    fn calibration_is_measured_without_what_chance_adds() {
-        let right = calibration_error(&decisions(300, |score| score)).unwrap();
-        assert!(right < 0.05, "{right}");
-        // A score that is always a quarter too high or too low.
-        let off = calibration_error(&decisions(3000, |score| (score - 0.25).max(0.0))).unwrap();
-        assert!((off - 0.24).abs() < 0.03, "{off}");
-        assert_eq!(calibration_error(&decisions(19, |score| score)), None);
-        assert!(calibration_error(&[Decision { gate_score: f32::NAN, wants_edit: true }; 40]).unwrap().is_nan());
+    fn decisions_that_are_off_hold_and_their_curve_is_kept() {
         let mut with_decisions = outcomes(300, |i| (true, i % 2 == 0), |i| (true, i % 4 == 0));
         let judged = |outcomes: &[GateOutcome]| {
             let mut report = judge(&GateConfig::default(), outcomes, 0.7, 0.7);
@@ -772,6 +734,16 @@ mod tests {
             outcome.decision = Some(decision);
         }
         assert_eq!(judged(&with_decisions), "calibration_off");
+        let mut report = judge(&GateConfig::default(), &with_decisions, 0.7, 0.7);
+        judge_calibration(&GateConfig::default(), &mut report, &with_decisions);
+        assert_eq!(report.calibration.iter().map(|bin| bin.decisions).sum::<usize>(), 300);
+        assert_eq!(report.calibration_error, calibration_error(&report.calibration));
+        for outcome in &mut with_decisions {
+            outcome.decision = Some(Decision { gate_score: f32::NAN, wants_edit: true });
+        }
+        judge_calibration(&GateConfig::default(), &mut report, &with_decisions);
+        let read: GateReport = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        assert_eq!((read.calibration, read.calibration_error), (Vec::new(), None));
     }
 
     #[test]

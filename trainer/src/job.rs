@@ -520,6 +520,7 @@ pub fn gate_outcomes(
         let (candidate, gate_score) = behave(candidate)?;
         Ok(GateOutcome {
             person: pair.person.clone(),
+            language: pair.context.language.clone(),
             candidate,
             parent: behave(parent)?.0,
             rivals: (rivals.iter())
@@ -548,6 +549,7 @@ mod tests {
         let outcomes: Vec<GateOutcome> = (0..300)
             .map(|number| GateOutcome {
                 person: format!("p{}", number % 30),
+                language: "rust".to_owned(),
                 candidate: behaviour(true),
                 parent: behaviour(number % 2 == 0),
                 rivals: Vec::new(),

@@ -1,11 +1,13 @@
 //! The training job: methods, offline evaluation, checkpoints, and the contract by which a job is started and watched.
 
+mod calibration;
 mod checkpoint;
 mod device;
 mod engine;
 mod error;
 mod examples;
 mod habit;
+mod language_part;
 mod method;
 mod objective;
 mod optimizer;

@@ -403,6 +403,7 @@ mod tests {
         let outcomes: Vec<GateOutcome> = (0..300)
             .map(|number| GateOutcome {
                 person: format!("p{}", number % 30),
+                language: "rust".to_owned(),
                 candidate: behaviour(true),
                 parent: behaviour(number % 2 == 0),
                 rivals: Vec::new(),

@@ -38,7 +38,7 @@ use crate::cli::{CODE_VERSION, Common, ReplayArgs};
 use crate::embedded;
 use crate::failure::Failure;
 use crate::progress::Progress;
-use crate::report::{Format, check_writable, put};
+use crate::report::{Form, Format, check_writable, put};
 use crate::table::{print, print_json};
 use crate::visible::visible;
 
@@ -51,24 +51,6 @@ const NGRAM_CACHE: &str = "n-gram-cache";
 
 /// Directory of the embedded parts, below which states are unless a flag says otherwise.
 const DATA_DIRECTORY: &str = "flywheel-data";
-
-/// How the report is written.
-enum Form {
-    Json,
-    Page(Format),
-}
-
-impl Form {
-    fn of(path: &Path) -> Result<Self, Failure> {
-        if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json")) {
-            return Ok(Self::Json);
-        }
-        Format::of(path, "--report").map(Self::Page).map_err(|_| {
-            let path = path.display();
-            Failure::refused(format!("--report: expected FILE.md, FILE.html or FILE.json, not {path}"))
-        })
-    }
-}
 
 /// Replays a history and reports it.
 pub(crate) fn run(common: &Common, arguments: &ReplayArgs) -> Result<ExitCode, Failure> {
@@ -87,11 +69,7 @@ pub(crate) fn run(common: &Common, arguments: &ReplayArgs) -> Result<ExitCode, F
     let found = played?;
     match report {
         Some((path, form)) => {
-            let text = match form {
-                Form::Json => serde_json::to_string_pretty(&found)? + "\n",
-                Form::Page(format) => format.written(&found.page()),
-            };
-            put(path, &text)?;
+            put(path, &form.written(&found.page(), &found)?)?;
             if !arguments.json {
                 print(&format!("the report is in {}", visible(&path.display().to_string())))?;
             }

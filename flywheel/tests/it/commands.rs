@@ -102,6 +102,12 @@ async fn what_is_listed_can_be_shown_and_both_as_json() {
     assert!(shown.contains("pretrain") && shown.contains("as registered") && shown.contains("weights"), "{shown}");
     assert!(shown.contains("file config.json") && shown.lines().all(|line| line.len() < 120), "{shown}");
     assert!(place.say(&["models", "show", "7"]).sentence().contains('7'));
+    let report = place.path().join("report.html");
+    let report = report.to_str().unwrap();
+    let refused = place.say(&["models", "show", "1", "--report", report]);
+    assert!(refused.sentence().contains("was judged by no gate"), "{refused:?}");
+    let refused = place.say(&["models", "show", "1", "--report", "/nowhere/report.pdf"]);
+    assert!(refused.sentence().contains("expected FILE.md, FILE.html or FILE.json"), "{refused:?}");
     assert!(place.say(&["rollout", "show", "7"]).code == Some(2));
     let nobody = "0190f3c0-7b5a-7c3e-9d51-6f2f4a1b2c3d";
     for decision in ["approve", "abort", "rollback"] {

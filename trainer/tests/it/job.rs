@@ -100,6 +100,10 @@ fn both_evaluation_sets_are_judged_apart_and_known_names_from_new_ones() {
     let by_identifiers = (counted(gate.seen_identifiers), counted(gate.unseen_identifiers));
     assert_eq!((gate.opportunities, by_identifiers), (30, (Some(10), Some(20))));
     assert_eq!(counted(gate.general), Some(12));
+    let languages: Vec<(&str, usize)> =
+        gate.by_language.iter().map(|part| (part.language.as_str(), part.figures.persons)).collect();
+    assert_eq!(languages, [("rust", 7)]);
+    assert_eq!(gate.calibration.iter().map(|bin| bin.decisions).sum::<usize>(), 30);
     // Parent and anchor are one; the decisions and what old tasks cost are judged all the same.
     assert!(gate.rivals.is_empty() && gate.calibration_error.is_some(), "{gate:?}");
     let language = &gate.languages[0];
