@@ -5,9 +5,10 @@
 //! read at once, and the same holds for tokens read one by one or together. The two kinds of reading differ from each
 //! other in the last bits, as their products do: what one wrote is not to be taken for what the other would write.
 
+use super::attention::QUERY_BLOCK;
 use super::matmul::{MatrixView, multiply, multiply_vectors};
 use super::parameters::LayerLayout;
-use super::{Network, QUERY_BLOCK, Sequence, Workspace, sized, vector};
+use super::{Network, Sequence, Workspace, sized, vector};
 use crate::error::ModelError;
 
 /// Keys and values of every layer for the tokens read so far.

@@ -1,9 +1,11 @@
 //! The decoder: forward and backward over ragged batches, and cached decoding.
 //!
-//! Sequences are concatenated without padding. Logits exist only where a loss or a decision needs them. A training pass
+//! Sequences are concatenated without padding. What a sequence begins with as one before it did goes through once: of the
+//! two answers to one prompt, the prompt and what both write before they differ. Logits exist only where a loss or a decision needs them. A training pass
 //! returns log p of every target and takes d loss / d(-log p) back, so that likelihood, DPO and ActionRL are the same
 //! code with other coefficients.
 
+mod attention;
 mod decode;
 mod matmul;
 mod parameters;
@@ -13,15 +15,13 @@ pub(crate) use decode::{KeyValueCache, ReadBuffers};
 pub use parameters::NamedTensor;
 pub(crate) use parameters::{EMBEDDING, LayerLayout, Layout, OUTPUT, standard_normal};
 
+use attention::Span;
 pub(crate) use matmul::{MatrixView, multiply};
 use rand_chacha::ChaCha8Rng;
 use vector::Rotary;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-
-/// Rows of queries whose scores are computed at once; later keys are skipped, which saves up to half of attention.
-const QUERY_BLOCK: usize = 48;
 
 /// One sequence of a batch: its tokens, and the places whose next token is a target.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ struct LayerTape {
 pub struct Workspace {
     tokens: Vec<u32>,
     positions: Vec<u32>,
-    lengths: Vec<usize>,
+    spans: Vec<Span>,
     layers: Vec<LayerTape>,
     output: Vec<f32>,
     rows: Vec<usize>,
@@ -162,7 +162,7 @@ impl Network {
             row.copy_from_slice(&weights[self.layout.embedding.clone()][*token as usize * width..][..width]);
         }
         for (layer, tape) in self.layout.layers.iter().zip(&mut workspace.layers) {
-            self.layer_forward(weights, layer, &mut stream, tape, &workspace.positions, &workspace.lengths);
+            self.layer_forward(weights, layer, &mut stream, tape, &workspace.positions, &workspace.spans);
         }
         workspace.output = stream;
 
@@ -229,18 +229,29 @@ impl Network {
         self.check(weights, sequences)?;
         workspace.tokens.clear();
         workspace.positions.clear();
-        workspace.lengths.clear();
+        workspace.spans.clear();
         workspace.rows.clear();
         workspace.targets.clear();
+        // The last sequence that stands whole, and where.
+        let mut whole: (&[u32], usize) = (&[], 0);
         for sequence in sequences {
+            let tokens = sequence.tokens;
             let start = workspace.tokens.len();
-            for position in sequence.target_positions {
-                workspace.targets.push(sequence.tokens[*position as usize + 1]);
-                workspace.rows.push(start + *position as usize);
+            let mut shared = tokens.iter().zip(whole.0).take_while(|(one, other)| one == other).count();
+            // One row of its own at least, so that there is something to attend from.
+            shared = shared.min(tokens.len().saturating_sub(1));
+            // Little is not worth the products that are then made in two parts.
+            if shared * 2 < tokens.len() {
+                (whole, shared) = ((tokens, start), 0);
             }
-            workspace.tokens.extend_from_slice(sequence.tokens);
-            workspace.positions.extend(0..sequence.tokens.len() as u32);
-            workspace.lengths.push(sequence.tokens.len());
+            for position in sequence.target_positions {
+                let place = *position as usize;
+                workspace.targets.push(tokens[place + 1]);
+                workspace.rows.push(if place < shared { whole.1 + place } else { start + place - shared });
+            }
+            workspace.tokens.extend_from_slice(&tokens[shared..]);
+            workspace.positions.extend(shared as u32..tokens.len() as u32);
+            workspace.spans.push(Span { prefix_start: whole.1, prefix: shared, start, length: tokens.len() - shared });
         }
         Ok(())
     }
@@ -252,7 +263,7 @@ impl Network {
         stream: &mut [f32],
         tape: &mut LayerTape,
         positions: &[u32],
-        lengths: &[usize],
+        spans: &[Span],
     ) {
         let (width, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let epsilon = self.config.rms_norm_eps as f32;
@@ -290,7 +301,7 @@ impl Network {
             );
         }
         self.rotary.rotate(&mut tape.query_key_value, row, query + key_value, positions, 1.0);
-        self.attention_forward(tape, lengths);
+        self.attention_forward(tape, spans);
         multiply(
             MatrixView::new(&tape.attended, count, query),
             MatrixView::new(&weights[layer.attention_output.clone()], width, query).transposed(),
@@ -360,50 +371,6 @@ impl Network {
         vector::normalize_heads(&mut rows[query..], row, key_value, gain, epsilon, key_inverse_rms);
     }
 
-    fn attention_forward(&self, tape: &mut LayerTape, lengths: &[usize]) {
-        let (width, _, stride) = self.attention_widths();
-        let (heads, head) = (self.config.num_attention_heads, self.config.head_size());
-        let scale = 1.0 / (head as f32).sqrt();
-        let squares: usize = lengths.iter().map(|length| length * length).sum();
-        let count: usize = lengths.iter().sum();
-        sized(&mut tape.probabilities, squares * heads);
-        sized(&mut tape.attended, count * width);
-        let (mut row_start, mut square_start) = (0, 0);
-        for &length in lengths {
-            for index in 0..heads {
-                let (query_start, key_start, value_start) = self.head_offsets(index);
-                let rows_here = &tape.query_key_value[row_start * stride..];
-                let (query, key, value) =
-                    (&rows_here[query_start..], &rows_here[key_start..], &rows_here[value_start..]);
-                let scores = &mut tape.probabilities[square_start..square_start + length * length];
-                square_start += length * length;
-                for first in (0..length).step_by(QUERY_BLOCK) {
-                    let rows = QUERY_BLOCK.min(length - first);
-                    let visible = first + rows;
-                    let block = &mut scores[first * length..(first + rows) * length];
-                    multiply(
-                        MatrixView::strided(&query[first * stride..], rows, head, stride),
-                        MatrixView::strided(key, visible, head, stride).transposed(),
-                        block,
-                        length,
-                        scale,
-                        false,
-                    );
-                    vector::causal_softmax_rows(block, length, first);
-                    multiply(
-                        MatrixView::strided(block, rows, visible, length),
-                        MatrixView::strided(value, visible, head, stride),
-                        &mut tape.attended[(row_start + first) * width + index * head..],
-                        width,
-                        1.0,
-                        false,
-                    );
-                }
-            }
-            row_start += length;
-        }
-    }
-
     /// Adds the gradient of `sum_i coefficient[i] * (-log p_i)` to `gradients`, after [`Network::forward`].
     ///
     /// # Errors
@@ -459,7 +426,7 @@ impl Network {
                 layer,
                 tape,
                 &workspace.positions,
-                &workspace.lengths,
+                &workspace.spans,
                 &mut workspace.gradient,
                 &mut workspace.wide_gradient,
                 &mut workspace.narrow_gradient,
@@ -481,7 +448,7 @@ impl Network {
         layer: &LayerLayout,
         tape: &mut LayerTape,
         positions: &[u32],
-        lengths: &[usize],
+        spans: &[Span],
         stream: &mut [f32],
         wide: &mut Vec<f32>,
         narrow: &mut Vec<f32>,
@@ -553,7 +520,7 @@ impl Network {
             1.0,
             false,
         );
-        self.attention_backward(tape, lengths, narrow, sized(wide, count * row), score);
+        self.attention_backward(tape, spans, narrow, sized(wide, count * row), score);
         self.rotary.rotate(wide, row, query + key_value, positions, -1.0);
         if self.config.normalizes_heads() {
             vector::normalize_heads_backward(
@@ -604,84 +571,6 @@ impl Network {
             stream,
             &mut gradients[layer.attention_norm.clone()],
         );
-    }
-
-    fn attention_backward(
-        &self,
-        tape: &LayerTape,
-        lengths: &[usize],
-        attended_gradient: &[f32],
-        gradient: &mut [f32],
-        score_buffer: &mut Vec<f32>,
-    ) {
-        let (width, _, stride) = self.attention_widths();
-        let (heads, head) = (self.config.num_attention_heads, self.config.head_size());
-        let scale = 1.0 / (head as f32).sqrt();
-        gradient.fill(0.0);
-        let (mut row_start, mut square_start) = (0, 0);
-        for &length in lengths {
-            let gradient = &mut gradient[row_start * stride..];
-            for index in 0..heads {
-                let (query_start, key_start, value_start) = self.head_offsets(index);
-                let rows_here = &tape.query_key_value[row_start * stride..];
-                let (query, key, value) =
-                    (&rows_here[query_start..], &rows_here[key_start..], &rows_here[value_start..]);
-                let probabilities = &tape.probabilities[square_start..square_start + length * length];
-                square_start += length * length;
-                for first in (0..length).step_by(QUERY_BLOCK) {
-                    let rows = QUERY_BLOCK.min(length - first);
-                    let visible = first + rows;
-                    let block = &probabilities[first * length..(first + rows) * length];
-                    let upstream = MatrixView::strided(
-                        &attended_gradient[(row_start + first) * width + index * head..],
-                        rows,
-                        head,
-                        width,
-                    );
-                    let scores = sized(score_buffer, rows * length);
-                    multiply(
-                        upstream,
-                        MatrixView::strided(value, visible, head, stride).transposed(),
-                        scores,
-                        length,
-                        1.0,
-                        false,
-                    );
-                    if visible < length {
-                        for row in scores.chunks_exact_mut(length) {
-                            row[visible..].fill(0.0);
-                        }
-                    }
-                    multiply(
-                        MatrixView::strided(block, rows, visible, length).transposed(),
-                        upstream,
-                        &mut gradient[value_start..],
-                        stride,
-                        1.0,
-                        true,
-                    );
-                    vector::softmax_backward_rows(block, scores, length);
-                    let scores = MatrixView::strided(scores, rows, visible, length);
-                    multiply(
-                        scores,
-                        MatrixView::strided(key, visible, head, stride),
-                        &mut gradient[query_start + first * stride..],
-                        stride,
-                        scale,
-                        false,
-                    );
-                    multiply(
-                        scores.transposed(),
-                        MatrixView::strided(&query[first * stride..], rows, head, stride),
-                        &mut gradient[key_start..],
-                        stride,
-                        scale,
-                        true,
-                    );
-                }
-            }
-            row_start += length;
-        }
     }
 }
 

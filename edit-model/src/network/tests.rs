@@ -172,6 +172,81 @@ proptest! {
     }
 }
 
+/// Log p of all targets and the gradient, of batches that go through one after the other; and the rows that did.
+fn computed(network: &Network, weights: &[f32], batches: &[&[Sequence<'_>]]) -> (Vec<f32>, Vec<f32>, usize) {
+    let (mut all, mut gradients, mut rows) = (Vec::new(), vec![0.0; network.parameter_count()], 0);
+    for batch in batches {
+        let mut workspace = Workspace::default();
+        let log_p = network.forward(weights, batch, &mut workspace).unwrap();
+        let coefficients: Vec<f32> =
+            (all.len()..all.len() + log_p.len()).map(|target| ((target % 7) as f32 - 2.5) * 0.3).collect();
+        network.backward(weights, &coefficients, &mut workspace, &mut gradients).unwrap();
+        all.extend(log_p);
+        rows += workspace.tokens.len();
+    }
+    (all, gradients, rows)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn answers_to_one_prompt_are_computed_as_if_each_were_alone(
+        prompt in proptest::collection::vec(0_u32..37, 1..90),
+        answers in proptest::collection::vec(proptest::collection::vec(0_u32..37, 1..30), 1..4),
+        other in proptest::collection::vec(0_u32..37, 2..20),
+        stride in 1_usize..4,
+    ) {
+        let mut texts: Vec<Vec<u32>> = answers.iter().map(|answer| [&prompt[..], &answer[..]].concat()).collect();
+        // One that is another's beginning, one that is nothing to do with any, and the first again.
+        texts.push(prompt.iter().copied().chain(answers[0].first().copied()).collect());
+        texts.push(other);
+        texts.push(texts[0].clone());
+        let targets: Vec<Vec<u32>> =
+            texts.iter().map(|text| (0..text.len() as u32 - 1).rev().step_by(stride).collect::<Vec<_>>()).collect();
+        let targets: Vec<Vec<u32>> = targets.into_iter().map(|list| list.into_iter().rev().collect()).collect();
+        let sequences: Vec<Sequence<'_>> = texts
+            .iter()
+            .zip(&targets)
+            .map(|(tokens, target_positions)| Sequence { tokens, target_positions })
+            .collect();
+        let alone: Vec<&[Sequence<'_>]> = sequences.iter().map(std::slice::from_ref).collect();
+        for (family, network) in of_every_family() {
+            let weights = weights(&network, 7);
+            let (log_p, gradients, rows) = computed(&network, &weights, &[&sequences[..]]);
+            let (wanted_log_p, wanted, wanted_rows) = computed(&network, &weights, &alone);
+            prop_assert!(rows < wanted_rows, "{}: {} {}", family, rows, wanted_rows);
+            for (got, want) in log_p.iter().zip(&wanted_log_p) {
+                prop_assert!((got - want).abs() < 1e-4, "{}: {} {}", family, got, want);
+            }
+            let square = |value: f64| value * value;
+            let length = wanted.iter().map(|value| square(f64::from(*value))).sum::<f64>().sqrt();
+            let off = gradients.iter().zip(&wanted).map(|(got, want)| square(f64::from(*got) - f64::from(*want)));
+            let off = off.sum::<f64>().sqrt();
+            prop_assert!(off < 1e-4 * length + 1e-4, "{}: {} of {}", family, off, length);
+        }
+    }
+}
+
+#[test]
+fn what_sequences_begin_with_alike_goes_through_once_where_it_is_half_of_them() {
+    let network = tiny();
+    let weights = weights(&network, 8);
+    let prompt: Vec<u32> = (0..40).map(|i| (i * 3) % 37).collect();
+    let after = |last: &[u32]| [&prompt[..], last].concat();
+    let rows = |texts: &[Vec<u32>]| {
+        let sequences: Vec<Sequence<'_>> =
+            texts.iter().map(|tokens| Sequence { tokens, target_positions: &[] }).collect();
+        let mut workspace = Workspace::default();
+        network.forward(&weights, &sequences, &mut workspace).unwrap();
+        workspace.tokens.len()
+    };
+    assert_eq!(rows(&[after(&[1, 2, 3, 4]), after(&[1, 2, 5])]), 44 + 1);
+    assert_eq!(rows(&[after(&[1, 2]), after(&[3; 50])]), 42 + 90);
+    // A row is left of what stands there already.
+    assert_eq!(rows(&[after(&[1, 2]), after(&[1]), after(&[1, 2])]), 42 + 1 + 1);
+}
+
 #[test]
 fn tensors_cover_the_weights_once() {
     for (family, network) in of_every_family() {
