@@ -31,7 +31,9 @@ const JUDGED: usize = 150;
 const DEVELOPERS: usize = 40;
 const OPPORTUNITIES: usize = 36;
 /// The demo's seeds are small numbers; these are others.
-const FIRST_SEED: u64 = 7_000_001;
+pub(crate) const FIRST_SEED: u64 = 7_000_001;
+/// What a data set of these lessons lets one person have: three times the mean.
+pub(crate) const PERSON_PAIRS: usize = 3 * (CORRECTIONS + ACCEPTED) / DEVELOPERS;
 /// The least that the demo's sizes rest on.
 const LEAST_SHARE: f64 = 0.30;
 
@@ -118,6 +120,19 @@ fn of_kind(plan: &DemoPlan, kind: TaskKind, count: usize) -> anyhow::Result<Vec<
         .collect()
 }
 
+fn plan(material: &Material, seed: u64) -> anyhow::Result<DemoPlan> {
+    let settings = PlanSettings { developers: DEVELOPERS, opportunities: OPPORTUNITIES, ..PlanSettings::default() };
+    Ok(DemoPlan::new(seed, Arc::clone(&material.corpus), settings)?)
+}
+
+/// The pairs that a seed teaches.
+pub(crate) fn lessons(material: &Material, seed: u64) -> anyhow::Result<Vec<TrainingPair>> {
+    let plan = plan(material, seed)?;
+    let taught = of_kind(&plan, TaskKind::Convention, CORRECTIONS)?;
+    let accepted = of_kind(&plan, TaskKind::Plain, ACCEPTED)?;
+    Ok(taught.iter().chain(&accepted).enumerate().map(|(number, planned)| pair(planned, number)).collect())
+}
+
 /// What a seed taught, and what came of it.
 struct Taught {
     report: ConventionReport,
@@ -126,8 +141,7 @@ struct Taught {
 }
 
 fn one(material: &Material, seed: u64, config: &MethodConfig) -> anyhow::Result<Taught> {
-    let settings = PlanSettings { developers: DEVELOPERS, opportunities: OPPORTUNITIES, ..PlanSettings::default() };
-    let plan = DemoPlan::new(seed, Arc::clone(&material.corpus), settings)?;
+    let plan = plan(material, seed)?;
     let conventions = of_kind(&plan, TaskKind::Convention, CORRECTIONS + JUDGED)?;
     let plain = of_kind(&plan, TaskKind::Plain, ACCEPTED + JUDGED)?;
     let silent = of_kind(&plan, TaskKind::NoEdit, JUDGED)?;

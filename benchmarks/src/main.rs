@@ -11,6 +11,7 @@ mod kafka;
 mod labeling;
 mod log;
 mod measurement;
+mod memorisation;
 mod memory;
 #[cfg(feature = "production")]
 mod platform;
@@ -43,7 +44,7 @@ struct Arguments {
     /// Name all benchmarks.
     #[arg(long)]
     list: bool,
-    /// Seeds of `demo`, `convention`, `methods` and `ablations`.
+    /// Seeds of `demo`, `convention`, `methods`, `memorisation` and `ablations`.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
     /// How often `faults` kills something.
@@ -98,8 +99,8 @@ struct Sizes {
     write_docs: bool,
 }
 
-/// Settings of learning that `convention`, `methods` and `ablations` try instead of the defaults. What is tried is in
-/// the figures' notes.
+/// Settings of learning that `convention`, `methods`, `memorisation` and `ablations` try instead of the defaults. What
+/// is tried is in the figures' notes.
 #[derive(Debug, Default, Clone, Copy, clap::Args)]
 struct Trial {
     /// Steps of a turn.
@@ -139,7 +140,7 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 19] = [
+const NAMES: [(&str, &str); 20] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
@@ -170,6 +171,10 @@ const NAMES: [(&str, &str); 19] = [
     (
         "decode",
         "a prompt after a keystroke beside the whole prompt; tokens/s with guesses beside one by one; base model",
+    ),
+    (
+        "memorisation",
+        "markers of one person that a turn makes the model complete, beside controls that were not planted",
     ),
     ("memory", "peak memory of `up` under load, beside the model alone in a process"),
     ("training", "time of a training step and tokens/s of our engine, beside burn on the same processors"),
@@ -212,6 +217,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "data-set" => data_set::measure(&arguments.data_set)?,
         "latency" => door::latency()?,
         "decode" => decode::measure()?,
+        "memorisation" => memorisation::measure(arguments.seeds, arguments.trial)?,
         "memory" => door::memory()?,
         "training" => training::measure()?,
         "trajectories" => trajectories::measure(arguments.corpus.as_deref())?,
