@@ -19,7 +19,7 @@ use service::metrics::MetricsHandle;
 use service::outbox::{OutboxKind, OutboxMessage, OutboxPublisher, OutboxRelay, PublishError};
 use service::readiness::Readiness;
 use service::reconciler::{ReconcilerHandle, Schedule, drive};
-use serving::{Database, Log, Serving, ServingDeps, ServingHandle};
+use serving::{Database, Log, Serving, ServingDeps, ServingHandle, Upstream};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -383,6 +383,7 @@ pub(crate) async fn serving(
         registry: vec![registry],
         artifacts: Arc::clone(&foundation.artifacts),
         data_dir: foundation.data.serving(),
+        upstream: Upstream::configured(&foundation.settings.upstream, &foundation.settings.tenant),
     };
     let (ready, stop) = (foundation.readiness.gate("serving"), foundation.drain.token());
     let service = Serving::start(config, deps).await.map_err(Failure::refuse)?;

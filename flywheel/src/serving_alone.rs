@@ -11,7 +11,7 @@ use service::http;
 use service::ids::SystemIds;
 use service::keys::KeyStoreOptions;
 use service::readiness::Readiness;
-use serving::{Database, Log, OpenLog, Serving, ServingDeps};
+use serving::{Database, Log, OpenLog, Serving, ServingDeps, Upstream};
 
 use crate::artifact_store::{self, Reach};
 use crate::data_dir::DataDir;
@@ -21,10 +21,11 @@ use crate::foundation::{Role, master_key_file, open_log};
 use crate::services::{AdminPort, SERVING, admin_port, configured_registry, serve};
 use crate::settings::Settings;
 
-/// Whether there is something to serve from: a routing that was followed once, and the keys.
+/// Whether there is something to serve from: a routing that was followed once, or an upstream; and the keys.
 pub(crate) fn is_possible(settings: &Settings, data: &DataDir) -> bool {
-    let needed = [data.serving().join("routing.json"), data.internal_key()];
-    needed.iter().all(|path| path.is_file()) && master_key_file(settings, data).is_ok_and(|path| path.is_file())
+    let can_answer = settings.upstream.url.is_some() || data.serving().join("routing.json").is_file();
+    let has_keys = || master_key_file(settings, data).is_ok_and(|path| path.is_file());
+    can_answer && data.internal_key().is_file() && has_keys()
 }
 
 /// Serves until told to stop. `down` is why the rest does not stand.
@@ -69,6 +70,7 @@ pub(crate) async fn run(settings: &Settings, data: &DataDir, down: Failure) -> R
         registry: vec![registry],
         artifacts: artifact_store::open(&settings.artifacts, data, Reach::Later).await?,
         data_dir: data.serving(),
+        upstream: Upstream::configured(&settings.upstream, &settings.tenant),
     };
     let (ready, stop) = (readiness.gate(SERVING), drain.token());
     let service = Serving::start(config, deps).await.map_err(Failure::refuse)?;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use service::clock::ClockConfig;
 use service::config::{Invalid, Secret, Shown, load_over, show};
 use service::http::HttpConfig;
-use serving::ServingConfig;
+use serving::{ServingConfig, UpstreamConfig};
 use trainer_orchestrator::{OrchestratorConfig, OrchestratorError};
 
 use crate::artifact_store::S3Settings;
@@ -64,6 +64,7 @@ pub(crate) struct Settings {
     pub(crate) labeler: LabelerConfig,
     pub(crate) orchestrator: OrchestratorConfig,
     pub(crate) serving: ServingConfig,
+    pub(crate) upstream: UpstreamConfig,
 }
 
 /// `[keys]`.
@@ -205,6 +206,7 @@ impl Default for Settings {
             labeler: LabelerConfig::default(),
             orchestrator: OrchestratorConfig::default(),
             serving: ServingConfig { http: HttpConfig::at("127.0.0.1:7802"), ..ServingConfig::default() },
+            upstream: UpstreamConfig::default(),
         }
     }
 }
@@ -288,6 +290,7 @@ impl Settings {
         self.registry.validate("registry")?;
         self.ingest.validate()?;
         self.serving.validate()?;
+        self.upstream.validate()?;
         self.database.check()?;
         self.registry.rollout.validate().map_err(|error| Invalid {
             key: format!("registry.rollout.{}", error.field),
@@ -507,6 +510,13 @@ mod tests {
             ("artifacts.s3.secret_access_key", "secret", "a secret is never a flag"),
             ("registry.address", "registry.example.com:7803", "an address such as https://"),
             ("registry.ca_file", "ca.pem", "no https address"),
+            ("upstream.url", "127.0.0.1:8080", "`upstream.url`: expected an address such as http://"),
+            ("upstream.url", "http://me:secret@tabby:8080", "without user, password"),
+            ("upstream.mode", "serve", "\"serve\" does not exist in this version yet; expected \"observe\""),
+            ("upstream.mode", "watch", "expected \"observe\", got \"watch\""),
+            ("upstream.ca_file", "ca.pem", "no https address"),
+            ("upstream.host", "a b", "`upstream.host`: expected a host"),
+            ("upstream.record_queue", "0", "`upstream.record_queue`: expected at least 1"),
             (
                 "ingest.http.tls.key_file",
                 "door.key",

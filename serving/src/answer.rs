@@ -376,7 +376,6 @@ impl Answer {
         }
         self.state.exposures.offer(Exposure {
             secret: Arc::clone(&self.asked.tenant.secret),
-            session_id: self.asked.question.session_id,
             offset_encoding: self.asked.question.offset_encoding,
             window_start_offset: self.asked.question.window_start_offset,
             context: Arc::clone(&self.asked.context),

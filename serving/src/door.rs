@@ -191,6 +191,17 @@ impl Door {
         Ok(Some(verified))
     }
 
+    /// The secret of a tenant for which nobody shows a key. Once it could be had it is on disk too.
+    pub(crate) async fn secret(&self, id: &TenantId) -> Result<Arc<TenantSecret>, Unavailable> {
+        let known = self.known.lock().tenants.get(id).cloned();
+        if let Some(tenant) = known {
+            return Ok(Arc::clone(&tenant.secret));
+        }
+        let tenant = self.tenant(id.clone()).await?;
+        self.write(true).await;
+        Ok(Arc::clone(&tenant.secret))
+    }
+
     async fn tenant(&self, id: TenantId) -> Result<Arc<Tenant>, Unavailable> {
         let rules = self.directory.repository_rules(&id).await?;
         let known = self.known.lock().tenants.get(&id).cloned();

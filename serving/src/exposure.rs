@@ -2,7 +2,8 @@
 //!
 //! An answer never waits for its record. It is put into a bounded queue (full: dropped and counted), and one task does
 //! the rest: consent first, then the person's data key, then seal, then the bus. A failure of any of them is tried
-//! again a bounded number of times while the queue behind it fills.
+//! again a bounded number of times while the queue behind it fills. What clients of an upstream say of its completions
+//! goes the same way, behind the exposures that it is about.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use events::topics::TELEMETRY_RAW;
 use events::{
     ConsentTier, DataKey, EditAction, EditContext, EventHeader, EventId, EventKind, EventText, OffsetEncoding,
-    PersonPseudonym, RawEvent, Receipt, ReceiptState, SessionId, TenantId, TenantSecret, Timestamp,
+    PersonPseudonym, RawEvent, Receipt, ReceiptState, Sealed, TenantId, TenantSecret, Timestamp,
 };
 use metrics::{counter, gauge};
 use tokio::sync::{Notify, mpsc};
@@ -29,7 +30,6 @@ const CONSENT_NONE: &str = "consent_none";
 /// One delivered decision.
 pub(crate) struct Exposure {
     pub(crate) secret: Arc<TenantSecret>,
-    pub(crate) session_id: SessionId,
     pub(crate) offset_encoding: OffsetEncoding,
     pub(crate) window_start_offset: u64,
     pub(crate) context: Arc<EditContext>,
@@ -39,6 +39,48 @@ pub(crate) struct Exposure {
     pub(crate) received_at: Timestamp,
     /// From the question to the first action on its way; none when nothing was shown.
     pub(crate) first_action: Option<Duration>,
+}
+
+/// What an event that leaves is, in metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeavingKind {
+    Exposure,
+    /// What a client of an upstream said.
+    Signal,
+}
+
+/// An event that leaves for the log, once its person's consent was asked. It is about a decision, whose receipt says
+/// whose it is.
+pub(crate) trait Leaving: Send + Sync {
+    fn kind(&self) -> LeavingKind;
+    fn secret(&self) -> &TenantSecret;
+    fn receipt(&self) -> &Receipt;
+    /// Whether there is text to seal, for those who agreed to that.
+    fn has_text(&self) -> bool;
+    /// The event as it goes onto the bus. `key` is used for whole events only.
+    fn event(&self, consent: ConsentTier, key: Option<&DataKey>) -> Result<RawEvent, serde_json::Error>;
+}
+
+impl Leaving for Exposure {
+    fn kind(&self) -> LeavingKind {
+        LeavingKind::Exposure
+    }
+
+    fn secret(&self) -> &TenantSecret {
+        &self.secret
+    }
+
+    fn receipt(&self) -> &Receipt {
+        &self.receipt
+    }
+
+    fn has_text(&self) -> bool {
+        true
+    }
+
+    fn event(&self, consent: ConsentTier, key: Option<&DataKey>) -> Result<RawEvent, serde_json::Error> {
+        raw_event(self, consent, key)
+    }
 }
 
 /// The database, or whatever stands in for it, does not answer.
@@ -76,7 +118,7 @@ impl Pending {
 /// Where answers leave their exposures.
 #[derive(Clone)]
 pub(crate) struct ExposureQueue {
-    sender: mpsc::Sender<Exposure>,
+    sender: mpsc::Sender<Box<dyn Leaving>>,
     pending: Arc<Pending>,
 }
 
@@ -87,20 +129,19 @@ impl ExposureQueue {
         (Self { sender, pending: Arc::clone(&pending) }, ExposureReceiver { receiver, pending })
     }
 
-    /// Never waits.
-    pub(crate) fn offer(&self, exposure: Exposure) {
+    /// Never waits. False when it was dropped.
+    pub(crate) fn offer(&self, leaving: impl Leaving + 'static) -> bool {
+        let kind = leaving.kind();
         // Counted before it is sent: the other end may be done with it at once.
         self.pending.add();
-        if let Err(error) = self.sender.try_send(exposure) {
-            self.pending.remove(1);
-            dropped(
-                1,
-                match error {
-                    mpsc::error::TrySendError::Full(_) => "queue_full",
-                    mpsc::error::TrySendError::Closed(_) => "stopped",
-                },
-            );
-        }
+        let Err(error) = self.sender.try_send(Box::new(leaving)) else { return true };
+        self.pending.remove(1);
+        let reason = match error {
+            mpsc::error::TrySendError::Full(_) => "queue_full",
+            mpsc::error::TrySendError::Closed(_) => "stopped",
+        };
+        dropped(kind, reason);
+        false
     }
 
     /// Exposures that are neither published nor dropped.
@@ -123,13 +164,25 @@ impl ExposureQueue {
     }
 }
 
-fn dropped(count: u64, reason: &'static str) {
-    counter!("flywheel_serving_exposures_dropped_total", "reason" => reason).increment(count);
+fn dropped(kind: LeavingKind, reason: &'static str) {
+    match kind {
+        LeavingKind::Exposure => counter!("flywheel_serving_exposures_dropped_total", "reason" => reason),
+        LeavingKind::Signal => counter!("flywheel_serving_upstream_signals_dropped_total", "reason" => reason),
+    }
+    .increment(1);
+}
+
+fn published(kind: LeavingKind) {
+    match kind {
+        LeavingKind::Exposure => counter!("flywheel_serving_exposures_published_total"),
+        LeavingKind::Signal => counter!("flywheel_serving_upstream_signals_published_total"),
+    }
+    .increment(1);
 }
 
 /// The other end of the queue.
 pub(crate) struct ExposureReceiver {
-    receiver: mpsc::Receiver<Exposure>,
+    receiver: mpsc::Receiver<Box<dyn Leaving>>,
     pending: Arc<Pending>,
 }
 
@@ -186,19 +239,16 @@ impl Publisher {
         };
         let _ = tokio::time::timeout(self.drain, rest).await;
         // What the time did not allow for, in hand and in the queue.
-        let mut left = batch.len() as u64;
-        while queue.receiver.try_recv().is_ok() {
-            left += 1;
+        while let Ok(left) = queue.receiver.try_recv() {
+            batch.push(left);
         }
-        if left > 0 {
-            dropped(left, "stopped");
-            queue.pending.remove(left);
-        }
+        batch.iter().for_each(|left| dropped(left.kind(), "stopped"));
+        queue.pending.remove(batch.len() as u64);
     }
 
     /// Publishes a batch; what fails for good is dropped and counted. On return `batch` is empty. Dropping the future
     /// leaves in `batch` what is neither published nor counted.
-    async fn publish(&self, batch: &mut Vec<Exposure>, pending: &Pending) {
+    async fn publish(&self, batch: &mut Vec<Box<dyn Leaving>>, pending: &Pending) {
         let mut pause = self.retry;
         for attempt in 1..=self.attempts {
             let reason = self.attempt(batch, pending).await;
@@ -208,8 +258,7 @@ impl Publisher {
             if attempt == self.attempts {
                 let left = batch.len() as u64;
                 tracing::warn!(count = left, reason, "exposures dropped");
-                dropped(left, reason);
-                batch.clear();
+                batch.drain(..).for_each(|left| dropped(left.kind(), reason));
                 pending.remove(left);
                 return;
             }
@@ -219,13 +268,13 @@ impl Publisher {
     }
 
     /// Tries the whole batch once, keeps in it what may succeed later, and says why that failed.
-    async fn attempt(&self, batch: &mut Vec<Exposure>, pending: &Pending) -> &'static str {
+    async fn attempt(&self, batch: &mut Vec<Box<dyn Leaving>>, pending: &Pending) -> &'static str {
         let mut reason = "bus";
         let mut ready = Vec::new();
         let mut records = Vec::new();
         let mut refused = Vec::new();
-        for (index, exposure) in batch.iter().enumerate() {
-            match self.record(exposure).await {
+        for (index, leaving) in batch.iter().enumerate() {
+            match self.record(&**leaving).await {
                 Ok(record) => {
                     ready.push(index);
                     records.push(record);
@@ -239,7 +288,6 @@ impl Publisher {
                 Err(Refused::Never(why)) => refused.push((index, why)),
             }
         }
-        let mut published = 0;
         if !records.is_empty() {
             let publishing = async {
                 match self.log.get().await {
@@ -252,7 +300,7 @@ impl Publisher {
             let mut results = tokio::time::timeout(self.timeout, publishing).await.unwrap_or_default().into_iter();
             ready.retain(|index| match results.next() {
                 Some(Ok(_)) => {
-                    published += 1;
+                    published(batch[*index].kind());
                     true
                 }
                 Some(Err(PublishError::RecordTooLarge { .. })) => {
@@ -269,8 +317,8 @@ impl Publisher {
             ready.clear();
         }
         // No await from here on: the batch and its counts change together.
-        for (_, why) in &refused {
-            dropped(1, why);
+        for (index, why) in &refused {
+            dropped(batch[*index].kind(), why);
         }
         let finished: std::collections::BTreeSet<usize> =
             ready.iter().copied().chain(refused.iter().map(|(index, _)| *index)).collect();
@@ -279,24 +327,23 @@ impl Publisher {
             index += 1;
             !finished.contains(&(index - 1))
         });
-        counter!("flywheel_serving_exposures_published_total").increment(published);
         pending.remove(finished.len() as u64);
         reason
     }
 
-    async fn record(&self, exposure: &Exposure) -> Result<Record, Refused> {
-        let receipt = &exposure.receipt;
+    async fn record(&self, leaving: &dyn Leaving) -> Result<Record, Refused> {
+        let receipt = leaving.receipt();
         let asked = self.people.consent(&receipt.tenant, &receipt.person);
         let consent = self.in_time(asked, "consent_unavailable").await?;
-        let key = if consent == ConsentTier::Code {
+        let key = if consent == ConsentTier::Code && leaving.has_text() {
             let asked = self.people.data_key(&receipt.tenant, &receipt.person);
             Some(self.in_time(asked, "key_unavailable").await?)
         } else {
             None
         };
-        let event = raw_event(exposure, consent, key.as_deref()).map_err(|_| Refused::Never("unwritable"))?;
+        let event = leaving.event(consent, key.as_deref()).map_err(|_| Refused::Never("unwritable"))?;
         let value = events::avro::encode(&event).map_err(|_| Refused::Never("unwritable"))?;
-        Ok(Record { key: RecordKey(exposure.secret.record_key(exposure.session_id)), value: Bytes::from(value) })
+        Ok(Record { key: RecordKey(leaving.secret().record_key(receipt.session_id)), value: Bytes::from(value) })
     }
 
     async fn in_time<T>(
@@ -320,7 +367,7 @@ enum Refused {
     Never(&'static str),
 }
 
-/// The event as it goes onto the bus. `key` is used for whole events only.
+/// An exposure as it goes onto the bus.
 ///
 /// Digest of the content: for a suggestion over what was shown, however long that took. A second silent decision of the
 /// same opportunity has, by the derivation of ids, the same event id as the first; its digest covers no more than that
@@ -338,8 +385,7 @@ fn raw_event(exposure: &Exposure, consent: ConsentTier, key: Option<&DataKey>) -
         })
     };
     let delivered = text(None)?;
-    let content: &[u8] = if receipt.suggestion_id.is_some() { &delivered } else { b"silent" };
-    let content = [receipt.opportunity_id.as_bytes(), content].concat();
+    let content: &[u8] = if receipt.suggestion_id.is_some() { &delivered } else { SILENT };
     let sealed = match key.filter(|_| consent == ConsentTier::Code) {
         Some(key) => {
             let first_action_ms =
@@ -348,31 +394,74 @@ fn raw_event(exposure: &Exposure, consent: ConsentTier, key: Option<&DataKey>) -
         }
         None => None,
     };
-    let stub = !matches!(consent, ConsentTier::Usage | ConsentTier::Code);
-    let header = EventHeader {
-        event_id,
-        tenant: receipt.tenant.clone(),
-        person: receipt.person.clone(),
-        session_id: exposure.session_id,
-        sequence: 0,
-        kind: EventKind::Exposure,
-        consent,
-        received_at: exposure.received_at,
-        monotonic_ms: 0,
-        opportunity_id: (!stub).then_some(receipt.opportunity_id),
-        suggestion_id: receipt.suggestion_id.filter(|_| !stub),
-        action_index: None,
-        actions_visible: None,
-        accepted_length: None,
-        visible_ms: None,
-        look_delay_s: None,
-        origin: None,
-        offset_encoding: exposure.offset_encoding,
-        receipt_state: if stub { ReceiptState::Absent } else { ReceiptState::Valid },
-        receipt: (!stub).then(|| receipt.clone()),
-        content_digest: hex::encode(exposure.secret.content_digest(&receipt.tenant, &content)),
-    };
-    Ok(RawEvent { filtered_at_door: stub.then(|| CONSENT_NONE.to_owned()), sealed, header })
+    let about = About { receipt, secret: &exposure.secret, received_at: exposure.received_at };
+    let header = EventHeader { offset_encoding: exposure.offset_encoding, ..about.exposure(consent, content) };
+    Ok(about.record(header, sealed))
+}
+
+/// What the digest of a silent decision covers beside its opportunity.
+pub(crate) const SILENT: &[u8] = b"silent";
+
+/// What every event about a decision says.
+pub(crate) struct About<'a> {
+    pub(crate) receipt: &'a Receipt,
+    pub(crate) secret: &'a TenantSecret,
+    pub(crate) received_at: Timestamp,
+}
+
+impl About<'_> {
+    /// The header of the decision's exposure, whose digest covers `content`.
+    pub(crate) fn exposure(&self, consent: ConsentTier, content: &[u8]) -> EventHeader {
+        let event_id = EventId::of_exposure(self.receipt.opportunity_id, self.receipt.suggestion_id);
+        self.header(event_id, EventKind::Exposure, consent, content)
+    }
+
+    /// The header of an event about the decision. Of somebody who agreed to nothing it says that there was one.
+    pub(crate) fn header(
+        &self,
+        event_id: EventId,
+        kind: EventKind,
+        consent: ConsentTier,
+        content: &[u8],
+    ) -> EventHeader {
+        let Self { receipt, secret, received_at } = *self;
+        let stub = is_stub(consent);
+        let content = [receipt.opportunity_id.as_bytes(), content].concat();
+        EventHeader {
+            event_id,
+            tenant: receipt.tenant.clone(),
+            person: receipt.person.clone(),
+            session_id: receipt.session_id,
+            sequence: 0,
+            kind,
+            consent,
+            received_at,
+            monotonic_ms: 0,
+            opportunity_id: (!stub).then_some(receipt.opportunity_id),
+            suggestion_id: receipt.suggestion_id.filter(|_| !stub),
+            action_index: None,
+            actions_visible: None,
+            accepted_length: None,
+            visible_ms: None,
+            look_delay_s: None,
+            origin: None,
+            offset_encoding: OffsetEncoding::default(),
+            receipt_state: if stub { ReceiptState::Absent } else { ReceiptState::Valid },
+            receipt: (!stub).then(|| receipt.clone()),
+            content_digest: hex::encode(secret.content_digest(&receipt.tenant, &content)),
+        }
+    }
+
+    /// The record of an event with this header.
+    pub(crate) fn record(&self, header: EventHeader, sealed: Option<Sealed>) -> RawEvent {
+        let filtered_at_door = is_stub(header.consent).then(|| CONSENT_NONE.to_owned());
+        RawEvent { header, filtered_at_door, sealed }
+    }
+}
+
+/// Whether nothing but a stub may leave. A tier that only a newer release knows allows nothing.
+pub(crate) fn is_stub(consent: ConsentTier) -> bool {
+    !matches!(consent, ConsentTier::Usage | ConsentTier::Code)
 }
 
 #[cfg(test)]

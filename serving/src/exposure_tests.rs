@@ -1,7 +1,9 @@
 use std::sync::atomic::Ordering;
 
 use events::edit::Window;
-use events::{Arm, ByteRange, Decision, ModelVersion, OpportunityId, Probabilities, Sha256Digest, SuggestionId};
+use events::{
+    Arm, ByteRange, Decision, ModelVersion, OpportunityId, Probabilities, SessionId, Sha256Digest, SuggestionId,
+};
 use uuid::Uuid;
 
 use super::*;
@@ -11,7 +13,6 @@ fn exposure(secret: &TenantSecret, person: &str, number: u8, suggested: bool) ->
     let suggestion_id = suggested.then(|| SuggestionId::from_uuid(Uuid::from_bytes([number + 100; 16])));
     Exposure {
         secret: Arc::new(secret.clone()),
-        session_id: SessionId::from_uuid(Uuid::from_bytes([1; 16])),
         offset_encoding: OffsetEncoding::Utf16,
         window_start_offset: 3,
         context: Arc::new(EditContext {

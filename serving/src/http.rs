@@ -1,4 +1,4 @@
-//! `POST /v1/suggestions`: server-sent events over HTTP/1.1 and HTTP/2.
+//! `POST /v1/suggestions`: server-sent events over HTTP/1.1 and HTTP/2. Before an upstream everything else is its.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State as Shared};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use events::{ModelName, OpportunityId, TenantId};
@@ -24,13 +24,28 @@ use crate::pool::{CancelFlag, QueueFull};
 use crate::request::Question;
 use crate::state::State;
 
+/// Where suggestions are asked for.
+const SUGGESTIONS: &str = "/v1/suggestions";
+
 /// The routes of the completion door.
 pub(crate) fn router(state: Arc<State>) -> Router {
+    if state.proxy.is_some() {
+        // One route for all: a router would add what it knows about methods to answers that are not ours.
+        return Router::new().fallback(suggest_or_forward).with_state(state);
+    }
     Router::new()
-        .route("/v1/suggestions", post(suggest))
+        .route(SUGGESTIONS, post(suggest))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .with_state(state)
+}
+
+async fn suggest_or_forward(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    let is_ours = request.method() == Method::POST && request.uri().path() == SUGGESTIONS;
+    if !is_ours && let Some(proxy) = &state.proxy {
+        return proxy.forward(request).await;
+    }
+    suggest(Shared(state), request).await
 }
 
 async fn suggest(Shared(state): Shared<Arc<State>>, request: Request) -> Response {

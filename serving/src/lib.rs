@@ -2,6 +2,9 @@
 //!
 //! What a completion waits for is in this process: a verified key, a routing table, a loaded model, a free thread. The
 //! registry, the database, the bus and the object store are asked behind its back, and what they said last is on disk.
+//!
+//! With an upstream it is also a reverse proxy before a completion server that is there already: everything but our own
+//! door passes, and what passes is observed.
 
 mod answer;
 mod bounded;
@@ -19,6 +22,7 @@ mod log;
 mod models;
 mod offsets;
 mod pool;
+mod proxy;
 mod registry;
 mod request;
 mod running;
@@ -32,6 +36,7 @@ pub use decision::DecisionPolicy;
 pub use error::ServingError;
 pub use log::{Log, OpenLog};
 pub use offsets::{OffsetError, byte_at, units};
+pub use proxy::{NoSuchMode, Upstream, UpstreamConfig, UpstreamMode};
 pub use running::{
     ModelStatus, RoutingFailure, Serving, ServingDeps, ServingHandle, ServingStatus, VersionStatus, run,
 };

@@ -23,6 +23,7 @@ use crate::exposure::{ExposureQueue, People, Publisher};
 use crate::log::Log;
 use crate::models::{ModelSource, Models, RoutingSource};
 use crate::pool::DecodePool;
+use crate::proxy::{Proxy, ProxyDeps, Upstream};
 use crate::registry::{ArtifactModels, Registry};
 use crate::state::{Repetitions, State};
 
@@ -44,6 +45,8 @@ pub struct ServingDeps {
     pub artifacts: Arc<dyn artifacts::ArtifactStore>,
     /// Serving's own directory: `routing.json`, `models/<digest>/`, `door.json`.
     pub data_dir: PathBuf,
+    /// The server in front of which this one stands, if there is one.
+    pub upstream: Option<Upstream>,
 }
 
 impl std::fmt::Debug for ServingDeps {
@@ -153,6 +156,7 @@ pub(crate) struct Sources {
     pub(crate) ids: Arc<dyn IdSource>,
     pub(crate) key_file: PathBuf,
     pub(crate) data_dir: PathBuf,
+    pub(crate) upstream: Option<Upstream>,
 }
 
 impl Serving {
@@ -178,6 +182,7 @@ impl Serving {
             ids: deps.ids,
             key_file: deps.key_file,
             data_dir: deps.data_dir,
+            upstream: deps.upstream,
         };
         Self::start_with(config, sources).await
     }
@@ -191,6 +196,21 @@ impl Serving {
         let (exposures, receiver) = ExposureQueue::new(config.exposure_queue);
         let publisher = Publisher::new(sources.log, sources.people, &config);
         let stop = CancellationToken::new();
+        let door = Door::new(sources.directory, &config, &sources.data_dir, sources.key_file);
+        let proxy = match sources.upstream {
+            None => None,
+            Some(upstream) => {
+                let deps = ProxyDeps {
+                    config: &config,
+                    door: Arc::clone(&door),
+                    exposures: exposures.clone(),
+                    clock: Arc::clone(&sources.clock),
+                    ids: Arc::clone(&sources.ids),
+                    stop: stop.child_token(),
+                };
+                Some(Proxy::start(upstream, deps)?)
+            }
+        };
         let background = TaskTracker::new();
         background.spawn(publisher.run(receiver, stop.clone()));
         let poll = Duration::from_millis(config.routing_poll_ms);
@@ -198,7 +218,7 @@ impl Serving {
         background.close();
         let state = Arc::new(State {
             policy: DecisionPolicy::new(config.threshold, config.exploration),
-            door: Door::new(sources.directory, &config, &sources.data_dir, sources.key_file),
+            door,
             cache: ResultCache::new(config.result_cache_entries, config.result_cache_lifetime()),
             config,
             clock: sources.clock,
@@ -208,6 +228,7 @@ impl Serving {
             exposures,
             answers: TaskTracker::new(),
             repetitions: Repetitions::new(),
+            proxy,
         });
         Ok(Self { state, routing: sources.routing, stop, background })
     }
@@ -268,16 +289,21 @@ impl Serving {
     }
 
     /// Serves at `listener` until `shutdown`, then lets answers end and publishes what is in the queue. `ready` is
-    /// released when the first model is loaded.
+    /// released when the first model is loaded; before an upstream, which needs none, at once.
     pub async fn run(self, listener: Listener, ready: Latch, shutdown: CancellationToken) {
-        let models = Arc::clone(&self.state.models);
+        let (models, needs_model) = (Arc::clone(&self.state.models), self.state.proxy.is_none());
         let waiting = tokio::spawn(async move {
-            models.ready().await;
+            if needs_model {
+                models.ready().await;
+            }
             ready.release();
         });
         service::http::serve(listener, self.router(), &self.state.config.http, shutdown).await;
         self.state.answers.close();
         self.state.answers.wait().await;
+        if let Some(proxy) = &self.state.proxy {
+            proxy.finish().await;
+        }
         self.stop.cancel();
         self.background.wait().await;
         waiting.abort();

@@ -15,6 +15,7 @@ use crate::door::Door;
 use crate::exposure::ExposureQueue;
 use crate::models::Models;
 use crate::pool::DecodePool;
+use crate::proxy::Proxy;
 
 /// Opportunities whose repetitions are counted.
 const REPETITIONS: usize = 16_384;
@@ -32,6 +33,8 @@ pub(crate) struct State {
     pub(crate) exposures: ExposureQueue,
     pub(crate) answers: TaskTracker,
     pub(crate) repetitions: Repetitions,
+    /// The door in front of another server, when there is one.
+    pub(crate) proxy: Option<Proxy>,
 }
 
 /// How often an opportunity was asked for.

@@ -344,6 +344,7 @@ impl World {
             ids: Arc::new(SeededIds::new(7, Timestamp::from_seconds(1_700_000_000))),
             key_file: self.key_file(),
             data_dir: self.data_dir(),
+            upstream: None,
         }
     }
 

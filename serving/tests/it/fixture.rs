@@ -356,6 +356,7 @@ impl Fixture {
             registry: vec![registry],
             artifacts,
             data_dir: self.directory.path().join("serving"),
+            upstream: None,
         };
         let serving = Serving::start(config, deps).await.unwrap();
         let listener = bind("serving", &HttpConfig::at("127.0.0.1:0")).await.unwrap();

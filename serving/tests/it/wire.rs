@@ -112,7 +112,7 @@ fn codes_in_sources() -> BTreeSet<String> {
     ]
     .map(|pattern| Regex::new(pattern).unwrap());
     let mut codes = BTreeSet::new();
-    for room in ["ingest/src", "serving/src", "service/src"] {
+    for room in ["ingest/src", "serving/src", "serving/src/proxy", "service/src"] {
         for entry in std::fs::read_dir(root().join(room)).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
