@@ -174,7 +174,7 @@ async fn the_first_action_arrives_before_the_end_and_everything_is_recorded() {
     let secret = door.world.secret().await;
     let receipt = Receipt::verify(&end.receipt, &secret).unwrap();
     // Engines keep apart what tenants asked.
-    assert_eq!(*asked_by.lock(), [receipt.tenant.clone()]);
+    assert_eq!(*asked_by.lock(), std::slice::from_ref(&receipt.tenant));
     assert_eq!(receipt.suggestion_id, end.suggestion_id);
     assert_eq!(receipt.person, secret.person_pseudonym("ada"));
     assert_eq!(json!(receipt.session_id), question()["session_id"]);

@@ -119,7 +119,8 @@ impl Drop for Process {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let ended = self.child.try_wait();
-            eprintln!("the other process ({ended:?}) told:\n{}", self.told.lock().unwrap());
+            let told = self.told.lock().unwrap();
+            let _ = writeln!(std::io::stderr(), "the other process ({ended:?}) told:\n{told}");
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -541,7 +541,7 @@ pub(crate) async fn state_of_many_names_is_all_there(harness: impl Harness) {
     topics(&*bus, 1).await;
     let name = |number: usize| format!("n{number:04}");
     let numbers: Vec<usize> = (0..1_100).collect();
-    let put = |number: &usize| Action::Put(name(*number), if number % 100 == 0 { 2_000 } else { 3 });
+    let put = |number: &usize| Action::Put(name(*number), if number.is_multiple_of(100) { 2_000 } else { 3 });
     let puts = numbers.chunks(100).map(|numbers| scripted(key(1), &numbers.iter().map(put).collect::<Vec<_>>()));
     let running = Running::start(&bus, &Scripted::new("out"));
     publish(&*bus, puts.collect()).await;

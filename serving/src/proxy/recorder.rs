@@ -152,12 +152,13 @@ impl Recorder {
             self.record(tapped).await;
         }
         queue.close();
+        let drain = self.drain;
         let rest = async {
             while let Some(tapped) = queue.recv().await {
                 self.record(tapped).await;
             }
         };
-        let _ = tokio::time::timeout(self.drain, rest).await;
+        let _ = tokio::time::timeout(drain, rest).await;
         while let Ok(tapped) = queue.try_recv() {
             let tapping = match tapped.exchange {
                 Exchange::Completion { .. } => Tapping::Completion,
