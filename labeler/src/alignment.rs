@@ -161,7 +161,7 @@ const MULTIPLIER: u64 = 0x517C_C1B7_2722_0A95;
 /// A hash of short texts that lives for one call (as in rustc). Whoever makes texts collide makes their own alignment
 /// as slow as the table is large, no slower.
 #[derive(Default)]
-struct ItemHasher(u64);
+pub(crate) struct ItemHasher(u64);
 
 impl Hasher for ItemHasher {
     fn write(&mut self, bytes: &[u8]) {

@@ -9,9 +9,10 @@
 //! name is gone, although most characters of the line stand. And what the developer typed right at the place counts for
 //! nothing, although it was there at Tab and is there now.
 
-use std::hash::Hash;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash};
 
-use crate::alignment::common_subsequence;
+use crate::alignment::{ItemHasher, common_subsequence};
 use crate::lexing::{self, shared_ends};
 
 /// Beyond this many cells of the table two alignments are joined instead of one searched. About 120 changed tokens a
@@ -168,36 +169,114 @@ fn are_alike<T: Eq + Hash>(((a, b), c): &((&T, &T), &T)) -> bool {
 }
 
 fn common_middle<T: Eq + Hash>([a, b, c]: [&[T]; 3]) -> Vec<[usize; 3]> {
-    let (wide, deep) = (b.len() + 1, c.len() + 1);
-    if (a.len() + 1).saturating_mul(wide).saturating_mul(deep) > MOST_CELLS {
+    let cells = (a.len() + 1).saturating_mul(b.len() + 1).saturating_mul(c.len() + 1);
+    if cells > MOST_CELLS {
         let (left, right) = (common_subsequence(a, b), common_subsequence(b, c));
         let joined =
             |(i, j): (usize, usize)| right.binary_search_by_key(&j, |pair| pair.0).ok().map(|at| [i, j, right[at].1]);
         return left.into_iter().filter_map(joined).collect();
     }
-    let cell = |i: usize, j: usize, k: usize| (i * wide + j) * deep + k;
-    let mut longest = vec![0_u32; (a.len() + 1) * wide * deep];
-    for i in (0..a.len()).rev() {
-        for j in (0..b.len()).rev() {
-            for k in (0..c.len()).rev() {
-                longest[cell(i, j, k)] = if a[i] == b[j] && b[j] == c[k] {
-                    longest[cell(i + 1, j + 1, k + 1)] + 1
+    traced_by_bits(a, b, c)
+}
+
+/// A longest common subsequence of three. Let L(i, j, k) be its length from `a[i]`, `b[j]` and `c[k]` on. From (0, 0,
+/// 0) three equal items are taken as soon as they are met; else the next item of `a` is passed over if nothing is
+/// lost by that, L(i + 1, j, k) = L(i, j, k), else the next one of `b` if nothing is lost, else that of `c`.
+///
+/// As in [`crate::alignment`], 64 cells are computed at a time, here those of all k. Let R(k) = L(i + 1, j + 1, k).
+/// Neighbours differ by 0 or 1, so L(i + 1, j, k) is R(k) or one more, and so is L(i, j + 1, k). Where `a[i]` is not
+/// `b[j]`, L(i, j, k) is the greater one of these two: it exceeds R(k) where one of them does. Where they are equal,
+/// a longest subsequence may always begin with both of them or with neither: then L(i, j, .) follows from R as a row
+/// does from the one below it when two texts are aligned, and the carries of the addition say where it exceeds R.
+fn traced_by_bits<T: Eq + Hash>(a: &[T], b: &[T], c: &[T]) -> Vec<[usize; 3]> {
+    // L(., ., k) - L(., ., k + 1) has bit c.len() - 1 - k, so that k + 1 is the bit below it; the other differences
+    // at k have the bit above that one. What lies above bit c.len() means nothing, and reaches no bit that does.
+    let words = c.len() / 64 + 1;
+    let mut symbols: HashMap<&T, usize, BuildHasherDefault<ItemHasher>> = HashMap::default();
+    let mut of_a: Vec<usize> = Vec::with_capacity(a.len());
+    for item in a {
+        let next = symbols.len();
+        of_a.push(*symbols.entry(item).or_insert(next));
+    }
+    let of_b: Vec<Option<usize>> = b.iter().map(|item| symbols.get(item).copied()).collect();
+    let mut is_in_b = vec![false; symbols.len()];
+    for symbol in of_b.iter().flatten() {
+        is_in_b[*symbol] = true;
+    }
+    let of_c: Vec<Option<usize>> =
+        c.iter().map(|item| symbols.get(item).copied().filter(|symbol| is_in_b[*symbol])).collect();
+    // Only what all have has words, so that these are no more than the table's.
+    let mut places: Vec<u64> = Vec::new();
+    let mut places_of: Vec<Option<usize>> = vec![None; symbols.len()];
+    for (bit, symbol) in (0..c.len()).rev().zip(&of_c) {
+        let Some(symbol) = *symbol else { continue };
+        let at = *places_of[symbol].get_or_insert(places.len());
+        if at == places.len() {
+            places.resize(at + words, 0);
+        }
+        places[at + bit / 64] |= 1 << (bit % 64);
+    }
+    // What another text does not have is always passed over, and nothing is lost by it.
+    let rows: Vec<(usize, usize, usize)> =
+        of_a.into_iter().enumerate().filter_map(|(index, symbol)| Some((index, symbol, places_of[symbol]?))).collect();
+    if rows.is_empty() {
+        return Vec::new();
+    }
+
+    let wide = b.len() + 1;
+    let cell = |row: usize, column: usize| (row * wide + column) * words;
+    // What is lost by passing over the item of `a`, and over that of `b`: L(i, j, .) - L(i + 1, j, .) and
+    // L(i, j, .) - L(i, j + 1, .).
+    let (mut first_lost, mut second_lost) =
+        (vec![0_u64; cell(rows.len() + 1, 0)], vec![0_u64; cell(rows.len() + 1, 0)]);
+    // L(., ., k) - L(., ., k + 1), of the row below and of this one.
+    let (mut below, mut steps) = (vec![0_u64; wide * words], vec![0_u64; wide * words]);
+    for (row, (_, symbol, at)) in rows.iter().enumerate().rev() {
+        let equal = &places[*at..at + words];
+        for column in (0..b.len()).rev() {
+            let (under, beside, here) = (cell(row + 1, column), cell(row, column + 1), cell(row, column));
+            let is_match = of_b[column] == Some(*symbol);
+            let mut carry = false;
+            for (word, equal) in equal.iter().enumerate() {
+                // L(i + 1, j, .) - R and L(i, j + 1, .) - R.
+                let (second, first) = (second_lost[under + word], first_lost[beside + word]);
+                let step = below[(column + 1) * words + word];
+                let (rises, next) = if is_match {
+                    let flat = !step;
+                    let matched = flat & equal;
+                    let (sum, over) = flat.overflowing_add(matched);
+                    let (sum, over_again) = sum.overflowing_add(u64::from(carry));
+                    carry = over | over_again;
+                    let rises = sum ^ flat ^ matched;
+                    (rises, (equal | step) & !rises)
                 } else {
-                    longest[cell(i + 1, j, k)].max(longest[cell(i, j + 1, k)]).max(longest[cell(i, j, k + 1)])
+                    let rises = second | first;
+                    let above = if word + 1 < words {
+                        second_lost[under + word + 1] | first_lost[beside + word + 1]
+                    } else {
+                        0
+                    };
+                    (rises, step ^ rises ^ ((rises >> 1) | (above << 63)))
                 };
+                steps[column * words + word] = next;
+                first_lost[here + word] = rises & !second;
+                second_lost[here + word] = rises & !first;
             }
         }
+        std::mem::swap(&mut below, &mut steps);
     }
-    let (mut i, mut j, mut k) = (0, 0, 0);
+
+    let (mut row, mut j, mut k) = (0, 0, 0);
     let mut found = Vec::new();
-    while i < a.len() && j < b.len() && k < c.len() {
-        let here = longest[cell(i, j, k)];
-        if a[i] == b[j] && b[j] == c[k] {
+    while row < rows.len() && j < b.len() && k < c.len() {
+        let (i, symbol, _) = rows[row];
+        let (at, bit) = (cell(row, j) + (c.len() - k) / 64, (c.len() - k) % 64);
+        if of_b[j] == Some(symbol) && of_c[k] == Some(symbol) {
             found.push([i, j, k]);
-            (i, j, k) = (i + 1, j + 1, k + 1);
-        } else if longest[cell(i + 1, j, k)] == here {
-            i += 1;
-        } else if longest[cell(i, j + 1, k)] == here {
+            (row, j, k) = (row + 1, j + 1, k + 1);
+        } else if (first_lost[at] >> bit) & 1 == 0 {
+            row += 1;
+        } else if (second_lost[at] >> bit) & 1 == 0 {
             j += 1;
         } else {
             k += 1;
@@ -322,6 +401,40 @@ mod tests {
         slow_length(a_rest, b, c).max(slow_length(a, b_rest, c)).max(slow_length(a, b, c_rest))
     }
 
+    /// The same subsequence from the whole table, cell by cell.
+    fn traced_by_table(a: &[u8], b: &[u8], c: &[u8]) -> Vec<[usize; 3]> {
+        let (wide, deep) = (b.len() + 1, c.len() + 1);
+        let cell = |i: usize, j: usize, k: usize| (i * wide + j) * deep + k;
+        let mut longest = vec![0_u32; (a.len() + 1) * wide * deep];
+        for i in (0..a.len()).rev() {
+            for j in (0..b.len()).rev() {
+                for k in (0..c.len()).rev() {
+                    longest[cell(i, j, k)] = if a[i] == b[j] && b[j] == c[k] {
+                        longest[cell(i + 1, j + 1, k + 1)] + 1
+                    } else {
+                        longest[cell(i + 1, j, k)].max(longest[cell(i, j + 1, k)]).max(longest[cell(i, j, k + 1)])
+                    };
+                }
+            }
+        }
+        let (mut i, mut j, mut k) = (0, 0, 0);
+        let mut found = Vec::new();
+        while i < a.len() && j < b.len() && k < c.len() {
+            let here = longest[cell(i, j, k)];
+            if a[i] == b[j] && b[j] == c[k] {
+                found.push([i, j, k]);
+                (i, j, k) = (i + 1, j + 1, k + 1);
+            } else if longest[cell(i + 1, j, k)] == here {
+                i += 1;
+            } else if longest[cell(i, j + 1, k)] == here {
+                j += 1;
+            } else {
+                k += 1;
+            }
+        }
+        found
+    }
+
     proptest! {
         #[test]
         fn bounds(before in "[a-c (),\n]{0,16}", accepted in "[a-c (),\n]{0,16}", now in "[a-c (),\n]{0,16}") {
@@ -342,6 +455,18 @@ mod tests {
             if let Some(found) = kept("", &before, &suggested, &[accepted], &now) {
                 prop_assert!(found.standing_characters <= found.accepted_characters);
                 prop_assert!(found.kept_characters <= found.standing_characters);
+            }
+        }
+
+        #[test]
+        fn bits_trace_as_the_table_does(
+            (a, b, c) in (1_u8..9).prop_flat_map(|kinds| {
+                let items = |most: usize| prop::collection::vec(0..kinds, 0..most);
+                (items(24), items(24), items(150))
+            }),
+        ) {
+            for (a, b, c) in [(&a, &b, &c), (&a, &c, &b), (&c, &a, &b)] {
+                prop_assert_eq!(traced_by_bits(a, b, c), traced_by_table(a, b, c));
             }
         }
 
