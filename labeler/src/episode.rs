@@ -412,33 +412,47 @@ impl Case<'_> {
         sorted.into_iter().map(place).collect()
     }
 
-    /// What stands of the accepted part of the first action in a text.
-    fn first_action_kept(&self, standing: &str) -> Option<Kept> {
-        let first = self.exposure.actions.first()?;
-        let accepted = part(&self.story.answer, first, *self.signals.accepted.get(&0)?)?;
-        let suggested = self.base_with(&[accepted])?;
+    /// What stands of the accepted part of the first action in each of some texts. Looks mostly find what the last one
+    /// found: every text is aligned once.
+    fn first_action_kept<const N: usize>(&self, texts: [Option<&str>; N]) -> [Option<Kept>; N] {
+        let mut found = [None; N];
+        let Some(suggested) = self.first_action_accepted().and_then(|accepted| self.base_with(&[accepted])) else {
+            return found;
+        };
         // When it is not known what Tab wrote, it is taken at its word.
         let at_accept = match self.pause.accepted.as_slice() {
             [] => Cow::Owned(vec![suggested.clone()]),
             known => Cow::Borrowed(known),
         };
-        kept(&self.context().language, self.base(), &suggested, &at_accept, standing)
+        for (index, text) in texts.iter().enumerate() {
+            let Some(text) = *text else { continue };
+            found[index] = match texts[..index].iter().position(|earlier| *earlier == Some(text)) {
+                Some(same) => found[same],
+                None => kept(&self.context().language, self.base(), &suggested, &at_accept, text),
+            };
+        }
+        found
     }
 
-    /// How much of the accepted first action stood at each look that came after it, in thousandths.
-    fn standing_at_looks(&self) -> [Option<i64>; LOOKS_S.len()] {
+    /// What was accepted of the first action.
+    fn first_action_accepted(&self) -> Option<EditAction> {
+        let first = self.exposure.actions.first()?;
+        part(&self.story.answer, first, *self.signals.accepted.get(&0)?)
+    }
+
+    /// What each look found that came after the first action was accepted.
+    fn looks(&self) -> [Option<&str>; LOOKS_S.len()] {
         let accepts = self.story.facts.iter().filter(|fact| {
             matches!(fact.what, What::Accepted { action_index: 0, .. }) && self.story.is_about_answer(fact)
         });
         let accepted = accepts.map(|fact| fact.sequence).max();
         LOOKS_S.map(|look_s| {
-            let looked = self.story.facts.iter().rev().find_map(|fact| match &fact.what {
+            self.story.facts.iter().rev().find_map(|fact| match &fact.what {
                 What::Look { delay_s, text: Some(text) } if *delay_s == look_s && Some(fact.sequence) > accepted => {
-                    Some(text)
+                    Some(text.as_str())
                 }
                 _ => None,
-            })?;
-            Some(self.first_action_kept(looked)?.standing_permille())
+            })
         })
     }
 
@@ -632,6 +646,7 @@ pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
     let signals = signals(story, i64::MAX, policy);
     let accepted = signals.acceptance != Acceptance::None;
     let dismissed = signals.dismissed.map(|(index, _)| index);
+    let is_later_dismissed = dismissed.is_some_and(|index| index > 0);
     let visibility = signals.visibility;
     let (mut standing, mut fate) = (None, Fate::Unknown);
     let mut standing_permille = [None; LOOKS_S.len()];
@@ -641,9 +656,14 @@ pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
                 let replay = replay(story, exposure, signals.visible, policy);
                 let pause = &replay.last;
                 let case = Case { story, exposure, replay: &replay, pause, signals, closed: true, policy };
-                standing = case.standing().and_then(|text| case.first_action_kept(text));
-                fate = case.fate();
-                standing_permille = case.standing_at_looks();
+                let [at_30_s, at_120_s, at_300_s] = case.looks();
+                let texts = [case.standing(), at_30_s, at_120_s, at_300_s];
+                let [at_close, at_looks @ ..] = case.first_action_kept(texts);
+                standing = at_close;
+                standing_permille = at_looks.map(|kept| kept.map(|kept| kept.standing_permille()));
+                if !is_later_dismissed {
+                    fate = case.fate();
+                }
             }
             None => standing = kept_without_exposure(story),
         }
@@ -651,8 +671,11 @@ pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
     let signal = match visibility {
         Visibility::NotServed => Signal::NotShown,
         _ if accepted => {
-            let changed = fate == Fate::Modified || dismissed.is_some_and(|index| index > 0);
-            if changed { Signal::PartiallyEdited } else { Signal::Accepted }
+            if fate == Fate::Modified || is_later_dismissed {
+                Signal::PartiallyEdited
+            } else {
+                Signal::Accepted
+            }
         }
         Visibility::Superseded => Signal::Superseded,
         _ if dismissed == Some(0) => Signal::Rejected,
