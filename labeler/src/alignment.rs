@@ -503,7 +503,7 @@ pub(crate) fn common_prefix(left: &[u8], right: &[u8]) -> usize {
 }
 
 /// How many bytes two texts end with alike.
-fn common_suffix(left: &[u8], right: &[u8]) -> usize {
+pub(crate) fn common_suffix(left: &[u8], right: &[u8]) -> usize {
     let (_, left_steps) = left.as_rchunks::<STEP>();
     let (_, right_steps) = right.as_rchunks::<STEP>();
     let whole = STEP * left_steps.iter().rev().zip(right_steps.iter().rev()).take_while(|(a, b)| a == b).count();

@@ -57,7 +57,7 @@ impl Kept {
 #[must_use]
 pub fn kept(language: &str, before: &str, suggested: &str, at_accept: &[String], now: &str) -> Option<Kept> {
     // A change of nothing but space may be one of a string or of a comment's end: only a parser tells.
-    let is_space_only = before != suggested && lexing::solid(before).eq(lexing::solid(suggested));
+    let is_space_only = before != suggested && lexing::is_as_solid(before, suggested);
     let tokens = |text: &str| if is_space_only { lexing::tokens(language, text) } else { lexing::plain_tokens(text) };
     let at_accept = at_accept.iter().map(String::as_str);
     let all: Vec<&str> = [before, suggested, now].into_iter().chain(at_accept).collect();

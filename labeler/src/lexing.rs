@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use tree_sitter::{Node, Parser};
 
+use crate::alignment::{common_prefix, common_suffix};
+
 /// Texts longer than this are compared by whitespace rules only: parsing them would cost more than the label is worth.
 const LONGEST_PARSED_BYTES: usize = 256 * 1024;
 
@@ -216,14 +218,12 @@ fn collect_leaves(root: Node<'_>, text: &str, by_indentation: bool, leaves: &mut
 /// Whether two texts are equal after lexing: a formatter is no correction.
 #[must_use]
 pub fn equal_after_lexing(language: &str, left: &str, right: &str) -> bool {
-    // Tokens hold everything that is no space, so most differences show without a parser, and in what differs.
-    let shared = shared_ends(&[left, right]);
-    let [left_middle, right_middle] = [left, right].map(|text| &text[shared.start..text.len() - shared.end]);
-    if !solid(left_middle).eq(solid(right_middle)) {
-        return false;
-    }
     if left == right {
         return true;
+    }
+    // Tokens hold everything that is no space, so most differences show without a parser.
+    if !is_as_solid(left, right) {
+        return false;
     }
     let (left_tokens, right_tokens) = (tokens(language, left), tokens(language, right));
     left_tokens.len() == right_tokens.len()
@@ -239,7 +239,7 @@ pub fn shared_ends(texts: &[&str]) -> Range<usize> {
     let Some((first, others)) = texts.split_first() else { return 0..0 };
     let (mut start, mut end) = (first.len(), first.len());
     for other in others {
-        start = alike(first.as_bytes()[..start].iter(), other.as_bytes().iter());
+        start = common_prefix(&first.as_bytes()[..start], other.as_bytes());
     }
     while !first.is_char_boundary(start) {
         start -= 1;
@@ -247,8 +247,7 @@ pub fn shared_ends(texts: &[&str]) -> Range<usize> {
     let behind = &first.as_bytes()[start..];
     end -= start;
     for other in others {
-        let theirs = other.as_bytes()[start..].iter().rev();
-        end = alike(behind[behind.len() - end..].iter().rev(), theirs);
+        end = common_suffix(&behind[behind.len() - end..], &other.as_bytes()[start..]);
     }
     while !first.is_char_boundary(first.len() - end) {
         end -= 1;
@@ -256,8 +255,12 @@ pub fn shared_ends(texts: &[&str]) -> Range<usize> {
     start..end
 }
 
-fn alike<'a>(one: impl Iterator<Item = &'a u8>, other: impl Iterator<Item = &'a u8>) -> usize {
-    one.zip(other).take_while(|(a, b)| a == b).count()
+/// Whether two texts differ in nothing but space, at most.
+pub(crate) fn is_as_solid(left: &str, right: &str) -> bool {
+    // What both begin and end with takes no reading of characters.
+    let shared = shared_ends(&[left, right]);
+    let [left, right] = [left, right].map(|text| &text[shared.start..text.len() - shared.end]);
+    solid(left).eq(solid(right))
 }
 
 /// The characters of a text that are no space.
@@ -374,6 +377,12 @@ mod tests {
                 }
             }
             prop_assert_eq!(lexemes(&text), parts);
+        }
+
+        #[test]
+        fn as_solid_is_what_is_left_without_space(left in "[aé \n]{0,8}", right in "[aé \n]{0,8}") {
+            let without_space = |text: &str| text.replace([' ', '\n'], "");
+            prop_assert_eq!(is_as_solid(&left, &right), without_space(&left) == without_space(&right));
         }
 
         #[test]
