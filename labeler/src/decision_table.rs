@@ -74,6 +74,32 @@ pub struct Evidence {
     pub closed: bool,
 }
 
+impl Evidence {
+    /// Whether a row may ask what was typed.
+    #[must_use]
+    pub fn asks_what_was_typed(&self) -> bool {
+        self.acceptance != Acceptance::None || !matches!(self.visibility, Superseded | Unseen) || self.dismissed
+    }
+
+    /// Whether a row may ask what became of accepted text, what was typed being known.
+    #[must_use]
+    pub fn asks_for_fate(&self) -> bool {
+        self.acceptance == Whole && (self.closed || self.typed == SomethingElse)
+    }
+
+    /// Whether a row may ask about STOP, what was typed being known.
+    #[must_use]
+    pub fn asks_whether_stopped(&self) -> bool {
+        self.acceptance == Whole && self.closed && self.typed == Nothing
+    }
+
+    /// Whether a row may ask about changes of the window, what was typed being known.
+    #[must_use]
+    pub fn asks_for_changes(&self) -> bool {
+        self.acceptance == Acceptance::None && self.visibility == NotServed && self.closed && self.typed == Nothing
+    }
+}
+
 /// What a row concludes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Label {
@@ -249,6 +275,30 @@ mod tests {
             let reached = every_evidence().iter().any(|evidence| std::ptr::eq(decide(evidence), &TABLE[index]));
             assert!(reached, "no evidence reaches: {}", row.what_happened);
             assert!(TABLE[..index].iter().all(|other| other.code != row.code), "{} twice", row.code);
+        }
+    }
+
+    /// Whoever makes evidence leaves out what is not asked for.
+    #[test]
+    fn what_is_not_asked_for_decides_nothing() {
+        for evidence in every_evidence() {
+            let mut others = vec![evidence];
+            if !evidence.asks_what_was_typed() {
+                let all = [Nothing, SameFirstAction, SomethingElse, Typed::Unclear];
+                others.extend(all.map(|typed| Evidence { typed, ..evidence }));
+            }
+            if !evidence.asks_for_fate() {
+                others.extend([Fate::Unknown, Kept, Modified, Undone].map(|fate| Evidence { fate, ..evidence }));
+            }
+            if !evidence.asks_whether_stopped() {
+                others.push(Evidence { stopped: !evidence.stopped, ..evidence });
+            }
+            if !evidence.asks_for_changes() {
+                others.push(Evidence { window_changed: !evidence.window_changed, ..evidence });
+            }
+            for other in others {
+                assert_eq!(decide(&evidence).code, decide(&other).code, "{evidence:?} {other:?}");
+            }
         }
     }
 

@@ -150,26 +150,38 @@ impl Case<'_> {
         look.or(self.pause.standing.as_deref())
     }
 
+    /// What a row may ask for and nothing else: most of it takes an alignment, and before close no row asks for most.
     fn evidence(&self) -> Evidence {
         let signals = &self.signals;
         let dismissed = signals
             .dismissed
             .is_some_and(|(_, sequence)| self.closed || !self.pause.by_hand || sequence < self.pause.last_sequence);
-        let stands_changed = self.standing().is_none_or(|standing| !self.is_unchanged(standing));
-        // Silence that nobody looked at afterwards is not confirmed.
-        let unobserved = self.closed && self.replay.look.is_none();
-        let window_changed =
-            self.pause.window_changed || unobserved || (signals.acceptance == Acceptance::None && stands_changed);
-        Evidence {
+        let mut evidence = Evidence {
             acceptance: signals.acceptance,
-            fate: self.fate(),
+            fate: Fate::Unknown,
             visibility: signals.visibility,
             dismissed,
-            typed: self.typed(),
-            stopped: self.stopped(),
-            window_changed,
+            typed: Typed::Nothing,
+            stopped: false,
+            window_changed: false,
             closed: self.closed,
+        };
+        if evidence.asks_what_was_typed() {
+            evidence.typed = self.typed();
         }
+        if evidence.asks_for_fate() {
+            evidence.fate = self.fate();
+        }
+        evidence.stopped = evidence.asks_whether_stopped() && self.stopped();
+        evidence.window_changed = evidence.asks_for_changes() && self.window_changed();
+        evidence
+    }
+
+    /// At close, when nothing was accepted. Silence that nobody looked at afterwards is not confirmed.
+    fn window_changed(&self) -> bool {
+        self.pause.window_changed
+            || self.replay.look.is_none()
+            || self.standing().is_none_or(|standing| !self.is_unchanged(standing))
     }
 
     fn is_unchanged(&self, standing: &str) -> bool {
