@@ -1,6 +1,7 @@
 //! From a story to its label and outcome. Pure: the same story gives the same answer, whenever it is asked.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use events::{
@@ -108,7 +109,8 @@ fn at_pause(
 ) -> Verdict {
     let until = if closed { i64::MAX } else { pause.settled_ms };
     let signals = signals(story, until, policy);
-    let case = Case { story, exposure, replay, pause, signals, closed, policy };
+    let told = Told::default();
+    let case = Case { story, exposure, replay, pause, signals, closed, policy, told };
     let evidence = case.evidence();
     let row = decide(&evidence);
     match row.label {
@@ -129,6 +131,15 @@ struct Case<'a> {
     signals: Signals,
     closed: bool,
     policy: &'a LabelPolicy,
+    told: Told,
+}
+
+/// What is asked for more than once, from when it was first told.
+#[derive(Default)]
+struct Told {
+    made: OnceCell<Option<ActionList>>,
+    made_and_visible: OnceCell<Option<Divergence>>,
+    stop: OnceCell<Option<Divergence>>,
 }
 
 impl Case<'_> {
@@ -188,12 +199,6 @@ impl Case<'_> {
         equal_after_lexing(&self.context().language, self.base(), standing)
     }
 
-    /// What the hand made of the region, as hunks of the exposed window; none when that is not clear.
-    fn made_hunks(&self) -> Option<Vec<Hunk>> {
-        let made = self.pause.made.as_deref()?;
-        self.hunks_of(made)
-    }
-
     /// The hunks of the region between the exposed window and `text`.
     fn region_hunks(&self, text: &str) -> impl Iterator<Item = Hunk> {
         let region = &self.replay.region;
@@ -231,10 +236,12 @@ impl Case<'_> {
             return Vec::new();
         }
         // What a formatter did beside what was made is nobody's text.
-        let is_made = |hunk: &&Hunk| !is_format(std::slice::from_ref(*hunk), base);
-        let made: Vec<Hunk> = hunks.iter().filter(is_made).cloned().collect();
-        if made.len() < hunks.len() && apply_hunks(base, &made).is_some_and(|text| is_format(&hunks, &text)) {
-            hunks = made;
+        if hunks.len() > 1 {
+            let is_made = |hunk: &&Hunk| !is_format(std::slice::from_ref(*hunk), base);
+            let made: Vec<Hunk> = hunks.iter().filter(is_made).cloned().collect();
+            if made.len() < hunks.len() && apply_hunks(base, &made).is_some_and(|text| is_format(&hunks, &text)) {
+                hunks = made;
+            }
         }
         for action in self.visible_actions() {
             let Some(served) = self.base_with(std::slice::from_ref(action)).map(|text| hunks_between(base, &text))
@@ -256,8 +263,26 @@ impl Case<'_> {
         hunks
     }
 
-    fn made_actions(&self) -> Option<ActionList> {
-        Some(self.open_list(&self.made_hunks()?))
+    /// What the hand made of the region, as actions on the exposed window; none when that is not clear.
+    fn made_actions(&self) -> Option<&ActionList> {
+        let made = || Some(self.open_list(&self.hunks_of(self.pause.made.as_deref()?)?));
+        self.told.made.get_or_init(made).as_ref()
+    }
+
+    /// Where what the hand made parts from what was visible.
+    fn made_and_visible(&self) -> Option<&Divergence> {
+        let parted = || divergence(self.context(), self.made_actions()?, &open(self.visible_actions().to_vec()));
+        self.told.made_and_visible.get_or_init(parted).as_ref()
+    }
+
+    /// Where what the hand made parts from an action.
+    fn made_and(&self, action: &EditAction) -> Option<Cow<'_, Divergence>> {
+        if let [only] = self.visible_actions()
+            && only == action
+        {
+            return self.made_and_visible().map(Cow::Borrowed);
+        }
+        divergence(self.context(), self.made_actions()?, &open(vec![action.clone()])).map(Cow::Owned)
     }
 
     fn open_list(&self, hunks: &[Hunk]) -> ActionList {
@@ -274,7 +299,9 @@ impl Case<'_> {
         }
         let is_judged = self.signals.visibility != Visibility::NotServed;
         let first = self.exposure.actions.first().filter(|_| is_judged && pause.accepted.is_empty());
+        // Where the hand came no further than to what it made, the latter tells below.
         if let Some(first) = first
+            && pause.reached != pause.made
             && pause.reached.as_deref().is_some_and(|reached| self.holds(reached, first))
         {
             return Typed::SameFirstAction;
@@ -287,20 +314,20 @@ impl Case<'_> {
         if made.is_no_edit() {
             return Typed::Nothing;
         }
-        let served = match pause.accepted.last().zip(pause.made.as_deref()) {
+        let parted = match pause.accepted.last().zip(pause.made.as_deref()) {
             Some((accepted, made_text)) => {
                 let same = equal_after_lexing(&self.context().language, accepted, made_text);
-                if same || self.only_took_back(&made) {
+                if same || self.only_took_back(made) {
                     return Typed::Nothing;
                 }
-                open(self.visible_actions().to_vec())
+                self.made_and_visible().map(Cow::Borrowed)
             }
             None => match first {
-                Some(first) => open(vec![first.clone()]),
+                Some(first) => self.made_and(first),
                 None => return Typed::SomethingElse,
             },
         };
-        match divergence(self.context(), &made, &served) {
+        match parted {
             // Everything accepted stands, and what was added to it is what was served next.
             None if !pause.accepted.is_empty() => Typed::Nothing,
             None => Typed::SameFirstAction,
@@ -339,7 +366,7 @@ impl Case<'_> {
             Some(reason) => reason,
             None if self.signals.other_accepted => "accepted_out_of_order",
             None if self.signals.unreported_accept => "accept_not_reported",
-            None if self.pause.made.is_some() && self.made_hunks().is_none() => "too_long",
+            None if self.pause.made.is_some() && self.made_actions().is_none() => "too_long",
             None if self.esc_may_be_missing() => REPORTS_MISSING,
             None => "incomplete",
         }
@@ -474,9 +501,7 @@ impl Case<'_> {
         if !self.pause.by_hand || later.is_empty() {
             return false;
         }
-        let Some(made) = self.made_actions() else { return false };
-        let served = ActionList { actions: self.visible_actions().to_vec(), closed: false };
-        divergence(self.context(), &made, &served).is_some_and(|parted| {
+        self.made_and_visible().is_some_and(|parted| {
             let pair = parted.chosen.actions.first().zip(parted.rejected.actions.first());
             pair.is_some_and(|(typed, next)| {
                 typed.range == next.range && later.iter().any(|action| action.range.touches(next.range))
@@ -490,7 +515,7 @@ impl Case<'_> {
         if self.signals.accepted_actions == 0 {
             return false;
         }
-        let Some(next) = self.stop_divergence().and_then(|parted| parted.rejected.actions.into_iter().next()) else {
+        let Some(next) = self.stop_divergence().and_then(|parted| parted.rejected.actions.first()) else {
             return false;
         };
         self.visible_actions().iter().enumerate().any(|(index, action)| {
@@ -499,12 +524,15 @@ impl Case<'_> {
         })
     }
 
-    fn stop_divergence(&self) -> Option<Divergence> {
-        let hunks = self.in_served_format(self.region_hunks(self.standing()?).collect());
-        let actions = hunks.iter().map(|hunk| to_action(self.context(), hunk)).collect();
-        let served = ActionList { actions: self.visible_actions().to_vec(), closed: false };
-        divergence(self.context(), &ActionList { actions, closed: true }, &served)
-            .filter(|parted| parted.chosen.actions.is_empty() && !parted.shared.is_empty())
+    /// Where what stands parts from what was visible, if that is where it stops.
+    fn stop_divergence(&self) -> Option<&Divergence> {
+        let parted = || {
+            let hunks = self.in_served_format(self.region_hunks(self.standing()?).collect());
+            let made = ActionList { closed: true, ..self.open_list(&hunks) };
+            divergence(self.context(), &made, &open(self.visible_actions().to_vec()))
+                .filter(|parted| parted.chosen.actions.is_empty() && !parted.shared.is_empty())
+        };
+        self.told.stop.get_or_init(parted).as_ref()
     }
 
     fn conclude(&self, label: Label, evidence: &Evidence) -> Verdict {
@@ -513,10 +541,10 @@ impl Case<'_> {
         let nothing = ActionList::no_edit;
         let parted = match label {
             Label::Correction(PairReason::AcceptedThenModified) if evidence.typed != Typed::SomethingElse => {
-                self.stop_divergence()
+                self.stop_divergence().cloned()
             }
-            Label::Correction(_) => self.made_actions().and_then(|made| divergence(self.context(), &made, &served())),
-            Label::Missed => self.made_actions().and_then(|made| divergence(self.context(), &made, &nothing())),
+            Label::Correction(_) => self.made_and_visible().cloned(),
+            Label::Missed => self.made_actions().and_then(|made| divergence(self.context(), made, &nothing())),
             Label::Rejection(_) => {
                 let untouched = self.standing().is_some_and(|standing| self.is_unchanged(standing));
                 if self.policy.no_edit_for_dismissed && untouched {
@@ -667,7 +695,8 @@ pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
             Some(exposure) => {
                 let replay = replay(story, exposure, signals.visible, policy);
                 let pause = &replay.last;
-                let case = Case { story, exposure, replay: &replay, pause, signals, closed: true, policy };
+                let told = Told::default();
+                let case = Case { story, exposure, replay: &replay, pause, signals, closed: true, policy, told };
                 let [at_30_s, at_120_s, at_300_s] = case.looks();
                 let texts = [case.standing(), at_30_s, at_120_s, at_300_s];
                 let [at_close, at_looks @ ..] = case.first_action_kept(texts);
