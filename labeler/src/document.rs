@@ -41,6 +41,8 @@ pub struct ReportedEdit<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrackedWindow {
     text: String,
+    /// Length of the text, as the client counts.
+    units: u64,
     start: u64,
     encoding: OffsetEncoding,
     /// Bytes of the current text that an episode watches.
@@ -55,7 +57,10 @@ pub struct TrackedWindow {
 pub fn length_in(encoding: OffsetEncoding, text: &str) -> u64 {
     let units = match encoding {
         OffsetEncoding::Utf8 => text.len(),
-        OffsetEncoding::Utf16 => text.chars().map(char::len_utf16).sum(),
+        // A unit for each byte that starts a character, and another one for the first of four.
+        OffsetEncoding::Utf16 => {
+            text.bytes().map(|byte| usize::from(byte & 0xC0 != 0x80) + usize::from(byte >= 0xF0)).sum()
+        }
         OffsetEncoding::Unknown => 0,
     };
     u64::try_from(units).unwrap_or(u64::MAX)
@@ -89,7 +94,8 @@ impl TrackedWindow {
     /// A window whose first unit stands at `start` of the document, watched whole.
     #[must_use]
     pub fn new(text: &str, start: u64, encoding: OffsetEncoding) -> Self {
-        Self { text: text.to_owned(), start, encoding, watched: 0..text.len(), sites: Vec::new(), lost: false }
+        let units = length_in(encoding, text);
+        Self { text: text.to_owned(), units, start, encoding, watched: 0..text.len(), sites: Vec::new(), lost: false }
     }
 
     /// Watches `range` of the current text only.
@@ -145,7 +151,7 @@ impl TrackedWindow {
     /// Whether an edit reaches into the window from outside, or out of it, and replaces what is known to stand there.
     #[must_use]
     pub fn is_crossed_by(&self, edit: &ReportedEdit<'_>) -> bool {
-        let window_end = self.start.saturating_add(length_in(self.encoding, &self.text));
+        let window_end = self.start.saturating_add(self.units);
         let reaches_in = edit.start < window_end && self.start < edit.end;
         let reaches_out = edit.start < self.start || window_end < edit.end;
         if self.lost || !reaches_in || !reaches_out || !is_as_long_as_it_says(self.encoding, edit) {
@@ -161,7 +167,7 @@ impl TrackedWindow {
         if self.lost {
             return Applied::Lost;
         }
-        let window_end = self.start.saturating_add(length_in(self.encoding, &self.text));
+        let window_end = self.start.saturating_add(self.units);
         let is_empty_window = self.text.is_empty();
         if !is_as_long_as_it_says(self.encoding, edit) {
             return self.lose();
@@ -183,11 +189,7 @@ impl TrackedWindow {
         if edit.start < self.start || edit.end > window_end {
             return self.lose();
         }
-        let bytes = byte_at(self.encoding, &self.text, edit.start - self.start).zip(byte_at(
-            self.encoding,
-            &self.text,
-            edit.end - self.start,
-        ));
+        let bytes = self.byte_at(edit.start - self.start).zip(self.byte_at(edit.end - self.start));
         let Some((start, end)) = bytes else { return self.lose() };
         if self.text[start..end] != *edit.old_text {
             return self.lose();
@@ -197,15 +199,21 @@ impl TrackedWindow {
 
     /// Replaces bytes of the current text.
     pub fn replace(&mut self, range: Range<usize>, new_text: &str) -> Applied {
-        if self.text.get(range.clone()).is_none() {
-            return self.lose();
-        }
+        let Some(old_text) = self.text.get(range.clone()) else { return self.lose() };
+        self.units = self.units - length_in(self.encoding, old_text) + length_in(self.encoding, new_text);
         self.text.replace_range(range.clone(), new_text);
         let written = range.start..range.start + new_text.len();
         for place in std::iter::once(&mut self.watched).chain(&mut self.sites) {
             *place = followed(place, &range, new_text.len());
         }
         Applied::Inside { replaced: range, written }
+    }
+
+    /// The byte of the text at `offset` units from its start.
+    fn byte_at(&self, offset: u64) -> Option<usize> {
+        // Only of ASCII there are as many UTF-16 units as bytes.
+        let is_ascii = self.encoding == OffsetEncoding::Utf16 && usize::try_from(self.units) == Ok(self.text.len());
+        byte_at(if is_ascii { OffsetEncoding::Utf8 } else { self.encoding }, &self.text, offset)
     }
 
     /// The text is not known any more.
@@ -343,6 +351,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn lengths_are_those_of_the_characters(
+            text in "\\PC{0,20}|[a\u{7F}\u{80}é\u{7FF}\u{800}\u{FFFF}😀\u{10FFFF}]{0,20}",
+        ) {
+            let units: usize = text.chars().map(char::len_utf16).sum();
+            prop_assert_eq!(length_in(OffsetEncoding::Utf16, &text), u64::try_from(units).unwrap());
+        }
+
         /// The window follows the document: cutting the edited document at the same lines gives the tracked text.
         #[test]
         fn follows_a_document(
@@ -383,6 +399,10 @@ mod tests {
                 }
                 prop_assert!(!window.is_lost());
                 prop_assert_eq!(window.text(), inside.as_str());
+                prop_assert_eq!(window.units, length_in(encoding, &inside));
+                for offset in 0..window.units + 2 {
+                    prop_assert_eq!(window.byte_at(offset), byte_at(encoding, &inside, offset));
+                }
             }
         }
     }
