@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::ops::Range;
+use std::rc::Rc;
 
 use events::{
     ActionList, DivergencePoint, EditAction, EditContext, OpportunityOutcome, OutcomeDetail, PairReason, PairText,
@@ -411,7 +412,7 @@ impl Case<'_> {
         // What Tab wrote may be what is missing. Then it is taken at its word: a step of which nothing was seen would
         // otherwise count for nothing, whatever became of it.
         if self.pause.standing.is_none() || self.pause.unclear == Some(REPORTS_MISSING) {
-            at_accept.to_mut().push(suggested.clone());
+            at_accept.to_mut().push(Rc::from(suggested.as_str()));
         }
         kept(&self.context().language, self.base(), &suggested, &at_accept, self.standing()?)
     }
@@ -459,8 +460,8 @@ impl Case<'_> {
             return found;
         };
         // When it is not known what Tab wrote, it is taken at its word.
-        let at_accept = match self.pause.accepted.as_slice() {
-            [] => Cow::Owned(vec![suggested.clone()]),
+        let at_accept: Cow<'_, [Rc<str>]> = match self.pause.accepted.as_slice() {
+            [] => Cow::Owned(vec![Rc::from(suggested.as_str())]),
             known => Cow::Borrowed(known),
         };
         for (index, text) in texts.iter().enumerate() {

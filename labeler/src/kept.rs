@@ -55,11 +55,11 @@ impl Kept {
 /// What stands in `now` of the step from `before` to `suggested`. `at_accept` is the text right after Tab; several when
 /// the developer changed it between one Tab and the next. None when Tab brought nothing of the step.
 #[must_use]
-pub fn kept(language: &str, before: &str, suggested: &str, at_accept: &[String], now: &str) -> Option<Kept> {
+pub fn kept(language: &str, before: &str, suggested: &str, at_accept: &[impl AsRef<str>], now: &str) -> Option<Kept> {
     // A change of nothing but space may be one of a string or of a comment's end: only a parser tells.
     let is_space_only = before != suggested && lexing::is_as_solid(before, suggested);
     let tokens = |text: &str| if is_space_only { lexing::tokens(language, text) } else { lexing::plain_tokens(text) };
-    let at_accept = at_accept.iter().map(String::as_str);
+    let at_accept = at_accept.iter().map(AsRef::as_ref);
     let all: Vec<&str> = [before, suggested, now].into_iter().chain(at_accept).collect();
     let all = if is_space_only { all } else { changed_lines(&all) };
     let all: Vec<Vec<&str>> =

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::rc::Rc;
 
 use events::{Decision, EditAction, Origin, Timestamp, apply_actions};
 
@@ -26,13 +27,13 @@ pub struct Pause {
     /// The client's time at which it was clear that this is a pause.
     pub settled_ms: i64,
     /// What the developer's hand had made when the burst ended; none when no complete action can be told.
-    pub made: Option<String>,
+    pub made: Option<Rc<str>>,
     /// The same without bounds on its time and without a boundary: how far the hand has come.
-    pub reached: Option<String>,
+    pub reached: Option<Rc<str>>,
     /// The window as it stood at the end of the burst, whoever changed it; none when it is not known.
-    pub standing: Option<String>,
+    pub standing: Option<Rc<str>>,
     /// Right after the acceptances so far: one text for each run of them that the hand did not interrupt.
-    pub accepted: Vec<String>,
+    pub accepted: Vec<Rc<str>>,
     /// Whether the developer's hand changed the region (after the acceptance, if there was one).
     pub by_hand: bool,
     /// Why it is not known what the hand made: where something else came from that changed the region, or that the
@@ -116,7 +117,7 @@ fn start_of(story: &Story) -> Option<Start> {
 
 struct HandEdit {
     monotonic_ms: i64,
-    text: String,
+    text: Rc<str>,
     written: Range<usize>,
     /// Whether the next edit of the region begins elsewhere: this one completed something.
     completed: bool,
@@ -126,13 +127,15 @@ struct Replayer<'a> {
     policy: &'a LabelPolicy,
     language: &'a str,
     window: TrackedWindow,
+    /// The window's text, once it was asked for since it changed.
+    text: Option<Rc<str>>,
     follows_acceptance_edits: bool,
-    accepted: Vec<String>,
+    accepted: Vec<Rc<str>>,
     accepted_actions: Vec<EditAction>,
     burst: Vec<HandEdit>,
     last_activity_ms: Option<i64>,
-    made: Option<String>,
-    reached: Option<String>,
+    made: Option<Rc<str>>,
+    reached: Option<Rc<str>>,
     by_hand: bool,
     tainted_by: Option<&'static str>,
     window_changed: bool,
@@ -157,6 +160,7 @@ pub fn replay(story: &Story, exposure: &ExposureText, visible: usize, policy: &L
         window: TrackedWindow::new(base, exposure.window_start_offset, story.answer.encoding)
             .watching(region.clone())
             .following(sites_of(exposure, visible)),
+        text: None,
         follows_acceptance_edits: story.facts.iter().any(|fact| story.is_written_by_answer(fact)),
         accepted: Vec::new(),
         accepted_actions: Vec::new(),
@@ -358,6 +362,7 @@ impl Replayer<'_> {
             Applied::Inside { replaced, written } => (replaced, written),
         };
         self.look = None;
+        self.text = None;
         let watched = replaced.start <= watched_before.end && watched_before.start <= replaced.end;
         self.window_changed |= !is_acceptance && !is_format;
         if !watched {
@@ -375,13 +380,9 @@ impl Replayer<'_> {
                     previous.completed = !touches || long_pause;
                 }
                 self.by_hand = true;
-                self.reached = Some(self.window.text().to_owned());
-                self.burst.push(HandEdit {
-                    monotonic_ms: fact.monotonic_ms,
-                    text: self.window.text().to_owned(),
-                    written,
-                    completed: true,
-                });
+                let text = self.text();
+                self.reached = Some(Rc::clone(&text));
+                self.burst.push(HandEdit { monotonic_ms: fact.monotonic_ms, text, written, completed: true });
             }
             Origin::Formatter if is_format => {}
             _ => self.tainted_by = self.tainted_by.or(Some(unclear_origin(origin))),
@@ -393,7 +394,8 @@ impl Replayer<'_> {
         if !self.by_hand {
             self.accepted.pop();
         }
-        self.accepted.push(self.window.text().to_owned());
+        let text = self.text();
+        self.accepted.push(text);
         self.burst.clear();
         self.by_hand = false;
         self.made = None;
@@ -402,8 +404,9 @@ impl Replayer<'_> {
 
     /// The developer takes the next step: what the hand made of the ones before is finished.
     fn goes_on(&mut self) {
-        if let Some(last) = self.burst.last().filter(|_| !self.accepted.is_empty()) {
-            let state = self.state(last.monotonic_ms, true);
+        let last_ms = self.burst.last().map(|last| last.monotonic_ms);
+        if let Some(last_ms) = last_ms.filter(|_| !self.accepted.is_empty()) {
+            let state = self.state(last_ms, true);
             self.pauses.push(state);
         }
     }
@@ -442,6 +445,7 @@ impl Replayer<'_> {
         for hunk in hunks_between(&before, &result).iter().rev() {
             self.window.replace(hunk.start..hunk.end, &hunk.new_text);
         }
+        self.text = None;
         self.accepted_now();
     }
 
@@ -486,15 +490,20 @@ impl Replayer<'_> {
         self.burst.clear();
     }
 
+    /// The window's text, copied once for all who keep it until it changes.
+    fn text(&mut self) -> Rc<str> {
+        Rc::clone(self.text.get_or_insert_with(|| Rc::from(self.window.text())))
+    }
+
     /// `is_complete`: nothing was cut off in the middle of typing.
-    fn state(&self, settled_ms: i64, is_complete: bool) -> Pause {
+    fn state(&mut self, settled_ms: i64, is_complete: bool) -> Pause {
         let lost = self.window.is_lost();
         let unclear = self.tainted_by.or(lost.then_some(TEXT_UNKNOWN));
         Pause {
             settled_ms,
             made: if unclear.is_some() { None } else { self.complete_text(is_complete) },
             reached: if unclear.is_some() { None } else { self.reached.clone() },
-            standing: (!lost).then(|| self.window.text().to_owned()),
+            standing: (!lost).then(|| self.text()),
             accepted: self.accepted.clone(),
             by_hand: self.by_hand,
             unclear,
@@ -506,14 +515,14 @@ impl Replayer<'_> {
     }
 
     /// The text after the burst or, when it took longer than allowed or was cut off, at its last boundary before.
-    fn complete_text(&self, is_complete: bool) -> Option<String> {
+    fn complete_text(&self, is_complete: bool) -> Option<Rc<str>> {
         let Some(((last, rest), first)) = self.burst.split_last().zip(self.burst.first()) else {
             return self.made.clone();
         };
         let in_time = |edit: &&HandEdit| edit.monotonic_ms.saturating_sub(first.monotonic_ms) <= self.policy.editing_ms;
         let whole = Some(last).filter(|_| is_complete).filter(in_time);
         let complete = whole.or_else(|| rest.iter().rev().find(|edit| in_time(edit) && edit.completed))?;
-        Some(complete.text.clone())
+        Some(Rc::clone(&complete.text))
     }
 }
 
