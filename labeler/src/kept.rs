@@ -58,12 +58,14 @@ impl Kept {
 pub fn kept(language: &str, before: &str, suggested: &str, at_accept: &[impl AsRef<str>], now: &str) -> Option<Kept> {
     // A change of nothing but space may be one of a string or of a comment's end: only a parser tells.
     let is_space_only = before != suggested && lexing::is_as_solid(before, suggested);
-    let tokens = |text: &str| if is_space_only { lexing::tokens(language, text) } else { lexing::plain_tokens(text) };
     let at_accept = at_accept.iter().map(AsRef::as_ref);
     let all: Vec<&str> = [before, suggested, now].into_iter().chain(at_accept).collect();
-    let all = if is_space_only { all } else { changed_lines(&all) };
-    let all: Vec<Vec<&str>> =
-        all.iter().map(|text| tokens(text).into_iter().map(|token| &text[token.range]).collect()).collect();
+    let all: Vec<Vec<&str>> = if is_space_only {
+        let tokens = |text: &str| lexing::tokens(language, text);
+        all.iter().map(|text| tokens(text).into_iter().map(|token| &text[token.range]).collect()).collect()
+    } else {
+        changed_lines(&all).into_iter().map(lexing::words).collect()
+    };
     let [before, suggested, now, texts @ ..] = all.as_slice() else { return None };
     let accepted = texts.last()?;
     let unchanged = common_subsequence(before, suggested);

@@ -141,8 +141,20 @@ pub fn tokens(language: &str, text: &str) -> Vec<Token> {
     plain_tokens(text)
 }
 
+/// Words and marks, as a language that is not parsed has them for tokens.
+pub(crate) fn words(text: &str) -> Vec<&str> {
+    let mut all = Vec::with_capacity(text.len() / 3);
+    each_lexeme(text, |range| {
+        let lexeme = &text[range];
+        if !lexeme.starts_with(char::is_whitespace) {
+            all.push(lexeme);
+        }
+    });
+    all
+}
+
 /// The tokens of a language that is not parsed.
-pub(crate) fn plain_tokens(text: &str) -> Vec<Token> {
+fn plain_tokens(text: &str) -> Vec<Token> {
     let mut all = Vec::new();
     push_words(text, 0..text.len(), 0, &mut all);
     all
@@ -417,6 +429,7 @@ mod tests {
 
         #[test]
         fn tokens_never_panic_and_are_ordered(text in "[a-f(){}\\[\\]<>:;,'\"#\\\\ \\n\\té]{0,60}") {
+            prop_assert_eq!(words(&text), texts("", &text));
             for language in ["rust", "python", "other"] {
                 let found = tokens(language, &text);
                 prop_assert!(found.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
