@@ -14,7 +14,7 @@ use crate::alignment::{Hunk, apply_hunks, hunks_between};
 use crate::decision_table::{Acceptance, Evidence, Fate, Label, SUPERSEDED, Typed, Visibility, decide};
 use crate::divergence::{Divergence, canonical, divergence, to_action};
 use crate::generated::Generated;
-use crate::kept::{Kept, kept};
+use crate::kept::{Kept, KeptBefore, kept};
 use crate::lexing::{equal_after_lexing, solid};
 use crate::policy::{LOOKS_S, LabelPolicy};
 use crate::replay::{Pause, REPORTS_MISSING, Replay, replay, start_is_known};
@@ -141,6 +141,7 @@ struct Told {
     made: OnceCell<Option<ActionList>>,
     made_and_visible: OnceCell<Option<Divergence>>,
     stop: OnceCell<Option<Divergence>>,
+    kept: KeptBefore,
 }
 
 impl Case<'_> {
@@ -414,7 +415,7 @@ impl Case<'_> {
         if self.pause.standing.is_none() || self.pause.unclear == Some(REPORTS_MISSING) {
             at_accept.to_mut().push(Rc::from(suggested.as_str()));
         }
-        kept(&self.context().language, self.base(), &suggested, &at_accept, self.standing()?)
+        self.kept(&suggested, &at_accept, self.standing()?)
     }
 
     /// Whether something inside of what was accepted was changed by hand, or stands otherwise at close, be it only what
@@ -452,26 +453,21 @@ impl Case<'_> {
         sorted.into_iter().map(place).collect()
     }
 
-    /// What stands of the accepted part of the first action in each of some texts. Looks mostly find what the last one
-    /// found: every text is aligned once.
+    fn kept(&self, suggested: &str, at_accept: &[Rc<str>], text: &str) -> Option<Kept> {
+        self.told.kept.kept(&self.context().language, self.base(), suggested, at_accept, text)
+    }
+
+    /// What stands of the accepted part of the first action in each of some texts.
     fn first_action_kept<const N: usize>(&self, texts: [Option<&str>; N]) -> [Option<Kept>; N] {
-        let mut found = [None; N];
         let Some(suggested) = self.first_action_accepted().and_then(|accepted| self.base_with(&[accepted])) else {
-            return found;
+            return [None; N];
         };
         // When it is not known what Tab wrote, it is taken at its word.
         let at_accept: Cow<'_, [Rc<str>]> = match self.pause.accepted.as_slice() {
             [] => Cow::Owned(vec![Rc::from(suggested.as_str())]),
             known => Cow::Borrowed(known),
         };
-        for (index, text) in texts.iter().enumerate() {
-            let Some(text) = *text else { continue };
-            found[index] = match texts[..index].iter().position(|earlier| *earlier == Some(text)) {
-                Some(same) => found[same],
-                None => kept(&self.context().language, self.base(), &suggested, &at_accept, text),
-            };
-        }
-        found
+        texts.map(|text| self.kept(&suggested, &at_accept, text?))
     }
 
     /// What was accepted of the first action.

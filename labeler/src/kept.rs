@@ -9,8 +9,10 @@
 //! name is gone, although most characters of the line stand. And what the developer typed right at the place counts for
 //! nothing, although it was there at Tab and is there now.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash};
+use std::rc::Rc;
 
 use crate::alignment::{ItemHasher, common_subsequence};
 use crate::lexing::{self, shared_ends};
@@ -49,6 +51,40 @@ impl Kept {
         let permille = (self.standing_characters * 1000).checked_div(self.accepted_characters);
         let permille = permille.unwrap_or(if self.intact { 1000 } else { 0 });
         i64::try_from(permille).unwrap_or(1000)
+    }
+}
+
+/// What was told over one text before. Most looks find what the one before found, and mostly all that was accepted is
+/// the first action.
+#[derive(Default)]
+pub(crate) struct KeptBefore(RefCell<Vec<Told>>);
+
+struct Told {
+    suggested: String,
+    at_accept: Vec<Rc<str>>,
+    now: String,
+    kept: Option<Kept>,
+}
+
+impl KeptBefore {
+    /// As [`kept`] tells it; `language` and `before` are always the same.
+    pub(crate) fn kept(
+        &self,
+        language: &str,
+        before: &str,
+        suggested: &str,
+        at_accept: &[Rc<str>],
+        now: &str,
+    ) -> Option<Kept> {
+        let mut all = self.0.borrow_mut();
+        let is_same = |told: &&Told| told.suggested == suggested && told.at_accept == at_accept && told.now == now;
+        if let Some(told) = all.iter().find(is_same) {
+            return told.kept;
+        }
+        let kept = kept(language, before, suggested, at_accept, now);
+        let (suggested, at_accept, now) = (suggested.to_owned(), at_accept.to_vec(), now.to_owned());
+        all.push(Told { suggested, at_accept, now, kept });
+        kept
     }
 }
 
@@ -388,6 +424,21 @@ mod tests {
         let between = ["f(alpha)\n".to_owned(), "f(other)\ng(beta)\n".to_owned()];
         let found = kept("rust", "\n", "f(alpha)\ng(beta)\n", &between, "f(other)\ng(beta)\n").unwrap();
         assert_eq!((found.accepted_characters, found.kept_characters, found.intact), (15, 10, false));
+    }
+
+    #[test]
+    fn what_is_asked_again_is_told_again() {
+        let before = KeptBefore::default();
+        let texts: [&str; 3] = [BEFORE, ACCEPTED, "let x = get_full_name(user);\n"];
+        for _ in 0..2 {
+            for suggested in texts {
+                for (accepted, now) in texts.into_iter().flat_map(|one| texts.map(|other| (one, other))) {
+                    let at_accept = [Rc::<str>::from(accepted)];
+                    let told = before.kept("rust", BEFORE, suggested, &at_accept, now);
+                    assert_eq!(told, kept("rust", BEFORE, suggested, &at_accept, now));
+                }
+            }
+        }
     }
 
     /// Length of a longest subsequence of all three by trying everything.
