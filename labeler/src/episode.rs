@@ -6,25 +6,20 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use events::{
-    ActionList, DivergencePoint, EditAction, EditContext, OpportunityOutcome, OutcomeDetail, PairReason, PairText,
-    Signal, Timestamp, apply_actions, pattern_of,
+    ActionList, DivergencePoint, EditAction, EditContext, PairReason, PairText, Signal, Timestamp, apply_actions,
 };
 
 use crate::alignment::{Hunk, apply_hunks, hunks_between};
 use crate::decision_table::{Acceptance, Evidence, Fate, Label, SUPERSEDED, Typed, Visibility, decide};
 use crate::divergence::{Divergence, canonical, divergence, to_action};
+use crate::ending::{Ending, UTILITY_ACCEPTED, UTILITY_SHOWN, is_censored, kept_without_exposure};
 use crate::generated::Generated;
-use crate::kept::{Kept, KeptBefore, kept};
+use crate::kept::{Kept, KeptBefore};
 use crate::lexing::{equal_after_lexing, solid};
 use crate::policy::{LOOKS_S, LabelPolicy};
 use crate::replay::{Pause, REPORTS_MISSING, Replay, replay, start_is_known};
 use crate::signals::{Signals, contradictions, edits_by_hand, part, signals};
 use crate::story::{ExposureText, Story, What};
-
-/// Utility of an accepted suggestion of which at least half stands at close.
-pub const UTILITY_ACCEPTED: f64 = 0.75;
-/// Utility of a suggestion that was shown and anything else.
-pub const UTILITY_SHOWN: f64 = -0.25;
 
 /// A concluded label with the text that it teaches.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,69 +53,123 @@ pub enum Verdict {
     Pair(Box<Conclusion>),
 }
 
-/// How an opportunity ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Ending {
-    /// What the developer did with the first action.
-    pub signal: Signal,
-    /// See the design's "What we measure".
-    pub utility: f64,
-    /// Whether it counts as shown.
-    pub shown: bool,
-    /// Whether it counts as accepted.
-    pub accepted: bool,
-    /// Characters of the accepted first action that stand.
-    pub kept_characters: i64,
-    /// How much of it stood at each look, in thousandths; none where nobody looked.
-    pub standing_permille: [Option<i64>; LOOKS_S.len()],
-    /// The session ended before the 30 s look.
-    pub censored: bool,
+/// A story under a policy. What more than one question needs is found out once.
+pub struct Episode<'a> {
+    story: &'a Story,
+    policy: &'a LabelPolicy,
+    /// Of the whole story.
+    signals: Signals,
+    replay: OnceCell<Replay>,
+    told_at_close: Told,
 }
 
-/// The label of the story as far as it is known; `closed` when nothing more will come.
-#[must_use]
-pub fn judge(story: &Story, closed: bool, policy: &LabelPolicy) -> Verdict {
-    let Some(exposure) = &story.answer.text else {
-        return if closed { Verdict::NoPair("no_text") } else { Verdict::Waiting };
-    };
-    if let Some(found) = contradictions(story, policy).into_iter().find(|found| found.forbids_pairs()) {
-        return if closed { Verdict::NoPair(found.as_str()) } else { Verdict::Waiting };
+impl<'a> Episode<'a> {
+    /// Nothing is replayed before somebody asks.
+    #[must_use]
+    pub fn new(story: &'a Story, policy: &'a LabelPolicy) -> Self {
+        let signals = signals(story, i64::MAX, policy);
+        Self { story, policy, signals, replay: OnceCell::new(), told_at_close: Told::default() }
     }
-    if !start_is_known(story) {
-        return if closed { Verdict::NoPair("decision_time_unknown") } else { Verdict::Waiting };
-    }
-    let everything = signals(story, i64::MAX, policy);
-    let replay = replay(story, exposure, everything.visible, policy);
-    for pause in &replay.pauses {
-        let verdict = at_pause(story, exposure, &replay, pause, false, policy);
-        if verdict != Verdict::Waiting {
-            return verdict;
-        }
-    }
-    if closed { at_pause(story, exposure, &replay, &replay.last, true, policy) } else { Verdict::Waiting }
-}
 
-fn at_pause(
-    story: &Story,
-    exposure: &ExposureText,
-    replay: &Replay,
-    pause: &Pause,
-    closed: bool,
-    policy: &LabelPolicy,
-) -> Verdict {
-    let until = if closed { i64::MAX } else { pause.settled_ms };
-    let signals = signals(story, until, policy);
-    let told = Told::default();
-    let case = Case { story, exposure, replay, pause, signals, closed, policy, told };
-    let evidence = case.evidence();
-    let row = decide(&evidence);
-    match row.label {
-        Label::Wait => Verdict::Waiting,
-        Label::NoLabel if evidence.typed == Typed::Unclear && row.code != SUPERSEDED => {
-            Verdict::NoPair(case.why_unclear())
+    /// The story.
+    #[must_use]
+    pub fn story(&self) -> &'a Story {
+        self.story
+    }
+
+    /// The label of the story as far as it is known; `closed` when nothing more will come.
+    #[must_use]
+    pub fn judge(&self, closed: bool) -> Verdict {
+        let (story, policy) = (self.story, self.policy);
+        let Some(exposure) = &story.answer.text else {
+            return if closed { Verdict::NoPair("no_text") } else { Verdict::Waiting };
+        };
+        if let Some(found) = contradictions(story, policy).into_iter().find(|found| found.forbids_pairs()) {
+            return if closed { Verdict::NoPair(found.as_str()) } else { Verdict::Waiting };
         }
-        Label::NoLabel => Verdict::NoPair(row.code),
-        label => case.conclude(label, &evidence),
+        if !start_is_known(story) {
+            return if closed { Verdict::NoPair("decision_time_unknown") } else { Verdict::Waiting };
+        }
+        let replay = self.replay(exposure);
+        for pause in &replay.pauses {
+            let signals = &signals(story, pause.settled_ms, policy);
+            let told = &Told::default();
+            let case = Case { story, exposure, replay, pause, signals, closed: false, policy, told };
+            let verdict = case.verdict();
+            if verdict != Verdict::Waiting {
+                return verdict;
+            }
+        }
+        if closed { self.at_close(exposure).verdict() } else { Verdict::Waiting }
+    }
+
+    /// How a story ended that is closed.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        let (story, signals) = (self.story, &self.signals);
+        let accepted = signals.acceptance != Acceptance::None;
+        let dismissed = signals.dismissed.map(|(index, _)| index);
+        let is_later_dismissed = dismissed.is_some_and(|index| index > 0);
+        let visibility = signals.visibility;
+        let (mut standing, mut fate) = (None, Fate::Unknown);
+        let mut standing_permille = [None; LOOKS_S.len()];
+        if accepted {
+            match &story.answer.text {
+                Some(exposure) => {
+                    let case = self.at_close(exposure);
+                    let [at_30_s, at_120_s, at_300_s] = case.looks();
+                    let texts = [case.standing(), at_30_s, at_120_s, at_300_s];
+                    let [at_close, at_looks @ ..] = case.first_action_kept(texts);
+                    standing = at_close;
+                    standing_permille = at_looks.map(|kept| kept.map(|kept| kept.standing_permille()));
+                    if !is_later_dismissed {
+                        fate = case.fate();
+                    }
+                }
+                None => standing = kept_without_exposure(story),
+            }
+        }
+        let signal = match visibility {
+            Visibility::NotServed => Signal::NotShown,
+            _ if accepted => {
+                if fate == Fate::Modified || is_later_dismissed {
+                    Signal::PartiallyEdited
+                } else {
+                    Signal::Accepted
+                }
+            }
+            Visibility::Superseded => Signal::Superseded,
+            _ if dismissed == Some(0) => Signal::Rejected,
+            Visibility::Visible | Visibility::Unseen => Signal::Ignored,
+        };
+        let shown = !matches!(signal, Signal::NotShown | Signal::Superseded);
+        let accepted = matches!(signal, Signal::Accepted | Signal::PartiallyEdited);
+        let utility = match (shown, accepted) {
+            // Without any text (consent tier `usage`) nothing speaks against what Tab says.
+            (_, true) if standing.is_none_or(|kept| kept.at_least_half()) => UTILITY_ACCEPTED,
+            (true, _) => UTILITY_SHOWN,
+            (false, _) => 0.0,
+        };
+        let kept_characters = standing.map_or(0, |kept| i64::try_from(kept.kept_characters).unwrap_or(i64::MAX));
+        Ending { signal, utility, shown, accepted, kept_characters, standing_permille, censored: is_censored(story) }
+    }
+
+    fn replay(&self, exposure: &ExposureText) -> &Replay {
+        self.replay.get_or_init(|| replay(self.story, exposure, self.signals.visible, self.policy))
+    }
+
+    fn at_close<'s>(&'s self, exposure: &'s ExposureText) -> Case<'s> {
+        let replay = self.replay(exposure);
+        Case {
+            story: self.story,
+            exposure,
+            replay,
+            pause: &replay.last,
+            signals: &self.signals,
+            closed: true,
+            policy: self.policy,
+            told: &self.told_at_close,
+        }
     }
 }
 
@@ -129,10 +178,10 @@ struct Case<'a> {
     exposure: &'a ExposureText,
     replay: &'a Replay,
     pause: &'a Pause,
-    signals: Signals,
+    signals: &'a Signals,
     closed: bool,
     policy: &'a LabelPolicy,
-    told: Told,
+    told: &'a Told,
 }
 
 /// What is asked for more than once, from when it was first told.
@@ -141,6 +190,7 @@ struct Told {
     made: OnceCell<Option<ActionList>>,
     made_and_visible: OnceCell<Option<Divergence>>,
     stop: OnceCell<Option<Divergence>>,
+    fate: OnceCell<Fate>,
     kept: KeptBefore,
 }
 
@@ -163,9 +213,22 @@ impl Case<'_> {
         look.or(self.pause.standing.as_deref())
     }
 
+    fn verdict(&self) -> Verdict {
+        let evidence = self.evidence();
+        let row = decide(&evidence);
+        match row.label {
+            Label::Wait => Verdict::Waiting,
+            Label::NoLabel if evidence.typed == Typed::Unclear && row.code != SUPERSEDED => {
+                Verdict::NoPair(self.why_unclear())
+            }
+            Label::NoLabel => Verdict::NoPair(row.code),
+            label => self.conclude(label, &evidence),
+        }
+    }
+
     /// What a row may ask for and nothing else: most of it takes an alignment, and before close no row asks for most.
     fn evidence(&self) -> Evidence {
-        let signals = &self.signals;
+        let signals = self.signals;
         let dismissed = signals
             .dismissed
             .is_some_and(|(_, sequence)| self.closed || !self.pause.by_hand || sequence < self.pause.last_sequence);
@@ -388,6 +451,10 @@ impl Case<'_> {
     }
 
     fn fate(&self) -> Fate {
+        *self.told.fate.get_or_init(|| self.find_fate())
+    }
+
+    fn find_fate(&self) -> Fate {
         if self.signals.acceptance == Acceptance::None {
             return Fate::Unknown;
         }
@@ -675,128 +742,4 @@ fn is_on_its_way(parted: &Divergence) -> bool {
 
 fn open(actions: Vec<EditAction>) -> ActionList {
     ActionList { actions, closed: false }
-}
-
-/// How a closed story ended.
-#[must_use]
-pub fn ending(story: &Story, policy: &LabelPolicy) -> Ending {
-    let signals = signals(story, i64::MAX, policy);
-    let accepted = signals.acceptance != Acceptance::None;
-    let dismissed = signals.dismissed.map(|(index, _)| index);
-    let is_later_dismissed = dismissed.is_some_and(|index| index > 0);
-    let visibility = signals.visibility;
-    let (mut standing, mut fate) = (None, Fate::Unknown);
-    let mut standing_permille = [None; LOOKS_S.len()];
-    if accepted {
-        match &story.answer.text {
-            Some(exposure) => {
-                let replay = replay(story, exposure, signals.visible, policy);
-                let pause = &replay.last;
-                let told = Told::default();
-                let case = Case { story, exposure, replay: &replay, pause, signals, closed: true, policy, told };
-                let [at_30_s, at_120_s, at_300_s] = case.looks();
-                let texts = [case.standing(), at_30_s, at_120_s, at_300_s];
-                let [at_close, at_looks @ ..] = case.first_action_kept(texts);
-                standing = at_close;
-                standing_permille = at_looks.map(|kept| kept.map(|kept| kept.standing_permille()));
-                if !is_later_dismissed {
-                    fate = case.fate();
-                }
-            }
-            None => standing = kept_without_exposure(story),
-        }
-    }
-    let signal = match visibility {
-        Visibility::NotServed => Signal::NotShown,
-        _ if accepted => {
-            if fate == Fate::Modified || is_later_dismissed {
-                Signal::PartiallyEdited
-            } else {
-                Signal::Accepted
-            }
-        }
-        Visibility::Superseded => Signal::Superseded,
-        _ if dismissed == Some(0) => Signal::Rejected,
-        Visibility::Visible | Visibility::Unseen => Signal::Ignored,
-    };
-    let shown = !matches!(signal, Signal::NotShown | Signal::Superseded);
-    let accepted = matches!(signal, Signal::Accepted | Signal::PartiallyEdited);
-    let utility = match (shown, accepted) {
-        // Without any text (consent tier `usage`) nothing speaks against what Tab says.
-        (_, true) if standing.is_none_or(|kept| kept.at_least_half()) => UTILITY_ACCEPTED,
-        (true, _) => UTILITY_SHOWN,
-        (false, _) => 0.0,
-    };
-    let kept_characters = standing.map_or(0, |kept| i64::try_from(kept.kept_characters).unwrap_or(i64::MAX));
-    Ending { signal, utility, shown, accepted, kept_characters, standing_permille, censored: is_censored(story) }
-}
-
-/// The exposure was lost: what Tab wrote and the last look still tell.
-fn kept_without_exposure(story: &Story) -> Option<Kept> {
-    let mut written = story.facts.iter().filter(|fact| story.is_written_by_answer(fact));
-    let (old, new) = written.find_map(|fact| match &fact.what {
-        What::Edit { text: Some(text), .. } => Some((&text.old_text, &text.new_text)),
-        _ => None,
-    })?;
-    let look = story.facts.iter().rev().find_map(|fact| match &fact.what {
-        What::Look { text: Some(text), .. } => Some(text),
-        _ => None,
-    })?;
-    kept("", old, new, std::slice::from_ref(new), look)
-}
-
-/// Whether the session ended before the 30 s look.
-fn is_censored(story: &Story) -> bool {
-    let Some((ended_ms, ended_at)) = story.ended else { return false };
-    if story.facts.iter().any(|fact| matches!(fact.what, What::Look { .. })) {
-        return false;
-    }
-    match story.opened_ms() {
-        Some(opened) => ended_ms.saturating_sub(opened) < 30_000,
-        None => ended_at.since(story.answer.first_received_at) < std::time::Duration::from_secs(30),
-    }
-}
-
-/// What the text of a closed story says, if it is known.
-fn detail(story: &Story, ending: &Ending) -> Option<OutcomeDetail> {
-    let exposure = story.answer.text.as_ref()?;
-    let [standing_30_s_permille, standing_120_s_permille, standing_300_s_permille] = ending.standing_permille;
-    Some(OutcomeDetail {
-        language: exposure.context.language.clone(),
-        pattern: pattern_of(&exposure.actions),
-        first_action_ms: exposure.first_action_ms.map(i64::from),
-        standing_30_s_permille,
-        standing_120_s_permille,
-        standing_300_s_permille,
-    })
-}
-
-/// The record of a closed story.
-#[must_use]
-pub fn outcome(story: &Story, ending: &Ending, closed_at: Timestamp, tells_details: bool) -> OpportunityOutcome {
-    let receipt = &story.answer.receipt;
-    OpportunityOutcome {
-        opportunity_id: receipt.opportunity_id,
-        suggestion_id: receipt.suggestion_id,
-        tenant: receipt.tenant.clone(),
-        person: receipt.person.clone(),
-        model: receipt.model.clone(),
-        model_version: receipt.model_version,
-        rollout_id: receipt.rollout_id,
-        arm: receipt.arm,
-        block: receipt.block,
-        decision: receipt.decision,
-        signal: ending.signal,
-        utility: ending.utility,
-        shown: ending.shown,
-        accepted: ending.accepted,
-        kept_characters: ending.kept_characters,
-        censored: ending.censored,
-        exposure_missing: !story.answer.exposed,
-        explored: receipt.probabilities.explored,
-        repository: story.answer.text.as_ref().map(|text| text.context.repository.clone()).unwrap_or_default(),
-        exposed_at: receipt.issued_at,
-        closed_at,
-        detail: if tells_details { detail(story, ending) } else { None },
-    }
 }

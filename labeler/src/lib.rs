@@ -8,6 +8,7 @@ pub mod crowd;
 pub mod decision_table;
 pub mod divergence;
 pub mod document;
+pub mod ending;
 pub mod episode;
 pub mod generated;
 pub mod kept;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::episode::{Verdict, judge};
+use crate::episode::{Episode, Verdict};
 use crate::story::testing::{TEXT, action, story};
 
 /// The document goes on below the window.
@@ -19,7 +19,7 @@ fn written_anew(origin: Origin, document: &str) -> Verdict {
     let mut told = story(Decision::Shown, vec![action(8, "b", "c")], &reports);
     // None of these edits wrote the suggestion that is judged.
     told.facts[1].suggestion_id = None;
-    judge(&told, true, &LabelPolicy::default())
+    Episode::new(&told, &LabelPolicy::default()).judge(true)
 }
 
 #[test]

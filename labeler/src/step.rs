@@ -24,7 +24,8 @@ use parking_lot::Mutex;
 
 use crate::audience;
 use crate::config::SessionLimits;
-use crate::episode::{Conclusion, Verdict, ending, judge, outcome};
+use crate::ending::outcome;
+use crate::episode::{Conclusion, Episode, Verdict};
 use crate::keys::{LoadedKeys, Unloaded};
 use crate::policy::LabelPolicy;
 use crate::policy_record::{Policies, UNREADABLE, VersionedPolicy};
@@ -402,7 +403,7 @@ impl Turn<'_> {
     ) -> Result<(), Stop> {
         let story = self.reader.read(session, context, opportunity)?;
         let concluded = match &story {
-            Some(story) => self.label(story, false, context, at)?,
+            Some(story) => self.label(&Episode::new(story, self.policy), false, context, at)?,
             None => false,
         };
         if let Some(open) = session.open.get_mut(&opportunity) {
@@ -430,8 +431,9 @@ impl Turn<'_> {
         let story = self.reader.read(session, context, opportunity)?;
         let open = session.open.remove(&opportunity);
         if let Some(story) = &story {
+            let episode = Episode::new(story, self.policy);
             if open.as_ref().is_none_or(|open| !open.concluded) {
-                self.label(story, true, context, at)?;
+                self.label(&episode, true, context, at)?;
             }
             for found in contradictions(story, self.policy) {
                 counter!("flywheel_labeler_events_contradictory_total", "reason" => found.as_str()).increment(1);
@@ -440,7 +442,7 @@ impl Turn<'_> {
                 let decision = story.answer.receipt.decision.as_str();
                 counter!("flywheel_labeler_exposures_without_signal_total", "decision" => decision).increment(1);
             }
-            let ending = ending(story, self.policy);
+            let ending = episode.ending();
             let record = outcome(story, &ending, at, self.tells_details);
             let value = avro::encode(&record).map_err(|_| Stop::Unwritable)?;
             counter!(
@@ -496,15 +498,21 @@ impl Turn<'_> {
     }
 
     /// Emits the pair of a story if there is one. True when it is certain what the label is.
-    fn label(&self, story: &Story, closed: bool, context: &mut dyn StepContext, at: Timestamp) -> Result<bool, Stop> {
-        match judge(story, closed, self.policy) {
+    fn label(
+        &self,
+        episode: &Episode<'_>,
+        closed: bool,
+        context: &mut dyn StepContext,
+        at: Timestamp,
+    ) -> Result<bool, Stop> {
+        match episode.judge(closed) {
             Verdict::Waiting => Ok(false),
             Verdict::NoPair(reason) => {
                 counter!("flywheel_labeler_opportunities_without_pair_total", "reason" => reason).increment(1);
                 Ok(true)
             }
             Verdict::Pair(conclusion) => {
-                self.emit_pair(story, *conclusion, context, at)?;
+                self.emit_pair(episode.story(), *conclusion, context, at)?;
                 Ok(true)
             }
         }
