@@ -18,7 +18,7 @@ use crate::kept::{Kept, KeptBefore};
 use crate::lexing::{equal_after_lexing, solid};
 use crate::policy::{LOOKS_S, LabelPolicy};
 use crate::replay::{Pause, REPORTS_MISSING, Replay, replay, start_is_known};
-use crate::signals::{Signals, contradictions, edits_by_hand, part, signals};
+use crate::signals::{Contradiction, Signals, contradictions, edits_by_hand, part, signals};
 use crate::story::{ExposureText, Story, What};
 
 /// A concluded label with the text that it teaches.
@@ -59,6 +59,7 @@ pub struct Episode<'a> {
     policy: &'a LabelPolicy,
     /// Of the whole story.
     signals: Signals,
+    contradictions: OnceCell<Vec<Contradiction>>,
     replay: OnceCell<Replay>,
     told_at_close: Told,
 }
@@ -68,13 +69,20 @@ impl<'a> Episode<'a> {
     #[must_use]
     pub fn new(story: &'a Story, policy: &'a LabelPolicy) -> Self {
         let signals = signals(story, i64::MAX, policy);
-        Self { story, policy, signals, replay: OnceCell::new(), told_at_close: Told::default() }
+        let (contradictions, replay) = (OnceCell::new(), OnceCell::new());
+        Self { story, policy, signals, contradictions, replay, told_at_close: Told::default() }
     }
 
     /// The story.
     #[must_use]
     pub fn story(&self) -> &'a Story {
         self.story
+    }
+
+    /// What is contradictory in the story: one entry for each report.
+    #[must_use]
+    pub fn contradictions(&self) -> &[Contradiction] {
+        self.contradictions.get_or_init(|| contradictions(self.story, self.policy))
     }
 
     /// The label of the story as far as it is known; `closed` when nothing more will come.
@@ -84,7 +92,7 @@ impl<'a> Episode<'a> {
         let Some(exposure) = &story.answer.text else {
             return if closed { Verdict::NoPair("no_text") } else { Verdict::Waiting };
         };
-        if let Some(found) = contradictions(story, policy).into_iter().find(|found| found.forbids_pairs()) {
+        if let Some(found) = self.contradictions().iter().find(|found| found.forbids_pairs()) {
             return if closed { Verdict::NoPair(found.as_str()) } else { Verdict::Waiting };
         }
         if !start_is_known(story) {

@@ -30,7 +30,7 @@ use crate::keys::{LoadedKeys, Unloaded};
 use crate::policy::LabelPolicy;
 use crate::policy_record::{Policies, UNREADABLE, VersionedPolicy};
 use crate::reading::{ReadError, Remembered, StoryReader};
-use crate::signals::{CLOCK_TOLERANCE_MS, contradictions};
+use crate::signals::CLOCK_TOLERANCE_MS;
 use crate::state::{
     EditBounds, FORGET_TIMER, Open, SESSION, SessionState, Undecodable, close_timer, closed_name, edit_name, fact_name,
     facts_prefix, opportunity_of_timer,
@@ -435,7 +435,7 @@ impl Turn<'_> {
             if open.as_ref().is_none_or(|open| !open.concluded) {
                 self.label(&episode, true, context, at)?;
             }
-            for found in contradictions(story, self.policy) {
+            for found in episode.contradictions() {
                 counter!("flywheel_labeler_events_contradictory_total", "reason" => found.as_str()).increment(1);
             }
             if story.facts.iter().all(|fact| matches!(fact.what, What::Edit { .. })) {
