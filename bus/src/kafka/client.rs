@@ -266,6 +266,14 @@ pub(super) fn consumer(
     Ok(made)
 }
 
+/// Closes a client on a thread of its own. Closing waits for the client's threads, and some wait for ever (librdkafka
+/// issues 1640 and 3470): whoever is done with a client must not wait with it.
+pub(super) fn close<C: Send + 'static>(client: C) {
+    let closing = std::thread::Builder::new().name("bus-kafka-close".into());
+    // Where there is no thread to be had, it is closed here.
+    drop(closing.spawn(move || drop(client)));
+}
+
 /// Takes what a client has to say to which nothing is assigned: errors, and lines of its log. While all brokers are away
 /// there is always one more error.
 pub(super) fn listen(client: &OurConsumer, wait: Duration) {
@@ -481,4 +489,33 @@ pub(super) fn number(partition: u32) -> i32 {
 /// A position as Kafka writes it.
 pub(super) fn offset(position: u64) -> Offset {
     Offset::Offset(i64::try_from(position).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A client whose closing ends when it is told to, and says when it does.
+    struct Stuck {
+        told: mpsc::Receiver<()>,
+        closed: mpsc::Sender<()>,
+    }
+
+    impl Drop for Stuck {
+        fn drop(&mut self) {
+            let _told_or_given_up = self.told.recv();
+            let _nobody_waits_any_more = self.closed.send(());
+        }
+    }
+
+    #[test]
+    fn a_client_that_does_not_close_keeps_nobody() {
+        let ((tell, told), (closed, is_closed)) = (mpsc::channel(), mpsc::channel());
+        // If this waited, nobody would be left to tell it.
+        close(Stuck { told, closed });
+        tell.send(()).unwrap();
+        is_closed.recv_timeout(Duration::from_secs(60)).unwrap();
+    }
 }

@@ -19,7 +19,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, ThreadedProducer};
 use service::clock::SharedClock;
 
-use super::client::{Context, number};
+use super::client::{Context, close, number};
 use super::config::KafkaConfig;
 use super::delivery::{Batch, Fate, Message, OurProducer, QUEUE_FULL, send, send_blocking};
 use super::forbidden::{self, Need};
@@ -80,18 +80,17 @@ impl Publisher {
 
     /// The next call makes new producers: those of now believe what was true before.
     pub(super) fn begin_anew(&self) {
-        *self.producer.lock() = None;
+        let before = self.producer.lock().take();
+        close(before);
     }
 
     /// A producer that can do nothing more makes room for a new one.
-    fn replace_if_failed(&self, failed: &OurProducer) {
+    fn replace_if_failed(&self, failed: OurProducer) {
         if let Some((code, reason)) = failed.client().fatal_error() {
             tracing::error!(%code, reason, "the Kafka producer has failed for good and is replaced");
             // Only the one that failed: another call may have replaced it already.
-            let mut producer = self.producer.lock();
-            if producer.as_ref().is_some_and(|producer| producer.client().fatal_error().is_some()) {
-                *producer = None;
-            }
+            let replaced = self.producer.lock().take_if(|producer| producer.client().fatal_error().is_some());
+            close((replaced, failed));
         }
     }
 
@@ -138,7 +137,7 @@ impl Publisher {
         });
         let results = results.collect();
         if failed {
-            self.replace_if_failed(&producer);
+            self.replace_if_failed(producer);
         }
         results
     }
@@ -166,7 +165,7 @@ impl Publisher {
         };
         let doing = format!("Kafka did not acknowledge a message of {stored}");
         let refused = self.unacknowledged(&producer, &doing, stored, &error);
-        self.replace_if_failed(&producer);
+        self.replace_if_failed(producer);
         Err(refused)
     }
 
@@ -204,6 +203,8 @@ impl Publisher {
         // After a failure nothing is known of it: the next call makes a new one.
         if written.is_ok() {
             *control = Some(producer);
+        } else {
+            close(producer);
         }
         written
     }
@@ -220,10 +221,12 @@ impl Publisher {
             .create_with_context(self.context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
         let timeout = Duration::from_millis(self.config.request_timeout_ms);
-        producer.init_transactions(timeout).map_err(|error| {
+        if let Err(error) = producer.init_transactions(timeout) {
             let needs = [Need::transactions(self.control_name.as_str())];
-            self.context.error_of("a Kafka transaction can not be begun", &error, &needs)
-        })?;
+            let error = self.context.error_of("a Kafka transaction can not be begun", &error, &needs);
+            close(producer);
+            return Err(error);
+        }
         self.context.forbidden.used_transactions(&self.control_name);
         Ok(Arc::new(producer))
     }

@@ -18,7 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 
 use super::Inner;
-use super::client::{Isolation, OurConsumer, consumer, number, offset};
+use super::client::{Isolation, OurConsumer, close, consumer, number, offset};
 use super::forbidden::{self, Need};
 use super::record::stored;
 use super::rights::Operation;
@@ -375,11 +375,4 @@ impl Drop for Reading {
             close(consumer);
         }
     }
-}
-
-/// Closing waits for the client's threads, which whoever drops a tail must not.
-fn close(consumer: OurConsumer) {
-    let closing = std::thread::Builder::new().name("bus-kafka-close".into());
-    // Where there is no thread to be had, it is closed here.
-    drop(closing.spawn(move || drop(consumer)));
 }

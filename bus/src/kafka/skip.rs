@@ -75,7 +75,7 @@ async fn skip(
     };
     let (mut log, loss) = Arc::clone(inner).blocking(found).await?;
     let agreed = if loss.is_nothing() { Ok(false) } else { book.book(&loss).await };
-    // Closing its clients waits for their threads, too.
+    // It waits for the brokers, and closes a file.
     let ended = move || {
         if agreed? {
             log.go_on(&loss)?;

@@ -46,7 +46,7 @@ use rdkafka::{TopicPartitionList, consumer::Consumer};
 
 use super::Inner;
 use super::changelog::{self, Change, MARK, Mark, PROGRESS, Progress, SLOT, Told};
-use super::client::{Context, Isolation, OurConsumer, consumer, number, offset};
+use super::client::{Context, Isolation, OurConsumer, close, consumer, number, offset};
 use super::delivery::{Batch, Message, OurProducer, Ticket, send_blocking};
 use super::forbidden::Need;
 use super::publish::{Adding, acknowledged, add_position, commit, why, why_not_sent};
@@ -231,9 +231,11 @@ impl SlotLog {
         let producer: ThreadedProducer<Context> = client
             .create_with_context(self.inner.context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
-        producer
-            .init_transactions(self.inner.request_timeout())
-            .map_err(|error| self.kafka("its transactions can not be begun", &error))?;
+        if let Err(error) = producer.init_transactions(self.inner.request_timeout()) {
+            let error = self.kafka("its transactions can not be begun", &error);
+            close(producer);
+            return Err(error);
+        }
         self.inner.context.forbidden.used_transactions(&name);
         self.producer = Some(Arc::new(producer));
         Ok(())
@@ -241,12 +243,18 @@ impl SlotLog {
 
     /// The committed position and what is told beside it, when transactions that are not settled yet have been.
     fn committed(&self) -> Result<ToldAt, BusError> {
-        let stored = self.inner.config.stored_name(&self.topics.input);
         let group = step_group(&self.topics.step);
         let settled = consumer(&self.inner.config, &self.inner.context, &group, Isolation::Committed, |_| {})?;
+        let committed = self.committed_says(&settled, &group);
+        close(settled);
+        committed
+    }
+
+    fn committed_says(&self, settled: &OurConsumer, group: &str) -> Result<ToldAt, BusError> {
+        let stored = self.inner.config.stored_name(&self.topics.input);
         let deadline = Instant::now() + self.inner.request_timeout();
         loop {
-            match self.inner.told(&settled, &group, &stored, &[self.partition]) {
+            match self.inner.told(settled, group, &stored, &[self.partition]) {
                 Ok(told) => return Ok(told.into_iter().next().and_then(|(_, at)| at)),
                 Err(error) if Instant::now() < deadline && !matches!(error, BusError::NotAdmitted(_)) => {
                     std::thread::sleep(LOOK);
@@ -259,6 +267,12 @@ impl SlotLog {
     /// What is wrong when a transaction was not made, and what is to be done about it.
     fn failed(&mut self, doing: &str, error: &KafkaError) -> BusError {
         let Some(producer) = self.producer.take() else { return self.kafka(doing, error) };
+        let failed = self.failed_with(&producer, doing, error);
+        close(producer);
+        failed
+    }
+
+    fn failed_with(&self, producer: &OurProducer, doing: &str, error: &KafkaError) -> BusError {
         let is_fence = |code: RDKafkaErrorCode| {
             matches!(
                 code,
@@ -269,7 +283,7 @@ impl SlotLog {
             )
         };
         let fatal = producer.client().fatal_error().map(|(code, _)| code);
-        let error = &why(&producer, error);
+        let error = &why(producer, error);
         if error.rdkafka_error_code().is_some_and(is_fence) || fatal.is_some_and(is_fence) {
             return self.fenced();
         }
@@ -566,6 +580,14 @@ impl SlotLog {
 /// What is left of the time until a deadline.
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+impl Drop for SlotLog {
+    fn drop(&mut self) {
+        if let Some(producer) = self.producer.take() {
+            close(producer);
+        }
+    }
 }
 
 impl PartitionLog for SlotLog {

@@ -431,7 +431,7 @@ async fn work(
             }
         }
     }
-    // Closing its clients waits for their threads.
+    // It may wait for the brokers, and closes a file.
     let closed = tokio::task::spawn_blocking(move || {
         worker.leave();
         drop(worker);
