@@ -44,6 +44,9 @@ mod look;
 #[cfg(test)]
 #[cfg(feature = "production")]
 mod model_tests;
+#[cfg(test)]
+#[cfg(feature = "production")]
+mod owner_tests;
 #[cfg(feature = "production")]
 mod publish;
 #[cfg(feature = "production")]

@@ -38,20 +38,20 @@ const LONG_ENOUGH: Duration = Duration::from_secs(20);
 
 const STEP: &str = "step";
 const MACHINES: [&str; 2] = ["one", "two"];
-const RECORD_BYTES: usize = 100_000;
-const BOUND: Duration = Duration::from_secs(60);
+pub(super) const RECORD_BYTES: usize = 100_000;
+pub(super) const BOUND: Duration = Duration::from_secs(60);
 
-struct Kafka {
+pub(super) struct Kafka {
     runtime: Arc<Runtime>,
     database: TestDatabase,
-    config: KafkaConfig,
-    clock: SimulatedClock,
-    handles: [KafkaBus; 2],
+    pub(super) config: KafkaConfig,
+    pub(super) clock: SimulatedClock,
+    pub(super) handles: [KafkaBus; 2],
     epoch: i64,
 }
 
 impl Kafka {
-    fn new(runtime: &Arc<Runtime>, clock: &SimulatedClock) -> Self {
+    pub(super) fn new(runtime: &Arc<Runtime>, clock: &SimulatedClock) -> Self {
         let (server, database) = runtime.block_on(async { (test_servers::kafka().await, TestDatabase::fresh().await) });
         let config = KafkaConfig {
             prefix: unique_prefix(),
@@ -97,6 +97,12 @@ fn open(
 
 /// A partition under an owner whose lease lasts.
 fn slot(inner: &Arc<Inner>, partition: u32, epoch: i64) -> SlotLog {
+    let until = Instant::now() + Duration::from_secs(3_600);
+    leased(inner, partition, epoch, &Lease::new(until.into()))
+}
+
+/// A partition under an owner.
+pub(super) fn leased(inner: &Arc<Inner>, partition: u32, epoch: i64, lease: &Lease) -> SlotLog {
     let stored = |name: &str| inner.config.stored_name(name);
     let topics = RunTopics {
         step: STEP.to_owned(),
@@ -105,8 +111,7 @@ fn slot(inner: &Arc<Inner>, partition: u32, epoch: i64) -> SlotLog {
         dead_letters: (stored("dead"), PARTITIONS),
         changelog: stored(&changelog_of(STEP)),
     };
-    let until = Instant::now() + Duration::from_secs(3_600);
-    SlotLog::new(Arc::clone(inner), Arc::new(topics), partition, epoch, Lease::new(until.into())).unwrap()
+    SlotLog::new(Arc::clone(inner), Arc::new(topics), partition, epoch, Arc::clone(lease)).unwrap()
 }
 
 impl Owners for Kafka {
@@ -208,14 +213,17 @@ fn runner(seed: u64) -> TestRunner {
     TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
+pub(super) fn runtime() -> Arc<Runtime> {
+    Arc::new(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap())
+}
+
 #[test]
 fn random_schedules_end_as_the_model_says() {
     if !servers_wanted() {
         return;
     }
     let given: Option<u64> = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let runtime = Arc::new(runtime);
+    let runtime = runtime();
     // What is closed here may need it.
     let _entered = runtime.enter();
     let begun = Instant::now();

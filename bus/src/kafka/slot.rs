@@ -29,6 +29,10 @@
 //! producer: the next turn makes a new one, whose beginning settles at the brokers what became of the last commit, and
 //! goes on from what is committed. A commit whose outcome is unknown is first repeated until its time is over.
 //!
+//! An owner that was stopped between two questions, while another one worked, finds answers that do not fit: positions
+//! that differ, or that are gone. So an error that would end the step is believed only while the lease lasts; after
+//! that it means *fenced*.
+//!
 //! Attempts are marked in the changelog outside of the transaction, because they must stand when it does not.
 
 mod restore;
@@ -147,7 +151,12 @@ impl SlotLog {
         })
     }
 
-    fn fenced(&self) -> BusError {
+    /// Whether the lease says that the partition is ours.
+    pub(super) fn is_leased(&self) -> bool {
+        Instant::now() <= *self.lease.lock()
+    }
+
+    pub(super) fn fenced(&self) -> BusError {
         BusError::Fenced { step: self.topics.step.clone(), partition: self.partition }
     }
 
@@ -218,7 +227,7 @@ impl SlotLog {
         if self.producer.is_some() {
             return Ok(());
         }
-        if *self.lease.lock() < Instant::now() {
+        if !self.is_leased() {
             return Err(self.fenced());
         }
         let (config, name) = (&self.inner.config, self.transactions());
@@ -512,6 +521,10 @@ impl SlotLog {
     fn standing(&mut self) -> Result<Standing, BusError> {
         self.reading = None;
         self.queue.clear();
+        // One that began before says nothing of who has come since.
+        if let Some(before) = self.producer.take() {
+            close(before);
+        }
         self.begin()?;
         let stored = self.inner.config.stored_name(&self.topics.input);
         let committed = self.committed()?;

@@ -365,7 +365,7 @@ async fn opened(
 }
 
 /// Works on one partition until it is cancelled, fenced, or cannot go on.
-async fn work(
+pub(super) async fn work(
     shared: &Arc<StepShared>,
     mut worker: PartitionWorker<SlotLog>,
     token: CancellationToken,
@@ -426,7 +426,13 @@ async fn work(
                 wait(&token, &mut pause, limits.longest_pause).await;
             }
             Err(error) => {
-                ended = Err(error);
+                let log = worker.log();
+                // The partition may have changed under our hands.
+                let is_ours = log.is_leased();
+                if !is_ours {
+                    tracing::debug!(step = %shared.spec.name, partition, %error, "found when the lease was over");
+                }
+                ended = Err(if is_ours { error } else { log.fenced() });
                 break;
             }
         }
