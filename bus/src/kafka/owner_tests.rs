@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::changelog::{PROGRESS, Progress};
 use super::model_tests::{BOUND, Kafka, RECORD_BYTES, leased, runtime};
 use super::slot::Lease;
-use super::step::work;
+use super::step::{GivenUp, work};
 use super::topics::changelog_of;
 use crate::error::BusError;
 use crate::model_tests::clock;
@@ -77,7 +77,8 @@ fn what_does_not_fit_when_the_lease_is_over_is_no_reason_to_stop_the_step() {
     let spec = StepSpec::new("step", "in", ["out"], "dead");
     let shared = Arc::new(StepShared::new(spec, handler, kafka.clock.shared(), RECORD_BYTES));
     let worker = PartitionWorker::new(log, Arc::clone(&shared));
-    let working = runtime.spawn(async move { work(&shared, worker, CancellationToken::new()).await });
+    let given_up = GivenUp { token: CancellationToken::new(), patience: BOUND };
+    let working = runtime.spawn(async move { work(&shared, worker, given_up).await });
     while Instant::now() <= *lease.lock() {
         std::thread::sleep(Duration::from_millis(20));
     }

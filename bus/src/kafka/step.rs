@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use service::lease::{Fence, LeaseError, LeaseStore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::slot::{Lease, RunTopics, SlotLog};
@@ -139,7 +139,14 @@ struct Run {
     holder: String,
     held: HeldLeases,
     workers: JoinSet<(u32, Result<(), BusError>)>,
-    running: HashMap<u32, (Lease, CancellationToken)>,
+    running: HashMap<u32, Running>,
+}
+
+/// A partition that is worked on.
+struct Running {
+    lease: Lease,
+    token: CancellationToken,
+    task: tokio::task::Id,
 }
 
 impl Run {
@@ -205,8 +212,8 @@ impl Run {
                 Some(fence) => match self.leases.renew(&fence, self.inner.lease()).await {
                     Ok(fence) => {
                         self.held.lock().insert(name, fence);
-                        if let Some((lease, _)) = self.running.get(&partition) {
-                            *lease.lock() = until;
+                        if let Some(running) = self.running.get(&partition) {
+                            *running.lease.lock() = until;
                         }
                         kept.push(partition);
                     }
@@ -270,35 +277,43 @@ impl Run {
     }
 
     fn cancel(&self, partition: u32) {
-        if let Some((_, token)) = self.running.get(&partition) {
-            token.cancel();
+        if let Some(running) = self.running.get(&partition) {
+            running.token.cancel();
         }
     }
 
     fn start(&mut self, partition: u32, epoch: i64, until: Instant) {
         let (lease, token) = (Lease::new(until.into()), CancellationToken::new());
-        self.running.insert(partition, (Arc::clone(&lease), token.clone()));
         let (inner, shared, topics) = (Arc::clone(&self.inner), Arc::clone(&self.shared), Arc::clone(&self.topics));
-        self.workers.spawn(async move {
-            let place = (topics.step.clone(), partition);
-            let open = || SlotLog::new(Arc::clone(&inner), Arc::clone(&topics), partition, epoch, Arc::clone(&lease));
-            let result = match opened(&shared, partition, &token, open).await {
-                Ok(Some(log)) => work(&shared, PartitionWorker::new(log, Arc::clone(&shared)), token).await,
+        let given = GivenUp { token: token.clone(), patience: patience(&inner) };
+        let place = (topics.step.clone(), partition);
+        let open = {
+            let (inner, lease) = (Arc::clone(&inner), Arc::clone(&lease));
+            move || SlotLog::new(Arc::clone(&inner), Arc::clone(&topics), partition, epoch, Arc::clone(&lease))
+        };
+        let working = self.workers.spawn(async move {
+            let result = match opened(&shared, partition, &given, open).await {
+                Ok(Some(log)) => work(&shared, PartitionWorker::new(log, Arc::clone(&shared)), given).await,
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
             inner.live.lock().remove(&place);
             (partition, result)
         });
+        self.running.insert(partition, Running { lease, token, task: working.id() });
     }
 
     /// Whether to claim again at once.
-    async fn ended(
-        &mut self,
-        ended: Result<(u32, Result<(), BusError>), tokio::task::JoinError>,
-    ) -> Result<bool, BusError> {
-        let (partition, result) =
-            ended.map_err(|error| BusError::Storage(format!("a partition's task failed: {error}")))?;
+    async fn ended(&mut self, ended: Result<(u32, Result<(), BusError>), JoinError>) -> Result<bool, BusError> {
+        let (partition, result) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                let failed = BusError::Storage(format!("a partition's task failed: {error}"));
+                let its = self.running.iter().find(|(_, running)| running.task == error.id());
+                let Some((partition, _)) = its else { return Err(failed) };
+                (*partition, Err(failed))
+            }
+        };
         self.running.remove(&partition);
         let fence = self.held.lock().remove(&self.lease_name("partition", partition));
         if let Some(fence) = fence {
@@ -316,13 +331,18 @@ impl Run {
                 metrics::counter!("flywheel_bus_fenced_total", "step" => step).increment(1);
                 Ok(false)
             }
+            // Work that failed, or did not come back, is begun anew: here or wherever the partition is taken next.
+            Err(error) if error.may_pass() => {
+                tracing::error!(step = %self.topics.step, partition, %error, "a partition is given up, and taken again");
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
 
     async fn stop(&mut self) {
-        for (_, token) in self.running.values() {
-            token.cancel();
+        for running in self.running.values() {
+            running.token.cancel();
         }
         while self.workers.join_next().await.is_some() {}
     }
@@ -343,22 +363,34 @@ impl Run {
     }
 }
 
-/// Opens the log of a partition; none when it is cancelled first. A disk that is full may have room later.
+/// Whether a partition was given up, and how long what is being done about it may take then.
+pub(super) struct GivenUp {
+    pub(super) token: CancellationToken,
+    pub(super) patience: Duration,
+}
+
+/// What waits for the brokers comes back before.
+fn patience(inner: &Inner) -> Duration {
+    Duration::from_millis(inner.config.delivery_timeout_ms) + inner.request_timeout() * 2
+}
+
+/// Opens the log of a partition; none when it is given up first. A disk that is full may have room later.
 async fn opened(
     shared: &StepShared,
     partition: u32,
-    token: &CancellationToken,
-    open: impl Fn() -> Result<SlotLog, BusError>,
+    given_up: &GivenUp,
+    open: impl Fn() -> Result<SlotLog, BusError> + Clone + Send + 'static,
 ) -> Result<Option<SlotLog>, BusError> {
     let mut pause = shared.spec.limits.first_pause;
-    while !token.is_cancelled() {
-        match open() {
-            Ok(log) => return Ok(Some(log)),
-            Err(error) if error.may_pass() => {
+    while !given_up.token.is_cancelled() {
+        // The file may be locked for a while.
+        match in_time(spawn_blocking(open.clone()), given_up).await {
+            Ok(Ok(log)) => return Ok(Some(log)),
+            Ok(Err(error)) | Err(error) if error.may_pass() => {
                 tracing::warn!(step = %shared.spec.name, partition, %error, "will try again");
-                wait(token, &mut pause, shared.spec.limits.longest_pause).await;
+                wait(&given_up.token, &mut pause, shared.spec.limits.longest_pause).await;
             }
-            Err(error) => return Err(error),
+            Ok(Err(error)) | Err(error) => return Err(error),
         }
     }
     Ok(None)
@@ -368,8 +400,9 @@ async fn opened(
 pub(super) async fn work(
     shared: &Arc<StepShared>,
     mut worker: PartitionWorker<SlotLog>,
-    token: CancellationToken,
+    given_up: GivenUp,
 ) -> Result<(), BusError> {
+    let token = &given_up.token;
     let limits = &shared.spec.limits;
     let partition = worker.log().partition();
     let labels = [("step", shared.spec.name.clone()), ("partition", partition.to_string())];
@@ -378,7 +411,7 @@ pub(super) async fn work(
     let mut ended = Ok(());
     while !token.is_cancelled() {
         let result;
-        (worker, result) = on_thread(worker, PartitionWorker::turn).await?;
+        (worker, result) = on_thread(worker, PartitionWorker::turn, &given_up).await?;
         paused.set(if matches!(result, Ok(Turn::Paused(_))) { 1.0 } else { 0.0 });
         match result {
             Ok(Turn::Progress) => pause = limits.first_pause,
@@ -392,7 +425,7 @@ pub(super) async fn work(
                 // Looks are short, so that a simulated clock that goes on is noticed.
                 loop {
                     let grown;
-                    (worker, grown) = on_thread(worker, |worker| worker.with_log(SlotLog::wait)).await?;
+                    (worker, grown) = on_thread(worker, |worker| worker.with_log(SlotLog::wait), &given_up).await?;
                     let grown = match grown {
                         Ok(grown) => grown,
                         Err(error) => {
@@ -402,7 +435,7 @@ pub(super) async fn work(
                             } else {
                                 tracing::debug!(step = %shared.spec.name, partition, %error, "begins again");
                             }
-                            wait(&token, &mut pause, limits.longest_pause).await;
+                            wait(token, &mut pause, limits.longest_pause).await;
                             break;
                         }
                     };
@@ -419,11 +452,11 @@ pub(super) async fn work(
                     () = token.cancelled() => {}
                     () = shared.handler.make_available(&dependencies) => {}
                 }
-                wait(&token, &mut pause, limits.longest_pause).await;
+                wait(token, &mut pause, limits.longest_pause).await;
             }
             Err(error) if error.may_pass() => {
                 tracing::warn!(step = %shared.spec.name, partition, %error, "will try again");
-                wait(&token, &mut pause, limits.longest_pause).await;
+                wait(token, &mut pause, limits.longest_pause).await;
             }
             Err(error) => {
                 let log = worker.log();
@@ -438,11 +471,14 @@ pub(super) async fn work(
         }
     }
     // It may wait for the brokers, and closes a file.
-    let closed = tokio::task::spawn_blocking(move || {
+    let closed = spawn_blocking(move || {
         worker.leave();
         drop(worker);
     });
-    closed.await.map_err(|error| BusError::Storage(error.to_string()))?;
+    token.cancel();
+    if let Err(error) = in_time(closed, &given_up).await {
+        tracing::warn!(step = %shared.spec.name, partition, %error, "a partition was not left in order");
+    }
     ended
 }
 
@@ -455,13 +491,72 @@ async fn wait(token: &CancellationToken, pause: &mut Duration, longest: Duration
 }
 
 /// On a thread that may block: handlers compute, and the brokers are waited for.
-async fn on_thread<R: Send + 'static>(
-    mut worker: PartitionWorker<SlotLog>,
-    work: impl FnOnce(&mut PartitionWorker<SlotLog>) -> R + Send + 'static,
-) -> Result<(PartitionWorker<SlotLog>, R), BusError> {
-    let done = tokio::task::spawn_blocking(move || {
+async fn on_thread<W: Send + 'static, R: Send + 'static>(
+    mut worker: W,
+    work: impl FnOnce(&mut W) -> R + Send + 'static,
+    given_up: &GivenUp,
+) -> Result<(W, R), BusError> {
+    let done = spawn_blocking(move || {
         let result = work(&mut worker);
         (worker, result)
     });
-    done.await.map_err(|error| BusError::Storage(format!("a turn failed: {error}")))
+    in_time(done, given_up).await
+}
+
+/// Waits for work on a partition. When that was given up, and the work does not come back in time, it is left alone: some
+/// calls of the client never return (librdkafka issues 4420 and 5456). To whoever takes the partition next it is an owner
+/// that was stopped.
+async fn in_time<T>(mut done: JoinHandle<T>, given_up: &GivenUp) -> Result<T, BusError> {
+    let too_late = async {
+        given_up.token.cancelled().await;
+        tokio::time::sleep(given_up.patience).await;
+    };
+    tokio::select! {
+        done = &mut done => done.map_err(|error| BusError::Storage(format!("work on a partition failed: {error}"))),
+        () = too_late => {
+            metrics::counter!("flywheel_bus_kafka_stalls_total").increment(1);
+            Err(BusError::Storage("work on a partition does not come back, and is left alone".to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// It bounds what must end by itself.
+    const BOUND: Duration = Duration::from_secs(60);
+
+    fn given_up() -> GivenUp {
+        GivenUp { token: CancellationToken::new(), patience: Duration::from_millis(50) }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_partition_that_was_given_up_waits_only_so_long_for_work_that_does_not_come_back() {
+        let (go_on, told) = mpsc::channel();
+        let given_up = given_up();
+        given_up.token.cancel();
+        let working = on_thread(told, |told| told.recv().is_ok(), &given_up);
+        let left = tokio::time::timeout(BOUND, working).await.unwrap();
+        assert!(left.is_err_and(|error| error.may_pass()), "it is taken again");
+        // Nobody waits for it, but the runtime of this test.
+        go_on.send(()).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn work_on_a_partition_that_is_kept_takes_as_long_as_it_takes() {
+        let given_up = given_up();
+        let work = |patience: &mut Duration| std::thread::sleep(*patience * 4);
+        let (patience, ()) = on_thread(given_up.patience, work, &given_up).await.unwrap();
+        assert_eq!(patience, given_up.patience);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn work_that_panics_is_begun_anew() {
+        let work = |finds: &mut bool| assert!(!*finds, "on purpose");
+        let failed = on_thread(true, work, &given_up()).await;
+        assert!(failed.is_err_and(|error| error.may_pass()));
+    }
 }
