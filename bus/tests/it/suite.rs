@@ -7,7 +7,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::control::Control;
 use bus::testing::ReferenceStep;
 use bus::testing::scripted::{Action, Scripted, scripted};
 use bus::{

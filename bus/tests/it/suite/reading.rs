@@ -7,7 +7,7 @@ use bus::control::Control;
 use bus::{BusError, HistoryEntry, Positions, PublishError, Record, RecordKey, Retention, TopicSpec, partition_for};
 use bytes::Bytes;
 
-use super::{BOUND, Harness, eventually, key, key_in, publish, read_all, texts, topics};
+use super::{BOUND, Harness, eventually, key, key_in, publish, read_all, start, topics};
 
 pub(crate) async fn publishes_and_tails_in_order(harness: impl Harness) {
     let bus = harness.bus();
