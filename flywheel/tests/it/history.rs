@@ -214,7 +214,7 @@ fn a_history_is_replayed_and_an_interrupted_replay_goes_on() {
     assert!(std::fs::read(state.join("answers-1-3.json")).unwrap() == whole);
 
     for (name, starts, says) in [
-        ("r.md", "# Replay of pantry", "insufficient_opportunities"),
+        ("r.md", "# Replay of pantry", r"insufficient\_opportunities"),
         ("r.md", "# Replay of pantry", "The gate let no version through"),
         ("r.html", "<!DOCTYPE html>", "<svg"),
     ] {
