@@ -15,19 +15,19 @@ use std::time::Instant;
 
 use anonymizer::shape::Shape;
 use anyhow::Context as _;
+use edit_model::DecodeOptions;
 use edit_model::dialect::Habit;
-use edit_model::{DecodeOptions, EditModel};
-use events::{ActionList, Decision, PairReason, RawEvent};
+use events::PairReason;
 use simulator::behaviour::SHOWN_AT_MS;
-use simulator::random::Dice;
-use simulator::{ClientAction, ClientActionKind, DemoPlan, Developer, EditTask, PlanSettings, TaskKind};
+use simulator::{ClientAction, ClientActionKind, DemoPlan, PlanSettings, TaskKind};
 use trainer::evaluation::{TaskOutcome, answer_tasks};
 use trainer::gate::{UTILITY_MATCH, UTILITY_WRONG};
 use trainer::methods::{MethodConfig, train_from_anchor};
-use trainer::{BaseTask, TrainerError, TrainingPair, balance_silence, exchange_repositories};
+use trainer::{BaseTask, TrainerError, TrainingPair, exchange_repositories};
 
 use super::interval::mean_of_units;
-use super::office::{Office, Opportunity, START};
+use super::lessons::{Class, lessons, rendered, reported, training_pairs};
+use super::office::Office;
 use super::truth::Row;
 use super::wheel::{OpenPair, label};
 use crate::Trial;
@@ -37,6 +37,7 @@ use crate::measurement::{Better, Measurement, tell};
 /// Developers who teach, and opportunities of each.
 const TEACHERS: usize = 40;
 const LESSONS: usize = 18;
+const CLASS: Class = Class { teachers: TEACHERS, lessons: LESSONS };
 /// Developers whose tasks judge, and tasks of each: every kind twice.
 const JUDGES: usize = 40;
 const JUDGED: usize = 6;
@@ -84,30 +85,6 @@ impl Rules {
     }
 }
 
-/// The names of a task as models see them; rendering a rendered name changes nothing, so the office may use them too.
-fn rendered(mut task: EditTask, shape: &Shape) -> EditTask {
-    task.context.repository = shape.repository(&task.context.repository);
-    task.context.path = shape.path(&task.context.path);
-    for edit in &mut task.context.recent_edits {
-        edit.path = shape.path(&edit.path);
-    }
-    for action in task.wanted.actions.iter_mut().chain(&mut task.plain.actions) {
-        action.path = shape.path(&action.path);
-    }
-    task
-}
-
-/// What the base answers, as far as an editor can show it.
-fn answered(base: &EditModel, task: &EditTask) -> anyhow::Result<ActionList> {
-    let completion = base.complete(&task.context, &DecodeOptions::default(), &|| false, &mut |_| {})?;
-    let fits = |action: &events::EditAction| {
-        let (start, end) = (action.range.start as usize, action.range.end as usize);
-        action.path == task.context.path && task.base_document.get(start..end) == Some(action.old_text.as_str())
-    };
-    let actions = completion.actions.actions.into_iter().take_while(fits).collect();
-    Ok(ActionList { actions, closed: true })
-}
-
 /// Esc as an editor reports it that does not tell it from anything else that ends a suggestion.
 fn without_escape(action: &ClientAction) -> ClientAction {
     let kind = match &action.kind {
@@ -119,47 +96,7 @@ fn without_escape(action: &ClientAction) -> ClientAction {
     ClientAction { at_ms: action.at_ms, kind }
 }
 
-/// The telemetry of everybody who teaches: as it was, and as it would be if Esc were not told.
-struct Lessons {
-    told: Vec<RawEvent>,
-    untold: Vec<RawEvent>,
-}
-
-fn lessons(material: &Material, plan: &DemoPlan, office: &Office, shape: &Shape) -> anyhow::Result<Lessons> {
-    let (mut told, mut untold) = (Vec::new(), Vec::new());
-    let developer = Developer::default();
-    for person in 0..TEACHERS {
-        // Two sessions alike but for that: ids are functions of the office's seed.
-        let mut sessions = [office.session(person, 1, START)?, office.session(person, 1, START)?];
-        for number in 0..LESSONS {
-            let task = rendered(plan.task(person, number)?.task, shape);
-            let served = answered(&material.base, &task)?;
-            let mut dice = Dice::new(plan.seed(), "lesson", &[person as u64, number as u64]);
-            let behaviour = developer.decide(&task, &served, &mut dice);
-            let decision = if served.actions.is_empty() { Decision::Silent } else { Decision::Shown };
-            let told_by = |report: fn(&ClientAction) -> ClientAction| -> Vec<(ClientAction, bool)> {
-                behaviour.actions.iter().map(|action| (report(action), false)).collect()
-            };
-            let (as_it_was, without) = (told_by(ClientAction::clone), told_by(without_escape));
-            let parts = sessions.iter_mut().zip([as_it_was, without]).zip([&mut told, &mut untold]);
-            for ((session, reported), events) in parts {
-                let proposed = &served.actions;
-                let opportunity = Opportunity { context: &task.context, decision, proposed, reported };
-                events.extend(session.play(&opportunity)?.1);
-            }
-        }
-        for (session, events) in sessions.iter_mut().zip([&mut told, &mut untold]) {
-            events.push(session.end()?);
-        }
-    }
-    for events in [&mut told, &mut untold] {
-        events.sort_by_key(|event| event.header.received_at);
-    }
-    Ok(Lessons { told, untold })
-}
-
-/// The pairs that a rule leaves, as a job takes them: what has weight, and no more pairs that choose to do nothing than
-/// pairs that refuse it.
+/// The pairs that a rule leaves, as a job takes them.
 fn taught_by(rules: Rules, told: &[OpenPair], untold: &[OpenPair]) -> Vec<TrainingPair> {
     let source = if rules == Rules::EscIsIgnoring { untold } else { told };
     let stays = |open: &&OpenPair| match rules {
@@ -168,11 +105,7 @@ fn taught_by(rules: Rules, told: &[OpenPair], untold: &[OpenPair]) -> Vec<Traini
         Rules::WithoutStop => Row::of_pair(open) != Row::Stopped,
         _ => true,
     };
-    let with_weight = source.iter().filter(stays).filter(|open| open.pair.weight > 0.0);
-    let mut pairs: Vec<TrainingPair> =
-        with_weight.map(|open| TrainingPair::of(&open.pair, open.text.clone())).collect();
-    pairs.sort_by(|one, other| one.pair_id.cmp(&other.pair_id));
-    balance_silence(&mut pairs);
+    let mut pairs = training_pairs(source.iter().filter(stays));
     match rules {
         Rules::StopEverywhere => {
             for chosen in pairs.iter_mut().filter_map(|pair| pair.chosen.as_mut()) {
@@ -240,9 +173,12 @@ fn one_seed(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let office = runtime.block_on(Office::open(seed, TEACHERS))?;
     let shape = Shape::new(&office.secret);
-    let lessons = lessons(material, &plan, &office, &shape)?;
-    let told = runtime.block_on(label(&office, &lessons.told))?.pairs;
-    let untold = runtime.block_on(label(&office, &lessons.untold))?.pairs;
+    let lessons = lessons(&material.base, &plan, &shape, CLASS, 0.0)?;
+    // Two sessions alike but for that: ids are functions of the office's seed.
+    let (told, untold) =
+        (reported(&office, &lessons, ClientAction::clone)?, reported(&office, &lessons, without_escape)?);
+    let told = runtime.block_on(label(&office, &told))?.pairs;
+    let untold = runtime.block_on(label(&office, &untold))?.pairs;
 
     let (mut judged, mut tasks) = (Vec::new(), Vec::new());
     for person in TEACHERS..TEACHERS + JUDGES {

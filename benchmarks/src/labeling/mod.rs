@@ -2,6 +2,7 @@
 
 pub(crate) mod ablation;
 pub(crate) mod interval;
+pub(crate) mod lessons;
 mod load;
 pub(crate) mod office;
 pub(crate) mod scenes;

@@ -47,8 +47,12 @@ pub(crate) struct Labeled {
 
 /// The labeler's handler as the service makes it on a new platform.
 pub(crate) fn handler(office: &Office) -> Arc<dyn StepHandler> {
+    handler_of(office, LabelPolicy::default())
+}
+
+fn handler_of(office: &Office, policy: LabelPolicy) -> Arc<dyn StepHandler> {
     let keys = Arc::new(LoadedKeys::new(office.keys.clone()));
-    labeler::step::handler(keys, VersionedPolicy::of(LabelPolicy::default(), true), SessionLimits::default())
+    labeler::step::handler(keys, VersionedPolicy::of(policy, true), SessionLimits::default())
 }
 
 /// A labeler's step over plain maps, with a rule for every repository.
@@ -79,6 +83,11 @@ pub(crate) async fn settle(
 
 /// Everything that both steps make of records of the door, in the order in which they arrive.
 pub(crate) async fn label(office: &Office, arrivals: &[RawEvent]) -> anyhow::Result<Labeled> {
+    label_by(office, arrivals, LabelPolicy::default()).await
+}
+
+/// The same under another label policy.
+pub(crate) async fn label_by(office: &Office, arrivals: &[RawEvent], policy: LabelPolicy) -> anyhow::Result<Labeled> {
     let scrubbing = anonymizer::step::handler(AnonymizerConfig::default(), office.keys.clone())?;
     let mut anonymizer = ReferenceStep::new(anonymizer::step_spec(), Arc::clone(&scrubbing), PARTITIONS);
     let decision = serde_json::to_vec(&ConsentDecision { tier: ConsentTier::Code, decided_at: START })?;
@@ -92,7 +101,7 @@ pub(crate) async fn label(office: &Office, arrivals: &[RawEvent]) -> anyhow::Res
     settle(&mut anonymizer, &scrubbing, ReferenceStep::run).await?;
     settle(&mut anonymizer, &scrubbing, |step| step.advance_to(end)).await?;
 
-    let labeling = handler(office);
+    let labeling = handler_of(office, policy);
     let mut labeler = labeler_step(&labeling, PARTITIONS);
     let mut filtered: BTreeMap<String, usize> = BTreeMap::new();
     for record in anonymizer.take_emitted(TELEMETRY_CLEAN) {
