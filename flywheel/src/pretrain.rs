@@ -10,7 +10,7 @@ use edit_model::{CodeTokenizer, DecodeOptions, EditModel, ModelConfig, ModelMani
 use indicatif::{ProgressBar, ProgressStyle};
 use simulator::{BaseCorpus, BaseManifest, BaseTaskGenerator, EditTask, HabitTask, SpelledHabit, Split};
 use trainer::evaluation::{TaskSummary, answer_tasks};
-use trainer::pretrain::{Next, PretrainConfig, run as pretrain};
+use trainer::pretrain::{Next, PretrainConfig, as_shipped, run as pretrain};
 use trainer::{BaseTask, write_tasks};
 
 use crate::cli::{CODE_VERSION, PretrainArgs};
@@ -48,22 +48,6 @@ fn tokenizer(output: &Path, files: &[simulator::SourceFile]) -> Result<CodeToken
     let tokenizer = CodeTokenizer::train(files.iter().step_by(3).map(|file| &*file.text), VOCABULARY)?;
     std::fs::write(&path, tokenizer.to_json()?)?;
     Ok(tokenizer)
-}
-
-/// The model as it ships: every repository starts with the habit that nobody has.
-fn exported(
-    architecture: &ModelConfig,
-    weights: &[f32],
-    tokenizer: &CodeTokenizer,
-) -> Result<EditModel, edit_model::ModelError> {
-    let mut weights = weights.to_vec();
-    let width = architecture.hidden_size;
-    let special = tokenizer.special();
-    for (from, to) in special.habits.iter().flat_map(|habit| special.untaught.iter().zip(habit)) {
-        let row = *from as usize * width;
-        weights.copy_within(row..row + width, *to as usize * width);
-    }
-    EditModel::new(architecture.clone(), weights, tokenizer.clone())
 }
 
 /// Trains and writes `OUTPUT/export`: the files of `edit-model/base`.
@@ -119,8 +103,9 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
     let model = pretrain(&config, architecture.clone(), &tokenizer, &source, &mut |progress, engine| {
         bar.set_position(progress.step as u64);
         if progress.step.is_multiple_of(LOOK_EVERY) {
-            let answered =
-                exported(&architecture, engine.weights(), &tokenizer).map_err(anyhow::Error::from).and_then(|model| {
+            let answered = as_shipped(&architecture, engine.weights(), &tokenizer)
+                .map_err(anyhow::Error::from)
+                .and_then(|model| {
                     save(&model, progress.step)?;
                     Ok(TaskSummary::of(&answer_tasks(&model, &looked_at, &DecodeOptions::default(), config.threads)?))
                 });
@@ -149,7 +134,7 @@ pub(crate) fn run(arguments: &PretrainArgs) -> Result<ExitCode, Failure> {
     if let Some(error) = failed {
         return Err(Failure::Broke(error));
     }
-    let model = exported(&architecture, model.weights(), &tokenizer)?;
+    let model = as_shipped(&architecture, model.weights(), &tokenizer)?;
     save(&model, config.steps)?;
     bar.finish();
     let summary = TaskSummary::of(&answer_tasks(&model, &looked_at, &DecodeOptions::default(), config.threads)?);

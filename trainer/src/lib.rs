@@ -33,7 +33,9 @@ pub use edit_model::Device;
 pub use engine::{Engine, Group, StepReport, log_probabilities};
 pub use error::TrainerError;
 pub use examples::{BaseTask, TokenWeights, base_group, read_tasks, write_tasks};
-pub use objective::{ComparedSide, LossParts, Objective, PreferenceLoss, Role, TrainingSequence};
+pub use objective::{
+    ComparedSide, LossParts, Objective, PreferenceLoss, Role, TrainingSequence, distance_to_reference,
+};
 pub use optimizer::{AdamW, OptimizerConfig, Schedule, Segment, Treatment, global_norm};
 pub use pairs::{TrainingPair, balance_silence, exchange_repositories, read_pairs, write_pairs};
 pub use prepared::PairCensus;

@@ -119,8 +119,7 @@ pub struct LossParts {
     pub margin: f64,
     /// Pairs whose margin there is above 0.
     pub correct: usize,
-    /// Sum over targets with a reference of `q - 1 - log q`, q being reference / p: never negative, and 0 only where
-    /// both are equal (Schulman's k3).
+    /// Sum over targets with a reference of [`distance_to_reference`].
     pub divergence: f64,
     /// Targets counted in `divergence`.
     pub divergence_targets: usize,
@@ -147,11 +146,8 @@ impl LossParts {
 
     /// Adds the distance of some targets from their reference.
     fn add_divergence(&mut self, log_p: &[f32], reference: &[f32]) {
-        for (value, reference) in log_p.iter().zip(reference) {
-            let ratio = f64::from(*reference) - f64::from(*value);
-            self.divergence += ratio.exp() - 1.0 - ratio;
-            self.divergence_targets += 1;
-        }
+        self.divergence += distance_to_reference(log_p, reference);
+        self.divergence_targets += log_p.len().min(reference.len());
     }
 
     /// Adds the likelihood term of some targets, and their derivative to what already stands in `coefficients`.
@@ -162,6 +158,17 @@ impl LossParts {
             self.likelihood_weight += f64::from(*weight);
         }
     }
+}
+
+/// Sum over targets of `q - 1 - log q`, q being reference / p: never negative, and 0 only where both are equal
+/// (Schulman's k3).
+#[must_use]
+pub fn distance_to_reference(log_p: &[f32], reference: &[f32]) -> f64 {
+    let of = |(value, reference): (&f32, &f32)| {
+        let ratio = f64::from(*reference) - f64::from(*value);
+        ratio.exp() - 1.0 - ratio
+    };
+    log_p.iter().zip(reference).map(of).sum()
 }
 
 /// `log(1 + e^-x)`, without overflow.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use edit_model::{CodeTokenizer, Device, EditModel, ModelConfig, Network};
+use edit_model::{CodeTokenizer, Device, EditModel, ModelConfig, ModelError, Network};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -179,6 +179,25 @@ pub fn run(
         }
     }
     Ok(EditModel::new(architecture, engine.weights().to_vec(), tokenizer.clone())?)
+}
+
+/// A pretrained model as it ships: every repository starts with the habit that nobody has.
+///
+/// # Errors
+/// As [`EditModel::new`].
+pub fn as_shipped(
+    architecture: &ModelConfig,
+    weights: &[f32],
+    tokenizer: &CodeTokenizer,
+) -> Result<EditModel, ModelError> {
+    let mut weights = weights.to_vec();
+    let width = architecture.hidden_size;
+    let special = tokenizer.special();
+    for (from, to) in special.habits.iter().flat_map(|habit| special.untaught.iter().zip(habit)) {
+        let row = *from as usize * width;
+        weights.copy_within(row..row + width, *to as usize * width);
+    }
+    EditModel::new(architecture.clone(), weights, tokenizer.clone())
 }
 
 fn likelihood_weight(group: &Group) -> f32 {
