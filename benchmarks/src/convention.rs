@@ -54,24 +54,49 @@ pub(crate) struct Material {
     pub(crate) corpus: Arc<Corpus>,
 }
 
+/// The packages that the base was not trained on are dealt in turn into so many parts, and two of them are the
+/// repositories that developers work in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deal {
+    pub(crate) parts: usize,
+    pub(crate) taken: [usize; 2],
+}
+
+impl Deal {
+    const ALL: Self = Self { parts: 2, taken: [0, 1] };
+}
+
 pub(crate) fn material() -> anyhow::Result<Material> {
-    let base = root().join("edit-model/base");
+    material_of(Deal::ALL)
+}
+
+/// The same with other repositories.
+pub(crate) fn material_of(deal: Deal) -> anyhow::Result<Material> {
+    let base = base_folder();
     Ok(Material {
         old_skills: read_tasks(&base.join("old_skills.jsonl"))?,
         replay: read_tasks(&base.join("replay.jsonl"))?,
         base: EditModel::load(&base).context("the base model")?,
-        corpus: Arc::new(held_out_corpus(&base)?),
+        corpus: Arc::new(held_out_corpus(deal)?),
     })
 }
 
-/// Two repositories of the packages that the base was not trained on, dealt in turn.
-fn held_out_corpus(base: &Path) -> anyhow::Result<Corpus> {
+/// Where the shipped base is.
+pub(crate) fn base_folder() -> PathBuf {
+    root().join("edit-model/base")
+}
+
+/// All files that the base was made and judged with.
+pub(crate) fn base_files() -> anyhow::Result<Vec<SourceFile>> {
     let cache = default_source_cache().context("neither XDG_CACHE_HOME nor HOME is set")?;
-    let files = BaseManifest::read(&base.join("sources.json"))?
+    BaseManifest::read(&base_folder().join("sources.json"))?
         .load(&cache, PACKAGE_BYTES)
-        .context("the sources of the base are missing; fetch them with simulator/fetch-sources")?;
+        .context("the sources of the base are missing; fetch them with simulator/fetch-sources")
+}
+
+fn held_out_corpus(deal: Deal) -> anyhow::Result<Corpus> {
     let mut packages: Vec<(String, Vec<SourceFile>)> = Vec::new();
-    for file in files.into_iter().filter(|file| Split::of_package(&file.repository) == Split::HeldOut) {
+    for file in base_files()?.into_iter().filter(|file| Split::of_package(&file.repository) == Split::HeldOut) {
         match packages.iter_mut().find(|(name, _)| **name == *file.repository) {
             Some((_, list)) => list.push(file),
             None => packages.push((file.repository.to_string(), vec![file])),
@@ -79,7 +104,10 @@ fn held_out_corpus(base: &Path) -> anyhow::Result<Corpus> {
     }
     let mut halves = [("left-press".to_owned(), Vec::new()), ("right-desk".to_owned(), Vec::new())];
     for (number, (_, list)) in packages.into_iter().enumerate() {
-        halves[number % 2].1.extend(list);
+        let taken = deal.taken.iter().position(|part| *part == number % deal.parts);
+        if let Some((_, files)) = taken.and_then(|place| halves.get_mut(place)) {
+            files.extend(list);
+        }
     }
     Ok(Corpus::from_files(halves.into())?)
 }

@@ -1,5 +1,6 @@
 //! Every claimed figure: a command that measures it beside its baseline.
 
+mod actionrl;
 mod convention;
 mod data_set;
 mod decode;
@@ -27,6 +28,7 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use trainer::methods::{Method, MethodConfig};
 
+use crate::actionrl::ActionrlPiece;
 use crate::data_set::DataSetSizes;
 use crate::labeling::LabelingSizes;
 use crate::measurement::Measurement;
@@ -61,6 +63,8 @@ struct Arguments {
     labeling: LabelingSizes,
     #[command(flatten)]
     data_set: DataSetSizes,
+    #[command(flatten)]
+    actionrl: ActionrlPiece,
     /// Code of `trajectories`. Default: the demo's corpus.
     #[arg(long, value_name = "DIRECTORY")]
     corpus: Option<PathBuf>,
@@ -99,8 +103,8 @@ struct Sizes {
     write_docs: bool,
 }
 
-/// Settings of learning that `convention`, `methods`, `memorisation` and `ablations` try instead of the defaults. What
-/// is tried is in the figures' notes.
+/// Settings of learning that `convention`, `methods`, `actionrl`, `memorisation` and `ablations` try instead of the
+/// defaults. What is tried is in the figures' notes.
 #[derive(Debug, Default, Clone, Copy, clap::Args)]
 struct Trial {
     /// Steps of a turn.
@@ -140,7 +144,7 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 20] = [
+const NAMES: [(&str, &str); 21] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",
@@ -154,6 +158,10 @@ const NAMES: [(&str, &str); 20] = [
     ("sizing", "processor seconds and bytes for 1,000 suggestions, of services and servers in processes of their own"),
     ("convention", "a convention after one turn's steps on 120 corrections, and what was lost, beside the base model"),
     ("methods", "sft, dpo and actionrl on seeds and files other than the demo's; the winner is the default"),
+    (
+        "actionrl",
+        "twelve methods by how far they moved, in resumable pieces; what each suppresses; beside sft and the start model",
+    ),
     (
         "labels",
         "precision and recall of every label beside what developers meant; events lost, late, reordered; other edits",
@@ -211,6 +219,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "bus" => log::measure()?,
         "convention" => convention::measure(arguments.seeds, arguments.trial)?,
         "methods" => convention::methods(arguments.seeds, arguments.trial)?,
+        "actionrl" => actionrl::measure(&arguments.actionrl, arguments.trial)?,
         "labels" => labeling::truth::measure(&arguments.labeling)?,
         "ablations" => labeling::ablation::measure(arguments.seeds, arguments.trial)?,
         "labeling" => labeling::speed::measure(&arguments.labeling)?,

@@ -335,6 +335,15 @@ mod tests {
     }
 
     #[test]
+    fn a_distance_is_never_negative_whichever_is_likelier() {
+        // q - 1 - log q of q = 1/e and q = e.
+        let (less, more) = (distance_to_reference(&[-1.0], &[-2.0]), distance_to_reference(&[-2.0], &[-1.0]));
+        assert!((less - (-1.0_f64).exp()).abs() < 1e-12 && (more - (1.0_f64.exp() - 2.0)).abs() < 1e-12);
+        let both = distance_to_reference(&[-1.0, -2.0, -3.0], &[-2.0, -1.0, -3.0]);
+        assert!((both - less - more).abs() < 1e-12);
+    }
+
+    #[test]
     fn a_detached_tail_moves_the_margin_and_learns_nothing() {
         let roles = [Role::Outside, Role::Compared, Role::Detached];
         let detached = preference(loss(), roles, [Role::Compared, Role::Detached]);

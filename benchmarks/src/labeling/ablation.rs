@@ -25,7 +25,7 @@ use trainer::gate::{UTILITY_MATCH, UTILITY_WRONG};
 use trainer::methods::{MethodConfig, train_from_anchor};
 use trainer::{BaseTask, TrainerError, TrainingPair, exchange_repositories};
 
-use super::interval::mean_of_units;
+use super::interval::{LEAST_UNITS, bounds, mean_of_units};
 use super::lessons::{Class, lessons, rendered, reported, training_pairs};
 use super::office::Office;
 use super::truth::Row;
@@ -43,8 +43,6 @@ const JUDGES: usize = 40;
 const JUDGED: usize = 6;
 /// Neither the demo's seeds nor those that settings of learning were chosen by.
 const FIRST_SEED: u64 = 9_000_001;
-/// Fewer seeds than this say nothing of what differs between seeds.
-const LEAST_SEEDS: usize = 3;
 
 /// A way to label, or to use the labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -235,16 +233,10 @@ fn mean(values: &[f64]) -> f64 {
     mean_of_units(values).value
 }
 
-/// Both ends of the 95% interval; none of too few seeds.
-fn bounds(by_seed: &[f64]) -> Option<(f64, f64)> {
-    let mean = mean_of_units(by_seed);
-    (by_seed.len() >= LEAST_SEEDS).then_some((mean.value - mean.half, mean.value + mean.half))
-}
-
 fn interval(by_seed: &[f64]) -> String {
     match bounds(by_seed) {
         Some((low, high)) => format!("95% [{low:+.3}, {high:+.3}] by seed"),
-        None => format!("no interval and no verdict of fewer than {LEAST_SEEDS} seeds"),
+        None => format!("no interval and no verdict of fewer than {LEAST_UNITS} seeds"),
     }
 }
 

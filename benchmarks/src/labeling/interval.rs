@@ -67,6 +67,15 @@ pub(crate) fn mean_of_units(values: &[f64]) -> Mean {
     Mean { value, half: t_quantile(count - 1.0) * (variance / count).sqrt() }
 }
 
+/// Fewer units than this say nothing of what differs between them.
+pub(crate) const LEAST_UNITS: usize = 3;
+
+/// Both ends of the 95% interval of [`mean_of_units`]; none of too few units.
+pub(crate) fn bounds(values: &[f64]) -> Option<(f64, f64)> {
+    let mean = mean_of_units(values);
+    (values.len() >= LEAST_UNITS).then_some((mean.value - mean.half, mean.value + mean.half))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
