@@ -27,6 +27,27 @@ impl Split {
         let number = u64::from_str_radix(digest.get(..8).unwrap_or("0"), 16).unwrap_or(0);
         if number % 10 == 3 { Self::HeldOut } else { Self::Train }
     }
+
+    /// The split of a repository that may be a package with its version: all versions are in one split.
+    #[must_use]
+    pub fn of_repository(repository: &str) -> Self {
+        Self::of_package(package_of(repository))
+    }
+}
+
+/// The name of a package, without the version that stands behind it in the names of folders: `toml` of
+/// `toml-1.2.1+spec-1.1.0`.
+#[must_use]
+pub fn package_of(repository: &str) -> &str {
+    let is_version = |text: &str| {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        digits > 0 && text.as_bytes().get(digits) == Some(&b'.')
+    };
+    let version = repository
+        .match_indices('-')
+        .map(|(place, _)| place)
+        .find(|place| *place > 0 && repository.get(place + 1..).is_some_and(is_version));
+    version.and_then(|place| repository.get(..place)).unwrap_or(repository)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +154,7 @@ pub struct BaseTaskGenerator {
 /// Share of tasks for which a habit is drawn.
 const HABIT_SHARE: f64 = 0.5;
 /// Share of names that are rendered as the anonymizer renders them.
-const SCRAMBLED_SHARE: f64 = 0.5;
+pub(crate) const SCRAMBLED_SHARE: f64 = 0.5;
 /// Attempts for one task; one in a few succeeds, so that running out means that the corpus has no usable place.
 const ATTEMPTS: u64 = 4000;
 
@@ -234,7 +255,7 @@ fn move_to(task: &mut EditTask, path: String) {
 }
 
 /// Random letters in the shape of `name`.
-fn scramble(name: &str, dice: &mut Dice) -> String {
+pub(crate) fn scramble(name: &str, dice: &mut Dice) -> String {
     let mut letter = |first: u8| char::from(first + u8::try_from(dice.below(26)).unwrap_or(0));
     name.chars()
         .map(|character| match character {
@@ -246,15 +267,19 @@ fn scramble(name: &str, dice: &mut Dice) -> String {
 }
 
 fn scramble_path(task: &mut EditTask, dice: &mut Dice) {
-    let path = &task.context.path;
-    let stem_end = path.rfind('.').unwrap_or(path.len());
-    let (stem, extension) = path.split_at(stem_end);
-    let moved = scramble(stem, dice) + extension;
+    let moved = scrambled_path(&task.context.path, dice);
     move_to(task, moved);
 }
 
+/// Random letters in the shape of `path`, which keeps its ending.
+pub(crate) fn scrambled_path(path: &str, dice: &mut Dice) -> String {
+    let stem_end = path.rfind('.').unwrap_or(path.len());
+    let (stem, extension) = path.split_at(stem_end);
+    scramble(stem, dice) + extension
+}
+
 /// The last two parts of a path.
-fn short_path(path: &str) -> String {
+pub(crate) fn short_path(path: &str) -> String {
     let mut parts: Vec<&str> = path.rsplitn(3, '/').take(2).collect();
     parts.reverse();
     parts.join("/")

@@ -179,7 +179,7 @@ impl BaseManifest {
 }
 
 /// Digests of all files of the corpus inside.
-fn demo_digests() -> Result<BTreeSet<String>> {
+pub(crate) fn demo_digests() -> Result<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Demo {
         packages: Vec<DemoPackage>,

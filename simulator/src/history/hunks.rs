@@ -101,7 +101,7 @@ pub fn hunks(file: &FileChange) -> Vec<Hunk> {
 }
 
 /// What of two texts lies between the items that both begin with and those that both end with.
-fn between_ends(before: &[&str], after: &[&str]) -> (Range<usize>, Range<usize>) {
+pub(crate) fn between_ends(before: &[&str], after: &[&str]) -> (Range<usize>, Range<usize>) {
     let head = before.iter().zip(after).take_while(|(old, new)| old == new).count();
     let both = before[head..].iter().rev().zip(after[head..].iter().rev());
     let tail = both.take_while(|(old, new)| old == new).count();
@@ -261,7 +261,7 @@ fn words(text: &str) -> Vec<&str> {
 }
 
 /// The runs of words in which two lines differ; none when they have too little in common for one to come from the other.
-fn word_changes(old: &str, new: &str) -> Option<Vec<Replacement>> {
+pub(crate) fn word_changes(old: &str, new: &str) -> Option<Vec<Replacement>> {
     let (before, after) = (words(old), words(new));
     let (old, new) = between_ends(&before, &after);
     if !is_near(&before[old], &after[new], DIFFERENCES) {

@@ -318,7 +318,7 @@ const QUIET_DRAWS: usize = 64;
 type Drawn = (usize, (Window, u64), Vec<Vec<EditAction>>);
 
 /// Where each line starts; an empty text has one line.
-fn line_starts(text: &str) -> Vec<usize> {
+pub(crate) fn line_starts(text: &str) -> Vec<usize> {
     let mut starts = Vec::new();
     let mut start = 0;
     for line in lines(text) {
@@ -332,7 +332,7 @@ fn line_starts(text: &str) -> Vec<usize> {
 }
 
 /// The line that a byte is in; behind the end it is the last one.
-fn line_at(starts: &[usize], byte: usize) -> usize {
+pub(crate) fn line_at(starts: &[usize], byte: usize) -> usize {
     starts.partition_point(|start| *start <= byte).saturating_sub(1)
 }
 
@@ -342,7 +342,7 @@ fn shown_bytes(text: &str, starts: &[usize], cursor: usize, reach: usize) -> Ran
 }
 
 /// The window of `reach` lines each way around line `cursor`, and the byte of the cursor: that line's first character.
-fn window(text: &str, starts: &[usize], cursor: usize, reach: usize) -> (Window, u64) {
+pub(crate) fn window(text: &str, starts: &[usize], cursor: usize, reach: usize) -> (Window, u64) {
     let shown = shown_bytes(text, starts, cursor, reach);
     let line = &text[shown_bytes(text, starts, cursor, 0)];
     let blank = line.len() - line.trim_start_matches([' ', '\t']).len();

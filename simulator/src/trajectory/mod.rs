@@ -5,7 +5,8 @@
 //! follows from the ones before. So the last state is the repository's own code, byte for byte, and nothing in it was
 //! invented; only the start is ours, and of every state it is recorded how much of it its grammar understands.
 //!
-//! [`corpus`] says which files may be used, [`mod@build`] makes trajectories of them, [`store`] keeps them.
+//! [`corpus`] says which files may be used, [`mod@build`] makes trajectories of them, [`store`] keeps them, [`opportunities`]
+//! asks what comes next in the middle of one, [`training`] draws such questions for the base model.
 
 pub mod build;
 pub mod corpus;
@@ -13,19 +14,23 @@ pub mod diagnostics;
 mod draft;
 pub mod language;
 pub mod licence;
+pub mod opportunities;
 mod outline;
 mod patterns;
 pub mod report;
 mod repository;
 pub mod store;
+pub mod training;
 
 pub use build::{BuildSettings, Built, Progress, build};
 pub use corpus::{CodeCorpus, CorpusFile, CorpusSettings, LeftOut};
 pub use diagnostics::{Compiler, Diagnostic, FoundCompiler};
 pub use language::{CodeLanguage, LANGUAGES, ParseHealth};
 pub use licence::{ALLOWED, Licence};
+pub use opportunities::{PlayedTrajectory, TrajectoryTask};
 pub use report::{TrajectoryReport, diffs};
 pub use store::{TrajectoryManifest, TrajectoryReader, TrajectoryWriter};
+pub use training::{TrajectorySources, TrajectorySplit, TrajectoryTasks};
 
 use events::EditAction;
 use serde::{Deserialize, Serialize};
@@ -183,14 +188,24 @@ impl Trajectory {
     /// # Errors
     /// When the texts are not those that the trajectory was made of.
     pub fn start<T: AsRef<str>>(&self, last: &[T]) -> Result<Vec<String>, ReplayError> {
+        self.verify(last, |file| &file.sha256)?;
+        let texts = self.before(last, 0)?;
+        self.verify(&texts, |file| &file.start_sha256)?;
+        Ok(texts)
+    }
+
+    /// The state before step `number`, behind the last step the last state. Digests are not verified: for whoever asks
+    /// often of what was verified once.
+    ///
+    /// # Errors
+    /// When a step can not be taken back in these texts.
+    pub fn before<T: AsRef<str>>(&self, last: &[T], number: usize) -> Result<Vec<String>, ReplayError> {
         let mut texts: Vec<String> = last.iter().map(|text| text.as_ref().to_owned()).collect();
-        self.verify(&texts, |file| &file.sha256)?;
-        for (number, step) in self.steps.iter().enumerate().rev() {
+        for (number, step) in self.steps.iter().enumerate().skip(number).rev() {
             let EditAction { range, old_text, new_text, .. } = &step.action;
             let text = self.text_of(&mut texts, number, step)?;
             replace(text, range.start, new_text, old_text).ok_or_else(|| other_text(number, step))?;
         }
-        self.verify(&texts, |file| &file.start_sha256)?;
         Ok(texts)
     }
 
@@ -223,12 +238,16 @@ impl Trajectory {
         texts.get_mut(place).ok_or_else(missing)
     }
 
-    fn verify(&self, texts: &[String], digest: impl Fn(&TrajectoryFile) -> &String) -> Result<(), ReplayError> {
+    fn verify<T: AsRef<str>>(
+        &self,
+        texts: &[T],
+        digest: impl Fn(&TrajectoryFile) -> &String,
+    ) -> Result<(), ReplayError> {
         if texts.len() != self.files.len() {
             return Err(ReplayError::Files { given: texts.len(), files: self.files.len() });
         }
         for (file, text) in self.files.iter().zip(texts) {
-            if crate::source::digest_hex(text.as_bytes()) != *digest(file) {
+            if crate::source::digest_hex(text.as_ref().as_bytes()) != *digest(file) {
                 return Err(ReplayError::Digest { path: file.path.clone() });
             }
         }

@@ -190,6 +190,7 @@ fn readable(folder: &Path) -> std::io::Result<()> {
 /// the one that was built.
 pub struct TrajectoryReader {
     manifest: TrajectoryManifest,
+    manifest_sha256: String,
     texts: HashMap<(String, String), Arc<str>>,
     trajectories: JsonLines,
 }
@@ -251,13 +252,20 @@ impl TrajectoryReader {
             }
             texts.insert((stored.file.repository, stored.file.path), stored.text);
         }
-        Ok(Self { manifest, texts, trajectories: JsonLines::open(folder.join(TRAJECTORIES))? })
+        let manifest_sha256 = crate::source::digest_hex(&text);
+        Ok(Self { manifest, manifest_sha256, texts, trajectories: JsonLines::open(folder.join(TRAJECTORIES))? })
     }
 
     /// What was built of what.
     #[must_use]
     pub fn manifest(&self) -> &TrajectoryManifest {
         &self.manifest
+    }
+
+    /// SHA-256 of the manifest's file, lower-case hexadecimal.
+    #[must_use]
+    pub fn manifest_sha256(&self) -> &str {
+        &self.manifest_sha256
     }
 
     fn read(&mut self) -> Result<Option<(Trajectory, Vec<Arc<str>>)>> {

@@ -11,6 +11,7 @@ mod plan;
 mod scene;
 mod trajectories;
 mod trajectory_patterns;
+mod trajectory_tasks;
 
 use simulator::{Corpus, DemoPlan, EditTask, Language, PlanSettings};
 use std::path::{Path, PathBuf};
