@@ -28,7 +28,7 @@ pub(crate) fn run(command: &TrajectoriesCommand) -> Result<ExitCode, Failure> {
 }
 
 /// A corpus that can not be read and a folder that can not be written are for the caller to mend.
-fn refused(error: SimulatorError) -> Failure {
+pub(crate) fn refused(error: SimulatorError) -> Failure {
     match error {
         SimulatorError::Read { path, source } => {
             Failure::refused(format!("{} can not be read: {source}", path.display()))
@@ -42,7 +42,9 @@ fn refused(error: SimulatorError) -> Failure {
         SimulatorError::NoCompiler { program, source } => {
             Failure::refused(format!("the compiler {program} can not be asked: {source}"))
         }
-        SimulatorError::Occupied { .. } | SimulatorError::NoUsableFile { .. } => Failure::refuse(error),
+        SimulatorError::Occupied { .. } | SimulatorError::NoUsableFile { .. } | SimulatorError::Stored { .. } => {
+            Failure::refuse(error)
+        }
         error => Failure::from(error),
     }
 }

@@ -34,6 +34,9 @@ pub struct PretrainConfig {
     pub prompt_weight: f32,
     /// Seed of the weights.
     pub seed: u64,
+    /// Digest of what the tasks are made of, where that may differ: a run goes on with the same tasks alone.
+    #[serde(default)]
+    pub source: String,
     /// Threads of the CPU.
     pub threads: usize,
     /// What computes the network.
@@ -54,6 +57,7 @@ impl Default for PretrainConfig {
             answer_weight: 1.0,
             prompt_weight: 0.1,
             seed: 1,
+            source: String::new(),
             threads: 2,
             device: Device::Cpu,
             checkpoint: None,
@@ -96,6 +100,7 @@ fn run_digest(config: &PretrainConfig, tokenizer: &CodeTokenizer) -> Result<Stri
     hash.update(config.seed.to_le_bytes());
     hash.update((config.batch_tasks as u64).to_le_bytes());
     hash.update(tokenizer.to_json()?.as_bytes());
+    hash.update(config.source.as_bytes());
     Ok(hex::encode(hash.finalize()))
 }
 

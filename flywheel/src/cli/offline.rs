@@ -16,11 +16,32 @@ pub(crate) struct TrainArgs {
     pub(crate) job: PathBuf,
 }
 
+/// A share, as a number from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("not from 0 to 1".to_owned()) }
+}
+
+/// What `pretrain` says beside its options.
+const PRETRAIN_HELP: &str = "docs/pretraining.md says what the tasks are, how directories of code are to be laid out, and the \
+                             one command that remakes the base inside.";
+
 #[derive(Debug, Clone, Args)]
+#[command(after_help = PRETRAIN_HELP)]
 pub(crate) struct PretrainArgs {
     /// Directory with the sources that `simulator/fetch-sources` fetched.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) sources: PathBuf,
+    /// Directories that `trajectories build` wrote: their steps are learned beside tasks of natural code.
+    #[arg(long, value_name = "DIRECTORY", num_args = 1..)]
+    pub(crate) trajectories: Vec<PathBuf>,
+    /// Share of the tasks that are of trajectories, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share, requires = "trajectories")]
+    pub(crate) share: f64,
+    /// A package or repository that is never learned from, beside the one in ten that its name's hash holds out. May be
+    /// repeated.
+    #[arg(long = "hold-out", value_name = "NAME")]
+    pub(crate) hold_out: Vec<String>,
     /// Where the model and its checkpoints go. An interrupted run goes on from its last checkpoint.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) output: PathBuf,

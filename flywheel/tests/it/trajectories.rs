@@ -73,3 +73,27 @@ fn what_trajectories_can_not_be_made_of_is_refused() {
     assert_eq!(std::fs::read_to_string(&code).unwrap(), text);
     assert!(!Path::new(made).exists() && !unlicensed.join("new.md").exists());
 }
+
+#[test]
+fn pretraining_refuses_what_it_may_not_learn_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (sources, made, output) = (place("sources"), place("made"), place("output"));
+    let corpus = corpus();
+    let built =
+        say(&["trajectories", "build", "--corpus", corpus.to_str().unwrap(), "--output", &made, "--per-file", "1"]);
+    assert_eq!(built.code, Some(0), "{built:?}");
+    let refused = |arguments: &[&str], expected: &str| {
+        let pretrain = ["pretrain", "--sources", &sources, "--output", &output];
+        let said = say(&[&pretrain[..], arguments].concat());
+        assert!(said.code == Some(2) && said.stderr.contains(expected), "{said:?}");
+    };
+    // The demo is tried on these files.
+    refused(&["--trajectories", &made], "nothing in them may be learned from");
+    refused(&["--trajectories", "/no/such/folder"], "/no/such/folder/manifest.json can not be read");
+    refused(&["--trajectories", &made, "--hold-out", "nobody"], "--hold-out nobody");
+    refused(&["--trajectories", &made, "--share", "2"], "not from 0 to 1");
+    refused(&["--share", "0.2"], "--trajectories");
+    // Without the option nothing but the sources is asked for.
+    refused(&["--hold-out", "flask"], "are not there; run simulator/fetch-sources");
+}

@@ -39,8 +39,12 @@ fn a_checkpoint_of_another_run_is_refused() {
     let source = |index| Some(task(index));
     let first = PretrainConfig { checkpoint: Some(folder.path().join("checkpoint")), ..config(2) };
     run(&first, architecture(&tokenizer), &tokenizer, &source, &mut |_, _| Next::Continue).unwrap();
-    let other = PretrainConfig { seed: 9, ..first };
-    assert!(run(&other, architecture(&tokenizer), &tokenizer, &source, &mut |_, _| Next::Continue).is_err());
+    let refused = |other: PretrainConfig| {
+        run(&other, architecture(&tokenizer), &tokenizer, &source, &mut |_, _| Next::Continue).is_err()
+    };
+    assert!(refused(PretrainConfig { seed: 9, ..first.clone() }));
+    assert!(refused(PretrainConfig { source: "other tasks".to_owned(), ..first.clone() }));
+    assert!(!refused(first));
 }
 
 #[test]
