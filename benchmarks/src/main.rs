@@ -16,6 +16,7 @@ mod memorisation;
 mod memory;
 #[cfg(feature = "production")]
 mod platform;
+mod propagation;
 #[cfg(feature = "production")]
 mod series;
 mod training;
@@ -65,9 +66,12 @@ struct Arguments {
     data_set: DataSetSizes,
     #[command(flatten)]
     actionrl: ActionrlPiece,
-    /// Code of `trajectories`. Default: the demo's corpus.
+    /// Code of `trajectories` and `propagation`. Default: the demo's corpus.
     #[arg(long, value_name = "DIRECTORY")]
     corpus: Option<PathBuf>,
+    /// Directory of the base model that `propagation` asks. Default: the one inside.
+    #[arg(long, value_name = "DIRECTORY")]
+    base: Option<PathBuf>,
     /// Of the process that `stalls` starts.
     #[arg(long, hide = true)]
     place: Option<String>,
@@ -185,6 +189,10 @@ const NAMES: [(&str, &str); 21] = [
         "markers of one person that a turn makes the model complete, beside controls that were not planted",
     ),
     ("memory", "peak memory of `up` under load, beside the model alone in a process"),
+    (
+        "propagation",
+        "utility of the base in the middle of real changes, by language, beside two baselines that learn nothing",
+    ),
     ("training", "time of a training step and tokens/s of our engine, beside burn on the same processors"),
     ("trajectories", "source/s/core of which trajectories are made, beside parsing the same files once"),
 ];
@@ -228,6 +236,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "decode" => decode::measure()?,
         "memorisation" => memorisation::measure(arguments.seeds, arguments.trial)?,
         "memory" => door::memory()?,
+        "propagation" => propagation::measure(arguments.base.as_deref(), arguments.corpus.as_deref())?,
         "training" => training::measure()?,
         "trajectories" => trajectories::measure(arguments.corpus.as_deref())?,
         "faults" => faults::measure(arguments.kills, arguments.fault_seed)?,
