@@ -88,8 +88,14 @@ pub(crate) struct Session {
     pub(crate) exposures: BTreeMap<EventId, Timestamp>,
     /// Client time of the first event.
     pub(crate) first_monotonic_ms: Option<i64>,
+    /// When the first event was received. State of an older release does not say; then its exposures do not end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) first_received_at: Option<Timestamp>,
     /// Sequence number of the event that ended the session.
     pub(crate) ended_at: Option<i64>,
+    /// When that event was received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) end_received_at: Option<Timestamp>,
     pub(crate) memory_until: Option<Timestamp>,
     /// The person's latest choice seen; control records may be repeated late.
     pub(crate) consent: Option<ConsentDecision>,
@@ -111,11 +117,20 @@ impl Session {
             held_bytes: 0,
             exposures: BTreeMap::new(),
             first_monotonic_ms: None,
+            first_received_at: None,
             ended_at: None,
+            end_received_at: None,
             memory_until: None,
             consent: None,
             ceiling: None,
         }
+    }
+
+    /// When the session was over at the latest, by the clock of those who receive: its end was received, or its first
+    /// event as long before as a session may last. What is served later is served under the id of a session that ended.
+    pub(crate) fn over_at(&self, config: &AnonymizerConfig) -> Option<Timestamp> {
+        let longest = self.first_received_at.map(|first| first + config.longest_session());
+        self.end_received_at.into_iter().chain(longest).min()
     }
 
     /// Whether the sequence has gone past this number.

@@ -1,5 +1,6 @@
 //! The conclusion of a group: consent, session end, scrubbing as one document, emission in order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bus::{Outcome, StepContext};
@@ -120,6 +121,7 @@ impl Handler {
         for item in items {
             decided.push(self.decide(item.event, session, context)?);
         }
+        end_exposures(&mut decided, session.over_at(&self.config));
         // The person's current key: the last one used seals the memory.
         let key = decided.iter().rev().find_map(|decided| match decided {
             Decided::Opened(_, opened) => Some(Arc::clone(&opened.key)),
@@ -154,6 +156,9 @@ impl Handler {
             return Ok(Decided::Nothing);
         }
         if header.kind != EventKind::Exposure {
+            if session.first_monotonic_ms.is_none() {
+                session.first_received_at = Some(header.received_at);
+            }
             let first = *session.first_monotonic_ms.get_or_insert(header.monotonic_ms);
             let limit_ms = i64::try_from(self.config.longest_session_s.saturating_mul(1000)).unwrap_or(i64::MAX);
             if session.ended_at.is_some() || header.monotonic_ms.saturating_sub(first) > limit_ms {
@@ -161,6 +166,7 @@ impl Handler {
             }
             if header.kind == EventKind::SessionEnded {
                 session.ended_at = Some(header.sequence);
+                session.end_received_at = Some(header.received_at);
             }
         }
         header.consent = current_consent(&header, session, context);
@@ -216,6 +222,39 @@ impl Handler {
         let plaintext = key.open(event, MEMORY_TOPIC, &sealed).ok();
         let memory = plaintext.and_then(|plaintext| serde_json::from_slice(&plaintext).ok());
         memory.ok_or_else(|| undecodable(MEMORY, context))
+    }
+}
+
+/// Exposures are outside the sequence. One ends as the reports about it do; one of which nothing is reported here, if it
+/// was served when the session was over.
+fn end_exposures(decided: &mut [Decided], over_at: Option<Timestamp>) {
+    let mut ended: BTreeMap<OpportunityId, bool> = BTreeMap::new();
+    for decided in decided.iter() {
+        let (header, is_ended) = match decided {
+            Decided::Nothing => continue,
+            Decided::Filtered(header, why) => (header, *why == reason::SESSION_ENDED),
+            Decided::Erased(header)
+            | Decided::Quarantined(header, ..)
+            | Decided::Plain(header)
+            | Decided::Opened(header, _) => (header, false),
+        };
+        if let Some(opportunity) = header.opportunity_id.filter(|_| header.kind != EventKind::Exposure) {
+            *ended.entry(opportunity).or_insert(true) &= is_ended;
+        }
+    }
+    for decided in decided {
+        let (Decided::Plain(header) | Decided::Opened(header, _)) = &*decided else { continue };
+        if header.kind != EventKind::Exposure {
+            continue;
+        }
+        let reported = header.opportunity_id.and_then(|opportunity| ended.get(&opportunity).copied());
+        if !reported.unwrap_or_else(|| over_at.is_some_and(|over| header.received_at > over)) {
+            continue;
+        }
+        *decided = match std::mem::replace(decided, Decided::Nothing) {
+            Decided::Plain(header) | Decided::Opened(header, _) => Decided::Filtered(header, reason::SESSION_ENDED),
+            other => other,
+        };
     }
 }
 

@@ -35,7 +35,7 @@ const DIGEST_BYTES: usize = 8;
 pub mod reason {
     /// The person's consent went to `none` after the door.
     pub const CONSENT_WITHDRAWN: &str = "consent_withdrawn";
-    /// After the end of its session, or more than a day after its first event.
+    /// After the end of its session, or more than a day after its first event; also what was served then.
     pub const SESSION_ENDED: &str = "session_ended";
     /// It came when its session was forgotten: nobody can tell any more whether it is a repetition. The ledger takes
     /// this for the event's end only when it had none.

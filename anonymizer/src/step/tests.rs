@@ -360,6 +360,48 @@ fn a_session_ends_with_its_end_or_after_a_day() {
 }
 
 #[test]
+fn what_is_served_after_the_end_of_its_session_ends_with_it() {
+    let mut bench = Bench::new();
+    let events = [
+        bench.typed(1, 0.0, 0, "a"),
+        bench.bare(2, 5.0, EventKind::SessionEnded),
+        bench.exposure(1, 6.0, "x"),
+        bench.exposure(2, 7.0, "x"),
+        bench.shown(3, 8.0, 2),
+        // Served before the end, and on its way for long.
+        bench.exposure(3, 4.0, "x"),
+    ];
+    events.iter().for_each(|event| bench.publish(event));
+    bench.advance(60.0);
+    let mut story = bench.story();
+    story.sort();
+    let ended = ["3 filtered session_ended", "x1 filtered session_ended", "x2 filtered session_ended"];
+    assert_eq!(story, [&["1", "2"][..], &ended[..], &["x3"][..]].concat());
+    assert!(bench.clean().iter().all(|event| event.reason.is_none() || event.sealed().is_none()));
+
+    let mut bench = Bench::new();
+    let day = 86_400.0;
+    let mut reported_late = bench.typed(1, 0.0, 0, "a");
+    reported_late.header.received_at = at(100.0);
+    let events = [
+        reported_late,
+        bench.exposure(1, day + 20.0, "x"),
+        bench.shown(2, day - 1.0, 2),
+        // What is reported of it says more than when it was served.
+        bench.exposure(2, day + 150.0, "x"),
+        bench.exposure(3, day + 160.0, "x"),
+        bench.shown(3, day + 170.0, 4),
+        bench.exposure(4, day + 20.0, "x"),
+    ];
+    events.iter().for_each(|event| bench.publish(event));
+    bench.advance(day + 2_000.0);
+    let mut story = bench.story();
+    story.sort();
+    let ended = ["3 filtered session_ended", "x1", "x2", "x3 filtered session_ended", "x4 filtered session_ended"];
+    assert_eq!(story, [&["1", "2"][..], &ended[..]].concat());
+}
+
+#[test]
 fn consent_is_looked_at_again_when_scrubbing() {
     let mut bench = Bench::new();
     let event = bench.typed(1, 0.0, 0, "secret text");
