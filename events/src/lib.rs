@@ -3,6 +3,7 @@
 pub mod avro;
 pub mod edit;
 pub mod ids;
+pub mod licence;
 pub mod pair;
 pub mod receipt;
 pub mod sealing;
@@ -20,6 +21,7 @@ pub use ids::{
     Audience, EventId, IdSource, InvalidId, KeyId, ModelName, ModelVersion, OpportunityId, PairId, PersonPseudonym,
     RolloutId, RunId, SessionId, Sha256Digest, SuggestionId, TenantId, uuid_v7,
 };
+pub use licence::Licence;
 pub use pair::{DivergencePoint, FlywheelEvent, OpportunityOutcome, OutcomeDetail, PairText, PreferencePair};
 pub use receipt::{Probabilities, Receipt, ReceiptError};
 pub use sealing::{DataKey, OpenError, Sealed, TenantSecret};

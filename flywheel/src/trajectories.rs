@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use events::Licence;
 use serde_json::json;
 use simulator::SimulatorError;
 use simulator::trajectory::{
-    BuildSettings, Built, CodeCorpus, CodeLanguage, CorpusSettings, Licence, PATTERNS, Pattern, TrajectoryReport,
+    BuildSettings, Built, CodeCorpus, CodeLanguage, CorpusSettings, PATTERNS, Pattern, TrajectoryReport,
     TrajectoryWriter, build, diffs,
 };
 

@@ -10,7 +10,7 @@ use crate::error::{Result, SimulatorError};
 use crate::history::filter::{is_foreign, says_generated};
 use crate::source::digest_hex;
 use crate::trajectory::language::CodeLanguage;
-use crate::trajectory::licence::Licence;
+use events::licence::{ALLOWED, Licence};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
@@ -82,7 +82,7 @@ pub struct CorpusSettings {
 impl Default for CorpusSettings {
     fn default() -> Self {
         Self {
-            allowed: crate::trajectory::ALLOWED.iter().map(|id| (*id).to_owned()).collect(),
+            allowed: ALLOWED.iter().map(|id| (*id).to_owned()).collect(),
             file_bytes: 200..=400_000,
             line_bytes: 2_000,
         }
@@ -276,8 +276,8 @@ impl CodeCorpus {
         }
         let head = text.get(..text.floor_char_boundary(HEAD_BYTES)).unwrap_or_default();
         let listed = self.listed.get(&found.place);
-        let (licence, licence_source) = if let Some(licence) = header(head) {
-            (licence, LicenceSource::Header)
+        let (licence, licence_source) = if let Some(licence) = Licence::named_in(head) {
+            (licence.ok(), LicenceSource::Header)
         } else if let Some(listed) = listed {
             (listed.licence.as_deref().cloned(), LicenceSource::Manifest)
         } else {
@@ -306,14 +306,6 @@ impl CodeCorpus {
         };
         Ok((file, text.into()))
     }
-}
-
-/// The licence that a file names in its first lines: `Some(None)` when what it names is no licence.
-fn header(head: &str) -> Option<Option<Licence>> {
-    let (_, after) = head.split_once("SPDX-License-Identifier:")?;
-    let line = after.lines().next().unwrap_or_default();
-    let end = ["*/", "-->", "\"\"\"", "'''"].iter().filter_map(|mark| line.find(mark)).min().unwrap_or(line.len());
-    Some(Licence::parse(line.get(..end).unwrap_or_default()).ok())
 }
 
 /// What the package in this folder declares: none when it declares nothing and what is around it counts; `Some(None)`

@@ -91,6 +91,8 @@ reasons!(
     Generated = "generated" in Quality,
     /// Its surroundings are written for machines.
     Minified = "minified" in Quality,
+    /// Its file says that it is under a licence that is not allowed.
+    HeaderLicence = "header_licence" in Quality,
     /// The person made the same correction on the same day.
     Duplicate = "duplicate" in Duplicates,
     /// Its person has enough.

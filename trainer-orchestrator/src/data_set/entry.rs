@@ -9,6 +9,7 @@ use events::{OpportunityId, Sha256Digest, Timestamp};
 
 use super::caps::team;
 use super::composition::Reason;
+use super::header::Header;
 use super::lesson::Silence;
 use super::{Candidate, candidates};
 
@@ -34,6 +35,7 @@ pub(crate) struct Entry<'a> {
     pub(super) judges: bool,
     pub(super) silence: Option<Silence>,
     pub(super) fault: Option<Reason>,
+    pub(super) header: Option<&'a Header>,
 }
 
 impl Entry<'_> {
@@ -164,6 +166,7 @@ fn numbered(candidates: &[Candidate]) -> Vec<Entry<'_>> {
             judges: candidate.judges(),
             silence: lesson.silence,
             fault: lesson.fault,
+            header: lesson.header.as_deref(),
         });
     }
     entries

@@ -1,4 +1,5 @@
-//! What the stages have to know of a pair's text, taken from it once: hashes and truth values, no text.
+//! What the stages have to know of a pair's text, taken from it once: hashes, truth values and the names of licences, no
+//! text.
 //!
 //! Two corrections are equal when the same lines (those that either side changes and one more each way) of the same
 //! language become the same lines on both sides: byte for byte, but for line ends and space before them. Files, places
@@ -10,6 +11,7 @@ use events::{ActionList, EditAction, EditPattern, PairText, Sha256Digest, apply_
 use labeler::lexing::lexemes;
 
 use super::composition::Reason;
+use super::header::Header;
 use super::quality;
 
 /// Tokens in a shingle.
@@ -47,6 +49,8 @@ pub struct Lesson {
     pub rejected_characters: Option<u32>,
     /// Why nobody should learn it.
     pub fault: Option<Reason>,
+    /// What the file says of its licence.
+    pub header: Option<Box<Header>>,
 }
 
 impl Lesson {
@@ -100,6 +104,7 @@ impl Lesson {
             chosen_characters: text.chosen.as_ref().map(characters),
             rejected_characters: text.rejected.as_ref().map(characters),
             fault: quality::fault(text),
+            header: Header::of(&text.context.window).map(Box::new),
         }
     }
 }

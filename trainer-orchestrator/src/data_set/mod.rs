@@ -16,6 +16,7 @@ pub mod composition;
 mod duplicates;
 mod entry;
 pub mod groups;
+pub mod header;
 pub mod hold_out;
 pub mod lesson;
 pub mod manifest;
@@ -78,7 +79,7 @@ pub fn build(
     let filters = SnapshotFilters { policy: value, ..filters };
     let mut left_out = LeftOut::default();
     let entries = newest_first(candidates);
-    let entries = quality::without_faults(entries, &mut left_out);
+    let entries = quality::without_faults(policy, entries, &mut left_out);
     let entries = duplicates::within_person_and_day(entries, &mut left_out);
     let entries = caps::apply(policy, entries, &mut left_out);
     let general = hold_out::general(policy, filters.gate_opportunities, entries, &mut left_out);

@@ -1,5 +1,6 @@
 //! `[orchestrator.data_set]`: what a data set is made by. Part of its digest, and so in names and whole numbers only.
 
+use events::licence::{ALLOWED, Licence};
 use serde::{Deserialize, Serialize};
 
 /// How pairs are capped, held out and weighted.
@@ -15,6 +16,10 @@ pub struct DataSetPolicy {
     pub most_of_repository_permille: u32,
     /// Most pairs of one file, in the same way.
     pub most_of_file_permille: u32,
+    /// Whether pairs of files are left out whose first lines say that they are under a licence that is not allowed.
+    pub refuse_header_licences: bool,
+    /// Licences that are allowed beside those that allow everybody to use their text, separated by commas.
+    pub also_allowed_licences: String,
     /// From which Jaccard similarity on, in thousandths, what trains and what judges are near-duplicates. 0: none are.
     pub near_duplicate_permille: u32,
     /// Share of repositories that are held out for the set *general*, by their names, in thousandths. Where that would
@@ -39,6 +44,8 @@ impl Default for DataSetPolicy {
             most_of_team_permille: 250,
             most_of_repository_permille: 100,
             most_of_file_permille: 20,
+            refuse_header_licences: true,
+            also_allowed_licences: String::new(),
             near_duplicate_permille: 700,
             general_permille: 100,
             general_opportunities: 100,
@@ -64,6 +71,16 @@ impl DataSetPolicy {
         Self { general_opportunities: 0, inverse_p_show: false, ..self.clone() }
     }
 
+    /// Licences that a file may name.
+    pub(crate) fn allowed_licences(&self) -> Vec<String> {
+        let also = self.also_allowed().filter_map(|text| Some(Licence::parse(text).ok()?.one()?.to_owned()));
+        ALLOWED.iter().map(|id| (*id).to_owned()).chain(also).collect()
+    }
+
+    fn also_allowed(&self) -> impl Iterator<Item = &str> {
+        self.also_allowed_licences.split(',').map(str::trim).filter(|text| !text.is_empty())
+    }
+
     /// Whether every setting is usable.
     ///
     /// # Errors
@@ -76,6 +93,11 @@ impl DataSetPolicy {
             (self.most_of_repository_permille <= 1000, "data_set.most_of_repository_permille", permille),
             (self.most_of_file_permille <= 1000, "data_set.most_of_file_permille", permille),
             (self.near_duplicate_permille <= 1000, "data_set.near_duplicate_permille", permille),
+            (
+                self.also_allowed().all(|text| Licence::parse(text).is_ok_and(|licence| licence.one().is_some())),
+                "data_set.also_allowed_licences",
+                "expected licences as SPDX names them, separated by commas",
+            ),
             (self.general_permille <= 500, "data_set.general_permille", "expected 0 to 500"),
             (
                 !self.require_general || self.general_opportunities > 0,
@@ -104,14 +126,21 @@ mod tests {
         assert_eq!(named(DataSetPolicy { most_inverse_p_show: 0, ..policy() }), "data_set.most_inverse_p_show");
         let impossible = DataSetPolicy { require_general: true, general_opportunities: 0, ..policy() };
         assert_eq!(named(impossible), "data_set.require_general");
+        for text in ["ours", "MPL-2.0", " MPL-2.0 , Apache-2.0 WITH Swift-exception,"] {
+            DataSetPolicy { also_allowed_licences: text.to_owned(), ..policy() }.validate().unwrap();
+        }
+        for text in ["MIT OR MPL-2.0", "see LICENSE"] {
+            let unknown = DataSetPolicy { also_allowed_licences: text.to_owned(), ..policy() };
+            assert_eq!(named(unknown), "data_set.also_allowed_licences");
+        }
     }
 
     #[test]
-    fn only_whole_numbers_and_truth_values_enter_the_digest() {
+    fn only_names_whole_numbers_and_truth_values_enter_the_digest() {
         let value = DataSetPolicy::default().value();
         let fields = value.as_object().unwrap();
-        assert_eq!(fields.len(), 10);
-        assert!(fields.values().all(|field| field.is_u64() || field.is_boolean()));
+        assert_eq!(fields.len(), 12);
+        assert!(fields.values().all(|field| field.is_u64() || field.is_boolean() || field.is_string()));
         assert_eq!(serde_json::from_value::<DataSetPolicy>(value).unwrap(), DataSetPolicy::default());
     }
 }

@@ -93,6 +93,7 @@ fn lesson(number: u32, reason: PairReason) -> Lesson {
         chosen_characters: Some(number),
         rejected_characters: (reason != PairReason::AcceptedKept).then_some(20),
         fault: None,
+        header: None,
     }
 }
 

@@ -1,6 +1,9 @@
 //! What trains, and how much it counts.
 
+use events::Window;
+
 use super::*;
+use crate::data_set::header::Header;
 
 #[test]
 fn silence_never_outnumbers_what_was_missed() {
@@ -27,6 +30,22 @@ fn faults_are_left_out_and_a_data_set_without_a_pair_says_why() {
         refused.to_string(),
         "data set: no pair is left to train on; left out: 4 without_consent, 1 parse_errors, 1 generated, 1 minified"
     );
+}
+
+#[test]
+fn what_a_file_says_of_its_licence_leaves_its_pairs_out() {
+    let mut candidates: Vec<_> = (1..=6).map(|number| candidate(number, PairReason::AcceptedKept)).collect();
+    for (candidate, head) in candidates.iter_mut().zip(["// SPDX-License-Identifier: MPL-2.0\n", "// MPL-2.0\n"]) {
+        let window = Window { start_byte: 0, first_line: 0, text: head.to_owned() };
+        Arc::make_mut(&mut candidate.lesson).header = Header::of(&window).map(Box::new);
+    }
+    let left_out_by =
+        |policy: DataSetPolicy| left_out(&build(filters(), &policy, &candidates, &Census::new()).unwrap());
+    assert_eq!(left_out_by(DataSetPolicy::default()), BTreeMap::from([("header_licence", 1)]));
+    let also = DataSetPolicy { also_allowed_licences: "mpl-2.0".to_owned(), ..DataSetPolicy::default() };
+    assert_eq!(left_out_by(also), BTreeMap::new());
+    let unasked = DataSetPolicy { refuse_header_licences: false, ..DataSetPolicy::default() };
+    assert_eq!(left_out_by(unasked), BTreeMap::new());
 }
 
 #[test]

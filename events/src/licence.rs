@@ -57,6 +57,15 @@ impl Licence {
         }
     }
 
+    /// What the first lines of a file name (`SPDX-License-Identifier`), if they name anything.
+    #[must_use]
+    pub fn named_in(head: &str) -> Option<Result<Self, NotALicence>> {
+        let (_, after) = head.split_once("SPDX-License-Identifier:")?;
+        let line = after.lines().next().unwrap_or_default();
+        let end = ["*/", "-->", "\"\"\"", "'''"].iter().filter_map(|mark| line.find(mark)).min().unwrap_or(line.len());
+        Some(Self::parse(line.get(..end).unwrap_or_default()))
+    }
+
     /// The expression as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
