@@ -39,9 +39,6 @@ pub enum SinkError {
     /// The database failed.
     #[error("sink: {0}")]
     Database(#[from] sqlx::Error),
-    /// The artifact store failed.
-    #[error("sink: {0}")]
-    Artifacts(#[from] artifacts::ArtifactError),
     /// A part could not be written.
     #[error("sink: {0}")]
     Lake(#[from] crate::lake::LakeError),
@@ -99,8 +96,8 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// The batch is tried again later.
-    async fn store(&mut self, records: &[CommittedRecord]) -> Result<(), SinkError> {
-        let _ = records;
+    async fn store(&mut self, pool: &AnyPool, records: &[CommittedRecord]) -> Result<(), SinkError> {
+        let _ = (pool, records);
         Ok(())
     }
 
@@ -326,7 +323,7 @@ async fn flush(
         for record in &batch {
             next.advance_past(record);
         }
-        sink.store(&batch).await?;
+        sink.store(pool, &batch).await?;
         let mut retries = Retries::new();
         while let Err(error) = write_in_time(pool, sink, &source.topic, (&source.stored, &next), &batch).await {
             if !retries.again(migrations::trouble(&error)).await {

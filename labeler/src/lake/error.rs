@@ -93,6 +93,12 @@ pub enum LakeError {
         /// The part.
         part_id: String,
     },
+    /// Its object is, or was, removed, because no row had named it for so long: store it again.
+    #[error("lake part {part_id}: no row has named its object for so long that it is removed; it is stored again")]
+    ObjectGone {
+        /// The part.
+        part_id: String,
+    },
     /// The store of objects failed.
     #[error("lake: {0}")]
     Artifacts(#[from] ArtifactError),

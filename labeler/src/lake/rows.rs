@@ -2,7 +2,7 @@
 
 use events::{Sha256Digest, TenantId, Timestamp};
 use sqlx::any::AnyRow;
-use sqlx::{Any, AnyPool, AssertSqlSafe, Row, Transaction};
+use sqlx::{Any, AnyPool, AssertSqlSafe, Executor, Row, Transaction};
 
 use super::error::LakeError;
 use super::group::PartGroup;
@@ -104,7 +104,42 @@ pub(crate) async fn is_there(pool: &AnyPool, part: &LakePart) -> Result<bool, sq
     Ok(found > 0)
 }
 
-pub(crate) async fn insert(transaction: &mut Transaction<'static, Any>, part: &LakePart) -> Result<(), sqlx::Error> {
+/// In the place of the time at which an object was let go: it is being removed. Before every time that there is.
+const CLAIMED: i64 = 0;
+
+/// Writes down that an object of a part is to be removed some day after `at`, unless a row names it then.
+pub(crate) async fn let_go(
+    transaction: &mut Transaction<'static, Any>,
+    (part_id, tenant): (&str, &TenantId),
+    object: &Sha256Digest,
+    at: Timestamp,
+) -> Result<(), LakeError> {
+    let written = sqlx::query(
+        "INSERT INTO lake_replaced (digest, tenant, part_id, replaced_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (digest) DO UPDATE SET replaced_at = excluded.replaced_at WHERE lake_replaced.replaced_at > $5",
+    )
+    .bind(object.to_string())
+    .bind(tenant.as_str())
+    .bind(part_id)
+    .bind(at.as_micros())
+    .bind(CLAIMED)
+    .execute(&mut **transaction)
+    .await?;
+    is_ours(written.rows_affected(), part_id)
+}
+
+fn is_ours(rows: u64, part_id: &str) -> Result<(), LakeError> {
+    if rows == 1 { Ok(()) } else { Err(LakeError::ObjectGone { part_id: part_id.to_owned() }) }
+}
+
+/// Puts a part into the lake. Its object was let go before it was stored, and is kept from now on.
+pub(crate) async fn insert(transaction: &mut Transaction<'static, Any>, part: &LakePart) -> Result<(), LakeError> {
+    let kept = sqlx::query("DELETE FROM lake_replaced WHERE digest = $1 AND replaced_at > $2")
+        .bind(part.digest.to_string())
+        .bind(CLAIMED)
+        .execute(&mut **transaction)
+        .await?;
+    is_ours(kept.rows_affected(), &part.part_id)?;
     let group = part.group.as_ref();
     sqlx::query(
         "INSERT INTO lake_parts (part_id, tenant, topic, partition_index, first_position, last_position, digest, \
@@ -138,7 +173,7 @@ pub(crate) async fn replace(
     transaction: &mut Transaction<'static, Any>,
     part: &LakePart,
     now: Timestamp,
-) -> Result<bool, sqlx::Error> {
+) -> Result<bool, LakeError> {
     let deleted = sqlx::query("DELETE FROM lake_parts WHERE part_id = $1 AND digest = $2")
         .bind(&part.part_id)
         .bind(part.digest.to_string())
@@ -147,16 +182,7 @@ pub(crate) async fn replace(
     if deleted.rows_affected() != 1 {
         return Ok(false);
     }
-    sqlx::query(
-        "INSERT INTO lake_replaced (digest, tenant, part_id, replaced_at) VALUES ($1, $2, $3, $4) \
-         ON CONFLICT (digest) DO UPDATE SET replaced_at = excluded.replaced_at",
-    )
-    .bind(part.digest.to_string())
-    .bind(part.tenant.as_str())
-    .bind(&part.part_id)
-    .bind(now.as_micros())
-    .execute(&mut **transaction)
-    .await?;
+    let_go(transaction, (part.part_id.as_str(), &part.tenant), &part.digest, now).await?;
     Ok(true)
 }
 
@@ -205,7 +231,7 @@ pub(crate) async fn mark(
     Ok(())
 }
 
-/// Objects of parts that were replaced before `until`, the oldest first, a bounded number of them.
+/// Objects that were let go before `until`, the oldest first, a bounded number of them.
 pub(crate) async fn replaced_before(pool: &AnyPool, until: Timestamp) -> Result<Vec<Sha256Digest>, LakeError> {
     let digests: Vec<String> = sqlx::query_scalar(
         "SELECT digest FROM lake_replaced WHERE replaced_at < $1 ORDER BY replaced_at, digest LIMIT 1000",
@@ -216,17 +242,41 @@ pub(crate) async fn replaced_before(pool: &AnyPool, until: Timestamp) -> Result<
     Ok(digests.iter().map(|digest| digest.parse()).collect::<Result<_, _>>()?)
 }
 
-/// Whether a part in the lake is made of this object.
-pub(crate) async fn is_named(pool: &AnyPool, object: &Sha256Digest) -> Result<bool, sqlx::Error> {
+/// Claims an object that was let go before `until`, to remove it: from here on no row can come to name it, and nobody can
+/// begin to store it, until it is forgotten. False: a row names it, or somebody is about to store it anew.
+pub(crate) async fn claim(
+    transaction: &mut Transaction<'static, Any>,
+    object: &Sha256Digest,
+    until: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let claimed = sqlx::query("UPDATE lake_replaced SET replaced_at = $1 WHERE digest = $2 AND replaced_at < $3")
+        .bind(CLAIMED)
+        .bind(object.to_string())
+        .bind(until.as_micros())
+        .execute(&mut **transaction)
+        .await?;
+    if claimed.rows_affected() != 1 {
+        return Ok(false);
+    }
     let parts: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM lake_parts WHERE digest = $1")
         .bind(object.to_string())
-        .fetch_one(pool)
+        .fetch_one(&mut **transaction)
         .await?;
-    Ok(parts > 0)
+    if parts > 0 {
+        forget(&mut **transaction, object).await?;
+    }
+    Ok(parts == 0)
 }
 
-/// The object is gone.
-pub(crate) async fn forget_replaced(pool: &AnyPool, object: &Sha256Digest) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM lake_replaced WHERE digest = $1").bind(object.to_string()).execute(pool).await?;
+/// Forgets an object that was claimed: it is gone, or a row names it.
+pub(crate) async fn forget<'c>(
+    database: impl Executor<'c, Database = Any>,
+    object: &Sha256Digest,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM lake_replaced WHERE digest = $1 AND replaced_at = $2")
+        .bind(object.to_string())
+        .bind(CLAIMED)
+        .execute(database)
+        .await?;
     Ok(())
 }

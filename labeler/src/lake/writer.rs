@@ -11,7 +11,8 @@ use bytes::Bytes;
 use events::topics::PREFERENCE_PAIRS;
 use events::{PreferencePair, Sha256Digest, TenantId, Timestamp};
 use metrics::{counter, histogram};
-use sqlx::{Any, Transaction};
+use service::clock::real_now;
+use sqlx::{Any, AnyPool, Transaction};
 use tokio::task::JoinSet;
 
 use super::SINK;
@@ -25,6 +26,8 @@ use crate::sink::{BatchLimits, Sink, SinkError};
 
 /// How many objects are on their way to the store at once.
 const PUTS: usize = 8;
+/// Objects that no row names are not removed for that much longer than those that none names any more. Real time.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(3600);
 
 /// A part that is not stored yet.
 #[derive(Debug)]
@@ -93,10 +96,19 @@ impl EncodedPart {
 }
 
 /// Stores the objects of parts, a few at a time. Their rows can be written once all of them are there.
+///
+/// Nobody lists the store. So that what is stored here does not stay for ever should no row come to name it, it is let go
+/// before: the row keeps it, in its own transaction, or finds that it is gone. `now` is real time.
 pub(crate) async fn store_objects(
     artifacts: &Arc<dyn ArtifactStore>,
+    pool: &AnyPool,
     parts: Vec<EncodedPart>,
-) -> Result<Vec<LakePart>, ArtifactError> {
+    now: Timestamp,
+) -> Result<Vec<LakePart>, LakeError> {
+    if parts.is_empty() {
+        return Ok(Vec::new());
+    }
+    migrations::retried(|| let_go(pool, &parts, now + WRITTEN_WITHIN)).await?;
     let mut waiting = parts.into_iter();
     let mut running: JoinSet<Result<LakePart, ArtifactError>> = JoinSet::new();
     let mut stored = Vec::new();
@@ -113,6 +125,15 @@ pub(crate) async fn store_objects(
         let Some(ended) = running.join_next().await else { return Ok(stored) };
         stored.push(ended.unwrap_or(Err(ArtifactError::Stopped))?);
     }
+}
+
+async fn let_go(pool: &AnyPool, parts: &[EncodedPart], at: Timestamp) -> Result<(), LakeError> {
+    let mut transaction = migrations::begin_write(pool).await?;
+    for part in parts {
+        let object = Sha256Digest::of(&part.bytes);
+        rows::let_go(&mut transaction, (part.part_id.as_str(), &part.tenant), &object, at).await?;
+    }
+    Ok(migrations::commit(transaction).await?)
 }
 
 /// The sink that writes parts.
@@ -156,7 +177,7 @@ impl Sink for LakeWriter {
         }
     }
 
-    async fn store(&mut self, records: &[CommittedRecord]) -> Result<(), SinkError> {
+    async fn store(&mut self, pool: &AnyPool, records: &[CommittedRecord]) -> Result<(), SinkError> {
         self.stored.clear();
         // A part of the sink is of one partition: the range of positions that its row names is that of its pairs.
         let mut owners: BTreeMap<(u32, TenantId), Vec<PlacedPair>> = BTreeMap::new();
@@ -174,7 +195,7 @@ impl Sink for LakeWriter {
                 encoded.extend(part);
             }
         }
-        self.stored = store_objects(&self.artifacts, encoded).await?;
+        self.stored = store_objects(&self.artifacts, pool, encoded, real_now()).await?;
         Ok(())
     }
 

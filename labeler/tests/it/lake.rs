@@ -19,6 +19,7 @@ use labeler::lake::{
     FORMAT, LakeError, LakePart, LakeReader, LakeWriter, PairFilter, PairPlace, PartFault, PartGroup, PartMetadata,
     PlacedPair, SealedTexts, write_part,
 };
+use labeler::sink::{Sink, SinkError};
 use service::clock::{SimulatedClock, real_now};
 use service::lease::{Fence, LeaseStore};
 use service::readiness::Readiness;
@@ -34,6 +35,7 @@ test_databases::on_both_databases! {
     who_looks_again_reads_only_the_parts_that_are_new,
     texts_are_read_of_those_who_are_asked_for_whatever_is_compacted_meanwhile,
     whatever_fails_and_whenever_each_pair_lies_in_one_part,
+    what_a_killed_writer_stored_goes_and_what_a_running_one_stores_stays,
     a_former_leader_changes_nothing,
     pairs_of_an_erased_person_go,
     what_is_past_retention_leaves_the_lake_and_is_written_down,
@@ -454,6 +456,75 @@ async fn whatever_fails_and_whenever_each_pair_lies_in_one_part() {
         }
     }
     assert_eq!(lake.parts().await.len(), 2 * KINDS);
+}
+
+async fn what_a_killed_writer_stored_goes_and_what_a_running_one_stores_stays() {
+    let lake = Lake::filled(1).await;
+    let (pool, artifacts) = (&lake.bench.world.pool, &lake.bench.artifacts);
+    let let_go = async || {
+        let digests: Vec<String> =
+            sqlx::query_scalar("SELECT digest FROM lake_replaced").fetch_all(pool).await.unwrap();
+        digests.iter().map(|digest| digest.parse().unwrap()).collect::<Vec<Sha256Digest>>()
+    };
+    let count_there = async |objects: &[Sha256Digest]| {
+        let mut there = 0;
+        for object in objects {
+            there += usize::from(artifacts.exists(object).await.unwrap());
+        }
+        there
+    };
+    assert_eq!(let_go().await, [], "rows name all that was stored");
+    let end = lake.bench.log.end_positions(PREFERENCE_PAIRS).await.unwrap();
+    let more = lake.pairs.iter().take(5).cloned().map(another).zip(0..);
+    let published: Vec<_> = more.map(|(pair, key)| (key, avro::encode(&pair).unwrap())).collect();
+    let count = published.len();
+    lake.bench.publish(PREFERENCE_PAIRS, published).await;
+    let mut tail = lake.bench.log.tail(PREFERENCE_PAIRS, "test", end).await.unwrap();
+    let mut records = Vec::new();
+    while records.len() < count {
+        records.extend(tail.next(count, Duration::from_secs(1)).await.unwrap());
+    }
+    let mut writer = LakeWriter::new(Arc::clone(artifacts), config());
+
+    // It is killed before it writes the rows; later the same batch makes the same objects.
+    let stored_at = real_now();
+    writer.store(pool, &records).await.unwrap();
+    let orphans = let_go().await;
+    assert!(!orphans.is_empty());
+    let kept_for = Duration::from_secs(25 * 3600);
+    let (compactor, fence) = (lake.compactor(artifacts), lake.lead().await);
+    let sweep = async |now: Timestamp| compactor.compact(&fence, now).await.unwrap().objects_removed;
+    sweep(stored_at + kept_for - Duration::from_secs(60)).await;
+    assert_eq!(count_there(&orphans).await, orphans.len());
+    let removed = sweep(real_now() + kept_for).await;
+    assert!(removed >= orphans.len() as u64, "{removed}");
+    assert_eq!(count_there(&orphans).await, 0);
+    lake.holds(&lake.pairs).await;
+
+    // One that is slow beyond all measure, and is swept up behind, does not write rows without objects.
+    writer.store(pool, &records).await.unwrap();
+    assert_eq!(count_there(&orphans).await, orphans.len());
+    sweep(real_now() + kept_for).await;
+    let mut transaction = migrations::begin_write(pool).await.unwrap();
+    let refused = writer.write(&mut transaction, &records).await.unwrap_err();
+    assert!(matches!(refused, SinkError::Lake(LakeError::ObjectGone { .. })), "{refused}");
+    transaction.rollback().await.unwrap();
+    lake.holds(&lake.pairs).await;
+
+    // The store fails while it removes; nobody counts on the object until it is done.
+    writer.store(pool, &records).await.unwrap();
+    let failing: Arc<dyn ArtifactStore> =
+        Arc::new(Failing { inner: Arc::clone(artifacts), left: AtomicI64::new(0), behind: false });
+    assert!(lake.compactor(&failing).compact(&fence, real_now() + kept_for).await.is_err());
+    let refused = writer.store(pool, &records).await.unwrap_err();
+    assert!(matches!(refused, SinkError::Lake(LakeError::ObjectGone { .. })), "{refused}");
+    sweep(real_now() + kept_for).await;
+    writer.store(pool, &records).await.unwrap();
+    let mut transaction = migrations::begin_write(pool).await.unwrap();
+    writer.write(&mut transaction, &records).await.unwrap();
+    migrations::commit(transaction).await.unwrap();
+    sweep(real_now() + kept_for).await;
+    assert_eq!(count_there(&orphans).await, orphans.len());
 }
 
 async fn a_former_leader_changes_nothing() {

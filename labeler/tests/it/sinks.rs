@@ -195,8 +195,8 @@ impl Sink for Failing {
         self.inner.limits()
     }
 
-    async fn store(&mut self, records: &[bus::CommittedRecord]) -> Result<(), SinkError> {
-        self.inner.store(records).await
+    async fn store(&mut self, pool: &sqlx::AnyPool, records: &[bus::CommittedRecord]) -> Result<(), SinkError> {
+        self.inner.store(pool, records).await
     }
 
     async fn write(

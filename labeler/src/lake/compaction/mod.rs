@@ -5,15 +5,17 @@
 //! unreadable under whoever reads it; no data set changes.
 //!
 //! 1. The parts of a job are read and verified. One that cannot be used, or that a newer release wrote, is left alone.
-//! 2. What was read is encoded anew, and its objects are stored. Until a row names them they are garbage; the same job
-//!    done again makes the same bytes, which is the same object.
+//! 2. What was read is encoded anew, and its objects are stored. Until a row names them they are garbage, and written down
+//!    as such before they are stored, as are those of the sink; the same job done again makes the same bytes, which is the
+//!    same object.
 //! 3. In one transaction, behind the fence of the lease, the old rows go and the new ones come. Every old row must be
 //!    the one that was listed, or nothing happens. A reader lists all rows in one statement and so sees each pair once.
 //!    Whoever led before and wakes up now is refused by the fence.
 //! 4. The old objects are written down in that transaction and removed [`CompactionConfig::keep_replaced_hours`] later:
 //!    whoever listed them before goes on reading them until then, and lists again should they be gone. An object is
-//!    removed first and forgotten afterwards, and never while a row names it. No row comes to name it again: what is
-//!    written of its pairs later has a higher generation, and so other bytes.
+//!    claimed first, in a transaction that makes sure that no row names it, then removed, and forgotten afterwards. Whoever
+//!    is about to store the same bytes writes them down anew, before the claim, or is refused until they are forgotten. A row
+//!    that comes so late that its object was claimed is refused, too: it is stored again.
 //!
 //! A process may end, or an activation be dropped, at each of these points; the next one goes on from the rows. A data
 //! set is named by its pairs and their content, which are copied as they are; that they lie elsewhere changes no digest.
@@ -157,7 +159,7 @@ impl Compactor {
             Reason::Merge | Reason::Split | Reason::Erase => {}
         }
         let encoded = self.encode(&parts, pairs, erasures).await?;
-        let made = store_objects(&self.artifacts, encoded).await?;
+        let made = store_objects(&self.artifacts, &self.pool, encoded, work.now).await?;
         migrations::retried(|| self.replace(work, &parts, &made)).await?;
         let count = |parts: &[LakePart]| u64::try_from(parts.len()).unwrap_or(u64::MAX);
         done.parts_replaced += count(&parts);
@@ -247,13 +249,29 @@ impl Compactor {
                 return Ok(());
             }
             for object in objects {
-                if !rows::is_named(&self.pool, &object).await? && self.artifacts.remove(&object).await? {
+                if self.remove(&object, until).await? {
                     done.objects_removed += 1;
                     counter!("flywheel_labeler_lake_objects_removed_total").increment(1);
                 }
-                rows::forget_replaced(&self.pool, &object).await?;
             }
         }
+    }
+
+    /// Removes an object that was let go before `until`, unless a row names it. Whether there was one.
+    async fn remove(&self, object: &Sha256Digest, until: Timestamp) -> Result<bool, LakeError> {
+        if !migrations::retried(|| self.claim(object, until)).await? {
+            return Ok(false);
+        }
+        let removed = self.artifacts.remove(object).await?;
+        rows::forget(&self.pool, object).await?;
+        Ok(removed)
+    }
+
+    async fn claim(&self, object: &Sha256Digest, until: Timestamp) -> Result<bool, LakeError> {
+        let mut transaction = migrations::begin_write(&self.pool).await?;
+        let claimed = rows::claim(&mut transaction, object, until).await?;
+        migrations::commit(transaction).await?;
+        Ok(claimed)
     }
 }
 
