@@ -88,7 +88,7 @@ impl Row {
             Meaning::Escapes => Self::Dismissed,
             Meaning::MissesHelp => Self::Missed,
             Meaning::WantsNothing => Self::SilenceConfirmed,
-            Meaning::Ignores | Meaning::Overlooks | Meaning::Pastes => Self::NoLabel,
+            Meaning::Ignores | Meaning::Overlooks | Meaning::Pastes | Meaning::ChecksOut => Self::NoLabel,
         }
     }
 

@@ -10,6 +10,9 @@ use std::ops::Range;
 
 /// Characters that are typed between two reports: fewest and most.
 const STROKE_CHARACTERS: (usize, usize) = (3, 8);
+/// The largest document that is reported whole: a report, which holds it before and after, may be 64 KiB large. Of a
+/// larger one the change is reported.
+const WHOLE_DOCUMENT_BYTES: usize = 16 << 10;
 
 /// See the head of this module.
 pub(super) struct Desk<'d> {
@@ -19,12 +22,15 @@ pub(super) struct Desk<'d> {
     window: Range<usize>,
     reported: Vec<Reported>,
     now_ms: u64,
+    /// Whether the client reports each edit as one of the whole document.
+    pub(super) reports_whole: bool,
     pub(super) dice: &'d mut Dice,
 }
 
 impl<'d> Desk<'d> {
     pub(super) fn new(text: &str, sites: Vec<Range<usize>>, window: Range<usize>, dice: &'d mut Dice) -> Self {
-        Self { text: text.to_owned(), sites, window, reported: Vec::new(), now_ms: SHOWN_AT_MS, dice }
+        let (text, reported) = (text.to_owned(), Vec::new());
+        Self { text, sites, window, reported, now_ms: SHOWN_AT_MS, reports_whole: false, dice }
     }
 
     /// Where an action's place is now.
@@ -55,7 +61,17 @@ impl<'d> Desk<'d> {
 
     /// Replaces a range of the text as it is now. What is written at the border of a place belongs to it.
     pub(super) fn replace(&mut self, range: Range<usize>, new_text: &str, origin: Origin, by_another_tool: bool) {
+        self.change(range, new_text, origin, by_another_tool, self.reports_whole);
+    }
+
+    /// Version control writes the file anew, with this one change in it.
+    pub(super) fn check_out(&mut self, range: Range<usize>, new_text: &str) {
+        self.change(range, new_text, Origin::External, false, true);
+    }
+
+    fn change(&mut self, range: Range<usize>, new_text: &str, origin: Origin, by_another_tool: bool, is_whole: bool) {
         let Some(old_text) = self.text.get(range.clone()).map(str::to_owned) else { return };
+        let before = is_whole.then(|| self.text.clone()).filter(|before| before.len() <= WHOLE_DOCUMENT_BYTES);
         self.text.replace_range(range.clone(), new_text);
         for place in self.sites.iter_mut().chain(std::iter::once(&mut self.window)) {
             if place.start <= range.start && range.end <= place.end {
@@ -66,8 +82,16 @@ impl<'d> Desk<'d> {
                 place.end = place.start + length;
             }
         }
-        let range = ByteRange::new(range.start as u64, range.end as u64);
-        let kind = ClientActionKind::Edited { range, old_text, new_text: new_text.to_owned(), origin };
+        let kind = match before.filter(|_| self.text.len() <= WHOLE_DOCUMENT_BYTES) {
+            Some(before) => {
+                let range = ByteRange::new(0, before.len() as u64);
+                ClientActionKind::Edited { range, old_text: before, new_text: self.text.clone(), origin }
+            }
+            None => {
+                let range = ByteRange::new(range.start as u64, range.end as u64);
+                ClientActionKind::Edited { range, old_text, new_text: new_text.to_owned(), origin }
+            }
+        };
         self.reported.push(Reported { action: ClientAction { at_ms: self.now_ms, kind }, by_another_tool });
     }
 

@@ -38,11 +38,13 @@ pub enum Meaning {
     MissesHelp,
     /// Nothing was shown, and nothing was wanted.
     WantsNothing,
+    /// Esc, then version control puts the file into another state, with other text there: nobody knows whose.
+    ChecksOut,
 }
 
 impl Meaning {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Keeps,
         Self::ModifiesPart,
         Self::RewritesLaterStep,
@@ -59,6 +61,7 @@ impl Meaning {
         Self::Pastes,
         Self::MissesHelp,
         Self::WantsNothing,
+        Self::ChecksOut,
     ];
 
     /// What the design's table says of it; none: there must be no label.
@@ -75,7 +78,7 @@ impl Meaning {
             Self::Escapes => Some(PairReason::Dismissed),
             Self::MissesHelp => Some(PairReason::Missed),
             Self::WantsNothing => Some(PairReason::SilenceConfirmed),
-            Self::Ignores | Self::Overlooks | Self::Pastes => None,
+            Self::Ignores | Self::Overlooks | Self::Pastes | Self::ChecksOut => None,
         }
     }
 

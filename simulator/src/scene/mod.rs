@@ -48,13 +48,26 @@ pub struct Disturbances {
     pub other_suggestion: f64,
     /// Something is typed outside the window, or behind what was accepted and stays, and undone.
     pub undo: f64,
+    /// Version control writes another state of the file, which differs far from every proposed place.
+    pub checkout: f64,
+    /// The client reports every edit as one of the whole document.
+    pub whole_documents: f64,
 }
 
 impl Disturbances {
     /// Each in every fourth opportunity or so.
     #[must_use]
     pub fn busy() -> Self {
-        Self { elsewhere: 0.25, far_in_window: 0.25, formatter: 0.25, paste: 0.2, other_suggestion: 0.2, undo: 0.2 }
+        Self {
+            elsewhere: 0.25,
+            far_in_window: 0.25,
+            formatter: 0.25,
+            paste: 0.2,
+            other_suggestion: 0.2,
+            undo: 0.2,
+            checkout: 0.2,
+            whole_documents: 0.25,
+        }
     }
 }
 
@@ -288,6 +301,7 @@ struct Play<'p> {
 impl Play<'_> {
     fn run(mut self, context: EditContext, document: &str) -> Option<Scene> {
         let mut decision = Decision::Shown;
+        self.desk.reports_whole = self.desk.dice.chance(self.settings.disturbances.whole_documents);
         let is_disturbed_first = self.desk.dice.chance(0.5);
         if self.meaning.is_of_silence() {
             // What is withheld had been proposed; nobody saw it.
@@ -403,6 +417,11 @@ impl Play<'_> {
                 self.desk.wait(STROKE_MS);
                 self.desk.replace(self.desk.site(0), other, Origin::Paste, false);
             }
+            Meaning::ChecksOut => {
+                self.dismiss(0);
+                self.desk.wait(STROKE_MS);
+                self.desk.check_out(self.desk.site(0), other);
+            }
             Meaning::MissesHelp => {
                 self.types_instead(0, other);
                 self.mean_with(0, 1, other);
@@ -499,8 +518,8 @@ impl Play<'_> {
     /// What happens besides, before or after what is meant is done; all of it is drawn before any of it is done.
     fn disturb(&mut self, is_after: bool) {
         let rates = self.settings.disturbances;
-        let [elsewhere, far_in_window, paste, other_suggestion, undo] =
-            [rates.elsewhere, rates.far_in_window, rates.paste, rates.other_suggestion, rates.undo]
+        let [elsewhere, far_in_window, paste, other_suggestion, undo, checkout] =
+            [rates.elsewhere, rates.far_in_window, rates.paste, rates.other_suggestion, rates.undo, rates.checkout]
                 .map(|rate| self.desk.dice.chance(rate));
         let stays = matches!(self.meaning, Meaning::Keeps | Meaning::ModifiesPart | Meaning::Stops);
         let is_behind_accepted = undo && is_after && stays && self.desk.dice.chance(0.5);
@@ -521,6 +540,10 @@ impl Play<'_> {
                 self.desk.replace(place..place, &text, origin, origin == Origin::Suggestion);
                 self.desk.wait(STROKE_MS);
             }
+        }
+        if checkout && let Some(place) = self.quiet_place(may_be_inside) {
+            self.desk.check_out(place..place, &text);
+            self.desk.wait(STROKE_MS);
         }
         let place = if is_behind_accepted {
             Some(self.desk.site(0).end)
