@@ -186,6 +186,7 @@ struct Turn<'a> {
 impl Turn<'_> {
     fn record(&self, record: &CommittedRecord, event: CleanEvent, context: &mut dyn StepContext) -> Result<(), Stop> {
         let header = &event.header;
+        // Nothing is known of what it reported, be it an edit or an Esc, so that its number stays missing.
         if event.disposition != Disposition::Clean {
             return Ok(());
         }

@@ -198,6 +198,23 @@ async fn behind_a_missing_report_nothing_is_kept_that_nobody_looked_at() {
 }
 
 #[tokio::test]
+async fn what_was_filtered_or_erased_on_its_way_is_a_missing_report() {
+    for ends_as in [CleanEvent::filtered, CleanEvent::erased] {
+        let (world, mut editor) = editor(96).await;
+        let action = editor.action("get_name", 0, "fetch_name");
+        let served = editor.ask(Decision::Shown, vec![action]);
+        editor.shown(&served, 1).wait(900).dismissed(&served, 0).wait(1_000).types("get_name", 0, "lo");
+        let letter = last_event(&mut editor, 0);
+        *letter = ends_as(letter.header.clone(), "late");
+        // The rest of the word still fits somewhere.
+        let end = editor.document.find("lo(user)").unwrap() + "lo".len();
+        editor.wait(100).edit(end, end, "ad_name", Origin::Typed, None).wait(12_000).end();
+        let (pairs, outcomes) = label(&world, &editor).await;
+        assert_eq!((pairs.len(), outcomes.len()), (0, 1));
+    }
+}
+
+#[tokio::test]
 async fn what_a_newer_client_reports_beside_is_no_missing_report() {
     for is_lost in [false, true] {
         let (world, mut editor) = editor(95).await;
