@@ -88,6 +88,31 @@ impl KeptBefore {
     }
 }
 
+/// What is aligned where only a parser tells what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Item<'a> {
+    /// The text of a token.
+    Text(&'a str),
+    /// How many blocks deeper the next token lies than the one before, where blocks are told by indentation. By so many
+    /// and not at which depth: whoever puts all of it into another block changes nothing of it.
+    Deeper(i64),
+}
+
+/// The tokens of a text, and between them where a block begins or ends for which no token stands.
+fn items<'a>(language: &str, text: &'a str) -> Vec<Item<'a>> {
+    let mut depth = 0;
+    let mut items = Vec::new();
+    for token in lexing::tokens(language, text) {
+        let deeper = i64::from(token.depth) - depth;
+        if deeper != 0 {
+            items.push(Item::Deeper(deeper));
+        }
+        depth = i64::from(token.depth);
+        items.push(Item::Text(&text[token.range]));
+    }
+    items
+}
+
 /// What stands in `now` of the step from `before` to `suggested`. `at_accept` is the text right after Tab; several when
 /// the developer changed it between one Tab and the next. None when Tab brought nothing of the step.
 #[must_use]
@@ -96,19 +121,29 @@ pub fn kept(language: &str, before: &str, suggested: &str, at_accept: &[impl AsR
     let is_space_only = before != suggested && lexing::is_as_solid(before, suggested);
     let at_accept = at_accept.iter().map(AsRef::as_ref);
     let all: Vec<&str> = [before, suggested, now].into_iter().chain(at_accept).collect();
-    let all: Vec<Vec<&str>> = if is_space_only {
-        let tokens = |text: &str| lexing::tokens(language, text);
-        all.iter().map(|text| tokens(text).into_iter().map(|token| &text[token.range]).collect()).collect()
-    } else {
-        changed_lines(&all).into_iter().map(lexing::words).collect()
-    };
-    let [before, suggested, now, texts @ ..] = all.as_slice() else { return None };
+    if is_space_only {
+        let all: Vec<Vec<Item<'_>>> = all.iter().map(|text| items(language, text)).collect();
+        let length = |item: &Item<'_>| match item {
+            Item::Text(text) => text.chars().count(),
+            Item::Deeper(_) => 0,
+        };
+        return kept_of(&all, length);
+    }
+    let all: Vec<Vec<&str>> = changed_lines(&all).into_iter().map(lexing::words).collect();
+    kept_of(&all, |text| text.chars().count())
+}
+
+/// [`kept`] of what was there before, what was suggested, what is there now, and what stood there right after each Tab.
+/// `length` is how many characters an item is.
+fn kept_of<T: Eq + Hash>(all: &[Vec<T>], length: impl Fn(&T) -> usize) -> Option<Kept> {
+    let characters = |items: &[T], indices: &[usize]| indices.iter().map(|index| length(&items[*index])).sum::<usize>();
+    let [before, suggested, now, texts @ ..] = all else { return None };
     let accepted = texts.last()?;
     let unchanged = common_subsequence(before, suggested);
     let written = unmatched(suggested.len(), unchanged.iter().map(|pair| pair.1));
     if written.is_empty() {
         let removed = unmatched(before.len(), unchanged.iter().map(|pair| pair.0));
-        return still_gone(before, &removed, accepted, now);
+        return still_gone([before, accepted, now], &removed, characters);
     }
     let mut arrived = vec![false; suggested.len()];
     for text in texts {
@@ -140,8 +175,12 @@ pub fn kept(language: &str, before: &str, suggested: &str, at_accept: &[impl AsR
 }
 
 /// A mere deletion: what it removed, as far as it was gone right after Tab.
-fn still_gone(before: &[&str], removed: &[usize], accepted: &[&str], now: &[&str]) -> Option<Kept> {
-    let gone_from = |text: &[&str]| {
+fn still_gone<T: Eq + Hash>(
+    [before, accepted, now]: [&[T]; 3],
+    removed: &[usize],
+    characters: impl Fn(&[T], &[usize]) -> usize,
+) -> Option<Kept> {
+    let gone_from = |text: &[T]| {
         let mut gone = vec![true; before.len()];
         for (index, _) in common_subsequence(before, text) {
             gone[index] = false;
@@ -341,10 +380,6 @@ fn unmatched(length: usize, matched: impl Iterator<Item = usize>) -> Vec<usize> 
     (0..length).filter(|index| free[*index]).collect()
 }
 
-fn characters(texts: &[&str], indices: &[usize]) -> usize {
-    indices.iter().map(|index| texts[*index].chars().count()).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,6 +416,26 @@ mod tests {
             assert_eq!((kept.accepted_characters, kept.standing_permille()), (0, permille), "{now:?}");
             assert_eq!(kept.at_least_half(), permille > 0, "{now:?}");
         }
+    }
+
+    #[test]
+    fn an_indentation_that_makes_another_block_is_gone_when_it_is_undone() {
+        let (inside, behind) = ("if a:\n    f()\n    g(b)\nh()\n", "if a:\n    f()\ng(b)\nh()\n");
+        for (before, accepted) in [(inside, behind), (behind, inside)] {
+            let kept = |now: &str| {
+                let kept = after("python", before, accepted, now);
+                assert_eq!((kept.kept_characters, kept.accepted_characters), (0, 0), "{now:?}");
+                (kept.at_least_half(), kept.standing_permille())
+            };
+            assert_eq!(kept(accepted), (true, 1000));
+            assert_eq!(kept(&accepted.replace("    ", "  ").replace("f()", "f( )")), (true, 1000));
+            let wrapped = format!("with c:\n    {}\n", accepted.trim_end().replace('\n', "\n    "));
+            assert_eq!(kept(&wrapped), (true, 1000));
+            assert_eq!(kept(before), (false, 0));
+        }
+        // What is no change of blocks stands, whatever a formatter makes of it.
+        let (before, accepted) = ("f(a, b)\n", "f(\n    a, b\n)\n");
+        assert!(after("python", before, accepted, before).intact);
     }
 
     #[test]
