@@ -148,7 +148,7 @@ impl Trial {
     }
 }
 
-const NAMES: [(&str, &str); 21] = [
+const NAMES: [(&str, &str); 22] = [
     (
         "demo",
         "the claim over seeds, with and without placebo, beside \"repeat the last substitution\"; wall time, turn time",

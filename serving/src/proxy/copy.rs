@@ -111,7 +111,7 @@ mod tests {
         };
         let first = copy(&[b"abc", b"", b"def"], 6).unwrap();
         assert_eq!((first.bytes(), budget.held()), (&b"abcdef"[..], 6));
-        assert_eq!(copy(&[b"abc", b"def", b"g"], 6).err(), Some(Missed::TooLarge));
+        assert_eq!(copy(&[b"abc", b"d"], 3).err(), Some(Missed::TooLarge));
         assert_eq!(copy(&[b"ab", b"cde"], 6).err(), Some(Missed::Memory));
         assert_eq!(budget.held(), 6);
         drop(first);

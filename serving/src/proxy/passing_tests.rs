@@ -182,7 +182,8 @@ async fn a_stream_passes_piece_by_piece_over_both_protocols() {
             assert_eq!(body.next().await.unwrap().unwrap(), "data: 1\n\n");
             told.notify_one();
             assert_eq!(body.next().await.unwrap().unwrap(), "data: 2\n\n");
-            assert!(body.next().await.is_none());
+            let more = body.next().await;
+            assert!(more.is_none(), "{more:?}");
         }
     }
 }
