@@ -5,6 +5,7 @@ mod adopt;
 mod backend;
 mod checkpoint;
 mod config;
+mod continuation;
 mod directory;
 mod draft;
 mod error;
@@ -21,6 +22,7 @@ pub mod export;
 
 pub use backend::{CpuBackend, Device, NetworkBackend};
 pub use config::{Family, ModelConfig, RopeParameters, TokenIds};
+pub use continuation::Continuation;
 pub use directory::{MANIFEST_FILE, ModelManifest};
 pub use error::ModelError;
 pub use gguf::{GgufModelSummary, GgufSummary, GgufWeights};

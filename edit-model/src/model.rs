@@ -14,7 +14,7 @@ use crate::config::ModelConfig;
 use crate::dialect::{AnswerParser, MAX_ANSWER_TOKENS, ParsedToken, encode_prompt};
 use crate::draft::Drafter;
 use crate::error::ModelError;
-use crate::network::{KeyValueCache, Network, ReadBuffers};
+use crate::network::{KeyValueCache, Network, ReadBuffers, Reading};
 use crate::prefix::PrefixCache;
 use crate::tokenizer::CodeTokenizer;
 
@@ -182,7 +182,11 @@ impl EditModel {
     }
 
     /// What reading `tokens` left, how many of them were known, and the logits of the next token.
-    fn read_prompt(&self, tenant: &str, tokens: &[u32]) -> Result<(KeyValueCache, usize, Vec<f32>), ModelError> {
+    pub(crate) fn read_prompt(
+        &self,
+        tenant: &str,
+        tokens: &[u32],
+    ) -> Result<(KeyValueCache, usize, Vec<f32>), ModelError> {
         let known = self.prefixes.as_ref().and_then(|prefixes| prefixes.longest(tenant, tokens, Instant::now()));
         let mut cache = known.unwrap_or_else(|| self.network.empty_cache());
         let reused = cache.len();
@@ -193,6 +197,11 @@ impl EditModel {
             prefixes.keep(tenant, tokens, &cache, Instant::now());
         }
         Ok((cache, reused, logits))
+    }
+
+    /// Reads written tokens of several sequences in one pass; the logits behind each, a row each.
+    pub(crate) fn read_tokens(&self, readings: &mut [Reading<'_>]) -> Result<Vec<f32>, ModelError> {
+        BUFFERS.with_borrow_mut(|buffers| self.network.read_tokens(&self.weights, readings, buffers))
     }
 
     /// Answers `context`. Every action is handed to `on_action` as soon as it is complete; `cancelled` is asked before
@@ -289,8 +298,7 @@ impl EditModel {
                 let drafted = drafter.draft(options.draft_tokens.min(room).min(left));
                 completion.drafted_tokens += drafted.len();
                 let tokens: Vec<u32> = std::iter::once(token).chain(drafted).collect();
-                let rows = BUFFERS
-                    .with_borrow_mut(|buffers| self.network.read_tokens(&self.weights, &tokens, &mut cache, buffers))?;
+                let rows = self.read_tokens(&mut [Reading { tokens: &tokens, cache: &mut cache }])?;
                 ahead = Ahead { tokens, rows, row: 0 };
             }
             log_probabilities.copy_from_slice(ahead.logits());
@@ -329,7 +337,7 @@ impl Ahead {
 }
 
 /// The permitted token with the greatest logit. The grammar is asked only about tokens that would win.
-fn likeliest(logits: &[f32], permitted: impl Fn(u32) -> bool) -> Option<u32> {
+pub(crate) fn likeliest(logits: &[f32], permitted: impl Fn(u32) -> bool) -> Option<u32> {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     let value = |token: &u32| logits.get(*token as usize).copied().unwrap_or(f32::NEG_INFINITY);
     let mut end = order.len();

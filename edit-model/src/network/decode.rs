@@ -1,9 +1,11 @@
-//! Cached decoding: the prompt in one batch of products, then a token, or a few, at a time.
+//! Cached decoding: the prompt in one batch of products, then a token, or a few, at a time; of one sequence, or of several
+//! in one pass over the weights.
 //!
 //! Keys and values of a token depend on it and on the tokens before it alone, and every row of a product is computed in
 //! the same order whatever rows stand beside it. So a prompt read in two parts leaves the bits that it leaves when it is
-//! read at once, and the same holds for tokens read one by one or together. The two kinds of reading differ from each
-//! other in the last bits, as their products do: what one wrote is not to be taken for what the other would write.
+//! read at once, and the same holds for tokens read one by one or together, and for sequences read alone or beside others.
+//! The two kinds of reading differ from each other in the last bits, as their products do: what one wrote is not to be
+//! taken for what the other would write.
 
 use super::attention::QUERY_BLOCK;
 use super::matmul::{MatrixView, multiply, multiply_vectors};
@@ -46,6 +48,15 @@ impl KeyValueCache {
     pub(crate) fn bytes(&self) -> usize {
         self.rows.iter().map(|rows| rows.len() * size_of::<f32>()).sum()
     }
+}
+
+/// What is to be read of one sequence.
+#[derive(Debug)]
+pub(crate) struct Reading<'a> {
+    /// At least one.
+    pub(crate) tokens: &'a [u32],
+    /// What the tokens before them left; theirs is put behind it.
+    pub(crate) cache: &'a mut KeyValueCache,
 }
 
 /// Reusable memory of reading.
@@ -123,40 +134,40 @@ impl Network {
         cache: &mut KeyValueCache,
         buffers: &mut ReadBuffers,
     ) -> Result<Vec<f32>, ModelError> {
-        self.read(Rows::Together, weights, tokens, cache, buffers)?;
+        self.read(Rows::Together, weights, &mut [Reading { tokens, cache }], buffers)?;
         // Only what follows the last one is asked for.
         buffers.stream.drain(..(tokens.len() - 1) * self.config.hidden_size);
         Ok(self.logits(weights, buffers))
     }
 
-    /// Reads written tokens behind those in `cache`, and returns the logits of the next token behind each of them, a row
-    /// each. However many are read together, every row is what it is when they are read one by one.
+    /// Reads written tokens of several sequences in one pass over the weights, and returns the logits of the next token
+    /// behind each of them, a row each, sequence by sequence. However many tokens and sequences are read together, every row
+    /// is what it is when they are read one by one. When one of `readings` cannot be read, none is.
     pub(crate) fn read_tokens(
         &self,
         weights: &[f32],
-        tokens: &[u32],
-        cache: &mut KeyValueCache,
+        readings: &mut [Reading<'_>],
         buffers: &mut ReadBuffers,
     ) -> Result<Vec<f32>, ModelError> {
-        self.read(Rows::Alone, weights, tokens, cache, buffers)?;
+        self.read(Rows::Alone, weights, readings, buffers)?;
         Ok(self.logits(weights, buffers))
     }
 
-    /// Takes tokens through all layers; what they leave is in the stream and in `cache`.
+    /// Takes tokens through all layers; what they leave is in the stream and in their caches.
     fn read(
         &self,
         reading: Rows,
         weights: &[f32],
-        tokens: &[u32],
-        cache: &mut KeyValueCache,
+        readings: &mut [Reading<'_>],
         buffers: &mut ReadBuffers,
     ) -> Result<(), ModelError> {
-        self.embed(weights, tokens, cache, buffers)?;
+        self.embed(weights, readings, buffers)?;
         let (width, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let (query, _, row) = self.attention_widths();
         let epsilon = self.config.rms_norm_eps as f32;
-        let count = tokens.len();
-        for (layer, rows) in self.layout.layers.iter().zip(&mut cache.rows) {
+        let count = buffers.positions.len();
+        sized(&mut buffers.attended, count * query);
+        for (index, layer) in self.layout.layers.iter().enumerate() {
             vector::normalize_rows(
                 &buffers.stream,
                 &weights[layer.attention_norm.clone()],
@@ -166,10 +177,18 @@ impl Network {
             );
             let products = sized(&mut buffers.query_key_value, count * row);
             reading.multiply(&weights[layer.query_key_value.clone()], &buffers.normalized, width, products);
-            self.place(weights, layer, buffers, rows);
-            match reading {
-                Rows::Together => self.attend_in_blocks(buffers, rows, cache.length, count),
-                Rows::Alone => self.attend_one_by_one(buffers, rows, cache.length, count),
+            self.place(weights, layer, buffers);
+            let mut first = 0;
+            for Reading { tokens, cache } in readings.iter_mut() {
+                let rows = &mut cache.rows[index];
+                for read in buffers.query_key_value[first * row..].chunks_exact(row).take(tokens.len()) {
+                    rows.extend_from_slice(&read[query..]);
+                }
+                match reading {
+                    Rows::Together => self.attend_in_blocks(buffers, rows, cache.length, first, tokens.len()),
+                    Rows::Alone => self.attend_one_by_one(buffers, rows, cache.length, first, tokens.len()),
+                }
+                first += tokens.len();
             }
             let output = &weights[layer.attention_output.clone()];
             reading.add_product(output, &buffers.attended, query, &mut buffers.stream, &mut buffers.normalized);
@@ -189,38 +208,37 @@ impl Network {
             let down = &weights[layer.down.clone()];
             reading.add_product(down, &buffers.activated, inner, &mut buffers.stream, &mut buffers.normalized);
         }
-        cache.length += count;
+        for Reading { tokens, cache } in readings {
+            cache.length += tokens.len();
+        }
         Ok(())
     }
 
-    /// Checks `tokens` and puts their embeddings into the stream.
-    fn embed(
-        &self,
-        weights: &[f32],
-        tokens: &[u32],
-        cache: &KeyValueCache,
-        buffers: &mut ReadBuffers,
-    ) -> Result<(), ModelError> {
-        if weights.len() != self.layout.total || cache.rows.len() != self.layout.layers.len() {
-            return Err(ModelError::Sequence("the weights or the cache do not fit the architecture"));
-        }
-        let end = cache.length + tokens.len();
-        let is_known = |token: &u32| (*token as usize) < self.config.vocab_size;
-        if tokens.is_empty() || end > self.config.max_position_embeddings || !tokens.iter().all(is_known) {
-            return Err(ModelError::Sequence("nothing is to be read, the sequence is full or a token unknown"));
+    /// Checks the tokens of all `readings` and puts their embeddings into the stream.
+    fn embed(&self, weights: &[f32], readings: &[Reading<'_>], buffers: &mut ReadBuffers) -> Result<(), ModelError> {
+        buffers.positions.clear();
+        for Reading { tokens, cache } in readings {
+            if weights.len() != self.layout.total || cache.rows.len() != self.layout.layers.len() {
+                return Err(ModelError::Sequence("the weights or the cache do not fit the architecture"));
+            }
+            let end = cache.length + tokens.len();
+            let is_known = |token: &u32| (*token as usize) < self.config.vocab_size;
+            if tokens.is_empty() || end > self.config.max_position_embeddings || !tokens.iter().all(is_known) {
+                return Err(ModelError::Sequence("nothing is to be read, the sequence is full or a token unknown"));
+            }
+            buffers.positions.extend(cache.length as u32..end as u32);
         }
         let width = self.config.hidden_size;
-        buffers.positions.clear();
-        buffers.positions.extend(cache.length as u32..end as u32);
-        let stream = sized(&mut buffers.stream, tokens.len() * width);
+        let stream = sized(&mut buffers.stream, buffers.positions.len() * width);
+        let tokens = readings.iter().flat_map(|reading| reading.tokens);
         for (row, token) in stream.chunks_exact_mut(width).zip(tokens) {
             row.copy_from_slice(&weights[self.layout.embedding.clone()][*token as usize * width..][..width]);
         }
         Ok(())
     }
 
-    /// Makes queries, keys and values of the products in `query_key_value`, and puts keys and values behind `rows`.
-    fn place(&self, weights: &[f32], layer: &LayerLayout, buffers: &mut ReadBuffers, rows: &mut Vec<f32>) {
+    /// Makes queries, keys and values of the products in `query_key_value`.
+    fn place(&self, weights: &[f32], layer: &LayerLayout, buffers: &mut ReadBuffers) {
         let (query, key_value, row) = self.attention_widths();
         let count = buffers.positions.len();
         if !layer.query_key_value_bias.is_empty() {
@@ -236,18 +254,15 @@ impl Network {
             );
         }
         self.rotary.rotate(&mut buffers.query_key_value, row, query + key_value, &buffers.positions, 1.0);
-        for read in buffers.query_key_value.chunks_exact(row) {
-            rows.extend_from_slice(&read[query..]);
-        }
     }
 
-    /// Attention of the last `count` tokens over `rows`, which hold `start` tokens before them.
-    fn attend_in_blocks(&self, buffers: &mut ReadBuffers, rows: &[f32], start: usize, count: usize) {
+    /// Attention of the `count` tokens from `at` on, which are the last of their sequence, over its `rows`, which hold
+    /// `start` tokens before them.
+    fn attend_in_blocks(&self, buffers: &mut ReadBuffers, rows: &[f32], start: usize, at: usize, count: usize) {
         let (width, key_value, stride) = self.attention_widths();
         let (head, cached) = (self.config.head_size(), 2 * key_value);
         let length = start + count;
         let scale = 1.0 / (head as f32).sqrt();
-        sized(&mut buffers.attended, count * width);
         sized(&mut buffers.scores, QUERY_BLOCK.min(count) * length);
         for index in 0..self.config.num_attention_heads {
             let (query_start, key_start, value_start) = self.head_offsets(index);
@@ -258,7 +273,7 @@ impl Network {
                 // Later keys of the block get the weight zero, which adds nothing.
                 let visible = start + first + block_rows;
                 let block = &mut buffers.scores[..block_rows * length];
-                let queries = &buffers.query_key_value[first * stride + query_start..];
+                let queries = &buffers.query_key_value[(at + first) * stride + query_start..];
                 multiply(
                     MatrixView::strided(queries, block_rows, head, stride),
                     MatrixView::strided(key, visible, head, cached).transposed(),
@@ -271,7 +286,7 @@ impl Network {
                 multiply(
                     MatrixView::strided(block, block_rows, visible, length),
                     MatrixView::strided(value, visible, head, cached),
-                    &mut buffers.attended[first * width + index * head..],
+                    &mut buffers.attended[(at + first) * width + index * head..],
                     width,
                     1.0,
                     false,
@@ -281,21 +296,20 @@ impl Network {
     }
 
     /// The same for a few tokens, each on its own.
-    fn attend_one_by_one(&self, buffers: &mut ReadBuffers, rows: &[f32], start: usize, count: usize) {
+    fn attend_one_by_one(&self, buffers: &mut ReadBuffers, rows: &[f32], start: usize, at: usize, count: usize) {
         let (width, key_value, stride) = self.attention_widths();
         let head = self.config.head_size();
-        sized(&mut buffers.attended, count * width);
         for token in 0..count {
             let scores = sized(&mut buffers.scores, start + token + 1);
             for index in 0..self.config.num_attention_heads {
                 let (query_start, key_start, value_start) = self.head_offsets(index);
                 vector::attend_one(
-                    &buffers.query_key_value[token * stride + query_start..][..head],
+                    &buffers.query_key_value[(at + token) * stride + query_start..][..head],
                     &rows[key_start - width..],
                     &rows[value_start - width..],
                     2 * key_value,
                     scores,
-                    &mut buffers.attended[token * width + query_start..][..head],
+                    &mut buffers.attended[(at + token) * width + query_start..][..head],
                 );
             }
         }

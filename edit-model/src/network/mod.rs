@@ -11,7 +11,7 @@ mod matmul;
 mod parameters;
 mod vector;
 
-pub(crate) use decode::{KeyValueCache, ReadBuffers};
+pub(crate) use decode::{KeyValueCache, ReadBuffers, Reading};
 pub use parameters::NamedTensor;
 pub(crate) use parameters::{EMBEDDING, LayerLayout, Layout, OUTPUT, standard_normal};
 

@@ -103,6 +103,17 @@ fn assert_gradient(family: &str, network: &Network) {
     assert!(checked > 100);
 }
 
+/// Logits behind each of `tokens`, of one sequence.
+fn read_tokens(
+    network: &Network,
+    weights: &[f32],
+    tokens: &[u32],
+    cache: &mut KeyValueCache,
+    buffers: &mut ReadBuffers,
+) -> Vec<f32> {
+    network.read_tokens(weights, &mut [Reading { tokens, cache }], buffers).unwrap()
+}
+
 #[test]
 fn cached_decoding_agrees_with_the_batch() {
     for (family, network) in of_every_family() {
@@ -115,8 +126,7 @@ fn cached_decoding_agrees_with_the_batch() {
             for (got, want) in logits.iter().zip(&all[position * 37..]) {
                 assert!((got - want).abs() < 1e-4, "{family}: {got} {want}");
             }
-            logits =
-                network.read_tokens(&weights, &tokens[position + 1..position + 2], &mut cache, &mut buffers).unwrap();
+            logits = read_tokens(&network, &weights, &tokens[position + 1..position + 2], &mut cache, &mut buffers);
         }
     }
 }
@@ -158,9 +168,9 @@ proptest! {
             let (mut cache, mut buffers) = (network.empty_cache(), ReadBuffers::default());
             network.read_prompt(&weights, &prompt, &mut cache, &mut buffers).unwrap();
             let mut together = cache.clone();
-            let rows = network.read_tokens(&weights, &written, &mut together, &mut buffers).unwrap();
+            let rows = read_tokens(&network, &weights, &written, &mut together, &mut buffers);
             for (token, row) in written.iter().zip(rows.chunks_exact(37)) {
-                let alone = network.read_tokens(&weights, &[*token], &mut cache, &mut buffers).unwrap();
+                let alone = read_tokens(&network, &weights, &[*token], &mut cache, &mut buffers);
                 prop_assert_eq!(alone.as_slice(), row, "{}", family);
             }
             prop_assert_eq!(&together, &cache, "{}", family);
@@ -170,6 +180,65 @@ proptest! {
             prop_assert_eq!(&together, &cache.prefix(length), "{}", family);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sequences_read_together_are_the_sequences_read_one_by_one(
+        prompts in proptest::collection::vec(proptest::collection::vec(0_u32..41, 1..60), 1..6),
+        passes in proptest::collection::vec(proptest::collection::vec(0_usize..4, 6), 1..5),
+    ) {
+        for (family, network) in of_every_family() {
+            let weights = weights(&network, 9);
+            let mut buffers = ReadBuffers::default();
+            let mut alone: Vec<KeyValueCache> = prompts
+                .iter()
+                .map(|prompt| {
+                    let mut cache = network.empty_cache();
+                    network.read_prompt(&weights, prompt, &mut cache, &mut buffers).unwrap();
+                    cache
+                })
+                .collect();
+            let mut together = alone.clone();
+            for (number, counts) in passes.iter().enumerate() {
+                // Some read nothing in this pass, others a token or a few.
+                let tokens: Vec<Vec<u32>> = (0..prompts.len())
+                    .map(|sequence| (0..counts[sequence]).map(|place| ((number * 7 + sequence * 5 + place) % 37) as u32).collect())
+                    .collect();
+                let mut wanted = Vec::new();
+                for (tokens, cache) in tokens.iter().zip(&mut alone) {
+                    if !tokens.is_empty() {
+                        wanted.extend(read_tokens(&network, &weights, tokens, cache, &mut buffers));
+                    }
+                }
+                let mut readings: Vec<Reading<'_>> = tokens
+                    .iter()
+                    .zip(&mut together)
+                    .filter(|(tokens, _)| !tokens.is_empty())
+                    .map(|(tokens, cache)| Reading { tokens, cache })
+                    .collect();
+                let rows = network.read_tokens(&weights, &mut readings, &mut buffers).unwrap();
+                prop_assert_eq!(&rows, &wanted, "{}", family);
+                prop_assert_eq!(&together, &alone, "{}", family);
+            }
+        }
+    }
+}
+
+#[test]
+fn of_sequences_of_which_one_is_full_none_is_read() {
+    let network = tiny();
+    let weights = weights(&network, 10);
+    let mut buffers = ReadBuffers::default();
+    let (mut full, mut short) = (network.empty_cache(), network.empty_cache());
+    network.read_prompt(&weights, &[3; 128], &mut full, &mut buffers).unwrap();
+    network.read_prompt(&weights, &[4; 5], &mut short, &mut buffers).unwrap();
+    let before = short.clone();
+    let mut readings = [Reading { tokens: &[1], cache: &mut short }, Reading { tokens: &[2], cache: &mut full }];
+    assert!(network.read_tokens(&weights, &mut readings, &mut buffers).is_err());
+    assert_eq!(short, before);
 }
 
 /// Log p of all targets and the gradient, of batches that go through one after the other; and the rows that did.

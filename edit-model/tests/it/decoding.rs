@@ -123,6 +123,29 @@ fn some_guesses_are_right_and_some_are_wrong() {
     assert!(0 < kept && kept < drafted, "{kept} of {drafted}");
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn prompts_continued_together_are_the_prompts_continued_one_by_one(
+        which in 0_usize..4,
+        prompts in proptest::collection::vec(proptest::collection::vec(0_u32..200, 1..90), 1..6),
+        count in 1_usize..20,
+    ) {
+        let model = plain().get(which).unwrap_or_else(repetitive);
+        let written = |prompts: &[Vec<u32>]| -> Vec<Vec<u32>> {
+            let mut continuation = model.continuing(prompts).unwrap();
+            (0..count).map(|_| continuation.write().unwrap()).collect()
+        };
+        let together = written(&prompts);
+        for (place, prompt) in prompts.iter().enumerate() {
+            let alone: Vec<u32> = written(std::slice::from_ref(prompt)).concat();
+            let of_it: Vec<u32> = together.iter().map(|tokens| tokens[place]).collect();
+            prop_assert_eq!(of_it, alone);
+        }
+    }
+}
+
 #[test]
 fn other_weights_remember_nothing_of_these() {
     let first = plain()[0].clone().with_prefix_cache(PREFIX_BYTES, LIFETIME);
