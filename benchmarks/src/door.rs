@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use edit_model::{DecodeOptions, EditModel};
-use serde_json::Value;
 use service::clock::real_now;
 use simulator::driver::{DoorSettings, Doors, LoadReport, LoadSettings, quantile_of, run_load};
 use simulator::{DemoPlan, PlanSettings};
@@ -15,7 +14,7 @@ use simulator::{DemoPlan, PlanSettings};
 use crate::demo::binary;
 use crate::labeling::scenes::corpus;
 use crate::measurement::Measurement;
-use crate::memory::{own_peak, peak};
+use crate::memory::{apart, own_peak, peak};
 
 /// The hidden benchmark that is [`memory`]'s baseline.
 pub(crate) const ALONE: &str = "model-alone";
@@ -158,21 +157,9 @@ pub(crate) fn alone() -> anyhow::Result<Vec<Measurement>> {
     Ok(vec![Measurement::new("memory: peak of the model alone", own_peak()?, "MiB", note)])
 }
 
-fn peak_alone() -> anyhow::Result<f64> {
-    let directory = tempfile::tempdir()?;
-    let file = directory.path().join("alone.json");
-    let ran =
-        Command::new(std::env::current_exe()?).args([ALONE, "--json"]).arg(&file).stdout(Stdio::null()).status()?;
-    if !ran.success() {
-        bail!("the model alone could not be measured");
-    }
-    let measured: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-    measured.pointer("/0/ours").and_then(Value::as_f64).context("the model alone told no peak")
-}
-
 /// Peak resident memory of the whole platform in one process.
 pub(crate) fn memory() -> anyhow::Result<Vec<Measurement>> {
-    let baseline = peak_alone()?;
+    let baseline = apart(ALONE)?;
     let up = start()?;
     let report = load(&up)?;
     let note = format!(

@@ -14,6 +14,7 @@ mod log;
 mod measurement;
 mod memorisation;
 mod memory;
+mod peers;
 #[cfg(feature = "production")]
 mod platform;
 mod propagation;
@@ -182,7 +183,7 @@ const NAMES: [(&str, &str); 22] = [
     ("latency", "first-action latency of `up` under load: P50, P90, P99, beside the same model asked in process"),
     (
         "decode",
-        "a prompt after a keystroke beside the whole prompt; tokens/s with guesses beside one by one; base model",
+        "tokens/s, first action and memory beside llama.cpp; a prompt after a keystroke, guesses, beside going without",
     ),
     (
         "memorisation",
@@ -242,6 +243,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "faults" => faults::measure(arguments.kills, arguments.fault_seed)?,
         // Not listed: the baseline of `memory`, which has to be a process of its own.
         door::ALONE => door::alone()?,
+        // Nor is this: a peak of `decode`, for the same reason.
+        decode::ALONE => decode::alone()?,
         #[cfg(feature = "production")]
         "rates" => kafka::rates::measure(&arguments.sizes)?,
         #[cfg(feature = "production")]

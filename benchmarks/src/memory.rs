@@ -1,8 +1,10 @@
 //! What the system's process table says of the memory of processes.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use serde_json::Value;
 
 /// Of this process.
 const OURS: &str = "/proc/self/status";
@@ -20,6 +22,19 @@ pub(crate) fn own_resident() -> anyhow::Result<f64> {
 /// The most that a process has had in memory, MiB; `file` is what `/proc/ID/status` said of it.
 pub(crate) fn peak(file: &Path) -> anyhow::Result<f64> {
     mebibytes(&status(file)?, "VmHWM:")
+}
+
+/// What the hidden benchmark `name` measures first, in a process of its own: its peak is nobody else's.
+pub(crate) fn apart(name: &str) -> anyhow::Result<f64> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("apart.json");
+    let ran =
+        Command::new(std::env::current_exe()?).args([name, "--json"]).arg(&file).stdout(Stdio::null()).status()?;
+    if !ran.success() {
+        bail!("{name} could not be measured");
+    }
+    let measured: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    measured.pointer("/0/ours").and_then(Value::as_f64).with_context(|| format!("{name} told no figure"))
 }
 
 fn status(file: &Path) -> anyhow::Result<String> {

@@ -1,9 +1,16 @@
-//! What remembered prompts and guessed tokens are worth, on the base model and its own tasks.
+//! How fast models answer: beside llama.cpp, and what remembered prompts and guessed tokens are worth, on the base model and
+//! its own tasks.
 
-use std::path::Path;
+mod first;
+mod peer;
+mod rates;
+
+pub(crate) use first::{ALONE, alone};
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use edit_model::dialect::encode_prompt;
 use edit_model::{DecodeOptions, EditModel};
 use events::EditContext;
 use trainer::read_tasks;
@@ -20,6 +27,20 @@ const PREFIX_BYTES: usize = 32 << 20;
 const LIFETIME: Duration = Duration::from_secs(3600);
 /// Guesses at once.
 const DRAFTS: [usize; 3] = [2, 4, 8];
+
+/// What is asked.
+fn contexts() -> anyhow::Result<Vec<EditContext>> {
+    let tasks = read_tasks(&rates::base_directory().join("old_skills.jsonl"))?;
+    let contexts: Vec<EditContext> = tasks.into_iter().take(TASKS).map(|task| task.context).collect();
+    if contexts.is_empty() {
+        bail!("the base model has no tasks");
+    }
+    Ok(contexts)
+}
+
+fn prompt_of(model: &EditModel, context: &EditContext) -> anyhow::Result<Vec<u32>> {
+    Ok(encode_prompt(model.tokenizer(), context)?.tokens)
+}
 
 /// `context` and what it becomes keystroke by keystroke.
 fn keystrokes(context: &EditContext) -> anyhow::Result<Vec<EditContext>> {
@@ -68,14 +89,9 @@ fn writing(model: &EditModel, contexts: &[EditContext], draft_tokens: usize) -> 
 
 /// The figures, each beside the same without what it is about.
 pub(crate) fn measure() -> anyhow::Result<Vec<Measurement>> {
-    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../edit-model/base");
-    let plain = EditModel::load(&base).context("the base model")?;
+    let plain = EditModel::load(&rates::base_directory()).context("the base model")?;
     let remembering = plain.clone().with_prefix_cache(PREFIX_BYTES, LIFETIME);
-    let tasks = read_tasks(&base.join("old_skills.jsonl"))?;
-    let contexts: Vec<EditContext> = tasks.into_iter().take(TASKS).map(|task| task.context).collect();
-    if contexts.is_empty() {
-        bail!("the base model has no tasks");
-    }
+    let contexts = contexts()?;
     let mut typed = Vec::new();
     for context in &contexts {
         typed.extend(keystrokes(context)?);
@@ -103,5 +119,7 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Measurement>> {
         let name = format!("decode: written tokens, {drafts} guesses at once");
         measurements.push(Measurement::new(name, rate, "tokens/s", note).beside(alone));
     }
+    measurements.extend(first::measure(&plain, share)?);
+    measurements.extend(rates::measure(&plain, &contexts)?);
     Ok(measurements)
 }
