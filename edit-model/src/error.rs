@@ -59,6 +59,9 @@ pub enum ModelError {
         /// Tokens of the longest sequence.
         needed: usize,
     },
+    /// A defect of this program: an answer ended in a panic.
+    #[error("answering panicked")]
+    Panicked,
     /// The context does not fit the dialect.
     #[error("context refused: {0}")]
     Context(#[from] crate::dialect::DialectError),

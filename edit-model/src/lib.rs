@@ -2,6 +2,7 @@
 //! and its decoding; and what it takes to teach other models the same.
 
 mod adopt;
+mod answering;
 mod backend;
 mod checkpoint;
 mod config;
@@ -14,6 +15,7 @@ mod lora;
 mod model;
 mod network;
 mod prefix;
+mod together;
 mod tokenizer;
 mod whole;
 
@@ -29,5 +31,6 @@ pub use gguf::{GgufModelSummary, GgufSummary, GgufWeights};
 pub use lora::{Lora, LoraBackend, LoraConfig, Projection};
 pub use model::{Completion, DecodeOptions, EditModel, StopReason};
 pub use network::{NamedTensor, Network, Sequence, Workspace};
+pub use together::Question;
 pub use tokenizer::{CodeTokenizer, HABIT_TOKENS, MAX_LINES, REPOSITORY_SLOTS, SpecialTokens};
 pub use whole::write_whole;

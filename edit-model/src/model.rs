@@ -6,13 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use events::{ActionList, EditAction, EditContext};
-use rand::{RngExt as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::answering::Answering;
 use crate::config::ModelConfig;
-use crate::dialect::{AnswerParser, MAX_ANSWER_TOKENS, ParsedToken, encode_prompt};
-use crate::draft::Drafter;
+use crate::dialect::MAX_ANSWER_TOKENS;
 use crate::error::ModelError;
 use crate::network::{KeyValueCache, Network, ReadBuffers, Reading};
 use crate::prefix::PrefixCache;
@@ -216,123 +214,12 @@ impl EditModel {
         cancelled: &dyn Fn() -> bool,
         on_action: &mut dyn FnMut(EditAction),
     ) -> Result<Completion, ModelError> {
-        let prompt = encode_prompt(&self.tokenizer, context)?;
-        let no_edit = self.tokenizer.special().no_edit;
-        let (mut cache, reused_tokens, logits) = self.read_prompt(&options.tenant, &prompt.tokens)?;
-        let mut log_probabilities = logits.clone();
-        Network::log_softmax(&mut log_probabilities);
-        let silence = log_probabilities.get(no_edit as usize).copied().unwrap_or(f32::NEG_INFINITY);
-        let mut completion = Completion {
-            actions: ActionList::default(),
-            gate_score: (1.0 - silence.exp()).clamp(0.0, 1.0),
-            log_p_text: 0.0,
-            prompt_tokens: prompt.tokens.len(),
-            reused_tokens,
-            drafted_tokens: 0,
-            kept_draft_tokens: 0,
-            generated_tokens: 0,
-            stopped_reason: StopReason::Length,
-        };
-        if !options.force_edit && completion.gate_score < options.threshold {
-            completion.actions = ActionList::no_edit();
-            completion.log_p_text = silence;
-            completion.generated_tokens = 1;
-            completion.stopped_reason = StopReason::NoEdit;
-            return Ok(completion);
+        let mut answering = Answering::start(self, context, options.clone())?;
+        while answering.advance(cancelled, on_action) {
+            let rows = self.read_tokens(&mut [answering.reading()])?;
+            answering.take(&rows);
         }
-        let mut random = (options.temperature > 0.0).then(|| ChaCha8Rng::seed_from_u64(options.seed));
-        let mut parser = AnswerParser::new(&self.tokenizer, context, &prompt);
-        let mut drafter = Drafter::new(&self.tokenizer, &prompt.tokens);
-        let mut ahead = Ahead::new(logits);
-        loop {
-            if cancelled() {
-                completion.stopped_reason = StopReason::Cancelled;
-                break;
-            }
-            if completion.actions.actions.len() >= options.max_actions && parser.is_between_actions() {
-                completion.stopped_reason = StopReason::Actions;
-                break;
-            }
-            if completion.generated_tokens >= options.max_tokens {
-                break;
-            }
-            let permitted = |token: u32| token != no_edit && parser.allows(token);
-            let chosen = match &mut random {
-                None => likeliest(ahead.logits(), permitted),
-                Some(random) => sample(ahead.logits(), options.temperature, permitted, random.random()),
-            };
-            let Some(token) = chosen else {
-                completion.stopped_reason = StopReason::Grammar;
-                break;
-            };
-            completion.log_p_text += log_probabilities.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
-            completion.generated_tokens += 1;
-            match parser.push(token) {
-                ParsedToken::Continue => {}
-                ParsedToken::Action(action) => {
-                    completion.actions.actions.push(action.clone());
-                    on_action(action);
-                }
-                ParsedToken::End => {
-                    completion.actions.closed = true;
-                    completion.stopped_reason = StopReason::Stop;
-                    break;
-                }
-                ParsedToken::Invalid => {
-                    completion.stopped_reason = StopReason::Grammar;
-                    break;
-                }
-            }
-            let length = prompt.tokens.len() + completion.generated_tokens;
-            let room = self.network.config().max_position_embeddings.saturating_sub(length);
-            if room == 0 {
-                break;
-            }
-            drafter.push(token);
-            if ahead.take(token) {
-                completion.kept_draft_tokens += 1;
-            } else {
-                // Wrong guesses are forgotten.
-                cache.truncate(length - 1);
-                let left = options.max_tokens.saturating_sub(completion.generated_tokens + 1);
-                let drafted = drafter.draft(options.draft_tokens.min(room).min(left));
-                completion.drafted_tokens += drafted.len();
-                let tokens: Vec<u32> = std::iter::once(token).chain(drafted).collect();
-                let rows = self.read_tokens(&mut [Reading { tokens: &tokens, cache: &mut cache }])?;
-                ahead = Ahead { tokens, rows, row: 0 };
-            }
-            log_probabilities.copy_from_slice(ahead.logits());
-            Network::log_softmax(&mut log_probabilities);
-        }
-        Ok(completion)
-    }
-}
-
-/// Logits behind the token that was written last, and behind those that were guessed to follow it.
-struct Ahead {
-    tokens: Vec<u32>,
-    /// A row behind each of `tokens`.
-    rows: Vec<f32>,
-    /// The row behind the token that was written last.
-    row: usize,
-}
-
-impl Ahead {
-    /// Behind a prompt.
-    fn new(logits: Vec<f32>) -> Self {
-        Self { tokens: vec![0], rows: logits, row: 0 }
-    }
-
-    fn logits(&self) -> &[f32] {
-        let width = self.rows.len() / self.tokens.len();
-        &self.rows[self.row * width..][..width]
-    }
-
-    /// Goes on to the row behind `token`, if it is the one that was guessed.
-    fn take(&mut self, token: u32) -> bool {
-        let is_guessed = self.tokens.get(self.row + 1) == Some(&token);
-        self.row += usize::from(is_guessed);
-        is_guessed
+        Ok(answering.completion)
     }
 }
 
@@ -362,7 +249,7 @@ pub(crate) fn likeliest(logits: &[f32], permitted: impl Fn(u32) -> bool) -> Opti
 }
 
 /// A permitted token drawn with probability proportional to `exp(logit / temperature)`.
-fn sample(logits: &[f32], temperature: f32, permitted: impl Fn(u32) -> bool, point: f64) -> Option<u32> {
+pub(crate) fn sample(logits: &[f32], temperature: f32, permitted: impl Fn(u32) -> bool, point: f64) -> Option<u32> {
     let candidates: Vec<(u32, f32)> = logits
         .iter()
         .enumerate()

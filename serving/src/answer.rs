@@ -17,7 +17,7 @@ use events::sealing::keyed_digest;
 use events::wire::{ActionEvent, EndEvent};
 use events::{
     Decision, EditAction, EditContext, OpportunityId, PersonPseudonym, Probabilities, Receipt, Sha256Digest,
-    SuggestionId, TenantId,
+    SuggestionId,
 };
 use futures::Stream;
 use metrics::{counter, histogram};
@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 use crate::cache::CacheKey;
 use crate::door::Tenant;
-use crate::engine::{Completion, Decoding, EngineError};
+use crate::engine::{Completion, EngineError};
 use crate::exposure::Exposure;
 use crate::models::ServedModel;
 use crate::pool::CancelFlag;
@@ -88,27 +88,6 @@ fn content_digest<T: Serialize + ?Sized>(tenant: &Tenant, domain: &str, value: &
     // Structures of strings and numbers always serialise.
     let json = serde_json::to_vec(value).unwrap_or_default();
     Sha256Digest::from_bytes(keyed_digest(tenant.secret.expose_secret(), &[domain.as_bytes(), &json]))
-}
-
-/// Decoding as it runs on a thread of the pool. With `explores` nothing is shown before the gate score is known.
-pub(crate) fn decode(
-    engine: &dyn crate::engine::Engine,
-    tenant: &TenantId,
-    context: &EditContext,
-    decoding: Decoding,
-    explores: bool,
-    cancel: &CancelFlag,
-    progress: &mpsc::Sender<Progress>,
-) {
-    let started = Instant::now();
-    let result = engine.complete(tenant, context, decoding, &|| cancel.is_cancelled(), &mut |action| {
-        // The channel holds every action that the limit allows; a full or closed one means that nobody listens.
-        if !explores && progress.try_send(Progress::Action(action)).is_err() {
-            cancel.cancel();
-        }
-    });
-    histogram!("flywheel_serving_decode_seconds").record(started.elapsed());
-    let _ = progress.try_send(Progress::Done(result));
 }
 
 /// The client left.

@@ -42,6 +42,11 @@ pub struct ServingConfig {
     /// Most tokens that are guessed from the text being edited and read together with a written one, 0 to 64; answers stay
     /// the same. It pays where weights do not fit the processor's caches: `benchmarks/run decode` measures it. Default 0.
     pub draft_tokens: usize,
+    /// Most answers of one model that a thread decodes together, a token of each in one pass over the weights, 1 to 64;
+    /// answers stay the same. A request joins between two passes, only when no thread is free: it would have to wait
+    /// otherwise. It pays where reading the weights takes longer than computing with them: `benchmarks/run decode` measures
+    /// it. Default 4.
+    pub decode_batch: usize,
 
     /// Largest body of a request in bytes. Default 262144.
     pub max_body_bytes: usize,
@@ -108,6 +113,7 @@ impl Default for ServingConfig {
             result_cache_seconds: 30,
             prefix_cache_bytes: 32 * 1024 * 1024,
             draft_tokens: 0,
+            decode_batch: 4,
             max_body_bytes: 256 * 1024,
             max_recent_edits: 8,
             max_recent_edit_bytes: 2048,
@@ -146,6 +152,7 @@ impl ServingConfig {
         expect((1..=64).contains(&self.max_actions), "serving.max_actions", "1 to 64")?;
         expect((1..=1024).contains(&self.threads), "serving.threads", "1 to 1024")?;
         expect(self.draft_tokens <= 64, "serving.draft_tokens", "0 to 64")?;
+        expect((1..=64).contains(&self.decode_batch), "serving.decode_batch", "1 to 64")?;
         expect(self.queue >= 1, "serving.queue", "at least 1")?;
         expect(self.answer_timeout_ms >= 1, "serving.answer_timeout_ms", "at least 1")?;
         expect(self.max_body_bytes >= 1024, "serving.max_body_bytes", "at least 1024")?;
@@ -185,6 +192,8 @@ mod tests {
         assert!(ServingConfig::default().validate().is_ok());
         let config = ServingConfig { exploration: 0.7, ..ServingConfig::default() };
         assert!(config.validate().unwrap_err().to_string().contains("serving.exploration"));
+        let config = ServingConfig { decode_batch: 0, ..ServingConfig::default() };
+        assert!(config.validate().unwrap_err().to_string().contains("serving.decode_batch"));
         let config = ServingConfig { threshold: f64::NAN, ..ServingConfig::default() };
         assert!(config.validate().is_err());
     }

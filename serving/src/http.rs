@@ -16,7 +16,8 @@ use service::body::{BodyLimits, UnreadBody, require_json};
 use service::problem::{Problem, unknown_method, unknown_path};
 use tokio::sync::mpsc;
 
-use crate::answer::{Answer, Asked, Frames, Progress, context_digest, decode};
+use crate::answer::{Answer, Asked, Frames, Progress, context_digest};
+use crate::asking::Asking;
 use crate::cache::CacheKey;
 use crate::engine::Decoding;
 use crate::models::ServedModel;
@@ -117,16 +118,20 @@ async fn answer(state: &Arc<State>, headers: &HeaderMap, body: &mut UnreadBody) 
         let _ = sender.try_send(Progress::Done(Ok(completion)));
         None
     } else {
-        let (tenant, context, cancelled) = (tenant.id.clone(), Arc::clone(&context), cancel.clone());
-        state
-            .pool
-            .submit(cancel.clone(), move || {
-                decode(&*engine, &tenant, &context, decoding, explores, &cancelled, &sender);
-            })
-            .map_err(|QueueFull| {
-                let wait = Duration::from_secs(u64::from(state.config.retry_after_seconds));
-                Problem::unavailable("overloaded", "all threads are busy and the queue is full", wait)
-            })?;
+        let asking = Asking {
+            engine,
+            tenant: tenant.id.clone(),
+            context: Arc::clone(&context),
+            decoding,
+            explores,
+            cancel: cancel.clone(),
+            progress: sender,
+            batch: state.config.decode_batch,
+        };
+        state.pool.submit(asking).map_err(|QueueFull| {
+            let wait = Duration::from_secs(u64::from(state.config.retry_after_seconds));
+            Problem::unavailable("overloaded", "all threads are busy and the queue is full", wait)
+        })?;
         Some(cache_key)
     };
     let asked = Asked {

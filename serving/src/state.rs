@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
+use crate::asking::Asking;
 use crate::bounded::BoundedMap;
 use crate::cache::ResultCache;
 use crate::config::ServingConfig;
@@ -28,7 +29,7 @@ pub(crate) struct State {
     pub(crate) ids: Arc<dyn IdSource>,
     pub(crate) door: Arc<Door>,
     pub(crate) models: Arc<Models>,
-    pub(crate) pool: DecodePool,
+    pub(crate) pool: DecodePool<Asking>,
     pub(crate) cache: ResultCache,
     pub(crate) exposures: ExposureQueue,
     pub(crate) answers: TaskTracker,

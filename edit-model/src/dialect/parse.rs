@@ -1,9 +1,11 @@
 //! Reading an answer token by token; also says which tokens may come next, so that decoding cannot leave the grammar.
 
+use std::ops::Deref;
+
 use events::{ByteRange, EditAction, EditContext};
 
 use super::hunk::{occurrences, places};
-use super::prompt::Prompt;
+use super::prompt::{Prompt, VisibleLine};
 use crate::tokenizer::CodeTokenizer;
 
 /// What one more token means.
@@ -28,12 +30,12 @@ enum State {
     Finished,
 }
 
-/// An incremental parser of one answer.
+/// An incremental parser of one answer; `C` holds the context.
 #[derive(Debug)]
-pub struct AnswerParser<'a> {
+pub struct AnswerParser<'a, C = &'a EditContext> {
     tokenizer: &'a CodeTokenizer,
-    context: &'a EditContext,
-    prompt: &'a Prompt,
+    context: C,
+    lines: Vec<VisibleLine>,
     state: State,
     line: usize,
     old: Vec<u8>,
@@ -41,14 +43,14 @@ pub struct AnswerParser<'a> {
     taken: Vec<(usize, usize)>,
 }
 
-impl<'a> AnswerParser<'a> {
+impl<'a, C: Deref<Target = EditContext>> AnswerParser<'a, C> {
     /// A parser for the answer to `prompt`, which was rendered from `context`.
     #[must_use]
-    pub fn new(tokenizer: &'a CodeTokenizer, context: &'a EditContext, prompt: &'a Prompt) -> Self {
+    pub fn new(tokenizer: &'a CodeTokenizer, context: C, prompt: &Prompt) -> Self {
         Self {
             tokenizer,
             context,
-            prompt,
+            lines: prompt.lines.clone(),
             state: State::Start,
             line: 0,
             old: Vec::new(),
@@ -66,10 +68,10 @@ impl<'a> AnswerParser<'a> {
             State::Start | State::Between => {
                 (token == special.no_edit && self.state == State::Start)
                     || (token == special.stop && self.state == State::Between)
-                    || special.lines.iter().take(self.prompt.lines.len()).any(|marker| *marker == token)
+                    || special.lines.iter().take(self.lines.len()).any(|marker| *marker == token)
             }
             State::Old => {
-                let Some(line) = self.prompt.lines.get(self.line) else { return false };
+                let Some(line) = self.lines.get(self.line) else { return false };
                 if token == special.to {
                     return self.place().is_some();
                 }
@@ -99,7 +101,7 @@ impl<'a> AnswerParser<'a> {
 
     /// The one free place of the old text read so far.
     fn place(&self) -> Option<(usize, usize)> {
-        let line = self.prompt.lines.get(self.line)?;
+        let line = self.lines.get(self.line)?;
         let old = std::str::from_utf8(&self.old).ok()?;
         let text = &self.context.window.text;
         if occurrences(text, line.start, line.end, old) != 1 {

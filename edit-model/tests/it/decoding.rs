@@ -1,10 +1,12 @@
 //! What makes decoding fast changes no answer.
 
-use std::sync::OnceLock;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use edit_model::{Completion, DecodeOptions, EditModel};
-use events::EditContext;
+use edit_model::{Completion, DecodeOptions, EditModel, ModelError, Question};
+use events::{EditAction, EditContext};
 use proptest::prelude::*;
 
 use crate::{TEXT, context, model};
@@ -143,6 +145,164 @@ proptest! {
             let of_it: Vec<u32> = together.iter().map(|tokens| tokens[place]).collect();
             prop_assert_eq!(of_it, alone);
         }
+    }
+}
+
+/// What each of several questions heard, by its number.
+#[derive(Debug, Default)]
+struct Heard {
+    actions: Vec<Vec<EditAction>>,
+    ends: Vec<Option<Result<Completion, ModelError>>>,
+    /// How many were being answered when each began.
+    beside: Vec<usize>,
+    open: usize,
+}
+
+struct Asked<'a> {
+    number: usize,
+    context: Arc<EditContext>,
+    options: DecodeOptions,
+    is_cancelled: bool,
+    breaks: bool,
+    heard: &'a RefCell<Heard>,
+}
+
+impl Question for Asked<'_> {
+    fn context(&self) -> Arc<EditContext> {
+        assert!(!self.breaks, "on purpose");
+        Arc::clone(&self.context)
+    }
+
+    fn options(&self) -> DecodeOptions {
+        self.options.clone()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.is_cancelled
+    }
+
+    fn on_action(&self, action: EditAction) {
+        self.heard.borrow_mut().actions[self.number].push(action);
+    }
+
+    fn on_end(self, result: Result<Completion, ModelError>) {
+        let mut heard = self.heard.borrow_mut();
+        assert!(heard.ends[self.number].replace(result).is_none(), "it ends once");
+        heard.open -= 1;
+    }
+}
+
+/// What `questions` hear when they are asked together, at most `most` at once; `arrives` says at each look whether there is
+/// one to join.
+fn together(
+    model: &EditModel,
+    most: usize,
+    questions: &[(EditContext, DecodeOptions)],
+    arrives: &[bool],
+    change: impl Fn(&mut Asked<'_>),
+) -> Heard {
+    let count = questions.len();
+    let heard = RefCell::new(Heard {
+        actions: vec![Vec::new(); count],
+        ends: (0..count).map(|_| None).collect(),
+        ..Heard::default()
+    });
+    let mut left: VecDeque<usize> = (0..count).collect();
+    let mut looks = arrives.iter().copied().cycle();
+    while !left.is_empty() {
+        let mut next = || {
+            // When nobody is being answered, there is always somebody who asks.
+            if heard.borrow().open > 0 && looks.next() == Some(false) {
+                return None;
+            }
+            let number = left.pop_front()?;
+            let open = heard.borrow().open;
+            heard.borrow_mut().beside.push(open);
+            heard.borrow_mut().open += 1;
+            let (context, options) = questions[number].clone();
+            let (is_cancelled, breaks) = (false, false);
+            let mut asked = Asked { number, context: Arc::new(context), options, is_cancelled, breaks, heard: &heard };
+            change(&mut asked);
+            Some(asked)
+        };
+        model.complete_together::<Asked<'_>>(most, &mut next).unwrap();
+    }
+    heard.into_inner()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn questions_answered_together_are_answered_as_if_each_were_alone(
+        which in 0_usize..4,
+        asked in proptest::collection::vec(
+            (
+                "[a-z_.(), ]{0,12}",
+                prop_oneof![Just(0.0_f32), Just(0.8)],
+                any::<u64>(),
+                0_usize..4,
+                0_usize..50,
+                0_usize..4,
+            ),
+            1..8,
+        ),
+        most in 1_usize..6,
+        arrives in proptest::collection::vec(any::<bool>(), 1..12),
+        bytes in prop_oneof![Just(0), Just(PREFIX_BYTES), Just(60_000)],
+    ) {
+        let model = plain().get(which).unwrap_or_else(repetitive);
+        let questions: Vec<(EditContext, DecodeOptions)> = asked
+            .into_iter()
+            .map(|(typed, temperature, seed, draft_tokens, max_tokens, max_actions)| {
+                // Some are silent.
+                let force_edit = seed % 4 > 0;
+                let threshold = if force_edit { 0.5 } else { 2.0 };
+                let options = DecodeOptions {
+                    force_edit,
+                    threshold,
+                    temperature,
+                    seed,
+                    draft_tokens,
+                    max_tokens,
+                    max_actions,
+                    ..DecodeOptions::default()
+                };
+                (after(&typed), options)
+            })
+            .collect();
+        let remembering = model.clone().with_prefix_cache(bytes, LIFETIME);
+        let heard = together(&remembering, most, &questions, &arrives, |_| {});
+        prop_assert!(heard.beside.iter().all(|beside| *beside < most));
+        for (((context, options), shown), end) in questions.iter().zip(heard.actions).zip(heard.ends) {
+            let (wanted, _) = answer(model, context, options);
+            let mut got = end.unwrap().unwrap();
+            got.reused_tokens = 0;
+            (got.drafted_tokens, got.kept_draft_tokens) = (0, 0);
+            prop_assert_eq!(&got, &wanted);
+            prop_assert_eq!(shown, wanted.actions.actions);
+        }
+    }
+}
+
+#[test]
+fn questions_join_while_others_are_answered_one_at_a_time_and_leave_alone() {
+    let options =
+        |max_tokens| DecodeOptions { force_edit: true, max_actions: 9, max_tokens, ..DecodeOptions::default() };
+    let questions: Vec<_> = [30, 2, 30, 30, 30].into_iter().map(|most| (context(), options(most))).collect();
+    let heard = together(&plain()[0], 3, &questions, &[true], |asked| {
+        asked.is_cancelled = asked.number == 2;
+        asked.breaks = asked.number == 3;
+    });
+    let ends: Vec<Result<Completion, ModelError>> = heard.ends.into_iter().map(Option::unwrap).collect();
+    assert_eq!(heard.beside[..2], [0, 1]);
+    assert_eq!(heard.beside.len(), 5);
+    // One leaves with its client, one breaks, and nobody else hears of it.
+    assert_eq!(ends[2].as_ref().unwrap().stopped_reason, edit_model::StopReason::Cancelled);
+    assert!(matches!(ends[3], Err(ModelError::Panicked)));
+    for place in [0, 1, 4] {
+        let (wanted, _) = answer(&plain()[0], &questions[place].0, &questions[place].1);
+        assert_eq!(ends[place].as_ref().unwrap(), &wanted);
     }
 }
 
