@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use edit_model::ServedWeights;
 use trainer::methods::{Method, MethodConfig};
 
 use crate::actionrl::ActionrlPiece;
@@ -243,8 +244,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Measurement>> {
         "faults" => faults::measure(arguments.kills, arguments.fault_seed)?,
         // Not listed: the baseline of `memory`, which has to be a process of its own.
         door::ALONE => door::alone()?,
-        // Nor is this: a peak of `decode`, for the same reason.
-        decode::ALONE => decode::alone()?,
+        // Nor are these: the peaks of `decode`, for the same reason.
+        decode::ALONE => decode::alone(ServedWeights::Full)?,
+        decode::ALONE_INT8 => decode::alone(ServedWeights::Int8)?,
         #[cfg(feature = "production")]
         "rates" => kafka::rates::measure(&arguments.sizes)?,
         #[cfg(feature = "production")]

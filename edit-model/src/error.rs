@@ -44,6 +44,9 @@ pub enum ModelError {
         /// Rows of the embedding table.
         vocab_size: usize,
     },
+    /// Weights that cannot be rounded: they have no scale.
+    #[error("some weights are no numbers")]
+    NotFinite,
     /// A batch that the network cannot take.
     #[error("sequence refused: {0}")]
     Sequence(&'static str),

@@ -29,7 +29,7 @@ pub use directory::{MANIFEST_FILE, ModelManifest};
 pub use error::ModelError;
 pub use gguf::{GgufModelSummary, GgufSummary, GgufWeights};
 pub use lora::{Lora, LoraBackend, LoraConfig, Projection};
-pub use model::{Completion, DecodeOptions, EditModel, StopReason};
+pub use model::{Completion, DecodeOptions, EditModel, ServedWeights, StopReason};
 pub use network::{NamedTensor, Network, Sequence, Workspace};
 pub use together::Question;
 pub use tokenizer::{CodeTokenizer, HABIT_TOKENS, MAX_LINES, REPOSITORY_SLOTS, SpecialTokens};

@@ -261,6 +261,10 @@ impl Settings {
         if settings.orchestrator.model == defaults.orchestrator.model {
             settings.orchestrator.model = settings.model.to_string();
         }
+        // What is judged is what answers.
+        if settings.orchestrator.gate.weights == defaults.orchestrator.gate.weights {
+            settings.orchestrator.gate.weights = settings.serving.weights;
+        }
         Ok(settings)
     }
 
@@ -349,6 +353,8 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use edit_model::ServedWeights;
+
     use super::*;
     use std::collections::BTreeMap;
 
@@ -457,6 +463,7 @@ mod tests {
             ("registry.rollout.margin", "0.1"),
             ("ingest.limits.events", "5"),
             ("admin.drain_ms", "5"),
+            ("serving.weights", "int8"),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .to_vec();
@@ -467,6 +474,8 @@ mod tests {
         };
         assert_eq!(ports(&changed), ports(&settings));
         assert_eq!(changed.orchestrator.model, "other");
+        let judged = |settings: &Settings| settings.orchestrator.gate.weights;
+        assert_eq!((judged(&settings), judged(&changed)), (ServedWeights::Full, ServedWeights::Int8));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use edit_model::ServedWeights;
 use events::ModelName;
 use serde::{Deserialize, Serialize};
 use service::config::Invalid;
@@ -42,6 +43,10 @@ pub struct ServingConfig {
     /// Most tokens that are guessed from the text being edited and read together with a written one, 0 to 64; answers stay
     /// the same. It pays where weights do not fit the processor's caches: `benchmarks/run decode` measures it. Default 0.
     pub draft_tokens: usize,
+    /// The weights by which models decode: `full`, as they are stored, or `int8`, rounded to 8 bits when a model is loaded. That
+    /// is faster where reading the weights takes longest, and loses what `benchmarks/run decode` measures; the gate is to judge
+    /// the same (`orchestrator.gate.weights`). A model then takes a quarter more memory. Default `full`.
+    pub weights: ServedWeights,
     /// Most answers of one model that a thread decodes together, a token of each in one pass over the weights, 1 to 64;
     /// answers stay the same. A request joins between two passes, only when no thread is free: it would have to wait
     /// otherwise. It pays where reading the weights takes longer than computing with them: `benchmarks/run decode` measures
@@ -113,6 +118,7 @@ impl Default for ServingConfig {
             result_cache_seconds: 30,
             prefix_cache_bytes: 32 * 1024 * 1024,
             draft_tokens: 0,
+            weights: ServedWeights::Full,
             decode_batch: 4,
             max_body_bytes: 256 * 1024,
             max_recent_edits: 8,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edit_model::{DecodeOptions, EditModel, ModelError, Question, StopReason};
+use edit_model::{DecodeOptions, EditModel, ModelError, Question, ServedWeights, StopReason};
 use events::{EditAction, EditContext, TenantId};
 use metrics::counter;
 
@@ -156,14 +156,21 @@ impl Engine for EditModel {
     }
 }
 
-/// Loads and verifies a model directory, and asks it once, so that the first request finds everything in memory. It may
-/// keep `prefix_cache_bytes` bytes of the prompts that it reads, each for `prefix_lifetime`.
-pub(crate) fn load(
-    directory: &Path,
-    prefix_cache_bytes: usize,
-    prefix_lifetime: Duration,
-) -> Result<EditModel, ModelError> {
-    let model = EditModel::load(directory)?.with_prefix_cache(prefix_cache_bytes, prefix_lifetime);
+/// How models are loaded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Loading {
+    /// By which weights they decode.
+    pub(crate) weights: ServedWeights,
+    /// What each may keep of the prompts that it reads.
+    pub(crate) prefix_cache_bytes: usize,
+    /// How long it keeps that.
+    pub(crate) prefix_lifetime: Duration,
+}
+
+/// Loads and verifies a model directory, and asks it once, so that the first request finds everything in memory.
+pub(crate) fn load(directory: &Path, loading: Loading) -> Result<EditModel, ModelError> {
+    let model = EditModel::load(directory)?.served_with(loading.weights)?;
+    let model = model.with_prefix_cache(loading.prefix_cache_bytes, loading.prefix_lifetime);
     let context = EditContext {
         repository: "warm".to_owned(),
         path: "warm.rs".to_owned(),

@@ -16,7 +16,7 @@ use model_registry::client::RegistryClient;
 use model_registry::routing::RoutingTable;
 
 use crate::disk;
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, Loading};
 use crate::models::{ModelKey, ModelSource, RoutingSource, Unservable};
 
 const MANIFEST: &str = "artifact.json";
@@ -25,14 +25,12 @@ const FILES: &str = "files";
 /// Models from the artifact store.
 pub(crate) struct ArtifactModels {
     store: Arc<dyn ArtifactStore>,
-    prefix_cache_bytes: usize,
-    prefix_lifetime: Duration,
+    loading: Loading,
 }
 
 impl ArtifactModels {
-    /// Each model may keep `prefix_cache_bytes` bytes of the prompts that it reads, each for `prefix_lifetime`.
-    pub(crate) fn new(store: Arc<dyn ArtifactStore>, prefix_cache_bytes: usize, prefix_lifetime: Duration) -> Self {
-        Self { store, prefix_cache_bytes, prefix_lifetime }
+    pub(crate) fn new(store: Arc<dyn ArtifactStore>, loading: Loading) -> Self {
+        Self { store, loading }
     }
 }
 
@@ -58,8 +56,8 @@ impl ModelSource for ArtifactModels {
         let manifest = DirectoryManifest::from_bytes(digest, &bytes).map_err(|error| unservable(&error))?;
         let files = directory.join(FILES);
         verify_directory(&files, &manifest).await.map_err(|error| unservable(&error))?;
-        let (bytes, lifetime) = (self.prefix_cache_bytes, self.prefix_lifetime);
-        let loaded = tokio::task::spawn_blocking(move || engine::load(&files, bytes, lifetime)).await;
+        let loading = self.loading;
+        let loaded = tokio::task::spawn_blocking(move || engine::load(&files, loading)).await;
         let model = loaded.map_err(|_| Unservable("loading panicked".to_owned()))?;
         Ok(Arc::new(model.map_err(|error| unservable(&error))?))
     }

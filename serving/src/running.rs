@@ -18,6 +18,7 @@ use crate::config::ServingConfig;
 use crate::database::{Database, DatabaseDirectory, Directory};
 use crate::decision::DecisionPolicy;
 use crate::door::Door;
+use crate::engine::Loading;
 use crate::error::ServingError;
 use crate::exposure::{ExposureQueue, People, Publisher};
 use crate::log::Log;
@@ -173,8 +174,11 @@ impl Serving {
             people: database,
             models: Arc::new(ArtifactModels::new(
                 deps.artifacts,
-                config.prefix_cache_bytes,
-                config.result_cache_lifetime(),
+                Loading {
+                    weights: config.weights,
+                    prefix_cache_bytes: config.prefix_cache_bytes,
+                    prefix_lifetime: config.result_cache_lifetime(),
+                },
             )),
             routing: Arc::new(Registry::new(deps.registry, timeout)),
             log: deps.log,

@@ -182,6 +182,19 @@ pub(crate) fn bits_by_language(
     Ok(by_language)
 }
 
+/// Bits that a byte of the wanted edits of `tasks` costs `model`, in all languages together.
+///
+/// # Errors
+/// [`TrainerError::Model`] for a sequence that the network cannot take.
+pub fn bits_per_byte(model: &EditModel, tasks: &[BaseTask], threads: usize) -> Result<f64, TrainerError> {
+    let mut all = AnswerBits::default();
+    for cost in bits_by_language(model, tasks, threads)?.into_values() {
+        all.bits += cost.bits;
+        all.bytes += cost.bytes;
+    }
+    Ok(all.per_byte())
+}
+
 /// Applies `work` to every item on `threads` threads; the order is kept.
 ///
 /// # Errors

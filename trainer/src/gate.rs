@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use edit_model::ServedWeights;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -28,6 +29,8 @@ pub const UTILITY_WRONG: f64 = -0.25;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GateLimits {
+    /// The weights by which models answer: those that serve.
+    pub weights: ServedWeights,
     /// Fewest persons that either set may rest on. Persons are what is resampled: of one alone all resamples are equal,
     /// and of a few an interval says hardly more.
     pub least_persons: usize,
@@ -58,6 +61,7 @@ pub struct GateLimits {
 impl Default for GateLimits {
     fn default() -> Self {
         Self {
+            weights: ServedWeights::Full,
             least_persons: 10,
             least_lower_bound: -0.01,
             shown_rate_tolerance: 0.10,

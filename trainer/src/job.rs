@@ -299,6 +299,9 @@ pub fn run_job(
 
     let candidate = anchor.with_weights(trained.weights.clone())?.in_served_precision()?;
     let manifest = save(job, &candidate, &anchor_manifest, &parent_manifest)?;
+    // What is judged is what will answer.
+    let served = |model: EditModel| model.served_with(job.gate.weights);
+    let (candidate, parent) = (served(candidate)?, served(parent)?);
 
     let started = Instant::now();
     let gate_config = GateConfig {
@@ -311,6 +314,7 @@ pub fn run_job(
     let adapt = opportunities.len();
     opportunities.extend(elsewhere.iter().filter(|pair| is_judgeable(pair)));
     let (digests, rivals) = rivals(job, (&anchor, &anchor_manifest), &parent_manifest)?;
+    let rivals = rivals.into_iter().map(served).collect::<Result<Vec<_>, _>>()?;
     // Harm elsewhere is judged beside the parent alone.
     let (here, there) = opportunities.split_at(adapt);
     let none: &[EditModel] = &[];
@@ -407,7 +411,7 @@ fn remembered(
     let first_weights = data.first_weights(network, anchor.weights());
     let engine = fine_tuning_engine(config, &data, network, anchor.tokenizer(), first_weights, None)?;
     let trained = train(config, &data, engine, 0, anchor.weights(), &mut |_, _| beat())?;
-    let model = anchor.with_weights(trained.weights)?.in_served_precision()?;
+    let model = anchor.with_weights(trained.weights)?.in_served_precision()?.served_with(job.gate.weights)?;
     beat()?;
     ask_model(&model, &planted.places, config.threads, beat).map(Some)
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use edit_model::{DecodeOptions, EditModel, ModelConfig};
+use edit_model::{DecodeOptions, EditModel, ModelConfig, ServedWeights};
 use events::EditContext;
 use simulator::driver::quantile_of;
 
@@ -15,6 +15,8 @@ use crate::memory::{apart, own_peak};
 
 /// The hidden benchmark that tells the peak of a process which does nothing else.
 pub(crate) const ALONE: &str = "decode-alone";
+/// The same with matrices in 8 bits.
+pub(crate) const ALONE_INT8: &str = "decode-alone-int8";
 /// Tokens of a prompt.
 const PROMPT: usize = 512;
 /// Prompts that are asked.
@@ -94,18 +96,17 @@ fn theirs(answers: &Answers) -> Vec<f64> {
     asked.flatten().map(|timing| timing.read_ms + timing.written_ms).collect()
 }
 
-fn quantiles(name: &str, mut ours: Vec<f64>, mut theirs: Vec<f64>, note: &str) -> anyhow::Result<Vec<Measurement>> {
+/// P50 and P99.
+fn quantiles(name: &str, mut ours: Vec<f64>, mut theirs: Vec<f64>, note: &str) -> anyhow::Result<[Measurement; 2]> {
     ours.sort_by(f64::total_cmp);
     theirs.sort_by(f64::total_cmp);
-    [("P50", 0.5), ("P99", 0.99)]
-        .into_iter()
-        .map(|(quantile, share)| {
-            let figure = quantile_of(&ours, share).context("nothing was asked")?;
-            let baseline = quantile_of(&theirs, share).context("llama.cpp was not asked")?;
-            Ok(Measurement::new(format!("decode: first action, {name}, {quantile}"), figure, "ms", note)
-                .beside(baseline))
-        })
-        .collect()
+    let figure = |quantile: &str, share: f64| -> anyhow::Result<Measurement> {
+        let figure = quantile_of(&ours, share).context("nothing was asked")?;
+        let baseline = quantile_of(&theirs, share).context("llama.cpp was not asked")?;
+        let name = format!("decode: first action, {name}, {quantile}");
+        Ok(Measurement::new(name, figure, "ms", note).beside(baseline))
+    };
+    Ok([figure("P50", 0.5)?, figure("P99", 0.99)?])
 }
 
 /// First actions, cold and warm, where `known` of a prompt's tokens stood there some keystrokes before; and peaks.
@@ -129,28 +130,32 @@ pub(super) fn measure(base: &EditModel, known: f64) -> anyhow::Result<Vec<Measur
     let mut their_peak = 0.0_f64;
     for (name, cache) in [("cold", false), ("warm", true)] {
         let (format, answers) = ask(cache)?;
-        let bytes = if cache { PREFIX_BYTES } else { 0 };
-        let asked = model.clone().with_prefix_cache(bytes, LIFETIME);
-        let ours = milliseconds(&asked, &prompts, &earlier, tokens)?;
         let read = if cache { PROMPT - known } else { PROMPT };
-        let note = format!(
-            "base model, f32, one thread; {read} of {PROMPT} tokens read, {tokens} written, as many as its first actions \
-             have; baseline: llama.cpp in {format}, {THREADS} threads, by its own clock"
-        );
         their_peak = their_peak.max(answers.peak_mib);
-        measurements.extend(quantiles(name, ours, theirs(&answers), &note)?);
+        for (precision, weights) in [("f32", ServedWeights::Full), ("int8", ServedWeights::Int8)] {
+            let bytes = if cache { PREFIX_BYTES } else { 0 };
+            let asked = model.clone().served_with(weights)?.with_prefix_cache(bytes, LIFETIME);
+            let ours = milliseconds(&asked, &prompts, &earlier, tokens)?;
+            let note = format!(
+                "base model, one thread; {read} of {PROMPT} tokens read, {tokens} written, as many as its first actions \
+                 have; baseline: llama.cpp in {format}, {THREADS} threads, by its own clock"
+            );
+            let [p50, p99] = quantiles(&format!("{name}, {precision}"), ours, theirs(&answers), &note)?;
+            measurements.push(if cache { p50.aiming_at(WARM_MS, Better::Less) } else { p50 });
+            measurements.push(p99);
+        }
     }
-    if let Some(warm) = measurements.iter_mut().rev().nth(1) {
-        *warm = warm.clone().aiming_at(WARM_MS, Better::Less);
+    for (precision, alone) in [("f32", ALONE), ("int8", ALONE_INT8)] {
+        let note = "a process that loads the base model and answers such prompts; baseline: llama.cpp with its Python";
+        let name = format!("decode: peak memory, {precision}");
+        measurements.push(Measurement::new(name, apart(alone)?, "MiB", note).beside(their_peak));
     }
-    let note = "a process that loads the base model and answers such prompts; baseline: llama.cpp with its Python";
-    measurements.push(Measurement::new("decode: peak memory", apart(ALONE)?, "MiB", note).beside(their_peak));
     Ok(measurements)
 }
 
-/// This process answers, and tells its own peak.
-pub(crate) fn alone() -> anyhow::Result<Vec<Measurement>> {
-    let model = roomy()?;
+/// This process answers by `weights`, and tells its own peak.
+pub(crate) fn alone(weights: ServedWeights) -> anyhow::Result<Vec<Measurement>> {
+    let model = roomy()?.served_with(weights)?;
     let prompts = prompts(&model, &contexts()?)?;
     milliseconds(&model.with_prefix_cache(PREFIX_BYTES / 32, LIFETIME), &prompts, &prompts, 16)?;
     Ok(vec![Measurement::new("decode: peak alone", own_peak()?, "MiB", "")])

@@ -2,10 +2,11 @@
 //! its own tasks.
 
 mod first;
+mod loss;
 mod peer;
 mod rates;
 
-pub(crate) use first::{ALONE, alone};
+pub(crate) use first::{ALONE, ALONE_INT8, alone};
 
 use std::time::{Duration, Instant};
 
@@ -119,6 +120,7 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Measurement>> {
         let name = format!("decode: written tokens, {drafts} guesses at once");
         measurements.push(Measurement::new(name, rate, "tokens/s", note).beside(alone));
     }
+    measurements.extend(loss::measure(&plain)?);
     measurements.extend(first::measure(&plain, share)?);
     measurements.extend(rates::measure(&plain, &contexts)?);
     Ok(measurements)

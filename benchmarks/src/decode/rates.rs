@@ -94,23 +94,25 @@ pub(super) fn measure(base: &EditModel, contexts: &[EditContext]) -> anyhow::Res
     let mut measurements = Vec::new();
     for Subject { name, model, rounds } in subjects {
         let peer = Peer::new(&model)?;
-        let context = model.network().config().max_position_embeddings;
+        let rounded = model.in_int8()?;
+        let config = model.network().config();
         for (threads, requests) in LOADS {
             let prompts = prompts.get(..requests).context("the base model has too few tasks")?;
-            let server = Server { threads, slots: requests, context };
+            let server = Server { threads, slots: requests, context: config.max_position_embeddings };
             let (format, theirs) = peer.rate(server, prompts, COUNT, rounds)?;
-            let ours = rate(&model, prompts, threads, rounds)?;
-            let note = format!(
-                "f32; a request is decoded on one thread, those of a thread in one batch; {COUNT} tokens each behind prompts \
-                 of the base's tasks; baseline: llama.cpp in {format}, by its own clock, which computes {} of {} tokens' \
-                 logits more",
-                model.network().config().vocab_size - model.network().config().written(),
-                model.network().config().vocab_size,
-            );
-            let name = format!("decode: {name}, threads {threads}, requests {requests}");
-            measurements.push(
-                Measurement::new(name, ours, "tokens/s", note).beside(theirs).aiming_at(SHARE * theirs, Better::More),
-            );
+            for (precision, model) in [("f32", &model), ("int8", &rounded)] {
+                let ours = rate(model, prompts, threads, rounds)?;
+                let note = format!(
+                    "a request is decoded on one thread, those of a thread in one batch; {COUNT} tokens each behind prompts \
+                     of the base's tasks; baseline: llama.cpp in {format}, by its own clock, which computes logits of {} \
+                     tokens where ours computes {}",
+                    config.vocab_size,
+                    config.written(),
+                );
+                let name = format!("decode: {name}, {precision}, threads {threads}, requests {requests}");
+                let measured = Measurement::new(name, ours, "tokens/s", note).beside(theirs);
+                measurements.push(measured.aiming_at(SHARE * theirs, Better::More));
+            }
         }
     }
     Ok(measurements)

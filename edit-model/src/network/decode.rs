@@ -7,7 +7,10 @@
 //! The two kinds of reading differ from each other in the last bits, as their products do: what one wrote is not to be
 //! taken for what the other would write.
 
+use std::ops::Range;
+
 use super::attention::QUERY_BLOCK;
+use super::int8::Int8Weights;
 use super::matmul::{MatrixView, multiply, multiply_vectors};
 use super::parameters::LayerLayout;
 use super::{Network, Sequence, Workspace, sized, vector};
@@ -75,28 +78,41 @@ pub(crate) struct ReadBuffers {
     activated: Vec<f32>,
 }
 
-/// How the rows of a reading are multiplied: as one product, or each as if it were alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rows {
-    Together,
-    Alone,
+/// A matrix of a product: where it lies in the weights, and the width of its rows.
+struct Matrix<'a> {
+    weights: &'a [f32],
+    range: Range<usize>,
+    width: usize,
 }
 
-impl Rows {
-    /// `matrix`, whose rows are `width` wide, times each of `vectors`.
-    fn multiply(self, matrix: &[f32], vectors: &[f32], width: usize, products: &mut [f32]) {
-        match self {
-            Self::Together => multiply_all(matrix, vectors, width, products, false),
-            Self::Alone => multiply_vectors(matrix, vectors, width, products),
+/// How the rows of a reading are multiplied: as one product, or each as if it were alone, with the matrices in 8 bits where
+/// there are any.
+#[derive(Debug, Clone, Copy)]
+enum Rows<'a> {
+    Together,
+    Alone(Option<&'a Int8Weights>),
+}
+
+impl Rows<'_> {
+    /// The matrix times each of `vectors`.
+    fn multiply(self, matrix: &Matrix<'_>, vectors: &[f32], products: &mut [f32]) {
+        let Matrix { weights, range, width } = matrix;
+        let int8 = match self {
+            Self::Together => return multiply_all(&weights[range.clone()], vectors, *width, products, false),
+            Self::Alone(int8) => int8.and_then(|int8| int8.matrix(range.start)),
+        };
+        match int8 {
+            Some(int8) => int8.multiply(vectors, products),
+            None => multiply_vectors(&weights[range.clone()], vectors, *width, products),
         }
     }
 
     /// The same, added to `sums`. What is in `scratch`, as long as they are, is lost.
-    fn add_product(self, matrix: &[f32], vectors: &[f32], width: usize, sums: &mut [f32], scratch: &mut [f32]) {
+    fn add_product(self, matrix: &Matrix<'_>, vectors: &[f32], sums: &mut [f32], scratch: &mut [f32]) {
         match self {
-            Self::Together => multiply_all(matrix, vectors, width, sums, true),
-            Self::Alone => {
-                multiply_vectors(matrix, vectors, width, scratch);
+            Self::Together => multiply_all(&matrix.weights[matrix.range.clone()], vectors, matrix.width, sums, true),
+            Self::Alone(_) => {
+                self.multiply(matrix, vectors, scratch);
                 vector::add_in_place(sums, scratch);
             }
         }
@@ -137,26 +153,28 @@ impl Network {
         self.read(Rows::Together, weights, &mut [Reading { tokens, cache }], buffers)?;
         // Only what follows the last one is asked for.
         buffers.stream.drain(..(tokens.len() - 1) * self.config.hidden_size);
-        Ok(self.logits(weights, buffers))
+        Ok(self.logits(Rows::Alone(None), weights, buffers))
     }
 
     /// Reads written tokens of several sequences in one pass over the weights, and returns the logits of the next token
     /// behind each of them, a row each, sequence by sequence. However many tokens and sequences are read together, every row
-    /// is what it is when they are read one by one. When one of `readings` cannot be read, none is.
+    /// is what it is when they are read one by one. When one of `readings` cannot be read, none is. Matrices are taken from
+    /// `int8`, if it is there: the same as in `weights`.
     pub(crate) fn read_tokens(
         &self,
         weights: &[f32],
+        int8: Option<&Int8Weights>,
         readings: &mut [Reading<'_>],
         buffers: &mut ReadBuffers,
     ) -> Result<Vec<f32>, ModelError> {
-        self.read(Rows::Alone, weights, readings, buffers)?;
-        Ok(self.logits(weights, buffers))
+        self.read(Rows::Alone(int8), weights, readings, buffers)?;
+        Ok(self.logits(Rows::Alone(int8), weights, buffers))
     }
 
     /// Takes tokens through all layers; what they leave is in the stream and in their caches.
     fn read(
         &self,
-        reading: Rows,
+        reading: Rows<'_>,
         weights: &[f32],
         readings: &mut [Reading<'_>],
         buffers: &mut ReadBuffers,
@@ -167,6 +185,7 @@ impl Network {
         let epsilon = self.config.rms_norm_eps as f32;
         let count = buffers.positions.len();
         sized(&mut buffers.attended, count * query);
+        let matrix = |range: &Range<usize>, width: usize| Matrix { weights, range: range.clone(), width };
         for (index, layer) in self.layout.layers.iter().enumerate() {
             vector::normalize_rows(
                 &buffers.stream,
@@ -176,7 +195,7 @@ impl Network {
                 sized(&mut buffers.inverse_rms, count),
             );
             let products = sized(&mut buffers.query_key_value, count * row);
-            reading.multiply(&weights[layer.query_key_value.clone()], &buffers.normalized, width, products);
+            reading.multiply(&matrix(&layer.query_key_value, width), &buffers.normalized, products);
             self.place(weights, layer, buffers);
             let mut first = 0;
             for Reading { tokens, cache } in readings.iter_mut() {
@@ -186,12 +205,12 @@ impl Network {
                 }
                 match reading {
                     Rows::Together => self.attend_in_blocks(buffers, rows, cache.length, first, tokens.len()),
-                    Rows::Alone => self.attend_one_by_one(buffers, rows, cache.length, first, tokens.len()),
+                    Rows::Alone(_) => self.attend_one_by_one(buffers, rows, cache.length, first, tokens.len()),
                 }
                 first += tokens.len();
             }
-            let output = &weights[layer.attention_output.clone()];
-            reading.add_product(output, &buffers.attended, query, &mut buffers.stream, &mut buffers.normalized);
+            let output = matrix(&layer.attention_output, query);
+            reading.add_product(&output, &buffers.attended, &mut buffers.stream, &mut buffers.normalized);
             if !layer.attention_output_bias.is_empty() {
                 vector::add_to_rows(&mut buffers.stream, &weights[layer.attention_output_bias.clone()]);
             }
@@ -203,10 +222,10 @@ impl Network {
                 &mut buffers.inverse_rms,
             );
             let products = sized(&mut buffers.gate_up, count * 2 * inner);
-            reading.multiply(&weights[layer.gate_up.clone()], &buffers.normalized, width, products);
+            reading.multiply(&matrix(&layer.gate_up, width), &buffers.normalized, products);
             vector::gated_activation(&buffers.gate_up, inner, sized(&mut buffers.activated, count * inner));
-            let down = &weights[layer.down.clone()];
-            reading.add_product(down, &buffers.activated, inner, &mut buffers.stream, &mut buffers.normalized);
+            let down = matrix(&layer.down, inner);
+            reading.add_product(&down, &buffers.activated, &mut buffers.stream, &mut buffers.normalized);
         }
         for Reading { tokens, cache } in readings {
             cache.length += tokens.len();
@@ -316,7 +335,7 @@ impl Network {
     }
 
     /// Logits behind every row of the stream.
-    fn logits(&self, weights: &[f32], buffers: &mut ReadBuffers) -> Vec<f32> {
+    fn logits(&self, rows: Rows<'_>, weights: &[f32], buffers: &mut ReadBuffers) -> Vec<f32> {
         let width = self.config.hidden_size;
         let count = buffers.stream.len() / width;
         vector::normalize_rows(
@@ -327,7 +346,7 @@ impl Network {
             sized(&mut buffers.inverse_rms, count),
         );
         let mut logits = vec![0.0; count * self.config.written()];
-        multiply_vectors(&weights[self.output_layer()], &buffers.normalized, width, &mut logits);
+        rows.multiply(&Matrix { weights, range: self.output_layer(), width }, &buffers.normalized, &mut logits);
         logits
     }
 

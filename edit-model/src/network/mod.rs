@@ -7,11 +7,13 @@
 
 mod attention;
 mod decode;
+mod int8;
 mod matmul;
 mod parameters;
 mod vector;
 
 pub(crate) use decode::{KeyValueCache, ReadBuffers, Reading};
+pub(crate) use int8::Int8Weights;
 pub use parameters::NamedTensor;
 pub(crate) use parameters::{EMBEDDING, LayerLayout, Layout, OUTPUT, standard_normal};
 

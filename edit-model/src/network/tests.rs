@@ -111,7 +111,7 @@ fn read_tokens(
     cache: &mut KeyValueCache,
     buffers: &mut ReadBuffers,
 ) -> Vec<f32> {
-    network.read_tokens(weights, &mut [Reading { tokens, cache }], buffers).unwrap()
+    network.read_tokens(weights, None, &mut [Reading { tokens, cache }], buffers).unwrap()
 }
 
 #[test]
@@ -219,11 +219,43 @@ proptest! {
                     .filter(|(tokens, _)| !tokens.is_empty())
                     .map(|(tokens, cache)| Reading { tokens, cache })
                     .collect();
-                let rows = network.read_tokens(&weights, &mut readings, &mut buffers).unwrap();
+                let rows = network.read_tokens(&weights, None, &mut readings, &mut buffers).unwrap();
                 prop_assert_eq!(&rows, &wanted, "{}", family);
                 prop_assert_eq!(&together, &alone, "{}", family);
             }
         }
+    }
+}
+
+#[test]
+fn matrices_in_8_bits_say_what_the_rounded_weights_say() {
+    for (family, network) in of_every_family() {
+        let mut weights = weights(&network, 11);
+        let original = weights.clone();
+        let int8 = Int8Weights::round(&network, &mut weights).unwrap();
+        assert_ne!(original, weights, "{family}");
+        let prompt: Vec<u32> = (0..40).map(|i| (i * 11 + 2) % 41).collect();
+        let (mut cache, mut buffers) = (network.empty_cache(), ReadBuffers::default());
+        network.read_prompt(&weights, &prompt, &mut cache, &mut buffers).unwrap();
+        let (mut plain, mut alone) = (cache.clone(), cache.clone());
+        let written: Vec<u32> = (0..20).map(|i| (i * 5 + 1) % 37).collect();
+        let mut reading = [Reading { tokens: &written, cache: &mut cache }];
+        let rows = network.read_tokens(&weights, Some(&int8), &mut reading, &mut buffers).unwrap();
+        let wanted = read_tokens(&network, &weights, &written, &mut plain, &mut buffers);
+        for (got, want) in rows.iter().zip(&wanted) {
+            assert!((got - want).abs() < 5e-3, "{family}: {got} {want}");
+        }
+        assert_ne!(rows, wanted, "{family}: nothing was computed with them");
+        // To the bit what each is alone.
+        for (token, row) in written.iter().zip(rows.chunks_exact(37)) {
+            let mut reading = [Reading { tokens: std::slice::from_ref(token), cache: &mut alone }];
+            assert_eq!(
+                network.read_tokens(&weights, Some(&int8), &mut reading, &mut buffers).unwrap(),
+                row,
+                "{family}"
+            );
+        }
+        assert_eq!(alone, cache, "{family}");
     }
 }
 
@@ -237,7 +269,7 @@ fn of_sequences_of_which_one_is_full_none_is_read() {
     network.read_prompt(&weights, &[4; 5], &mut short, &mut buffers).unwrap();
     let before = short.clone();
     let mut readings = [Reading { tokens: &[1], cache: &mut short }, Reading { tokens: &[2], cache: &mut full }];
-    assert!(network.read_tokens(&weights, &mut readings, &mut buffers).is_err());
+    assert!(network.read_tokens(&weights, None, &mut readings, &mut buffers).is_err());
     assert_eq!(short, before);
 }
 

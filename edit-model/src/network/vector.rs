@@ -391,6 +391,47 @@ kernels! {
     }
 }
 
+/// The greatest absolute value of those that are numbers.
+#[inline(always)]
+pub(crate) fn greatest(values: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, tail) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let value = chunk[lane].abs();
+            lanes[lane] = if value > lanes[lane] { value } else { lanes[lane] };
+        }
+    }
+    let mut result = 0.0_f32;
+    for value in lanes.iter().chain(tail) {
+        result = if value.abs() > result { value.abs() } else { result };
+    }
+    result
+}
+
+kernels! {
+    /// `input` in integers up to `limit`, of which each stands for `scale`. When some of it are no numbers, `scale` is none.
+    fn round_to_integers(input: &[f32], limit: f32, output: &mut [i16], scale: &mut f32) {
+        let largest = greatest(input);
+        let factor = if largest > 0.0 { limit / largest } else { 0.0 };
+        let mut zeros = [0.0_f32; LANES];
+        let (chunks, tail) = input.as_chunks::<LANES>();
+        let (rounded_chunks, rounded_tail) = output.as_chunks_mut::<LANES>();
+        for (chunk, rounded) in chunks.iter().zip(rounded_chunks) {
+            for lane in 0..LANES {
+                zeros[lane] += chunk[lane] * 0.0;
+                rounded[lane] = (chunk[lane] * factor).round_ties_even() as i32 as i16;
+            }
+        }
+        let mut zero: f32 = zeros.iter().sum();
+        for (value, rounded) in tail.iter().zip(rounded_tail) {
+            zero += value * 0.0;
+            *rounded = (value * factor).round_ties_even() as i32 as i16;
+        }
+        *scale = largest / limit + zero;
+    }
+}
+
 kernels! {
     /// `target += source`.
     fn add_in_place(target: &mut [f32], source: &[f32]) {

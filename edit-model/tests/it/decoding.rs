@@ -306,6 +306,52 @@ fn questions_join_while_others_are_answered_one_at_a_time_and_leave_alone() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn in_8_bits_too_nothing_that_makes_it_fast_changes_an_answer(
+        which in 0_usize..4,
+        typed in proptest::collection::vec("[a-z_.(), ]{0,12}", 1..5),
+        draft_tokens in 0_usize..5,
+        most in 1_usize..4,
+    ) {
+        let model = plain().get(which).unwrap_or_else(repetitive).in_int8().unwrap();
+        let options = DecodeOptions { force_edit: true, ..DecodeOptions::default() };
+        let questions: Vec<_> =
+            typed.iter().map(|typed| (after(typed), DecodeOptions { draft_tokens, ..options.clone() })).collect();
+        let remembering = model.clone().with_prefix_cache(PREFIX_BYTES, LIFETIME);
+        let heard = together(&remembering, most, &questions, &[true, false], |_| {});
+        for ((context, _), end) in questions.iter().zip(heard.ends) {
+            let mut got = end.unwrap().unwrap();
+            (got.reused_tokens, got.drafted_tokens, got.kept_draft_tokens) = (0, 0, 0);
+            prop_assert_eq!(got, answer(&model, context, &options).0);
+        }
+    }
+}
+
+#[test]
+fn a_model_in_8_bits_has_rounded_weights_and_nearly_the_same_gate() {
+    for model in plain() {
+        let rounded = model.in_int8().unwrap();
+        assert_ne!(rounded.weights(), model.weights());
+        let largest = model.weights().iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
+        let is_near = |(one, other): (&f32, &f32)| (one - other).abs() <= 0.51 / 127.0 * largest;
+        assert!(rounded.weights().iter().zip(model.weights()).all(is_near));
+        let gate = |model: &EditModel| model.gate_score(&context()).unwrap();
+        assert!((gate(&rounded) - gate(model)).abs() < 0.02);
+        // Other weights are not rounded.
+        let other = rounded.with_weights(model.weights().to_vec()).unwrap();
+        let options = DecodeOptions { force_edit: true, ..DecodeOptions::default() };
+        assert_eq!(answer(&other, &context(), &options), answer(model, &context(), &options));
+    }
+    let mut weights = plain()[0].weights().to_vec();
+    let place = weights.len() - 100;
+    weights[place] = f32::NAN;
+    let broken = plain()[0].with_weights(weights).unwrap();
+    assert!(broken.in_int8().unwrap_err().to_string().contains("no numbers"));
+}
+
 #[test]
 fn other_weights_remember_nothing_of_these() {
     let first = plain()[0].clone().with_prefix_cache(PREFIX_BYTES, LIFETIME);

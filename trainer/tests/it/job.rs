@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use edit_model::{EditModel, ModelManifest};
+use edit_model::{EditModel, ModelManifest, ServedWeights};
 use trainer::gate::{GateLimits, GateVerdict};
 use trainer::job::{JobFile, JobProgress, JobResult, run_job};
 use trainer::methods::{Method, MethodConfig, TrainingProgress};
@@ -111,6 +111,25 @@ fn both_evaluation_sets_are_judged_apart_and_known_names_from_new_ones() {
     assert!(language.bytes > 100 && language.bits_per_byte_candidate > 0.0 && language.bits_per_byte_parent > 0.0);
     let progress: JobProgress = serde_json::from_slice(&std::fs::read(&job.progress_file).unwrap()).unwrap();
     assert_eq!((progress.evaluated, progress.to_evaluate), (42, 42));
+}
+
+#[test]
+fn the_gate_judges_by_the_weights_that_serve() {
+    let run = |weights: ServedWeights| {
+        let folder = tempfile::tempdir().unwrap();
+        let gate = GateLimits { weights, ..GateLimits::default() };
+        let job = JobFile { gate, gate_opportunities: 10, ..job(folder.path(), 600) };
+        let result = run_job(&job, &lines(&pairs(0, 24)), &lines(&pairs(100, 30)), &[], &mut |_| {}).unwrap();
+        let language = &result.gate.languages[0];
+        (result.model_digest, [language.bits_per_byte_candidate, language.bits_per_byte_parent])
+    };
+    let (stored, full) = run(ServedWeights::Full);
+    let (stored_too, int8) = run(ServedWeights::Int8);
+    // The same version, which others may serve otherwise.
+    assert_eq!(stored, stored_too);
+    for (full, int8) in full.into_iter().zip(int8) {
+        assert!(full != int8 && (full - int8).abs() < 0.05 * full, "{full} {int8}");
+    }
 }
 
 #[test]
