@@ -321,9 +321,17 @@ impl WithSimd for VectorProducts<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { matrix, vectors, width, output } = self;
         let rows = matrix.len() / width;
+        // Two by two, so that a weight is loaded once for both.
+        let paired = vectors.len() / width / 2 * 2;
+        let (pairs, last) = vectors.split_at(paired * width);
+        let (pairs_output, last_output) = output.split_at_mut(paired * rows);
         for (index, row) in matrix.chunks_exact(width).enumerate() {
-            for (vector, products) in vectors.chunks_exact(width).zip(output.chunks_exact_mut(rows)) {
-                products[index] = product::<S>(simd, row, vector);
+            for (pair, products) in pairs.chunks_exact(2 * width).zip(pairs_output.chunks_exact_mut(2 * rows)) {
+                let (first, second) = pair.split_at(width);
+                [products[index], products[rows + index]] = two_products::<S>(simd, row, first, second);
+            }
+            if !last.is_empty() {
+                last_output[index] = product::<S>(simd, row, last);
             }
         }
     }
@@ -344,6 +352,36 @@ fn product<S: Simd>(simd: S, row: &[f32], vector: &[f32]) -> f32 {
     for (left, right) in row_rest.iter().zip(vector_rest) {
         sums[0] = simd.mul_add_e_f32s(*left, *right, sums[0]);
     }
+    total::<S>(simd, sums, row_tail, vector_tail)
+}
+
+/// The products of `row` with both vectors, each summed as [`product`] sums it.
+#[inline(always)]
+fn two_products<S: Simd>(simd: S, row: &[f32], first: &[f32], second: &[f32]) -> [f32; 2] {
+    let (row, row_tail) = S::as_simd_f32s(row);
+    let (first, first_tail) = S::as_simd_f32s(first);
+    let (second, second_tail) = S::as_simd_f32s(second);
+    let mut first_sums = [simd.splat_f32s(0.0); 4];
+    let mut second_sums = [simd.splat_f32s(0.0); 4];
+    let (row_quads, row_rest) = row.as_chunks::<4>();
+    let (first_quads, first_rest) = first.as_chunks::<4>();
+    let (second_quads, second_rest) = second.as_chunks::<4>();
+    for ((left, one), other) in row_quads.iter().zip(first_quads).zip(second_quads) {
+        for lane in 0..4 {
+            first_sums[lane] = simd.mul_add_e_f32s(left[lane], one[lane], first_sums[lane]);
+            second_sums[lane] = simd.mul_add_e_f32s(left[lane], other[lane], second_sums[lane]);
+        }
+    }
+    for ((left, one), other) in row_rest.iter().zip(first_rest).zip(second_rest) {
+        first_sums[0] = simd.mul_add_e_f32s(*left, *one, first_sums[0]);
+        second_sums[0] = simd.mul_add_e_f32s(*left, *other, second_sums[0]);
+    }
+    [total::<S>(simd, first_sums, row_tail, first_tail), total::<S>(simd, second_sums, row_tail, second_tail)]
+}
+
+/// The sums in one, and the products of what fills no register.
+#[inline(always)]
+fn total<S: Simd>(simd: S, sums: [S::f32s; 4], row_tail: &[f32], vector_tail: &[f32]) -> f32 {
     let total = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
     let mut sum = simd.reduce_sum_f32s(total);
     for (left, right) in row_tail.iter().zip(vector_tail) {
@@ -411,18 +449,21 @@ mod tests {
 
     #[test]
     fn vector_products_agree_with_the_definition_and_with_each_vector_alone() {
-        let matrix = values(37 * 75, 3);
-        let vectors = values(3 * 75, 4);
-        let mut together = vec![0.0; 3 * 37];
-        multiply_vectors(&matrix, &vectors, 75, &mut together);
-        for (vector, products) in vectors.chunks_exact(75).zip(together.chunks_exact(37)) {
-            for (row, got) in products.iter().enumerate() {
-                let want: f32 = matrix[row * 75..][..75].iter().zip(vector).map(|(a, b)| a * b).sum();
-                assert!((got - want).abs() < 1e-4);
+        // A vector alone, a pair, and pairs with one left; widths that fill registers and that do not.
+        for (count, width) in [(1, 75), (2, 75), (3, 75), (8, 192), (5, 7)] {
+            let matrix = values(37 * width, 3);
+            let vectors = values(count * width, 4);
+            let mut together = vec![0.0; count * 37];
+            multiply_vectors(&matrix, &vectors, width, &mut together);
+            for (vector, products) in vectors.chunks_exact(width).zip(together.chunks_exact(37)) {
+                for (row, got) in products.iter().enumerate() {
+                    let want: f32 = matrix[row * width..][..width].iter().zip(vector).map(|(a, b)| a * b).sum();
+                    assert!((got - want).abs() < 1e-4);
+                }
+                let mut alone = vec![0.0; 37];
+                multiply_vectors(&matrix, vector, width, &mut alone);
+                assert_eq!(alone, products);
             }
-            let mut alone = vec![0.0; 37];
-            multiply_vectors(&matrix, vector, 75, &mut alone);
-            assert_eq!(alone, products);
         }
     }
 
