@@ -262,6 +262,11 @@ impl EditModel {
 
 /// The permitted token with the greatest logit. The grammar is asked only about tokens that would win.
 pub(crate) fn likeliest(logits: &[f32], permitted: impl Fn(u32) -> bool) -> Option<u32> {
+    // Most often it is the very first: nothing needs an order then. Of equals, the one with the least number is before.
+    let (first, _) = (0_u32..).zip(logits).max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))?;
+    if permitted(first) {
+        return Some(first);
+    }
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     let value = |token: &u32| logits.get(*token as usize).copied().unwrap_or(f32::NEG_INFINITY);
     let mut end = order.len();
@@ -307,6 +312,8 @@ pub(crate) fn sample(logits: &[f32], temperature: f32, permitted: impl Fn(u32) -
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -319,6 +326,23 @@ mod tests {
             assert_eq!(likeliest(&logits, |token| logits[token as usize] < limit as f32), expected);
         }
         assert_eq!(likeliest(&logits, |_| false), None);
+        assert_eq!(likeliest(&[], |_| true), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { fork: false, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_likeliest_token_is_the_first_that_is_permitted_in_order(
+            tokens in proptest::collection::vec((-3_i8..3, any::<bool>()), 0..80),
+        ) {
+            // Many are equal.
+            let logits: Vec<f32> = tokens.iter().map(|(value, _)| f32::from(*value)).collect();
+            let mut order: Vec<u32> = (0..tokens.len() as u32).collect();
+            order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));
+            let permitted = |token: u32| tokens[token as usize].1;
+            prop_assert_eq!(likeliest(&logits, permitted), order.into_iter().find(|token| permitted(*token)));
+        }
     }
 
     #[test]
