@@ -11,7 +11,7 @@ use rdkafka::client::DefaultClientContext;
 use test_servers::servers_wanted;
 
 use crate::kafka::{Kafka, config};
-use crate::suite::{Harness, Running, caught_up, spec};
+use crate::suite::{Harness, Running, caught_up, eventually, spec};
 use bus::testing::scripted::Scripted;
 use std::sync::Arc;
 
@@ -74,14 +74,25 @@ async fn settings_of_topics_that_are_there_are_mended() {
     somebody.creates("step.changelog.v1", 2, &[("cleanup.policy", "compact"), ("delete.retention.ms", "5")]).await;
     let bus = kafka.bus();
     bus.create_topics(&[TopicSpec::new("in", 2, day()).read_by_step("step")]).await.unwrap();
-    let seen = somebody.sees("in").await;
+    // The broker that is asked learns of it from the controller, a moment later.
+    let lasting = |seen: &BTreeMap<String, String>, name: &str| {
+        seen.get(name).and_then(|value| value.parse::<u64>().ok()).is_some_and(|value| value >= 86_400_000)
+    };
+    let seen = eventually("the topic's settings are mended", || async {
+        let seen = somebody.sees("in").await;
+        if lasting(&seen, "retention.ms") { Ok(seen) } else { Err(seen) }
+    })
+    .await;
     let is = |name: &str, value: &str| assert_eq!(seen[name], value, "{name}");
     is("retention.ms", "86400000");
     is("flush.messages", "7");
     is("cleanup.policy", "delete");
     assert!(seen["max.message.bytes"].parse::<usize>().unwrap() > 2 * 100_000, "{seen:?}");
-    let changelog = somebody.sees("step.changelog.v1").await;
-    assert!(changelog["delete.retention.ms"].parse::<u64>().unwrap() >= 86_400_000, "{changelog:?}");
+    let changelog = eventually("the changelog's settings are mended", || async {
+        let seen = somebody.sees("step.changelog.v1").await;
+        if lasting(&seen, "delete.retention.ms") { Ok(seen) } else { Err(seen) }
+    })
+    .await;
     assert_eq!(changelog["cleanup.policy"], "compact");
 }
 
