@@ -1,9 +1,8 @@
 //! One answer: from a queued decoding to events on the wire, a signed receipt and an exposure.
 //!
-//! The decoding thread hands over actions as they are complete; a task turns them into server-sent events. The body
+//! The engine hands over actions as they are complete; a task turns them into server-sent events. The body
 //! hands a frame to the connection only when the connection asks for it and counts it then, so that what is recorded as
-//! delivered was delivered. A client that leaves drops the body: the task sees that at once and sets the cancel flag,
-//! which decoding looks at before every token.
+//! delivered was delivered. A client that leaves drops the body: the task sees that at once and cancels the answer.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -25,13 +24,13 @@ use model_registry::routing::Assignment;
 use serde::Serialize;
 use service::problem::Problem;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::cache::CacheKey;
 use crate::door::Tenant;
-use crate::engine::{Completion, EngineError};
+use crate::engine::{Completion, EngineError, Progress};
 use crate::exposure::Exposure;
 use crate::models::ServedModel;
-use crate::pool::CancelFlag;
 use crate::request::Question;
 use crate::state::State;
 
@@ -50,14 +49,6 @@ pub(crate) struct Asked {
     pub(crate) context: Arc<EditContext>,
     pub(crate) context_digest: Sha256Digest,
     pub(crate) started: Instant,
-}
-
-/// What a decoding thread says.
-pub(crate) enum Progress {
-    /// An action that is to be shown is complete.
-    Action(EditAction),
-    /// Decoding ended.
-    Done(Result<Completion, EngineError>),
 }
 
 /// The body of an answer.
@@ -118,7 +109,7 @@ pub(crate) struct Answer {
     explores: bool,
     cache_key: Option<CacheKey>,
     progress: mpsc::Receiver<Progress>,
-    cancel: CancelFlag,
+    cancel: CancellationToken,
     frames: mpsc::Sender<Bytes>,
     taken: Arc<AtomicUsize>,
     state: Arc<State>,
@@ -132,7 +123,7 @@ impl Answer {
         explores: bool,
         cache_key: Option<CacheKey>,
         progress: mpsc::Receiver<Progress>,
-        cancel: CancelFlag,
+        cancel: CancellationToken,
     ) -> (Self, Frames) {
         // One frame at a time: a frame is offered when the one before was taken.
         let (frames, receiver) = mpsc::channel(1);

@@ -15,13 +15,12 @@ use model_registry::routing::assign;
 use service::body::{BodyLimits, UnreadBody, require_json};
 use service::problem::{Problem, unknown_method, unknown_path};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use crate::answer::{Answer, Asked, Frames, Progress, context_digest};
-use crate::asking::Asking;
+use crate::answer::{Answer, Asked, Frames, context_digest};
 use crate::cache::CacheKey;
-use crate::engine::Decoding;
+use crate::engine::{Ask, Decoding, Overloaded, Progress};
 use crate::models::ServedModel;
-use crate::pool::{CancelFlag, QueueFull};
 use crate::request::Question;
 use crate::state::State;
 
@@ -103,11 +102,12 @@ async fn answer(state: &Arc<State>, headers: &HeaderMap, body: &mut UnreadBody) 
         force_edit: explores,
         max_actions: state.config.max_actions,
         draft_tokens: state.config.draft_tokens,
+        batch: state.config.decode_batch,
     };
     let cache_key =
         CacheKey { artifact: assignment.artifact_digest, context: context_digest, forced: decoding.force_edit };
 
-    let cancel = CancelFlag::default();
+    let cancel = CancellationToken::new();
     let (sender, receiver) = mpsc::channel(state.config.max_actions + 1);
     let fresh_key = if let Some(completion) = state.cache.get(&cache_key) {
         if !explores {
@@ -118,17 +118,8 @@ async fn answer(state: &Arc<State>, headers: &HeaderMap, body: &mut UnreadBody) 
         let _ = sender.try_send(Progress::Done(Ok(completion)));
         None
     } else {
-        let asking = Asking {
-            engine,
-            tenant: tenant.id.clone(),
-            context: Arc::clone(&context),
-            decoding,
-            explores,
-            cancel: cancel.clone(),
-            progress: sender,
-            batch: state.config.decode_batch,
-        };
-        state.pool.submit(asking).map_err(|QueueFull| {
+        let ask = Ask { tenant: tenant.id.clone(), context: Arc::clone(&context), decoding, explores };
+        engine.begin(&state.pool, ask, sender, cancel.clone()).map_err(|Overloaded| {
             let wait = Duration::from_secs(u64::from(state.config.retry_after_seconds));
             Problem::unavailable("overloaded", "all threads are busy and the queue is full", wait)
         })?;

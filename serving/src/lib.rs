@@ -7,7 +7,6 @@
 //! door passes, and what passes is observed.
 
 mod answer;
-mod asking;
 mod bounded;
 mod cache;
 mod config;

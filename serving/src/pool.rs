@@ -9,27 +9,12 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use metrics::gauge;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::ServingError;
-
-/// Says that nobody waits for an answer any more.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct CancelFlag(Arc<AtomicBool>);
-
-impl CancelFlag {
-    pub(crate) fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 /// The queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +163,8 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     const WAIT: Duration = Duration::from_secs(10);
@@ -187,7 +174,7 @@ mod tests {
 
     struct Task {
         kind: u8,
-        cancel: CancelFlag,
+        cancel: CancellationToken,
         run: Box<dyn FnOnce(More<'_>) + Send>,
     }
 
@@ -207,12 +194,12 @@ mod tests {
         }
     }
 
-    fn task(kind: u8, cancel: &CancelFlag, run: impl FnOnce(More<'_>) + Send + 'static) -> Task {
+    fn task(kind: u8, cancel: &CancellationToken, run: impl FnOnce(More<'_>) + Send + 'static) -> Task {
         Task { kind, cancel: cancel.clone(), run: Box::new(run) }
     }
 
     fn simple(run: impl FnOnce() + Send + 'static) -> Task {
-        task(0, &CancelFlag::default(), |_| run())
+        task(0, &CancellationToken::default(), |_| run())
     }
 
     /// A pool of one thread, which is busy until something is sent.
@@ -232,7 +219,7 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_and_cancelled_jobs_make_room() {
         let (pool, release) = busy(1);
-        let waiting = CancelFlag::default();
+        let waiting = CancellationToken::default();
         pool.submit(task(0, &waiting, |_| panic!("cancelled jobs never start"))).unwrap();
         assert_eq!(pool.submit(simple(|| {})), Err(QueueFull));
         waiting.cancel();
@@ -255,11 +242,11 @@ mod tests {
     fn work_of_the_same_kind_joins_in_its_turn() {
         let (pool, release) = busy(9);
         let (done, ends) = mpsc::channel();
-        let alone = |name: &'static str, kind: u8, cancel: &CancelFlag| {
+        let alone = |name: &'static str, kind: u8, cancel: &CancellationToken| {
             let done = done.clone();
             task(kind, cancel, move |_| done.send(format!("{name} alone")).unwrap())
         };
-        let (joined, live, gone) = (done.clone(), CancelFlag::default(), CancelFlag::default());
+        let (joined, live, gone) = (done.clone(), CancellationToken::default(), CancellationToken::default());
         pool.submit(task(7, &live, move |more| {
             joined.send("first".to_owned()).unwrap();
             let mut count = 0;
@@ -287,7 +274,7 @@ mod tests {
     fn nothing_joins_that_an_idle_thread_is_about_to_take() {
         let (pool, release) = busy(9);
         let (done, ends) = mpsc::channel();
-        let live = CancelFlag::default();
+        let live = CancellationToken::default();
         pool.submit(task(7, &live, |_| {})).unwrap();
         let shared = Arc::clone(&pool.shared);
         shared.queue.lock().idle += 1;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
-use crate::asking::Asking;
 use crate::bounded::BoundedMap;
 use crate::cache::ResultCache;
 use crate::config::ServingConfig;
 use crate::decision::DecisionPolicy;
 use crate::door::Door;
+use crate::engine::Asking;
 use crate::exposure::ExposureQueue;
 use crate::models::Models;
 use crate::pool::DecodePool;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bus::local::{LocalLog, LocalLogConfig};
@@ -25,7 +25,7 @@ use service::repositories::RepositoryRule;
 use sqlx::AnyPool;
 
 use crate::database::{DatabaseDirectory, Directory, Grant};
-use crate::engine::{Completion, Decoding, Engine, EngineError};
+use crate::engine::{Asking, Completion, Engine, Model};
 use crate::exposure::{People, Unavailable};
 use crate::models::{ModelKey, ModelSource, RoutingSource, Unservable};
 use crate::running::Sources;
@@ -63,7 +63,7 @@ impl Turnstile {
 pub(crate) struct Script {
     pub(crate) gate_score: f32,
     pub(crate) actions: usize,
-    /// Passed after the first action; looks at the cancel flag while it waits.
+    /// Passed after the first action; looks whether it is cancelled while it waits.
     pub(crate) turnstile: Option<Arc<Turnstile>>,
     /// Set when decoding saw that it was cancelled.
     pub(crate) saw_cancel: Arc<AtomicBool>,
@@ -88,32 +88,26 @@ impl Script {
     }
 }
 
-impl Engine for Script {
-    fn complete(
-        &self,
-        tenant: &TenantId,
-        context: &EditContext,
-        decoding: Decoding,
-        cancelled: &dyn Fn() -> bool,
-        on_action: &mut dyn FnMut(EditAction),
-    ) -> Result<Completion, EngineError> {
+impl Script {
+    fn complete(&self, asking: &Asking) -> Completion {
         assert!(!self.panics, "on purpose");
-        self.asked_by.lock().push(tenant.clone());
+        let (context, decoding) = (&asking.ask.context, asking.ask.decoding);
+        self.asked_by.lock().push(asking.ask.tenant.clone());
         let mut completion =
             Completion { actions: Vec::new(), gate_score: self.gate_score, log_p_text: -0.5, cancelled: false };
         if !decoding.force_edit && self.gate_score < decoding.threshold {
-            return Ok(completion);
+            return completion;
         }
         for (index, word) in words(context).into_iter().take(self.actions.min(decoding.max_actions)).enumerate() {
             if index == 1
                 && let Some(turnstile) = &self.turnstile
             {
                 let mut open = turnstile.0.lock();
-                while !*open && !cancelled() {
+                while !*open && !asking.cancel.is_cancelled() {
                     turnstile.1.wait_for(&mut open, Duration::from_millis(5));
                 }
             }
-            if cancelled() {
+            if asking.cancel.is_cancelled() {
                 self.saw_cancel.store(true, Ordering::Release);
                 completion.cancelled = true;
                 break;
@@ -125,9 +119,19 @@ impl Engine for Script {
                 new_text: self.new_text.clone(),
             };
             completion.actions.push(action.clone());
-            on_action(action);
+            asking.show(action);
         }
-        Ok(completion)
+        completion
+    }
+}
+
+impl Model for Script {
+    fn answer(&self, _: usize, next: &mut dyn FnMut() -> Option<Asking>) {
+        if let Some(asking) = next() {
+            let started = Instant::now();
+            let completion = self.complete(&asking);
+            asking.end(started, Ok(completion));
+        }
     }
 }
 

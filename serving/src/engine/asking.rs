@@ -3,32 +3,27 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use events::{EditAction, EditContext, TenantId};
+use events::EditAction;
 use metrics::histogram;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use crate::answer::Progress;
-use crate::engine::{Completion, Decoding, Engine, EngineError};
-use crate::pool::{CancelFlag, Work};
+use super::{Ask, Completion, EngineError, Model, Progress};
+use crate::pool::Work;
 
 /// What is asked, and who hears the answer. With `explores` nothing is shown before the gate score is known.
 pub(crate) struct Asking {
-    pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) tenant: TenantId,
-    pub(crate) context: Arc<EditContext>,
-    pub(crate) decoding: Decoding,
-    pub(crate) explores: bool,
-    pub(crate) cancel: CancelFlag,
+    pub(crate) model: Arc<dyn Model>,
+    pub(crate) ask: Ask,
     pub(crate) progress: mpsc::Sender<Progress>,
-    /// Most answers that are decoded together.
-    pub(crate) batch: usize,
+    pub(crate) cancel: CancellationToken,
 }
 
 impl Asking {
     /// An action is complete.
     pub(crate) fn show(&self, action: EditAction) {
         // The channel holds every action that the limit allows; a full or closed one means that nobody listens.
-        if !self.explores && self.progress.try_send(Progress::Action(action)).is_err() {
+        if !self.ask.explores && self.progress.try_send(Progress::Action(action)).is_err() {
             self.cancel.cancel();
         }
     }
@@ -41,11 +36,11 @@ impl Asking {
 }
 
 impl Work for Asking {
-    // Whoever runs the work holds the engine, so no other is at its address.
+    // Whoever runs the work holds the model, so no other is at its address.
     type Kind = *const ();
 
     fn kind(&self) -> Self::Kind {
-        Arc::as_ptr(&self.engine).cast()
+        Arc::as_ptr(&self.model).cast()
     }
 
     fn is_cancelled(&self) -> bool {
@@ -53,8 +48,8 @@ impl Work for Asking {
     }
 
     fn run(self, more: &mut dyn FnMut() -> Option<Self>) {
-        let (engine, batch) = (Arc::clone(&self.engine), self.batch);
+        let (model, batch) = (Arc::clone(&self.model), self.ask.decoding.batch);
         let mut first = Some(self);
-        engine.complete_together(batch, &mut || first.take().or_else(&mut *more));
+        model.answer(batch, &mut || first.take().or_else(&mut *more));
     }
 }

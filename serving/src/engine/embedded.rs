@@ -1,87 +1,46 @@
-//! What proposes edits, as far as serving must know: one call that hands out actions while it decodes.
+//! Models of this process: they decode on threads of the pool, questions of the same model together.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edit_model::{DecodeOptions, EditModel, ModelError, Question, ServedWeights, StopReason};
-use events::{EditAction, EditContext, TenantId};
+use events::{EditAction, EditContext};
 use metrics::counter;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use crate::asking::Asking;
+use super::{Ask, Asking, Completion, Engine, EngineError, Overloaded, Progress};
+use crate::pool::{DecodePool, QueueFull};
 
-/// How to decode.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Decoding {
-    /// Least gate score at which the model speaks.
-    pub(crate) threshold: f32,
-    /// Speak whatever the gate score.
-    pub(crate) force_edit: bool,
-    pub(crate) max_actions: usize,
-    /// Most tokens that are guessed and read ahead.
-    pub(crate) draft_tokens: usize,
-}
-
-/// What a model answered.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Completion {
-    pub(crate) actions: Vec<EditAction>,
-    /// The model's estimate that an edit is wanted, before masking or threshold.
-    pub(crate) gate_score: f32,
-    /// Log-probability under the model of everything that was decoded; of silence when it chose silence.
-    pub(crate) log_p_text: f32,
-    /// Whether decoding was broken off; such an answer is not complete.
-    pub(crate) cancelled: bool,
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EngineError {
-    /// The context cannot be written for this model.
-    #[error("the context does not fit the model")]
-    Context,
-    /// Anything else.
-    #[error("decoding failed: {0}")]
-    Failed(String),
-}
-
-/// Something that proposes edits. Shared between threads; a call keeps its own state.
-pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
-    /// Answers the `context` of `tenant`; every action goes to `on_action` as soon as it is complete, and `cancelled` is
-    /// asked before every token. Tenants may share an engine; nothing of an answer, its time included, may tell one what
-    /// another asked.
-    fn complete(
-        &self,
-        tenant: &TenantId,
-        context: &EditContext,
-        decoding: Decoding,
-        cancelled: &dyn Fn() -> bool,
-        on_action: &mut dyn FnMut(EditAction),
-    ) -> Result<Completion, EngineError>;
-
-    /// Answers what `next` hands out, at most `most` questions at once; all of them are asked of this engine. One that
+/// A model in memory. Shared between threads.
+pub(crate) trait Model: Send + Sync + std::fmt::Debug {
+    /// Answers what `next` hands out, at most `most` questions at once; all of them are asked of this model. One that
     /// answers one at a time takes the first and leaves the others to whichever thread is free next.
-    fn complete_together(&self, most: usize, next: &mut dyn FnMut() -> Option<Asking>) {
-        let _ = most;
-        if let Some(asking) = next() {
-            let started = Instant::now();
-            let cancelled = || asking.cancel.is_cancelled();
-            let result = self.complete(&asking.tenant, &asking.context, asking.decoding, &cancelled, &mut |action| {
-                asking.show(action);
-            });
-            asking.end(started, result);
-        }
+    fn answer(&self, most: usize, next: &mut dyn FnMut() -> Option<Asking>);
+}
+
+impl<M: Model + 'static> Engine for M {
+    fn begin(
+        self: Arc<Self>,
+        threads: &DecodePool<Asking>,
+        ask: Ask,
+        progress: mpsc::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<(), Overloaded> {
+        threads.submit(Asking { model: self, ask, progress, cancel }).map_err(|QueueFull| Overloaded)
     }
 }
 
 /// How the model is asked.
-fn options(tenant: &TenantId, decoding: Decoding) -> DecodeOptions {
+fn options(ask: &Ask) -> DecodeOptions {
+    let decoding = ask.decoding;
     DecodeOptions {
         max_actions: decoding.max_actions,
         threshold: decoding.threshold,
         force_edit: decoding.force_edit,
         draft_tokens: decoding.draft_tokens,
-        tenant: tenant.to_string(),
+        tenant: ask.tenant.to_string(),
         ..DecodeOptions::default()
     }
 }
@@ -115,11 +74,11 @@ struct Begun {
 
 impl Question for Begun {
     fn context(&self) -> Arc<EditContext> {
-        Arc::clone(&self.asking.context)
+        Arc::clone(&self.asking.ask.context)
     }
 
     fn options(&self) -> DecodeOptions {
-        options(&self.asking.tenant, self.asking.decoding)
+        options(&self.asking.ask)
     }
 
     fn is_cancelled(&self) -> bool {
@@ -135,21 +94,10 @@ impl Question for Begun {
     }
 }
 
-impl Engine for EditModel {
-    fn complete(
-        &self,
-        tenant: &TenantId,
-        context: &EditContext,
-        decoding: Decoding,
-        cancelled: &dyn Fn() -> bool,
-        on_action: &mut dyn FnMut(EditAction),
-    ) -> Result<Completion, EngineError> {
-        answered(Self::complete(self, context, &options(tenant, decoding), cancelled, on_action))
-    }
-
-    fn complete_together(&self, most: usize, next: &mut dyn FnMut() -> Option<Asking>) {
+impl Model for EditModel {
+    fn answer(&self, most: usize, next: &mut dyn FnMut() -> Option<Asking>) {
         let mut begun = || next().map(|asking| Begun { asking, started: Instant::now() });
-        if let Err(error) = Self::complete_together::<Begun>(self, most, &mut begun) {
+        if let Err(error) = self.complete_together::<Begun>(most, &mut begun) {
             // Those who wait see their channels close.
             tracing::error!(%error, "a pass failed");
         }
@@ -186,13 +134,12 @@ pub(crate) fn load(directory: &Path, loading: Loading) -> Result<EditModel, Mode
 #[cfg(test)]
 mod tests {
     use edit_model::{CodeTokenizer, ModelConfig, Network};
+    use events::TenantId;
     use rand::SeedableRng as _;
     use rand_chacha::ChaCha8Rng;
-    use tokio::sync::mpsc;
 
     use super::*;
-    use crate::answer::Progress;
-    use crate::pool::CancelFlag;
+    use crate::engine::Decoding;
 
     const TEXT: &str = "let user = users.get(1);\nlet name = get_name(user);\nprintln!(name);\n";
 
@@ -221,32 +168,27 @@ mod tests {
     #[test]
     fn askings_that_are_answered_together_hear_what_each_would_hear_alone() {
         let model = Arc::new(model());
-        let tenant = TenantId::default();
         // The last context is none: its cursor is outside.
         let contexts = [0, 30, 60, 900].map(|cursor| Arc::new(context(cursor)));
-        let decoding = Decoding { threshold: 0.5, force_edit: true, max_actions: 4, draft_tokens: 0 };
+        let decoding = Decoding { threshold: 0.5, force_edit: true, max_actions: 4, draft_tokens: 0, batch: 2 };
+        let ask = |number: usize| Ask {
+            tenant: TenantId::default(),
+            context: Arc::clone(&contexts[number]),
+            decoding,
+            explores: number == 1,
+        };
         let (mut askings, mut receivers) = (Vec::new(), Vec::new());
-        for (number, context) in contexts.iter().enumerate() {
+        for number in 0..contexts.len() {
             let (progress, receiver) = mpsc::channel(decoding.max_actions + 1);
             receivers.push(receiver);
-            let engine: Arc<dyn Engine> = model.clone();
-            askings.push(Asking {
-                engine,
-                tenant: tenant.clone(),
-                context: Arc::clone(context),
-                decoding,
-                explores: number == 1,
-                cancel: CancelFlag::default(),
-                progress,
-                batch: 2,
-            });
+            askings.push(Asking { model: model.clone(), ask: ask(number), progress, cancel: CancellationToken::new() });
         }
         let mut left = askings.into_iter();
-        Engine::complete_together(&*model, 2, &mut || left.next());
+        model.answer(decoding.batch, &mut || left.next());
         for (number, (context, receiver)) in contexts.iter().zip(&mut receivers).enumerate() {
             let mut shown = Vec::new();
-            let wanted =
-                Engine::complete(&*model, &tenant, context, decoding, &|| false, &mut |action| shown.push(action));
+            let alone = model.complete(context, &options(&ask(number)), &|| false, &mut |action| shown.push(action));
+            let wanted = answered(alone);
             let (mut heard, mut end) = (Vec::new(), None);
             while let Ok(progress) = receiver.try_recv() {
                 match progress {
