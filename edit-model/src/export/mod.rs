@@ -14,8 +14,11 @@
 //!    character boundary.
 //!
 //! What can not be rendered so is refused with a reason ([`Refusal`]), for whoever counts.
+//!
+//! What a base learned so it is asked so: [`CursorPrompts`] are the same prompts for a place of which no answer is known yet.
 
 mod base;
+mod cursor;
 mod fill;
 mod neutral;
 mod own;
@@ -29,6 +32,7 @@ use std::str::FromStr;
 
 use events::{ActionList, EditAction, EditContext};
 
+pub use cursor::CursorPrompts;
 pub use renderer::Renderer;
 
 use crate::dialect::DialectError;

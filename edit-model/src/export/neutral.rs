@@ -69,6 +69,11 @@ impl Neutralizer {
         }
     }
 
+    /// Where the first name in `text` begins.
+    pub(super) fn first(&self, text: &str) -> Option<usize> {
+        self.automaton.find(text).map(|found| found.start())
+    }
+
     /// The names that stand in `text`, from left to right.
     pub(super) fn found<'a>(&'a self, text: &str) -> Vec<&'a str> {
         let name = |pattern: usize| self.names.get(pattern).map(String::as_str);

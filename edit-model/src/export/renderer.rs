@@ -17,14 +17,14 @@ const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// What a dialect writes.
 #[derive(Debug)]
-enum Form {
+pub(super) enum Form {
     Own(Box<CodeTokenizer>),
     Region(Layout),
 }
 
 /// How a region and what is around it are laid out.
 #[derive(Debug, Clone, Copy)]
-enum Layout {
+pub(super) enum Layout {
     Fill(Fill),
     Rewrite,
 }
@@ -62,10 +62,10 @@ pub(super) struct Drafted {
 /// Writes pairs in one dialect for one base.
 #[derive(Debug)]
 pub struct Renderer {
-    form: Form,
-    base: BaseTokenizer,
-    neutral: Neutralizer,
-    maximum_tokens: usize,
+    pub(super) form: Form,
+    pub(super) base: BaseTokenizer,
+    pub(super) neutral: Neutralizer,
+    pub(super) maximum_tokens: usize,
 }
 
 impl Renderer {
@@ -132,7 +132,7 @@ impl Renderer {
         self.checked(drafted)
     }
 
-    fn count(&self, text: &str) -> Result<usize, Refusal> {
+    pub(super) fn count(&self, text: &str) -> Result<usize, Refusal> {
         Ok(self.base.encode(text)?.len())
     }
 
@@ -214,7 +214,7 @@ impl Renderer {
     }
 
     /// The control tokens and marks of a text are those that were put there.
-    fn check_marks(&self, marked: &Marked, tokens: &[u32]) -> Result<(), Refusal> {
+    pub(super) fn check_marks(&self, marked: &Marked, tokens: &[u32]) -> Result<(), Refusal> {
         let found = tokens.iter().copied().filter(|token| self.base.is_control(*token));
         let written = marked.marks.iter().filter_map(|mark| self.base.control_token(mark));
         let is_as_written = found.eq(written) && self.neutral.found(&marked.text) == marked.marks;

@@ -13,6 +13,10 @@ use super::region::Region;
 const PART_BYTES: usize = 512;
 /// What an edit costs beside its text: the marks and the name around it.
 const EDIT_MARKS: usize = 8;
+/// At a cursor, the first line that is shown has a number that is a multiple of this.
+const STEP: u64 = 8;
+/// At a cursor, its line counts as a multiple of so many tokens.
+const LINE_TOKENS: usize = 32;
 
 /// What a prompt shows.
 pub(super) struct View<'a> {
@@ -42,14 +46,10 @@ impl<'a> View<'a> {
             }
             is_affordable
         };
-        let cost_of = |edit: &RecentEdit| {
-            let text = [edit.path.as_str(), &difference(edit)].concat();
-            Ok::<_, Refusal>(count(&text)? + EDIT_MARKS)
-        };
         let mut edits: Vec<&'a RecentEdit> = Vec::new();
         let mut recent = context.recent_edits.iter().rev().peekable();
         if let Some(newest) = recent.peek()
-            && afford(&mut left, cost_of(newest)?, budget / 2)
+            && afford(&mut left, cost_of(newest, &count)?, budget / 2)
         {
             edits.extend(recent.next());
         }
@@ -79,7 +79,7 @@ impl<'a> View<'a> {
         }
         if !edits.is_empty() {
             for edit in recent {
-                if !afford(&mut left, cost_of(edit)?, budget) {
+                if !afford(&mut left, cost_of(edit, &count)?, budget) {
                     break;
                 }
                 edits.push(edit);
@@ -90,6 +90,96 @@ impl<'a> View<'a> {
         let after = region.after.get(..end).unwrap_or_default();
         Ok(Self { context, region, before, after, edits })
     }
+
+    /// A cursor with as much around it as `budget` tokens show, such that prompts from one key to the next begin alike as
+    /// far as the cursor: an engine that kept what it computed for one reads the next from there.
+    ///
+    /// Half of the tokens are for what stands before the cursor and a quarter each for what stands after it and for edits,
+    /// so that none of them makes room for another. The first line that is shown moves by [`STEP`] lines at once. An edit
+    /// whose new text stands in the cursor's line is still being made: it would change with every key, and what it is
+    /// about is seen anyway.
+    pub(super) fn at_cursor(
+        budget: usize,
+        context: &'a EditContext,
+        region: &'a Region,
+        count: impl Fn(&str) -> Result<usize, Refusal>,
+    ) -> Result<Self, Refusal> {
+        let line = [last_line(&region.before), region.after.lines().next().unwrap_or_default()].concat();
+        let is_made = |edit: &&RecentEdit| {
+            let new_text = edit.new_text.trim();
+            edit.path != context.path || new_text.is_empty() || !line.contains(new_text)
+        };
+        let (mut left, mut edits) = (budget / 4, Vec::new());
+        for edit in context.recent_edits.iter().rev().filter(is_made) {
+            let Some(rest) = left.checked_sub(cost_of(edit, &count)?) else { break };
+            left = rest;
+            edits.push(edit);
+        }
+        edits.reverse();
+        let (mut left, mut end) = (budget / 4, 0);
+        for part in parts(&region.after) {
+            let Some(rest) = left.checked_sub(count(part)?) else { break };
+            left = rest;
+            end += part.len();
+        }
+        let start = first_shown(context.window.first_line, &region.before, budget / 2, &count)?;
+        let before = region.before.get(start..).unwrap_or_default();
+        let after = region.after.get(..end).unwrap_or_default();
+        Ok(Self { context, region, before, after, edits })
+    }
+}
+
+/// What an edit costs.
+fn cost_of(edit: &RecentEdit, count: &impl Fn(&str) -> Result<usize, Refusal>) -> Result<usize, Refusal> {
+    let text = [edit.path.as_str(), &difference(edit)].concat();
+    Ok(count(&text)? + EDIT_MARKS)
+}
+
+/// Where what is shown of the text before a cursor begins: at the first line whose number is a multiple of [`STEP`] from
+/// which everything fits, unless three quarters of what fits stand before it. While the cursor's line grows, it counts the
+/// same.
+fn first_shown(
+    first_line: u64,
+    before: &str,
+    budget: usize,
+    count: &impl Fn(&str) -> Result<usize, Refusal>,
+) -> Result<usize, Refusal> {
+    let own = last_line(before);
+    let above = &before[..before.len() - own.len()];
+    let Some(left) = budget.checked_sub((count(own)? + 1).next_multiple_of(LINE_TOKENS)) else {
+        return Ok(before.len() - fitting_end(own, budget, count)?);
+    };
+    let (mut left, mut start, mut aligned) = (left, above.len(), None);
+    let mut line = first_line + above.matches('\n').count() as u64;
+    for part in parts(above).into_iter().rev() {
+        let Some(rest) = left.checked_sub(count(part)?) else { break };
+        left = rest;
+        start -= part.len();
+        if part.ends_with('\n') {
+            line -= 1;
+        }
+        if line.is_multiple_of(STEP) && (start == 0 || above[..start].ends_with('\n')) {
+            aligned = Some(start);
+        }
+    }
+    let keeps_enough = |aligned: &usize| before.len() - aligned >= (before.len() - start) / 4;
+    Ok(aligned.filter(keeps_enough).unwrap_or(start))
+}
+
+/// Bytes of the longest end of a line that fits.
+fn fitting_end(line: &str, budget: usize, count: &impl Fn(&str) -> Result<usize, Refusal>) -> Result<usize, Refusal> {
+    let (mut left, mut bytes) = (budget, 0);
+    for part in parts(line).into_iter().rev() {
+        let Some(rest) = left.checked_sub(count(part)?) else { break };
+        left = rest;
+        bytes += part.len();
+    }
+    Ok(bytes)
+}
+
+/// What follows the last line break.
+fn last_line(text: &str) -> &str {
+    text.rsplit('\n').next().unwrap_or_default()
 }
 
 /// Lines with their line breaks, in parts where they are long.
