@@ -383,12 +383,16 @@ mod tests {
                     accepted_keys(&if section.is_empty() { key } else { format!("{section}.{key}") }, found);
                 }
             }
+            // Its keys are names of the user's own.
+            None if section == "serving.engines" => accepted_keys("serving.engines.NAME", found),
             None => found.push(section.to_owned()),
         }
     }
 
     fn default_of(key: &str) -> String {
-        let defaults = serde_json::to_value(Settings::default()).unwrap();
+        let mut defaults = Settings::default();
+        defaults.serving.engines.insert("NAME".to_owned(), serving::EngineConfig::default());
+        let defaults = serde_json::to_value(defaults).unwrap();
         match defaults.pointer(&format!("/{}", key.replace('.', "/"))) {
             None | Some(serde_json::Value::Null) => "none".to_owned(),
             Some(value) => value.to_string(),
@@ -486,6 +490,9 @@ mod tests {
             ("bus.quarantine_days", "15", "labeler.sinks.fold_after_hours"),
             ("registry.rollout.canary_share", "2", "canary_share"),
             ("serving.threshold", "2", "serving.threshold"),
+            ("serving.engines.big.urls", "https://engine", "`serving.engines.big.urls`: expected addresses"),
+            ("serving.engines.big.api_key", "secret", "a secret is never a flag"),
+            ("serving.engines.a b.urls", "http://engine", "`serving.engines.a b`: expected a name of 1 to 64"),
             ("anonymizer.settle_s", "0", "settle_s"),
             ("bus.partitions", "0", "bus.partitions"),
             ("ingest.limits.event_bytes", "1040000", "the log takes records of up to 1048576 bytes"),

@@ -231,6 +231,11 @@ impl Answer {
             EngineError::Context => {
                 Problem::unprocessable("the context can not be written for this model").with_code("context_refused")
             }
+            // Nobody decided anything: there is no receipt, and nothing is recorded.
+            EngineError::Unanswered(_) => {
+                let wait = Duration::from_secs(u64::from(self.state.config.retry_after_seconds));
+                Problem::unavailable("engine_unavailable", "the engine of this model gave no answer", wait)
+            }
             EngineError::Failed(_) => {
                 tracing::error!(version = %self.asked.assignment.version, %error, "no answer");
                 counter!("flywheel_serving_decode_failures_total", "reason" => "engine").increment(1);

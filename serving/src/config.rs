@@ -1,5 +1,6 @@
 //! Settings of the completion door, `[serving]`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use edit_model::ServedWeights;
@@ -7,6 +8,8 @@ use events::ModelName;
 use serde::{Deserialize, Serialize};
 use service::config::Invalid;
 use service::http::HttpConfig;
+
+use crate::engine::EngineConfig;
 
 /// `[serving]`. Every limit is here; none is hidden in the code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,6 +103,9 @@ pub struct ServingConfig {
     pub max_loaded_models: usize,
     /// Model directories kept on disk beside those in use. Default 2.
     pub keep_model_directories: usize,
+
+    /// Engines that others run, by the names that artifacts call them. Default none.
+    pub engines: BTreeMap<String, EngineConfig>,
 }
 
 impl Default for ServingConfig {
@@ -141,6 +147,7 @@ impl Default for ServingConfig {
             registry_timeout_ms: 10_000,
             max_loaded_models: 8,
             keep_model_directories: 2,
+            engines: BTreeMap::new(),
         }
     }
 }
@@ -177,7 +184,8 @@ impl ServingConfig {
         expect(self.exposure_attempts >= 1, "serving.exposure_attempts", "at least 1")?;
         expect(self.routing_poll_ms >= 10, "serving.routing_poll_ms", "at least 10")?;
         expect(self.registry_timeout_ms >= 1, "serving.registry_timeout_ms", "at least 1")?;
-        expect(self.max_loaded_models >= 1, "serving.max_loaded_models", "at least 1")
+        expect(self.max_loaded_models >= 1, "serving.max_loaded_models", "at least 1")?;
+        self.engines.iter().try_for_each(|(name, engine)| engine.validate(name))
     }
 
     pub(crate) fn result_cache_lifetime(&self) -> Duration {

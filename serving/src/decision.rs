@@ -5,7 +5,8 @@
 //! is withheld. Repeating a request therefore never changes its draw, and
 //!
 //! `p_show` = probability over that draw, given context, version and decoding, that the suggestion is flushed:
-//! 1 - e where the gate is open, e where it is closed, and 0 where the model found nothing to say that could be shown.
+//! 1 - e where the gate is open, e where it is closed, and 0 where the model found nothing to say that could be shown. An
+//! engine that has no gate counts as one whose gate is open.
 
 use events::{OpportunityId, Sha256Digest};
 

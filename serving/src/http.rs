@@ -121,7 +121,7 @@ async fn answer(state: &Arc<State>, headers: &HeaderMap, body: &mut UnreadBody) 
         let ask = Ask { tenant: tenant.id.clone(), context: Arc::clone(&context), decoding, explores };
         engine.begin(&state.pool, ask, sender, cancel.clone()).map_err(|Overloaded| {
             let wait = Duration::from_secs(u64::from(state.config.retry_after_seconds));
-            Problem::unavailable("overloaded", "all threads are busy and the queue is full", wait)
+            Problem::unavailable("overloaded", "there is no room for another question", wait)
         })?;
         Some(cache_key)
     };

@@ -1,8 +1,8 @@
 //! The registry and the artifact store, as serving asks them.
 //!
 //! A model on disk is `models/<digest>/artifact.json` (the artifact's manifest, whose SHA-256 is that digest) beside
-//! `models/<digest>/files/` (the Hugging Face directory). Every byte is verified against the digest before it is
-//! loaded, without asking anybody.
+//! `models/<digest>/files/` (the Hugging Face directory, or what names a model of an engine). Every byte is verified
+//! against the digest before it is loaded, without asking anybody.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use model_registry::client::RegistryClient;
 use model_registry::routing::RoutingTable;
 
 use crate::disk;
-use crate::engine::{self, Engine, Loading};
+use crate::engine::{self, Description, Engine, ForeignEngines, ForeignModel, Loading};
 use crate::models::{ModelKey, ModelSource, RoutingSource, Unservable};
 
 const MANIFEST: &str = "artifact.json";
@@ -26,11 +26,13 @@ const FILES: &str = "files";
 pub(crate) struct ArtifactModels {
     store: Arc<dyn ArtifactStore>,
     loading: Loading,
+    engines: ForeignEngines,
 }
 
 impl ArtifactModels {
-    pub(crate) fn new(store: Arc<dyn ArtifactStore>, loading: Loading) -> Self {
-        Self { store, loading }
+    /// An artifact with weights is loaded as `loading` says; one without names one of `engines`.
+    pub(crate) fn new(store: Arc<dyn ArtifactStore>, loading: Loading, engines: ForeignEngines) -> Self {
+        Self { store, loading, engines }
     }
 }
 
@@ -56,6 +58,10 @@ impl ModelSource for ArtifactModels {
         let manifest = DirectoryManifest::from_bytes(digest, &bytes).map_err(|error| unservable(&error))?;
         let files = directory.join(FILES);
         verify_directory(&files, &manifest).await.map_err(|error| unservable(&error))?;
+        if let Some(description) = Description::read(&files).await? {
+            let model: Arc<dyn Engine> = ForeignModel::load(&self.engines, description, &files).await?;
+            return Ok(model);
+        }
         let loading = self.loading;
         let loaded = tokio::task::spawn_blocking(move || engine::load(&files, loading)).await;
         let model = loaded.map_err(|_| Unservable("loading panicked".to_owned()))?;

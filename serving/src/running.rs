@@ -18,7 +18,7 @@ use crate::config::ServingConfig;
 use crate::database::{Database, DatabaseDirectory, Directory};
 use crate::decision::DecisionPolicy;
 use crate::door::Door;
-use crate::engine::Loading;
+use crate::engine::{ForeignEngine, Loading};
 use crate::error::ServingError;
 use crate::exposure::{ExposureQueue, People, Publisher};
 use crate::log::Log;
@@ -179,6 +179,7 @@ impl Serving {
                     prefix_cache_bytes: config.prefix_cache_bytes,
                     prefix_lifetime: config.result_cache_lifetime(),
                 },
+                ForeignEngine::all(&config.engines)?,
             )),
             routing: Arc::new(Registry::new(deps.registry, timeout)),
             log: deps.log,

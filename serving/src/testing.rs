@@ -152,6 +152,8 @@ fn words(context: &EditContext) -> Vec<(ByteRange, String)> {
 #[derive(Debug, Default)]
 pub(crate) struct ScriptedModels {
     pub(crate) scripts: Mutex<HashMap<Sha256Digest, Script>>,
+    /// Engines that are no scripts.
+    pub(crate) engines: Mutex<HashMap<Sha256Digest, Arc<dyn Engine>>>,
     pub(crate) is_down: AtomicBool,
 }
 
@@ -170,6 +172,9 @@ impl ModelSource for ScriptedModels {
         let content = std::fs::read_to_string(directory.join("model")).unwrap_or_default();
         if content != digest.to_string() {
             return Err(Unservable(format!("{}: truncated or altered", directory.display())));
+        }
+        if let Some(engine) = self.engines.lock().get(&digest) {
+            return Ok(Arc::clone(engine));
         }
         let scripts = self.scripts.lock();
         let script = scripts.get(&digest).ok_or_else(|| Unservable("no such script".to_owned()))?;
@@ -329,6 +334,13 @@ impl World {
     pub(crate) fn version(&self, number: i64, script: Script) -> ServedVersion {
         let artifact_digest = Sha256Digest::of(&number.to_be_bytes());
         self.models.scripts.lock().insert(artifact_digest, script);
+        ServedVersion { version: events::ModelVersion(number), artifact_digest, audience: None }
+    }
+
+    /// Makes version `number` answer by an engine.
+    pub(crate) fn version_of(&self, number: i64, engine: Arc<dyn Engine>) -> ServedVersion {
+        let artifact_digest = Sha256Digest::of(&number.to_be_bytes());
+        self.models.engines.lock().insert(artifact_digest, engine);
         ServedVersion { version: events::ModelVersion(number), artifact_digest, audience: None }
     }
 

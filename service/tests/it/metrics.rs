@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use service::metrics::install;
 
 /// What labels may hold. Persons, sessions, repositories, paths and text are not among them, and must not be.
-const LABELS: [&str; 21] = [
+const LABELS: [&str; 22] = [
     "arm",
     "code",
     "decision",
     "disposition",
     "door",
+    "engine",
     "kind",
     "method",
     "model",

@@ -10,7 +10,7 @@ use metrics::counter;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ask, Asking, Completion, Engine, EngineError, Overloaded, Progress};
+use super::{Ask, Asking, Completion, Engine, EngineError, Overloaded, Progress, warm_context};
 use crate::pool::{DecodePool, QueueFull};
 
 /// A model in memory. Shared between threads.
@@ -119,15 +119,7 @@ pub(crate) struct Loading {
 pub(crate) fn load(directory: &Path, loading: Loading) -> Result<EditModel, ModelError> {
     let model = EditModel::load(directory)?.served_with(loading.weights)?;
     let model = model.with_prefix_cache(loading.prefix_cache_bytes, loading.prefix_lifetime);
-    let context = EditContext {
-        repository: "warm".to_owned(),
-        path: "warm.rs".to_owned(),
-        language: "rust".to_owned(),
-        recent_edits: Vec::new(),
-        window: events::Window { start_byte: 0, first_line: 0, text: "let warm = true;\n".to_owned() },
-        cursor_byte: 0,
-    };
-    model.gate_score(&context)?;
+    model.gate_score(&warm_context())?;
     Ok(model)
 }
 

@@ -1,19 +1,23 @@
 //! What proposes edits, behind one trait. An answer is begun at once or refused at once; what comes of it is told piece by
 //! piece, and it ends when nobody wants it any more.
 //!
-//! `embedded` models that compute on threads of this process · `asking` a question on its way through such a thread.
+//! `embedded` models that compute on threads of this process · `asking` a question on its way through such a thread ·
+//! `foreign` servers that others run.
 
 mod asking;
 mod embedded;
+mod foreign;
 
 use std::sync::Arc;
 
-use events::{EditAction, EditContext, TenantId};
+use events::{EditAction, EditContext, TenantId, Window};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use asking::Asking;
 pub(crate) use embedded::{Loading, Model, load};
+pub use foreign::EngineConfig;
+pub(crate) use foreign::{Description, ForeignEngine, ForeignEngines, ForeignModel};
 
 use crate::pool::DecodePool;
 
@@ -66,6 +70,9 @@ pub(crate) enum EngineError {
     /// The context cannot be written for this model.
     #[error("the context does not fit the model")]
     Context,
+    /// Nobody answered in time, or somebody broke off: nothing was decided. Names the engine.
+    #[error("engine {0} gave no answer")]
+    Unanswered(String),
     /// Anything else.
     #[error("decoding failed: {0}")]
     Failed(String),
@@ -95,4 +102,16 @@ pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
         progress: mpsc::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<(), Overloaded>;
+}
+
+/// What an engine is asked before anybody else asks it.
+fn warm_context() -> EditContext {
+    EditContext {
+        repository: "warm".to_owned(),
+        path: "warm.rs".to_owned(),
+        language: "rust".to_owned(),
+        recent_edits: Vec::new(),
+        window: Window { start_byte: 0, first_line: 0, text: "let warm = true;\n".to_owned() },
+        cursor_byte: 0,
+    }
 }

@@ -1,0 +1,263 @@
+//! Engines that others run: any OpenAI-compatible server. It is asked for what belongs at the cursor, in the dialect of its
+//! model, and what it writes there is the one action of the answer.
+//!
+//! Its addresses are asked in their order, the next one only as long as no byte of an answer has come. Where nobody answers
+//! in time there is no answer and no decision either: nothing is recorded, and the client is told why. Whoever leaves takes
+//! his connection with him, and the engine stops.
+//!
+//! **What such an engine does not say**: how likely silence was. It is always asked to write, so its gate counts as open
+//! with a score of 1. By the rule of [`crate::decision`], `p_show` is then 1 - e where it wrote something and 0 where it
+//! did not: exploration can withhold what it wrote, and has nothing to show in place of its silence. `log_p_text` is the sum
+//! of the log-probabilities of all tokens that it wrote, and the lowest number where it does not tell them.
+//!
+//! `config` settings · `description` an artifact that names a model there · `ask` one question to one address · `stream`
+//! what comes back.
+
+mod ask;
+mod config;
+mod description;
+mod stream;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::http::{HeaderValue, Uri};
+use bytes::Bytes;
+use edit_model::export::CursorPrompts;
+use events::{ByteRange, EditAction, EditContext};
+use metrics::{counter, histogram};
+use serde_json::json;
+use service::config::{Invalid, Secret};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub use config::EngineConfig;
+pub(crate) use description::Description;
+
+use self::ask::{Client, Failure, ask, client};
+use self::stream::{Finish, Written};
+use super::{Ask, Asking, Completion, Engine, EngineError, Overloaded, Progress, warm_context};
+use crate::models::Unservable;
+use crate::pool::DecodePool;
+
+/// The score of a gate that is always open.
+const OPEN: f32 = 1.0;
+
+/// The engines of a configuration by their names.
+pub(crate) type ForeignEngines = BTreeMap<String, Arc<ForeignEngine>>;
+
+/// An engine of the configuration, whatever models it has.
+pub(crate) struct ForeignEngine {
+    name: String,
+    config: EngineConfig,
+    addresses: Vec<Uri>,
+    authorization: Option<HeaderValue>,
+    client: Client,
+    places: Arc<Semaphore>,
+}
+
+impl ForeignEngine {
+    /// The engine `name`. Nobody is asked yet.
+    pub(crate) fn new(name: &str, config: &EngineConfig) -> Result<Arc<Self>, Invalid> {
+        config.validate(name)?;
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            addresses: config.addresses().unwrap_or_default(),
+            authorization: config.api_key.as_ref().map(|key| bearer(name, key)).transpose()?,
+            client: client(config),
+            places: Arc::new(Semaphore::new(config.concurrency)),
+            config: config.clone(),
+        }))
+    }
+
+    /// All engines of a configuration.
+    pub(crate) fn all(configs: &BTreeMap<String, EngineConfig>) -> Result<ForeignEngines, Invalid> {
+        configs.iter().map(|(name, config)| Ok((name.clone(), Self::new(name, config)?))).collect()
+    }
+
+    async fn ask(&self, address: &Uri, question: Bytes, is_over: impl Fn(&str) -> bool) -> Result<Written, Failure> {
+        let authorization = self.authorization.as_ref();
+        let answer = ask(&self.client, address, authorization, question, &self.config, is_over).await;
+        let outcome = answer.as_ref().map_or_else(|failure| failure.code(), |_| "ok");
+        counter!(
+            "flywheel_serving_engine_requests_total",
+            "engine" => self.name.clone(),
+            "outcome" => outcome
+        )
+        .increment(1);
+        answer
+    }
+}
+
+/// What an engine is shown with every question.
+fn bearer(name: &str, key: &Secret) -> Result<HeaderValue, Invalid> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).map_err(|_| Invalid {
+        key: format!("serving.engines.{name}.api_key"),
+        expected: "a key without control characters".to_owned(),
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A model of an engine.
+pub(crate) struct ForeignModel {
+    engine: Arc<ForeignEngine>,
+    model: String,
+    prompts: CursorPrompts,
+}
+
+impl std::fmt::Debug for ForeignModel {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "ForeignModel({} at {})", self.model, self.engine.name)
+    }
+}
+
+impl ForeignModel {
+    /// The model that an artifact in `directory` describes, once its engine has written something with it.
+    pub(crate) async fn load(
+        engines: &ForeignEngines,
+        description: Description,
+        directory: &Path,
+    ) -> Result<Arc<Self>, Unservable> {
+        let engine = engines.get(&description.engine).cloned().ok_or_else(|| {
+            Unservable(format!("there is no engine {}; expected a section [serving.engines.NAME]", description.engine))
+        })?;
+        let (dialect, directory) = (description.dialect()?, directory.to_owned());
+        let most = engine.config.max_prompt_tokens;
+        let prompts = tokio::task::spawn_blocking(move || CursorPrompts::load(dialect, &directory, most)).await;
+        let prompts = prompts
+            .map_err(|_| Unservable("loading panicked".to_owned()))?
+            .map_err(|error| Unservable(error.to_string()))?;
+        let model = Arc::new(Self { engine, model: description.model, prompts });
+        model.prove().await?;
+        Ok(model)
+    }
+
+    /// Lets every address write a token; good as soon as one of them can.
+    async fn prove(&self) -> Result<(), Unservable> {
+        let question = self.question(&warm_context(), 1).map_err(|error| Unservable(error.to_string()))?;
+        let mut failures = Vec::new();
+        for address in &self.engine.addresses {
+            match self.engine.ask(address, question.clone(), |_| false).await {
+                Ok(_) => return Ok(()),
+                Err(failure) => failures.push(format!("{address}: {failure}")),
+            }
+        }
+        let Self { engine, model, .. } = self;
+        Err(Unservable(format!("engine {} writes nothing with model {model}: {}", engine.name, failures.join("; "))))
+    }
+
+    /// The body of a request.
+    fn question(&self, context: &EditContext, max_tokens: usize) -> Result<Bytes, EngineError> {
+        let prompt = self.prompts.render(context).map_err(|_| EngineError::Context)?;
+        let question = json!({
+            "model": self.model,
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": true,
+            "stream_options": { "include_usage": true },
+            "logprobs": 1,
+            "stop": self.prompts.marks(),
+        });
+        Ok(Bytes::from(question.to_string()))
+    }
+
+    async fn complete(self: &Arc<Self>, context: &Arc<EditContext>) -> Result<Completion, EngineError> {
+        // A prompt is tokenized to see what fits: a few milliseconds, too long where requests are read.
+        let (this, asked) = (Arc::clone(self), Arc::clone(context));
+        let question =
+            tokio::task::spawn_blocking(move || this.question(&asked, this.engine.config.max_answer_tokens)).await;
+        let question = question.map_err(|_| EngineError::Failed("rendering panicked".to_owned()))??;
+        let started = Instant::now();
+        let answer = tokio::time::timeout(self.engine.config.deadline(), self.ask_in_order(question)).await;
+        let name = self.engine.name.clone();
+        let Ok(Some(written)) = answer else {
+            counter!("flywheel_serving_engine_unanswered_total", "engine" => name.clone()).increment(1);
+            return Err(EngineError::Unanswered(name));
+        };
+        histogram!("flywheel_serving_engine_answer_seconds", "engine" => name).record(started.elapsed());
+        let (prompt, reused) = written.prompt_tokens();
+        counter!("flywheel_serving_prompt_tokens_total").increment(prompt);
+        counter!("flywheel_serving_reused_prompt_tokens_total").increment(reused);
+        Ok(self.completion(context, &written))
+    }
+
+    /// The first answer of an address; none when there is none, or when one broke off.
+    async fn ask_in_order(&self, question: Bytes) -> Option<Written> {
+        let is_over = |text: &str| self.prompts.text_of(text).len() < text.len();
+        for address in &self.engine.addresses {
+            match self.engine.ask(address, question.clone(), is_over).await {
+                Ok(written) => return Some(written),
+                Err(failure) => {
+                    tracing::debug!(engine = %self.engine.name, %address, %failure, "no answer");
+                    if failure.had_begun() {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn completion(&self, context: &EditContext, written: &Written) -> Completion {
+        let mut text = self.prompts.text_of(written.text());
+        if written.finish() == Some(Finish::Length) && text.len() == written.text().len() {
+            // The last line is not at its end.
+            text = text.rfind('\n').map_or("", |end| &text[..end]);
+        }
+        let text = text.trim_end();
+        let action = || EditAction {
+            path: context.path.clone(),
+            range: ByteRange::new(context.cursor_byte, context.cursor_byte),
+            old_text: String::new(),
+            new_text: text.to_owned(),
+        };
+        Completion {
+            actions: (!text.is_empty()).then(action).into_iter().collect(),
+            gate_score: OPEN,
+            log_p_text: written.log_p().map_or(f32::MIN, |log_p| log_p as f32),
+            cancelled: false,
+        }
+    }
+}
+
+impl Engine for ForeignModel {
+    fn begin(
+        self: Arc<Self>,
+        _: &DecodePool<Asking>,
+        ask: Ask,
+        progress: mpsc::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<(), Overloaded> {
+        let place = Arc::clone(&self.engine.places).try_acquire_owned().map_err(|_| Overloaded)?;
+        tokio::spawn(async move {
+            let result = tokio::select! {
+                biased;
+                // What waits for the engine is dropped, and its connection with it.
+                () = cancel.cancelled() => Ok(cancelled()),
+                result = self.complete(&ask.context) => result,
+            };
+            if let Ok(completion) = &result
+                && !ask.explores
+            {
+                for action in completion.actions.clone() {
+                    let _ = progress.try_send(Progress::Action(action));
+                }
+            }
+            let _ = progress.try_send(Progress::Done(result));
+            drop(place);
+        });
+        Ok(())
+    }
+}
+
+fn cancelled() -> Completion {
+    Completion { actions: Vec::new(), gate_score: OPEN, log_p_text: f32::MIN, cancelled: true }
+}
