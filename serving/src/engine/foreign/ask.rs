@@ -51,6 +51,16 @@ impl Failure {
         matches!(self, Self::Garbage | Self::Stalled | Self::BrokeOff | Self::Reported)
     }
 
+    /// Whether it asked to be left alone for a while.
+    pub(super) fn is_wish(self) -> bool {
+        matches!(self, Self::Busy(_))
+    }
+
+    /// Whether the engine is at fault, so that it may not be asked any more. A question that it refuses says nothing of it.
+    pub(super) fn is_fault(self) -> bool {
+        !matches!(self, Self::Busy(_) | Self::Refused(_))
+    }
+
     /// For counts.
     pub(super) fn code(self) -> &'static str {
         match self {

@@ -8,8 +8,14 @@ use serde::{Deserialize, Serialize};
 use service::config::{Invalid, Secret};
 use tokio::sync::Semaphore;
 
+use super::breaker::Limits;
+
 /// Where completions are asked for, below an engine's address.
 const PATH: &str = "/v1/completions";
+/// A day.
+const MAX_PAUSE_MS: u64 = 24 * 3600 * 1000;
+/// Shortest time from one look for addresses that are due to the next.
+const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 /// Longest name of an engine.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -42,6 +48,17 @@ pub struct EngineConfig {
     pub pool_idle_ms: u64,
     /// Unused connections that are kept to each address. Default 64.
     pub pool_connections: usize,
+
+    /// Failures in a row after which an address is not asked any more, until it writes again. Default 5.
+    pub breaker_failures: u32,
+    /// After how long such an address is looked at for the first time, in milliseconds; the pause doubles with every look
+    /// that fails, and is up to half longer by chance. Default 1000.
+    pub breaker_pause_ms: u64,
+    /// The longest pause, in milliseconds; so long at most an address is left alone that wants to be. Default 60000.
+    pub breaker_longest_pause_ms: u64,
+    /// After how long an address from which no answer came is looked at, in milliseconds: it must write a token. Default
+    /// 10000.
+    pub health_interval_ms: u64,
 }
 
 impl Default for EngineConfig {
@@ -58,6 +75,10 @@ impl Default for EngineConfig {
             deadline_ms: 8000,
             pool_idle_ms: 4000,
             pool_connections: 64,
+            breaker_failures: 5,
+            breaker_pause_ms: 1000,
+            breaker_longest_pause_ms: 60_000,
+            health_interval_ms: 10_000,
         }
     }
 }
@@ -88,7 +109,15 @@ impl EngineConfig {
         expect(self.connect_timeout_ms >= 1, "connect_timeout_ms", "at least 1")?;
         expect(self.first_byte_timeout_ms >= 1, "first_byte_timeout_ms", "at least 1")?;
         expect(self.idle_timeout_ms >= 1, "idle_timeout_ms", "at least 1")?;
-        expect(self.deadline_ms >= 1, "deadline_ms", "at least 1")
+        expect(self.deadline_ms >= 1, "deadline_ms", "at least 1")?;
+        expect(self.breaker_failures >= 1, "breaker_failures", "at least 1")?;
+        expect(self.breaker_pause_ms >= 1, "breaker_pause_ms", "at least 1")?;
+        expect(
+            (self.breaker_pause_ms..=MAX_PAUSE_MS).contains(&self.breaker_longest_pause_ms),
+            "breaker_longest_pause_ms",
+            "at least breaker_pause_ms, and at most a day",
+        )?;
+        expect(self.health_interval_ms >= 1, "health_interval_ms", "at least 1")
     }
 
     /// Where completions are asked for, in order; none when a part of `urls` is no address.
@@ -110,6 +139,21 @@ impl EngineConfig {
 
     pub(crate) fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)
+    }
+
+    pub(super) fn breaker(&self) -> Limits {
+        Limits {
+            failures: self.breaker_failures,
+            pause: Duration::from_millis(self.breaker_pause_ms),
+            longest_pause: Duration::from_millis(self.breaker_longest_pause_ms),
+            interval: Duration::from_millis(self.health_interval_ms),
+        }
+    }
+
+    /// How often somebody asks which addresses are due for a look.
+    pub(super) fn look(&self) -> Duration {
+        let shortest = self.breaker_pause_ms.min(self.health_interval_ms);
+        (Duration::from_millis(shortest) / 4).max(SHORTEST_LOOK)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Engines that others run: any OpenAI-compatible server. It is asked for what belongs at the cursor, in the dialect of its
 //! model, and what it writes there is the one action of the answer.
 //!
-//! Its addresses are asked in their order, the next one only as long as no byte of an answer has come. Where nobody answers
+//! Its addresses are asked in their order, the next one only as long as no byte of an answer has come, and none that is known
+//! to fail: whether it writes again, a health check finds out by letting it write. Where nobody answers
 //! in time there is no answer and no decision either: nothing is recorded, and the client is told why. Whoever leaves takes
 //! his connection with him, and the engine stops.
 //!
@@ -11,9 +12,10 @@
 //! of the log-probabilities of all tokens that it wrote, and the lowest number where it does not tell them.
 //!
 //! `config` settings · `description` an artifact that names a model there · `ask` one question to one address · `stream`
-//! what comes back.
+//! what comes back · `breaker` who is asked at all.
 
 mod ask;
+mod breaker;
 mod config;
 mod description;
 mod stream;
@@ -23,15 +25,18 @@ mod testing;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderValue, Uri};
 use bytes::Bytes;
 use edit_model::export::CursorPrompts;
 use events::{ByteRange, EditAction, EditContext};
-use metrics::{counter, histogram};
+use futures::future::join_all;
+use metrics::{counter, gauge, histogram};
+use parking_lot::Mutex;
 use serde_json::json;
 use service::config::{Invalid, Secret};
 use tokio::sync::{Semaphore, mpsc};
@@ -41,6 +46,7 @@ pub use config::EngineConfig;
 pub(crate) use description::Description;
 
 use self::ask::{Client, Failure, ask, client};
+use self::breaker::Breaker;
 use self::stream::{Finish, Written};
 use super::{Ask, Asking, Completion, Engine, EngineError, Overloaded, Progress, warm_context};
 use crate::models::Unservable;
@@ -105,11 +111,19 @@ fn bearer(name: &str, key: &Secret) -> Result<HeaderValue, Invalid> {
     Ok(value)
 }
 
+/// An address and whether it is asked for a model.
+struct Gate {
+    address: Uri,
+    breaker: Mutex<Breaker>,
+}
+
 /// A model of an engine.
 pub(crate) struct ForeignModel {
     engine: Arc<ForeignEngine>,
     model: String,
     prompts: CursorPrompts,
+    /// In the order in which they are asked.
+    gates: Vec<Gate>,
 }
 
 impl std::fmt::Debug for ForeignModel {
@@ -134,23 +148,104 @@ impl ForeignModel {
         let prompts = prompts
             .map_err(|_| Unservable("loading panicked".to_owned()))?
             .map_err(|error| Unservable(error.to_string()))?;
-        let model = Arc::new(Self { engine, model: description.model, prompts });
+        let (limits, now) = (engine.config.breaker(), Instant::now());
+        let gate = |address: &Uri| Gate { address: address.clone(), breaker: Mutex::new(Breaker::new(limits, now)) };
+        let gates = engine.addresses.iter().map(gate).collect();
+        let model = Arc::new(Self { engine, model: description.model, prompts, gates });
         model.prove().await?;
+        tokio::spawn(Self::watch(Arc::downgrade(&model), model.engine.config.look()));
         Ok(model)
     }
 
-    /// Lets every address write a token; good as soon as one of them can.
+    /// Lets every address write a token; good when one of them can. The others are out until they can.
     async fn prove(&self) -> Result<(), Unservable> {
-        let question = self.question(&warm_context(), 1).map_err(|error| Unservable(error.to_string()))?;
-        let mut failures = Vec::new();
-        for address in &self.engine.addresses {
-            match self.engine.ask(address, question.clone(), |_| false).await {
-                Ok(_) => return Ok(()),
-                Err(failure) => failures.push(format!("{address}: {failure}")),
+        let probe = self.probe()?;
+        let looks: Vec<_> = self.gates.iter().map(|gate| self.look(gate, probe.clone())).collect();
+        let failures: Vec<Failure> = join_all(looks).await.into_iter().filter_map(Result::err).collect();
+        if failures.len() < self.gates.len() {
+            return Ok(());
+        }
+        let Self { engine, model, gates, .. } = self;
+        let said = gates.iter().zip(failures).map(|(gate, failure)| format!("{}: {failure}", gate.address));
+        let said = said.collect::<Vec<String>>().join("; ");
+        Err(Unservable(format!("engine {} writes nothing with model {model}: {said}", engine.name)))
+    }
+
+    /// Looks at addresses again and again, as long as there is the model: those that are out, and those that nobody heard of.
+    async fn watch(model: Weak<Self>, pause: Duration) {
+        loop {
+            tokio::time::sleep(pause).await;
+            let Some(model) = model.upgrade() else { return };
+            let Ok(probe) = model.probe() else { return };
+            let now = Instant::now();
+            let due = model.gates.iter().filter(|gate| gate.breaker.lock().is_due(now));
+            let looks: Vec<_> = due.map(|gate| model.look(gate, probe.clone())).collect();
+            join_all(looks).await;
+        }
+    }
+
+    /// The question of a health check: one token, as the model writes them.
+    fn probe(&self) -> Result<Bytes, Unservable> {
+        self.question(&warm_context(), 1).map_err(|error| Unservable(error.to_string()))
+    }
+
+    /// A health check of an address.
+    async fn look(&self, gate: &Gate, probe: Bytes) -> Result<(), Failure> {
+        let failure = match self.ask_at(gate, probe, |_| false).await {
+            Ok(_) => return Ok(()),
+            Err(failure) => failure,
+        };
+        if !failure.is_wish() {
+            let was_open = {
+                let mut breaker = gate.breaker.lock();
+                let was_open = breaker.is_open();
+                breaker.trip(Instant::now(), chance());
+                was_open
+            };
+            if !was_open {
+                self.is_out(gate, failure);
             }
         }
+        Err(failure)
+    }
+
+    /// A question to an address, which is in again when it answers.
+    async fn ask_at(&self, gate: &Gate, question: Bytes, is_over: impl Fn(&str) -> bool) -> Result<Written, Failure> {
+        let answer = self.engine.ask(&gate.address, question, is_over).await;
+        match &answer {
+            Ok(_) => {
+                let is_in_again = gate.breaker.lock().answered(Instant::now());
+                if is_in_again {
+                    let Self { engine, model, .. } = self;
+                    tracing::info!(engine = %engine.name, %model, address = %gate.address, "asked again: it writes");
+                    self.count_out();
+                }
+            }
+            Err(Failure::Busy(wait)) => gate.breaker.lock().leave_alone(Instant::now(), *wait),
+            Err(failure) => {
+                tracing::debug!(engine = %self.engine.name, address = %gate.address, %failure, "no answer");
+            }
+        }
+        answer
+    }
+
+    fn is_out(&self, gate: &Gate, failure: Failure) {
         let Self { engine, model, .. } = self;
-        Err(Unservable(format!("engine {} writes nothing with model {model}: {}", engine.name, failures.join("; "))))
+        tracing::warn!(engine = %engine.name, %model, address = %gate.address, %failure, "not asked until it writes");
+        self.count_out();
+    }
+
+    fn count_out(&self) {
+        self.record_out(self.gates.iter().filter(|gate| gate.breaker.lock().is_open()).count());
+    }
+
+    fn record_out(&self, out: usize) {
+        gauge!(
+            "flywheel_serving_engine_addresses_out",
+            "engine" => self.engine.name.clone(),
+            "model" => self.model.clone()
+        )
+        .set(out as f64);
     }
 
     /// The body of a request.
@@ -192,15 +287,23 @@ impl ForeignModel {
     /// The first answer of an address; none when there is none, or when one broke off.
     async fn ask_in_order(&self, question: Bytes) -> Option<Written> {
         let is_over = |text: &str| self.prompts.text_of(text).len() < text.len();
-        for address in &self.engine.addresses {
-            match self.engine.ask(address, question.clone(), is_over).await {
+        for gate in &self.gates {
+            let is_asked = gate.breaker.lock().lets_through(Instant::now());
+            if !is_asked {
+                continue;
+            }
+            let failure = match self.ask_at(gate, question.clone(), is_over).await {
                 Ok(written) => return Some(written),
-                Err(failure) => {
-                    tracing::debug!(engine = %self.engine.name, %address, %failure, "no answer");
-                    if failure.had_begun() {
-                        return None;
-                    }
+                Err(failure) => failure,
+            };
+            if failure.is_fault() {
+                let opens = gate.breaker.lock().failed(Instant::now(), chance());
+                if opens {
+                    self.is_out(gate, failure);
                 }
+            }
+            if failure.had_begun() {
+                return None;
             }
         }
         None
@@ -225,6 +328,13 @@ impl ForeignModel {
             log_p_text: written.log_p().map_or(f32::MIN, |log_p| log_p as f32),
             cancelled: false,
         }
+    }
+}
+
+impl Drop for ForeignModel {
+    fn drop(&mut self) {
+        // What nobody asks is not missed.
+        self.record_out(0);
     }
 }
 
@@ -256,6 +366,12 @@ impl Engine for ForeignModel {
         });
         Ok(())
     }
+}
+
+/// A number in [0, 1), another one each time.
+fn chance() -> f64 {
+    // Keys of hash tables are the standard library's chance; 53 bits fill the mantissa exactly.
+    (RandomState::new().hash_one(()) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 fn cancelled() -> Completion {

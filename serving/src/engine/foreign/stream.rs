@@ -257,7 +257,8 @@ mod tests {
         ) {
             let mut stream = String::new();
             for character in text.chars() {
-                let part = json!({ "choices": [{ "index": 0, "text": character, "logprobs": { "token_logprobs": [-1.0] } }] });
+                let logprobs = json!({ "token_logprobs": [-1.0] });
+                let part = json!({ "choices": [{ "index": 0, "text": character, "logprobs": logprobs }] });
                 stream.push_str(&format!("data: {part}\n\n"));
             }
             stream.push_str("data: [DONE]\n\n");

@@ -179,6 +179,90 @@ async fn after_the_first_byte_nobody_else_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_fails_again_and_again_is_not_asked_any_more() {
+    let texts = Act::Write(&["second"]);
+    let cases = [
+        (Act::Status(500, ""), 3),
+        (Act::Page, 3),
+        // It refuses this question, and lives.
+        (Act::Status(404, ""), 6),
+        // It wants to be left alone.
+        (Act::Status(429, "retry-after: 60\r\n"), 1),
+        (Act::Status(503, "retry-after: 60\r\n"), 1),
+        (Act::Status(429, ""), 1),
+    ];
+    for (act, expected) in cases {
+        let first = FakeEngine::start(move |_| act).await;
+        let second = FakeEngine::start(move |_| texts).await;
+        let hour = 3_600_000;
+        let config = EngineConfig {
+            breaker_failures: 3,
+            breaker_pause_ms: hour,
+            breaker_longest_pause_ms: hour,
+            ..config_of(&[first.address, second.address])
+        };
+        let model = load(&config).await.unwrap();
+        for _ in 0..6 {
+            assert_eq!(text_of(&model).await, "second");
+        }
+        assert_eq!((first.seen.asked(), second.seen.asked()), (expected, 6), "{act:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_asked_again_once_it_writes() {
+    let first = FakeEngine::start(|number| if number == 0 { Act::Close } else { Act::Write(&["first"]) }).await;
+    let second = FakeEngine::start(|_| Act::Write(&["second"])).await;
+    let config = EngineConfig {
+        breaker_failures: 1,
+        breaker_pause_ms: 20,
+        breaker_longest_pause_ms: 50,
+        ..config_of(&[first.address, second.address])
+    };
+    let model = load(&config).await.unwrap();
+    first.seen.is_well.store(false, Ordering::Release);
+    let looked = first.seen.probes.load(Ordering::Acquire);
+    assert_eq!(text_of(&model).await, "second");
+    let again = || match first.seen.probes.load(Ordering::Acquire) - looked {
+        0..3 => Err("not looked at often enough".to_owned()),
+        _ => Ok(()),
+    };
+    eventually("somebody looks", again).await;
+    assert_eq!(text_of(&model).await, "second", "it does not write yet");
+    assert_eq!(first.seen.asked(), 1, "health checks ask, and nobody else");
+    first.seen.is_well.store(true, Ordering::Release);
+    let until_first = async { while text_of(&model).await != "first" {} };
+    tokio::time::timeout(WAIT, until_first).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_down_at_first_is_not_waited_for() {
+    let first = FakeEngine::start(|_| Act::Hang).await;
+    first.seen.is_well.store(false, Ordering::Release);
+    let second = FakeEngine::start(|_| Act::Write(&["second"])).await;
+    let model = model_at(&[first.address, second.address]).await;
+    assert_eq!(text_of(&model).await, "second");
+    assert_eq!(first.seen.asked(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_of_which_nobody_hears_must_write_a_token() {
+    let engine = FakeEngine::start(|_| Act::Hang).await;
+    let model = load(&EngineConfig { health_interval_ms: 40, ..config_of(&[engine.address]) }).await.unwrap();
+    let looked = || match engine.seen.probes.load(Ordering::Acquire) {
+        0..3 => Err("not looked at often enough".to_owned()),
+        _ => Ok(()),
+    };
+    eventually("somebody looks", looked).await;
+    engine.seen.is_well.store(false, Ordering::Release);
+    let out = || if model.gates[0].breaker.lock().is_open() { Ok(()) } else { Err("still in".to_owned()) };
+    eventually("it is out", out).await;
+    // At once, and without a question to an engine that would not answer.
+    assert!(is_unanswered(&answer(&model, false).await.1));
+    assert_eq!(engine.seen.asked(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_ends_at_its_deadline() {
     let engine = FakeEngine::start(|_| Act::WriteForever).await;
     let model = load(&EngineConfig { deadline_ms: 2000, ..config_of(&[engine.address]) }).await.unwrap();
