@@ -273,7 +273,7 @@ impl Models {
             let loaded = catalog.values().find_map(|served| served.engine(&digest)).cloned();
             let engine = match loaded {
                 Some(engine) => Ok(engine),
-                None => self.bring(digest).await,
+                None => self.bring_proven(digest).await,
             };
             match engine {
                 Ok(engine) => {
@@ -297,6 +297,14 @@ impl Models {
             table.revision -= 1;
         }
         Ok((ServedModel { table, engines }, complete))
+    }
+
+    /// The model of an artifact, which has answered once.
+    async fn bring_proven(&self, digest: Sha256Digest) -> Result<Arc<dyn Engine>, Unservable> {
+        let engine = self.bring(digest).await?;
+        // Its directory is good, whatever the engine says.
+        engine.prove().await?;
+        Ok(engine)
     }
 
     /// The model of an artifact: from its directory, or fetched when that is absent or damaged.

@@ -1,9 +1,13 @@
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use events::{Arm, RolloutId};
 use model_registry::routing::ActiveRollout;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::engine::{Ask, Asking, Overloaded, Progress};
+use crate::pool::DecodePool;
 use crate::testing::{Script, World, table};
 
 fn key() -> ModelKey {
@@ -61,6 +65,48 @@ async fn a_damaged_version_leaves_the_last_good_one_and_says_why() {
     world.route(3, world.version(3, Script::new(0.9, 1)));
     models.refresh(&*world.routing).await.unwrap();
     assert_eq!(current(&models), Some(3));
+    assert!(models.failures().is_empty());
+}
+
+/// An engine that answers once the test says so.
+#[derive(Debug, Default)]
+struct Reluctant(AtomicBool);
+
+#[async_trait]
+impl Engine for Reluctant {
+    fn begin(
+        self: Arc<Self>,
+        _: &DecodePool<Asking>,
+        _: Ask,
+        _: mpsc::Sender<Progress>,
+        _: CancellationToken,
+    ) -> Result<(), Overloaded> {
+        Ok(())
+    }
+
+    async fn prove(&self) -> Result<(), Unservable> {
+        if self.0.load(Ordering::Acquire) { Ok(()) } else { Err(Unservable("it writes nothing".to_owned())) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_does_not_answer_is_waited_for_and_is_no_damage() {
+    let world = World::new().await;
+    let models = models(&world);
+    world.route(1, world.version(1, Script::new(0.9, 1)));
+    models.refresh(&*world.routing).await.unwrap();
+    let engine = Arc::new(Reluctant::default());
+    world.route(2, world.version_of(2, engine.clone()));
+    models.refresh(&*world.routing).await.unwrap();
+    assert_eq!(current(&models), Some(1));
+    let failure = models.failures()[0].1.clone();
+    assert!(failure.contains("version 2") && failure.contains("writes nothing"), "{failure}");
+    // What names its model is on disk and good: nothing is fetched again.
+    world.models.is_down.store(true, Ordering::Release);
+    engine.0.store(true, Ordering::Release);
+    models.failures.lock().clear();
+    models.refresh(&*world.routing).await.unwrap();
+    assert_eq!(current(&models), Some(2));
     assert!(models.failures().is_empty());
 }
 

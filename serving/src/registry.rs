@@ -1,8 +1,8 @@
 //! The registry and the artifact store, as serving asks them.
 //!
 //! A model on disk is `models/<digest>/artifact.json` (the artifact's manifest, whose SHA-256 is that digest) beside
-//! `models/<digest>/files/` (the Hugging Face directory, or what names a model of an engine). Every byte is verified
-//! against the digest before it is loaded, without asking anybody.
+//! `models/<digest>/files/` (the Hugging Face directory, or what names a model of an engine that others run). Every byte is
+//! verified against the digest before it is loaded, without asking anybody.
 
 use std::collections::BTreeMap;
 use std::path::Path;

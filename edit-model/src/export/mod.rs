@@ -15,7 +15,7 @@
 //!
 //! What can not be rendered so is refused with a reason ([`Refusal`]), for whoever counts.
 //!
-//! What a base learned so it is asked so: [`CursorPrompts`] are the same prompts for a place of which no answer is known yet.
+//! What a base learned so it is asked so: [`CursorPrompts`] are the same prompts for a place of which no answer is known.
 
 mod base;
 mod cursor;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use edit_model::{DecodeOptions, EditModel, ModelError, Question, ServedWeights, StopReason};
 use events::{EditAction, EditContext};
 use metrics::counter;
@@ -20,6 +21,7 @@ pub(crate) trait Model: Send + Sync + std::fmt::Debug {
     fn answer(&self, most: usize, next: &mut dyn FnMut() -> Option<Asking>);
 }
 
+#[async_trait]
 impl<M: Model + 'static> Engine for M {
     fn begin(
         self: Arc<Self>,

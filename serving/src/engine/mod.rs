@@ -10,6 +10,7 @@ mod foreign;
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use events::{EditAction, EditContext, TenantId, Window};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ pub(crate) use embedded::{Loading, Model, load};
 pub use foreign::EngineConfig;
 pub(crate) use foreign::{Description, ForeignEngine, ForeignEngines, ForeignModel};
 
+use crate::models::Unservable;
 use crate::pool::DecodePool;
 
 /// How to decode.
@@ -91,6 +93,7 @@ pub(crate) enum Progress {
 pub(crate) struct Overloaded;
 
 /// Something that proposes edits.
+#[async_trait]
 pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
     /// Begins an answer and returns at once. `progress` has room for every action that the limit allows and for the end;
     /// an answer that ends without one failed. One that nobody wants any more is cancelled and stops soon, with what it
@@ -102,6 +105,11 @@ pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
         progress: mpsc::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<(), Overloaded>;
+
+    /// Shows, before anybody is routed to it, that it answers. A model in memory was asked when it was loaded.
+    async fn prove(&self) -> Result<(), Unservable> {
+        Ok(())
+    }
 }
 
 /// What an engine is asked before anybody else asks it.

@@ -1,8 +1,8 @@
 //! Who is asked: not an address that failed several times in a row, until a health check finds that it writes again.
 //!
-//! As linkerd's failure accrual does it: so many failures one after the other open the breaker; it is looked at again after a
-//! pause that doubles with every look that fails, and has chance in it, so that the instances of a fleet do not look all at
-//! once. Whoever looks is a health check and never a developer's question: an engine that hangs costs nobody an answer twice.
+//! As linkerd's failure accrual does it: so many failures one after the other open the breaker; it is looked at again after
+//! a pause that doubles with every look that fails, and has chance in it, so that the instances of a fleet do not look all
+//! at once. Whoever looks is a health check and never a developer's question: nobody waits twice for an engine that hangs.
 //! An address that asks to be left alone for a time (`Retry-After`) is no failed one.
 
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
 //! Engines that others run: any OpenAI-compatible server. It is asked for what belongs at the cursor, in the dialect of its
 //! model, and what it writes there is the one action of the answer.
 //!
-//! Its addresses are asked in their order, the next one only as long as no byte of an answer has come, and none that is known
-//! to fail: whether it writes again, a health check finds out by letting it write. Where nobody answers
-//! in time there is no answer and no decision either: nothing is recorded, and the client is told why. Whoever leaves takes
-//! his connection with him, and the engine stops.
+//! Its addresses are asked in their order, the next one only as long as no byte of an answer has come, and none that is
+//! known to fail: whether it writes again, a health check finds out by letting it write. Where nobody answers in time there
+//! is no answer and no decision either: nothing is recorded, and the client is told why. Whoever leaves takes the connection
+//! along, and the engine stops.
 //!
 //! **What such an engine does not say**: how likely silence was. It is always asked to write, so its gate counts as open
 //! with a score of 1. By the rule of [`crate::decision`], `p_show` is then 1 - e where it wrote something and 0 where it
@@ -18,6 +18,8 @@ mod ask;
 mod breaker;
 mod config;
 mod description;
+#[cfg(test)]
+mod llama_cpp_tests;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -30,10 +32,11 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use axum::http::{HeaderValue, Uri};
 use bytes::Bytes;
 use edit_model::export::CursorPrompts;
-use events::{ByteRange, EditAction, EditContext};
+use events::{ByteRange, EditAction, EditContext, Sha256Digest, TenantId};
 use futures::future::join_all;
 use metrics::{counter, gauge, histogram};
 use parking_lot::Mutex;
@@ -133,7 +136,7 @@ impl std::fmt::Debug for ForeignModel {
 }
 
 impl ForeignModel {
-    /// The model that an artifact in `directory` describes, once its engine has written something with it.
+    /// The model that an artifact in `directory` describes. Nobody was asked yet.
     pub(crate) async fn load(
         engines: &ForeignEngines,
         description: Description,
@@ -152,41 +155,29 @@ impl ForeignModel {
         let gate = |address: &Uri| Gate { address: address.clone(), breaker: Mutex::new(Breaker::new(limits, now)) };
         let gates = engine.addresses.iter().map(gate).collect();
         let model = Arc::new(Self { engine, model: description.model, prompts, gates });
-        model.prove().await?;
         tokio::spawn(Self::watch(Arc::downgrade(&model), model.engine.config.look()));
         Ok(model)
     }
 
-    /// Lets every address write a token; good when one of them can. The others are out until they can.
-    async fn prove(&self) -> Result<(), Unservable> {
-        let probe = self.probe()?;
-        let looks: Vec<_> = self.gates.iter().map(|gate| self.look(gate, probe.clone())).collect();
-        let failures: Vec<Failure> = join_all(looks).await.into_iter().filter_map(Result::err).collect();
-        if failures.len() < self.gates.len() {
-            return Ok(());
-        }
-        let Self { engine, model, gates, .. } = self;
-        let said = gates.iter().zip(failures).map(|(gate, failure)| format!("{}: {failure}", gate.address));
-        let said = said.collect::<Vec<String>>().join("; ");
-        Err(Unservable(format!("engine {} writes nothing with model {model}: {said}", engine.name)))
-    }
-
-    /// Looks at addresses again and again, as long as there is the model: those that are out, and those that nobody heard of.
+    /// Looks at addresses as long as there is the model: at those that are out, and at those of which nobody heard.
     async fn watch(model: Weak<Self>, pause: Duration) {
         loop {
             tokio::time::sleep(pause).await;
             let Some(model) = model.upgrade() else { return };
-            let Ok(probe) = model.probe() else { return };
             let now = Instant::now();
-            let due = model.gates.iter().filter(|gate| gate.breaker.lock().is_due(now));
-            let looks: Vec<_> = due.map(|gate| model.look(gate, probe.clone())).collect();
+            let due: Vec<&Gate> = model.gates.iter().filter(|gate| gate.breaker.lock().is_due(now)).collect();
+            if due.is_empty() {
+                continue;
+            }
+            let Ok(probe) = model.probe() else { return };
+            let looks: Vec<_> = due.into_iter().map(|gate| model.look(gate, probe.clone())).collect();
             join_all(looks).await;
         }
     }
 
     /// The question of a health check: one token, as the model writes them.
     fn probe(&self) -> Result<Bytes, Unservable> {
-        self.question(&warm_context(), 1).map_err(|error| Unservable(error.to_string()))
+        self.question(&TenantId::default(), &warm_context(), 1).map_err(|error| Unservable(error.to_string()))
     }
 
     /// A health check of an address.
@@ -249,7 +240,10 @@ impl ForeignModel {
     }
 
     /// The body of a request.
-    fn question(&self, context: &EditContext, max_tokens: usize) -> Result<Bytes, EngineError> {
+    fn question(&self, tenant: &TenantId, context: &EditContext, max_tokens: usize) -> Result<Bytes, EngineError> {
+        // vLLM shares what it computed among requests with the same salt only: time must not tell a tenant what another
+        // one asked.
+        let salt = Sha256Digest::of_parts("flywheel cache salt", &[tenant.as_str().as_bytes()]);
         let prompt = self.prompts.render(context).map_err(|_| EngineError::Context)?;
         let question = json!({
             "model": self.model,
@@ -260,15 +254,21 @@ impl ForeignModel {
             "stream_options": { "include_usage": true },
             "logprobs": 1,
             "stop": self.prompts.marks(),
+            "cache_salt": salt.to_string(),
         });
         Ok(Bytes::from(question.to_string()))
     }
 
-    async fn complete(self: &Arc<Self>, context: &Arc<EditContext>) -> Result<Completion, EngineError> {
+    async fn complete(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        context: &Arc<EditContext>,
+    ) -> Result<Completion, EngineError> {
+        let (this, tenant, asked) = (Arc::clone(self), tenant.clone(), Arc::clone(context));
         // A prompt is tokenized to see what fits: a few milliseconds, too long where requests are read.
-        let (this, asked) = (Arc::clone(self), Arc::clone(context));
         let question =
-            tokio::task::spawn_blocking(move || this.question(&asked, this.engine.config.max_answer_tokens)).await;
+            tokio::task::spawn_blocking(move || this.question(&tenant, &asked, this.engine.config.max_answer_tokens))
+                .await;
         let question = question.map_err(|_| EngineError::Failed("rendering panicked".to_owned()))??;
         let started = Instant::now();
         let answer = tokio::time::timeout(self.engine.config.deadline(), self.ask_in_order(question)).await;
@@ -338,6 +338,7 @@ impl Drop for ForeignModel {
     }
 }
 
+#[async_trait]
 impl Engine for ForeignModel {
     fn begin(
         self: Arc<Self>,
@@ -352,7 +353,7 @@ impl Engine for ForeignModel {
                 biased;
                 // What waits for the engine is dropped, and its connection with it.
                 () = cancel.cancelled() => Ok(cancelled()),
-                result = self.complete(&ask.context) => result,
+                result = self.complete(&ask.tenant, &ask.context) => result,
             };
             if let Ok(completion) = &result
                 && !ask.explores
@@ -365,6 +366,20 @@ impl Engine for ForeignModel {
             drop(place);
         });
         Ok(())
+    }
+
+    /// Lets every address write a token; good when one of them can. The others are out until they can.
+    async fn prove(&self) -> Result<(), Unservable> {
+        let probe = self.probe()?;
+        let looks: Vec<_> = self.gates.iter().map(|gate| self.look(gate, probe.clone())).collect();
+        let failures: Vec<Failure> = join_all(looks).await.into_iter().filter_map(Result::err).collect();
+        if failures.len() < self.gates.len() {
+            return Ok(());
+        }
+        let Self { engine, model, gates, .. } = self;
+        let said = gates.iter().zip(failures).map(|(gate, failure)| format!("{}: {failure}", gate.address));
+        let said = said.collect::<Vec<String>>().join("; ");
+        Err(Unservable(format!("engine {} writes nothing with model {model}: {said}", engine.name)))
     }
 }
 

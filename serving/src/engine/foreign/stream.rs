@@ -2,7 +2,7 @@
 //!
 //! Parts are no tokens: a server holds back what is no whole character yet, and may send several tokens at once. Of fields
 //! that servers call differently both are read: log-probabilities come as `token_logprobs` (OpenAI, vLLM) or as `content`
-//! (llama.cpp).
+//! (llama.cpp), what was known of a prompt as `cached_tokens` or as `cache_n`.
 
 use std::fmt;
 
@@ -59,6 +59,8 @@ struct Part {
     #[serde(default)]
     usage: Option<Usage>,
     #[serde(default)]
+    timings: Option<Timings>,
+    #[serde(default)]
     error: Option<IgnoredAny>,
 }
 
@@ -99,6 +101,12 @@ struct Usage {
 struct PromptTokens {
     #[serde(default)]
     cached_tokens: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Timings {
+    #[serde(default)]
+    cache_n: Option<u64>,
 }
 
 impl LogProbabilities {
@@ -155,7 +163,11 @@ impl Written {
         }
         if let Some(usage) = part.usage {
             self.prompt_tokens = usage.prompt_tokens;
-            self.reused_tokens = usage.prompt_tokens_details.and_then(|tokens| tokens.cached_tokens).unwrap_or(0);
+            let reused = usage.prompt_tokens_details.and_then(|tokens| tokens.cached_tokens);
+            self.reused_tokens = reused.unwrap_or(self.reused_tokens);
+        }
+        if let Some(reused) = part.timings.and_then(|timings| timings.cache_n) {
+            self.reused_tokens = reused;
         }
         for choice in part.choices.into_iter().filter(|choice| choice.index == 0) {
             let text = choice.text.unwrap_or_default();
@@ -223,10 +235,10 @@ mod tests {
         let llama = "data: {\"choices\":[{\"text\":\"é\",\"index\":0,\"logprobs\":{\"content\":[{\"token\":\"é\",\
                      \"logprob\":-0.5,\"top_logprobs\":[]}]},\"finish_reason\":null}]}\n\n\
                      data: {\"choices\":[{\"text\":\"\",\"index\":0,\"logprobs\":null,\"finish_reason\":\"length\"}],\
-                     \"usage\":{\"prompt_tokens\":7}}\n\n";
+                     \"usage\":{\"prompt_tokens\":7},\"timings\":{\"cache_n\":5}}\n\n";
         let read = written(llama).unwrap();
         assert_eq!((read.text(), read.finish(), read.is_whole()), ("é", Some(Finish::Length), true));
-        assert_eq!((read.log_p(), read.prompt_tokens()), (Some(-0.5), (7, 0)));
+        assert_eq!((read.log_p(), read.prompt_tokens()), (Some(-0.5), (7, 5)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-use events::{Decision, Receipt, TenantId, Window};
+use events::{Decision, Receipt, Window};
 use service::http::{HttpConfig, bind};
 
 use super::testing::{Act, FakeEngine};
@@ -30,7 +30,9 @@ fn config_of(addresses: &[SocketAddr]) -> EngineConfig {
 async fn load(config: &EngineConfig) -> Result<Arc<ForeignModel>, Unservable> {
     let engines = BTreeMap::from([("big".to_owned(), ForeignEngine::new("big", config).unwrap())]);
     let [engine, model, dialect] = ["big", "qwen", "qwen2.5-coder-fim"].map(str::to_owned);
-    ForeignModel::load(&engines, Description { engine, model, dialect }, Path::new(FIXTURE)).await
+    let model = ForeignModel::load(&engines, Description { engine, model, dialect }, Path::new(FIXTURE)).await?;
+    model.prove().await?;
+    Ok(model)
 }
 
 async fn model_at(addresses: &[SocketAddr]) -> Arc<ForeignModel> {
@@ -98,6 +100,14 @@ async fn what_is_written_at_the_cursor_is_one_action() {
     let prompt = asked["prompt"].as_str().unwrap();
     assert!(prompt.ends_with("let name = <|fim_suffix|>;\n}\n<|fim_middle|>"), "{prompt}");
     assert!(engine.seen.heads.lock().iter().all(|head| head.contains("authorization: bearer sesame")));
+
+    // An engine that shares what it computed shares it within a tenant.
+    let salt_of = |tenant: &str| {
+        let body = model.question(&tenant.parse().unwrap(), &context(), 1).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&body).unwrap()["cache_salt"].clone()
+    };
+    assert_eq!(asked["cache_salt"], salt_of("default"));
+    assert_ne!(asked["cache_salt"], salt_of("other"));
 
     // What is explored is not shown before it is decided.
     let (shown, result) = answer(&model, true).await;
