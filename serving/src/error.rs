@@ -20,9 +20,9 @@ pub enum ServingError {
     /// A thread could not be started.
     #[error("a decoding thread could not be started: {0}")]
     Thread(std::io::Error),
-    /// TLS to the upstream can not be set up.
-    #[error("upstream: {0}")]
-    UpstreamTls(String),
+    /// TLS to a server that others run can not be set up. Names the section of the settings.
+    #[error("{0}")]
+    Tls(String),
     /// The door stopped serving.
     #[error("the door failed: {0}")]
     Door(std::io::Error),

@@ -22,12 +22,14 @@ mod http;
 mod log;
 mod models;
 mod offsets;
+mod outgoing;
 mod pool;
 mod proxy;
 mod registry;
 mod request;
 mod running;
 mod state;
+mod target;
 #[cfg(test)]
 mod testing;
 

@@ -7,7 +7,7 @@ use events::{ModelName, TenantId};
 use serde::{Deserialize, Serialize};
 use service::config::Invalid;
 
-use crate::proxy::target::Target;
+use crate::target::{Target, has_user};
 
 /// Ends the name of the model under which plain OpenAI clients are recorded: they report nothing of what became of a
 /// completion, and must not water down the figures of those who do.
@@ -155,11 +155,6 @@ impl UpstreamConfig {
     pub(crate) fn openai_model(&self) -> Option<ModelName> {
         format!("{}{OPENAI_SUFFIX}", self.model).parse().ok()
     }
-}
-
-/// Whether an address holds credentials.
-pub(crate) fn has_user(authority: &axum::http::uri::Authority) -> bool {
-    authority.as_str().contains('@')
 }
 
 /// The server in front of which serving stands.

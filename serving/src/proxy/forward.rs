@@ -22,16 +22,17 @@ use crate::config::ServingConfig;
 use crate::door::Door;
 use crate::error::ServingError;
 use crate::exposure::ExposureQueue;
+use crate::outgoing::{Client, Outgoing};
 use crate::proxy::body::{AnswerBody, RequestBody, RequestCopy, Tap};
-use crate::proxy::client::{Client, client, late, problem_of};
-use crate::proxy::config::{Upstream, has_user};
+use crate::proxy::config::Upstream;
 use crate::proxy::copy::{Budget, Copying, Missed};
+use crate::proxy::failure::{late, problem_of};
 use crate::proxy::headers;
 use crate::proxy::memory::{Caller, Memory};
 use crate::proxy::recorder::{Exchange, Recorder, TapQueue, Tapped, Tapping, became};
 use crate::proxy::tabby::has_select_kind;
-use crate::proxy::target::Target;
 use crate::proxy::tunnel::{self, Wanted};
+use crate::target::{Target, has_user};
 
 /// What the proxy stands on.
 pub(crate) struct ProxyDeps<'a> {
@@ -95,7 +96,15 @@ impl Proxy {
             secret: None,
             secret_failed: None,
         };
-        let client = client(&config, target.is_encrypted())?;
+        let outgoing = Outgoing {
+            section: "upstream",
+            connect_timeout: Duration::from_millis(config.connect_timeout_ms),
+            pool_idle: Duration::from_millis(config.pool_idle_ms),
+            pool_connections: config.pool_connections,
+            is_encrypted: target.is_encrypted(),
+            ca_file: config.ca_file.as_deref(),
+        };
+        let client = outgoing.client()?;
         let recording = TaskTracker::new();
         recording.spawn(recorder.run(receiver, deps.stop.clone()));
         recording.close();

@@ -6,15 +6,15 @@
 //! read when they are over; no answer waits for that, or depends on anything but the upstream: with everything else of
 //! Flywheel gone, the same bytes pass, and what is not recorded is counted.
 //!
-//! `config` settings · `target` and `headers` what becomes of a request · `client` connections to the upstream ·
-//! `forward` the way through · `tunnel` upgraded connections · `body` and `copy` the tap · `dialect` and `tabby` what a
-//! body says · `memory` sessions, places and completions · `recorder` and `record` from a tap to events.
+//! `config` settings · `headers` what becomes of a request · `forward` the way through · `failure` what is said where it
+//! ends · `tunnel` upgraded connections · `body` and `copy` the tap · `dialect` and `tabby` what a body says · `memory`
+//! sessions, places and completions · `recorder` and `record` from a tap to events.
 
 mod body;
-mod client;
 mod config;
 mod copy;
 mod dialect;
+mod failure;
 mod forward;
 mod headers;
 mod memory;
@@ -25,7 +25,6 @@ mod recorder;
 #[cfg(test)]
 mod recording_tests;
 mod tabby;
-mod target;
 #[cfg(test)]
 mod testing;
 mod tunnel;

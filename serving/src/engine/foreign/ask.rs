@@ -2,21 +2,16 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::config::EngineConfig;
 use super::stream::{BadStream, Written};
-
-/// Connections to an engine: HTTP/1.1, kept for a while. Dropping an answer that has not ended closes its connection,
-/// which is how an engine hears that nobody wants it any more.
-pub(super) type Client = legacy::Client<HttpConnector, Full<Bytes>>;
+use crate::outgoing::Client;
 
 /// Why an address gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -88,20 +83,8 @@ impl From<BadStream> for Failure {
     }
 }
 
-/// A client of an engine.
-pub(super) fn client(config: &EngineConfig) -> Client {
-    let mut tcp = HttpConnector::new();
-    // A question must not wait for the acknowledgement of the one before.
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(config.connect_timeout()));
-    legacy::Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_millis(config.pool_idle_ms))
-        .pool_max_idle_per_host(config.pool_connections)
-        .build(tcp)
-}
-
-/// Asks, and reads until the answer has ended, or what was written so far `is_over`.
+/// Asks, and reads until the answer has ended, or what was written so far `is_over`. Dropping an answer that has not ended
+/// closes its connection, which is how an engine hears that nobody wants it any more.
 pub(super) async fn ask(
     client: &Client,
     address: &Uri,
@@ -110,7 +93,7 @@ pub(super) async fn ask(
     config: &EngineConfig,
     is_over: impl Fn(&str) -> bool,
 ) -> Result<Written, Failure> {
-    let mut request = Request::new(Full::new(question));
+    let mut request = Request::new(Body::from(question));
     *request.method_mut() = axum::http::Method::POST;
     *request.uri_mut() = address.clone();
     let headers = request.headers_mut();

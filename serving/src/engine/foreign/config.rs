@@ -1,14 +1,16 @@
 //! Settings of engines that others run, `[serving.engines.NAME]`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::Uri;
-use axum::http::uri::{PathAndQuery, Scheme};
+use axum::http::uri::Scheme;
 use serde::{Deserialize, Serialize};
 use service::config::{Invalid, Secret};
 use tokio::sync::Semaphore;
 
 use super::breaker::Limits;
+use crate::target::Target;
 
 /// Where completions are asked for, below an engine's address.
 const PATH: &str = "/v1/completions";
@@ -24,11 +26,13 @@ const MAX_NAME_BYTES: usize = 64;
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {
     /// Where it is: addresses with commas between, in the order in which they are asked. Whatever answers there serves the
-    /// same models under the same names. Default `http://127.0.0.1:8000`.
+    /// same models under the same names; `https` needs the cargo feature `production`. Default `http://127.0.0.1:8000`.
     pub urls: String,
     /// What it wants to be shown as a bearer. Default none.
     #[serde(skip_serializing)]
     pub api_key: Option<Secret>,
+    /// PEM: the authorities that may vouch for `https` addresses. Default none: those of the system.
+    pub ca_file: Option<PathBuf>,
     /// Most tokens of a prompt. Default 2048.
     pub max_prompt_tokens: usize,
     /// Most tokens of an answer. Default 96.
@@ -66,6 +70,7 @@ impl Default for EngineConfig {
         Self {
             urls: "http://127.0.0.1:8000".to_owned(),
             api_key: None,
+            ca_file: None,
             max_prompt_tokens: 2048,
             max_answer_tokens: 96,
             concurrency: 64,
@@ -103,6 +108,13 @@ impl EngineConfig {
             "urls",
             "addresses such as http://127.0.0.1:8000, with commas between, without user, password and query",
         )?;
+        let is_encrypted = self.is_encrypted();
+        expect(
+            !is_encrypted || cfg!(feature = "production"),
+            "urls",
+            "http addresses: https needs the cargo feature `production`, which this build does not have",
+        )?;
+        expect(self.ca_file.is_none() || is_encrypted, "ca_file", "none, because `urls` has no https address")?;
         expect(self.max_prompt_tokens >= 64, "max_prompt_tokens", "at least 64")?;
         expect((1..=4096).contains(&self.max_answer_tokens), "max_answer_tokens", "1 to 4096")?;
         expect((1..=Semaphore::MAX_PERMITS).contains(&self.concurrency), "concurrency", "at least 1")?;
@@ -123,6 +135,12 @@ impl EngineConfig {
     /// Where completions are asked for, in order; none when a part of `urls` is no address.
     pub(crate) fn addresses(&self) -> Option<Vec<Uri>> {
         self.urls.split(',').map(|url| address(url.trim())).collect()
+    }
+
+    /// Whether an address speaks TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        let is_encrypted = |address: &Uri| address.scheme() == Some(&Scheme::HTTPS);
+        self.addresses().is_some_and(|addresses| addresses.iter().any(is_encrypted))
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
@@ -159,17 +177,10 @@ impl EngineConfig {
 
 /// Where completions are asked for at a server, whose address may be given with the `/v1` that clients of OpenAI write.
 fn address(url: &str) -> Option<Uri> {
-    let parts = url.parse::<Uri>().ok()?.into_parts();
-    let scheme = parts.scheme.filter(|scheme| *scheme == Scheme::HTTP)?;
-    let is_server = |host: &str, whole: &str| !host.is_empty() && !whole.contains('@');
-    let authority = parts.authority.filter(|authority| is_server(authority.host(), authority.as_str()))?;
-    let base = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-    if base.query().is_some() {
-        return None;
-    }
-    let base = base.path().trim_end_matches('/');
-    let base = base.strip_suffix("/v1").unwrap_or(base);
-    Uri::builder().scheme(scheme).authority(authority).path_and_query(format!("{base}{PATH}")).build().ok()
+    let url = url.trim_end_matches('/');
+    // A host may be called so too.
+    let base = url.strip_suffix("/v1").filter(|base| !base.ends_with('/')).unwrap_or(url);
+    Target::parse(base)?.uri(&Uri::from_static(PATH))
 }
 
 #[cfg(test)]
@@ -183,11 +194,12 @@ mod tests {
 
     #[test]
     fn addresses_are_read_in_their_order() {
-        let expected = ["http://a:8000/v1/completions", "http://b/v1/completions", "http://c/base/v1/completions"];
-        let read = addresses("http://a:8000, http://b/v1/ ,http://c/base").unwrap();
+        let expected = ["http://a:8000/v1/completions", "http://b/v1/completions", "https://c/base/v1/completions"];
+        let read = addresses("http://a:8000, http://b/v1/ ,https://c/base").unwrap();
         assert_eq!(read, expected);
+        assert_eq!(addresses("http://v1"), Some(vec!["http://v1/v1/completions".to_owned()]));
         for urls in
-            ["", "http://a,", "a:8000", "https://a", "http://me:secret@a", "http://a/?q=1", "ftp://a", "http://"]
+            ["", "http://a,", "a:8000", "http://me:secret@a", "http://a/?q=1", "http://a/v1?q=1", "ftp://a", "http://"]
         {
             assert_eq!(addresses(urls), None, "{urls}");
         }
@@ -203,6 +215,11 @@ mod tests {
         let refused = EngineConfig { urls: "http://me:secret@a".to_owned(), ..EngineConfig::default() };
         let sentence = refused.validate("big").unwrap_err().to_string();
         assert!(sentence.contains("serving.engines.big.urls") && !sentence.contains("secret"), "{sentence}");
+        let https = EngineConfig { urls: "http://a,https://b".to_owned(), ..EngineConfig::default() };
+        assert_eq!(https.validate("big").is_ok(), cfg!(feature = "production"));
+        let refused = EngineConfig { ca_file: Some("ca.pem".into()), ..EngineConfig::default() };
+        let sentence = refused.validate("big").unwrap_err().to_string();
+        assert!(sentence.contains("serving.engines.big.ca_file") && sentence.contains("no https"), "{sentence}");
         let refused = EngineConfig { concurrency: 0, ..EngineConfig::default() };
         assert!(refused.validate("big").unwrap_err().to_string().contains("serving.engines.big.concurrency"));
     }

@@ -25,6 +25,8 @@ mod stream;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "production"))]
+mod tls_tests;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -48,11 +50,13 @@ use tokio_util::sync::CancellationToken;
 pub use config::EngineConfig;
 pub(crate) use description::Description;
 
-use self::ask::{Client, Failure, ask, client};
+use self::ask::{Failure, ask};
 use self::breaker::Breaker;
 use self::stream::{Finish, Written};
 use super::{Ask, Asking, Completion, Engine, EngineError, Overloaded, Progress, warm_context};
+use crate::error::ServingError;
 use crate::models::Unservable;
+use crate::outgoing::{Client, Outgoing};
 use crate::pool::DecodePool;
 
 /// The score of a gate that is always open.
@@ -73,21 +77,29 @@ pub(crate) struct ForeignEngine {
 
 impl ForeignEngine {
     /// The engine `name`. Nobody is asked yet.
-    pub(crate) fn new(name: &str, config: &EngineConfig) -> Result<Arc<Self>, Invalid> {
+    pub(crate) fn new(name: &str, config: &EngineConfig) -> Result<Arc<Self>, ServingError> {
         config.validate(name)?;
+        let outgoing = Outgoing {
+            section: &format!("serving.engines.{name}"),
+            connect_timeout: config.connect_timeout(),
+            pool_idle: Duration::from_millis(config.pool_idle_ms),
+            pool_connections: config.pool_connections,
+            is_encrypted: config.is_encrypted(),
+            ca_file: config.ca_file.as_deref(),
+        };
         Ok(Arc::new(Self {
             name: name.to_owned(),
             addresses: config.addresses().unwrap_or_default(),
             authorization: config.api_key.as_ref().map(|key| bearer(name, key)).transpose()?,
-            client: client(config),
+            client: outgoing.client()?,
             places: Arc::new(Semaphore::new(config.concurrency)),
             config: config.clone(),
         }))
     }
 
     /// All engines of a configuration.
-    pub(crate) fn all(configs: &BTreeMap<String, EngineConfig>) -> Result<ForeignEngines, Invalid> {
-        configs.iter().map(|(name, config)| Ok((name.clone(), Self::new(name, config)?))).collect()
+    pub(crate) fn all(configs: &BTreeMap<String, EngineConfig>) -> Result<ForeignEngines, ServingError> {
+        configs.iter().map(|(name, config)| Self::new(name, config).map(|engine| (name.clone(), engine))).collect()
     }
 
     async fn ask(&self, address: &Uri, question: Bytes, is_over: impl Fn(&str) -> bool) -> Result<Written, Failure> {

@@ -1,11 +1,9 @@
-//! Where the upstream is, and what a client's address becomes there.
+//! Where a server is that others run, and what an address becomes there.
 
 use axum::http::Uri;
 use axum::http::uri::{Authority, PathAndQuery, Scheme};
 
-use crate::proxy::config::has_user;
-
-/// Where the upstream is.
+/// Where a server is.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     scheme: Scheme,
@@ -42,6 +40,11 @@ impl Target {
         };
         Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(path).build().ok()
     }
+}
+
+/// Whether an address holds credentials.
+pub(crate) fn has_user(authority: &Authority) -> bool {
+    authority.as_str().contains('@')
 }
 
 #[cfg(test)]
