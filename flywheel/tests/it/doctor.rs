@@ -118,6 +118,10 @@ async fn everything_that_is_wrong_is_told_at_once() {
     assert!(!master.exists(), "doctor makes no key");
     std::fs::write(&master, key).unwrap();
     std::fs::write(data.join("bus.sqlite"), "no log at all").unwrap();
+    // What a slow end left beside it would be read in its place.
+    for beside in ["bus.sqlite-wal", "bus.sqlite-shm"] {
+        let _ = std::fs::remove_file(data.join(beside));
+    }
     let said = place.say(&["doctor", "--json"]);
     assert!(told(&said, "log.file").0.contains("can not be read"), "{said:?}");
 }
