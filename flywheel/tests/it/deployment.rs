@@ -96,7 +96,13 @@ impl Deployment {
         // A container may have no place for temporary files but the data directory.
         command.env("TMPDIR", self.place.path().join("absent"));
         let said = tokio::task::spawn_blocking(move || finished(command)).await.unwrap();
-        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        if said.code != Some(0) {
+            // Which stage stands still, and what each process told.
+            let status = self.place.say(&["status"]);
+            let told: Vec<String> =
+                self.processes.iter().map(|(name, process)| format!("{name}: {}", process.stderr())).collect();
+            panic!("{}\n{}{}\n{}", said.stderr, status.stdout, status.stderr, told.join("\n"));
+        }
         (said, serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap())
     }
 

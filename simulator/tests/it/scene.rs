@@ -40,7 +40,7 @@ fn replay(scene: &Scene) {
             ClientActionKind::Edited { range, old_text, new_text, .. } => {
                 let range = range.start as usize..range.end as usize;
                 assert_eq!(text.get(range.clone()), Some(old_text.as_str()));
-                let moved = |place: usize| place - old_text.len() + new_text.len();
+                let moved = |place: usize| place + new_text.len() - old_text.len();
                 // A report of more than the window says of most of it that it stays.
                 let is_wide = range.start < window.start && range.end > window.start || range.end > window.end;
                 let changed = if is_wide { changed(range.start, old_text, new_text) } else { range.clone() };
