@@ -1,6 +1,6 @@
 //! The first action behind a prompt of 512 tokens, and the memory that it takes.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use edit_model::{DecodeOptions, EditModel, ModelConfig, ServedWeights};

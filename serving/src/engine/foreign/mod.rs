@@ -25,7 +25,8 @@ mod stream;
 mod testing;
 #[cfg(test)]
 mod tests;
-#[cfg(all(test, feature = "production"))]
+#[cfg(test)]
+#[cfg(feature = "production")]
 mod tls_tests;
 
 use std::collections::BTreeMap;
