@@ -167,6 +167,9 @@ impl Network {
         readings: &mut [Reading<'_>],
         buffers: &mut ReadBuffers,
     ) -> Result<Vec<f32>, ModelError> {
+        if readings.is_empty() {
+            return Ok(Vec::new());
+        }
         self.read(Rows::Alone(int8), weights, readings, buffers)?;
         Ok(self.logits(Rows::Alone(int8), weights, buffers))
     }
