@@ -413,6 +413,10 @@ impl SlotLog {
 
     /// Writes a transaction, and then the copy.
     fn write(&mut self, write: &StepWrite) -> Result<(), BusError> {
+        // What was read of it may have been another owner's.
+        if !self.state.is_ours()? {
+            return Err(self.fenced());
+        }
         let position = self.position_to_commit(write.position);
         let progress = Progress {
             position,
@@ -526,6 +530,9 @@ impl SlotLog {
             close(before);
         }
         self.begin()?;
+        // Before anything is asked: what another owner has made of the copy since then fits no answer.
+        self.state.mend()?;
+        self.state.claim()?;
         let stored = self.inner.config.stored_name(&self.topics.input);
         let committed = self.committed()?;
         self.restore(committed.as_ref().map(|(_, told)| told.incarnation.as_str()))?;

@@ -5,6 +5,10 @@
 //! that position on. Two handles may have it open (an owner that was stopped wakes up); whoever writes says which
 //! position it found, and writes nothing when it is another one by then.
 //!
+//! Whoever takes a partition over claims the copy before it asks anything, and begins it anew only while it has that
+//! claim: what was asked before says nothing of a copy on which another one works by now. And whoever commits looks first
+//! whether it still has it: else it may have read what another one was about to build.
+//!
 //! Any doubt begins it anew, from the beginning of the changelog: another identity, another incarnation of the partition,
 //! a position that the changelog does not reach, a copy so old that the changelog may have forgotten what is gone, or a
 //! file that SQLite can not read.
@@ -61,6 +65,8 @@ pub(super) struct State {
     identity: String,
     /// The file can not be read.
     is_broken: Cell<bool>,
+    /// What we have claimed the file with; none: it was not claimed.
+    claim: Option<i32>,
 }
 
 impl State {
@@ -77,7 +83,8 @@ impl State {
             }
             Err(error) => return Err(storage(error)),
         };
-        Ok(Self { connection, path: path.to_owned(), identity: identity.to_owned(), is_broken: Cell::new(false) })
+        let (path, identity) = (path.to_owned(), identity.to_owned());
+        Ok(Self { connection, path, identity, is_broken: Cell::new(false), claim: None })
     }
 
     /// A file that can not be read is replaced: what it held is in the changelog.
@@ -88,6 +95,24 @@ impl State {
             *self = Self::open(&self.path, &self.identity)?;
         }
         Ok(())
+    }
+
+    /// Takes the copy from whoever has claimed it before.
+    pub(super) fn claim(&mut self) -> Result<(), BusError> {
+        let claim: i32 = rand::random();
+        self.connection.pragma_update(None, "user_version", claim).map_err(|error| self.failed(error))?;
+        self.claim = Some(claim);
+        Ok(())
+    }
+
+    /// Whether nobody has claimed the copy since we did.
+    pub(super) fn is_ours(&self) -> Result<bool, BusError> {
+        let Some(claim) = self.claim else { return Ok(true) };
+        let found = self
+            .connection
+            .prepare_cached("PRAGMA user_version")
+            .and_then(|mut asked| asked.query_row([], |row| row.get::<_, i32>(0)));
+        found.map(|found| found == claim).map_err(|error| self.failed(error))
     }
 
     /// An error of the file, which is remembered when it is broken.
@@ -143,8 +168,12 @@ impl State {
     }
 
     fn begin_anew(&self) -> Result<(), BusError> {
-        let connection = &self.connection;
-        let transaction = connection.unchecked_transaction().map_err(|error| self.failed(error))?;
+        let behavior = rusqlite::TransactionBehavior::Immediate;
+        let transaction =
+            rusqlite::Transaction::new_unchecked(&self.connection, behavior).map_err(|error| self.failed(error))?;
+        if !self.is_ours()? {
+            return Err(BusError::Storage(format!("the copy of {} was taken over by another owner", self.identity)));
+        }
         for table in ["state", "timers", "poisoned_keys", "control", "copy"] {
             transaction.execute(&format!("DELETE FROM {table}"), []).map_err(|error| self.failed(error))?;
         }
@@ -324,6 +353,30 @@ mod tests {
         let left: i64 = other.connection.query_row("SELECT COUNT(*) FROM state", [], |row| row.get(0)).unwrap();
         assert_eq!(left, 0);
         assert!(!state.write(7, &to, true, put).unwrap(), "it is not ours any more");
+    }
+
+    #[test]
+    fn an_owner_that_was_stopped_does_not_begin_anew_what_another_one_works_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.sqlite");
+        let mut stopped = State::open(&path, "one").unwrap();
+        stopped.claim().unwrap();
+        assert!(stopped.is_ours().unwrap());
+        // It has asked where the changelog ends, and for the position: there is none, and nothing before 5.
+        let mut next = State::open(&path, "one").unwrap();
+        next.claim().unwrap();
+        assert_eq!(next.copied(5, None).unwrap(), Copied::default());
+        let progress = Some(Progress { position: 3, incarnation: "first".to_owned(), ..Progress::default() });
+        let to = Copied { next: 9, progress, mark: None };
+        assert!(next.write(0, &to, true, |_| Ok(())).unwrap());
+        let begun = stopped.copied(5, None);
+        assert!(begun.is_err_and(|error| error.may_pass()));
+        assert!(!stopped.is_ours().unwrap() && next.is_ours().unwrap());
+        assert_eq!(next.copied(9, Some("first")).unwrap(), to);
+        // Whoever claims it anew may.
+        stopped.claim().unwrap();
+        assert!(!next.is_ours().unwrap());
+        assert_eq!(stopped.copied(9, Some("second")).unwrap(), Copied::default());
     }
 
     #[test]

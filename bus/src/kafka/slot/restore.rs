@@ -28,7 +28,6 @@ impl SlotLog {
     pub(super) fn restore(&mut self, incarnation: Option<&str>) -> Result<(), BusError> {
         let stored = self.topics.changelog.clone();
         let (inner, partition) = (Arc::clone(&self.inner), self.partition);
-        self.state.mend()?;
         let end = inner.questions.end(Isolation::Uncommitted, &stored, partition)?;
         let mut copied = self.state.copied(end, incarnation)?;
         let begun = Instant::now();
