@@ -99,6 +99,25 @@ pub(super) fn transactions_of(step: &str) -> String {
 /// Until when the lease of a partition says that it is ours.
 pub(super) type Lease = Arc<parking_lot::Mutex<Instant>>;
 
+/// Since when a call of the client is waited for that should end by itself; none: it is not.
+pub(super) type Waits = Arc<parking_lot::Mutex<Option<Instant>>>;
+
+/// While it is there, a call of the client is waited for.
+struct Waiting(Waits);
+
+impl Waiting {
+    fn begin(waits: &Waits) -> Self {
+        *waits.lock() = Some(Instant::now());
+        Self(Arc::clone(waits))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}
+
 /// A partition that this process owns.
 pub(super) struct SlotLog {
     inner: Arc<Inner>,
@@ -106,6 +125,7 @@ pub(super) struct SlotLog {
     partition: u32,
     epoch: i64,
     lease: Lease,
+    waits: Waits,
     producer: Option<OurProducer>,
     /// When the last transaction was made.
     committed_at: Option<Instant>,
@@ -138,6 +158,7 @@ impl SlotLog {
             partition,
             epoch,
             lease,
+            waits: Waits::default(),
             producer: None,
             committed_at: None,
             group,
@@ -149,6 +170,11 @@ impl SlotLog {
             queue: VecDeque::new(),
             position: 0,
         })
+    }
+
+    /// Since when it waits for the client: some calls have been seen not to return.
+    pub(super) fn waits(&self) -> Waits {
+        Arc::clone(&self.waits)
     }
 
     /// Whether the lease says that the partition is ours.
@@ -240,7 +266,11 @@ impl SlotLog {
         let producer: ThreadedProducer<Context> = client
             .create_with_context(self.inner.context.clone())
             .map_err(|error| BusError::Invalid(format!("the Kafka client refuses its settings: {error}")))?;
-        if let Err(error) = producer.init_transactions(self.inner.request_timeout()) {
+        let begun = {
+            let _waiting = Waiting::begin(&self.waits);
+            producer.init_transactions(self.inner.request_timeout())
+        };
+        if let Err(error) = begun {
             let error = self.kafka("its transactions can not be begun", &error);
             close(producer);
             return Err(error);
@@ -309,6 +339,7 @@ impl SlotLog {
         const DOING: &str = "its transaction was not made";
         self.begin()?;
         let Some(producer) = self.producer.clone() else { return Err(BusError::Closed) };
+        let _waiting = Waiting::begin(&self.waits);
         match self.transaction_with(&producer, messages, position, told) {
             Ok(position) => {
                 self.committed_at = Some(Instant::now());

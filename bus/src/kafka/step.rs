@@ -11,7 +11,7 @@ use service::lease::{Fence, LeaseError, LeaseStore};
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::slot::{Lease, RunTopics, SlotLog};
+use super::slot::{Lease, RunTopics, SlotLog, Waits};
 use super::{Inner, topics};
 use crate::error::BusError;
 use crate::step::{StepHandler, StepSpec};
@@ -396,11 +396,34 @@ async fn opened(
     Ok(None)
 }
 
-/// Works on one partition until it is cancelled, fenced, or cannot go on.
+/// Works on one partition until it is cancelled, fenced, or cannot go on; or until a call of the client does not return,
+/// whose lease would be renewed for ever.
 pub(super) async fn work(
     shared: &Arc<StepShared>,
-    mut worker: PartitionWorker<SlotLog>,
+    worker: PartitionWorker<SlotLog>,
     given_up: GivenUp,
+) -> Result<(), BusError> {
+    let waits = worker.log().waits();
+    tokio::select! {
+        ended = work_on(shared, worker, &given_up) => ended,
+        () = waits_too_long(&waits, given_up.patience) => Err(left_alone()),
+    }
+}
+
+/// Ends when a call of the client has been waited for longer than any may take.
+async fn waits_too_long(waits: &Waits, patience: Duration) {
+    loop {
+        tokio::time::sleep(patience / 8).await;
+        if waits.lock().is_some_and(|since| since.elapsed() > patience) {
+            return;
+        }
+    }
+}
+
+async fn work_on(
+    shared: &Arc<StepShared>,
+    mut worker: PartitionWorker<SlotLog>,
+    given_up: &GivenUp,
 ) -> Result<(), BusError> {
     let token = &given_up.token;
     let limits = &shared.spec.limits;
@@ -411,7 +434,7 @@ pub(super) async fn work(
     let mut ended = Ok(());
     while !token.is_cancelled() {
         let result;
-        (worker, result) = on_thread(worker, PartitionWorker::turn, &given_up).await?;
+        (worker, result) = on_thread(worker, PartitionWorker::turn, given_up).await?;
         paused.set(if matches!(result, Ok(Turn::Paused(_))) { 1.0 } else { 0.0 });
         match result {
             Ok(Turn::Progress) => pause = limits.first_pause,
@@ -425,7 +448,7 @@ pub(super) async fn work(
                 // Looks are short, so that a simulated clock that goes on is noticed.
                 loop {
                     let grown;
-                    (worker, grown) = on_thread(worker, |worker| worker.with_log(SlotLog::wait), &given_up).await?;
+                    (worker, grown) = on_thread(worker, |worker| worker.with_log(SlotLog::wait), given_up).await?;
                     let grown = match grown {
                         Ok(grown) => grown,
                         Err(error) => {
@@ -476,7 +499,7 @@ pub(super) async fn work(
         drop(worker);
     });
     token.cancel();
-    if let Err(error) = in_time(closed, &given_up).await {
+    if let Err(error) = in_time(closed, given_up).await {
         tracing::warn!(step = %shared.spec.name, partition, %error, "a partition was not left in order");
     }
     ended
@@ -513,11 +536,13 @@ async fn in_time<T>(mut done: JoinHandle<T>, given_up: &GivenUp) -> Result<T, Bu
     };
     tokio::select! {
         done = &mut done => done.map_err(|error| BusError::Storage(format!("work on a partition failed: {error}"))),
-        () = too_late => {
-            metrics::counter!("flywheel_bus_kafka_stalls_total").increment(1);
-            Err(BusError::Storage("work on a partition does not come back, and is left alone".to_owned()))
-        }
+        () = too_late => Err(left_alone()),
     }
+}
+
+fn left_alone() -> BusError {
+    metrics::counter!("flywheel_bus_kafka_stalls_total").increment(1);
+    BusError::Storage("work on a partition does not come back, and is left alone".to_owned())
 }
 
 #[cfg(test)]
@@ -551,6 +576,16 @@ mod tests {
         let work = |patience: &mut Duration| std::thread::sleep(*patience * 4);
         let (patience, ()) = on_thread(given_up.patience, work, &given_up).await.unwrap();
         assert_eq!(patience, given_up.patience);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_call_of_the_client_is_not_waited_for_for_ever_though_the_partition_is_kept() {
+        let patience = Duration::from_millis(50);
+        let waits = Waits::default();
+        let watched = tokio::time::timeout(patience * 4, waits_too_long(&waits, patience)).await;
+        assert!(watched.is_err(), "nothing is waited for");
+        *waits.lock() = Some(Instant::now());
+        tokio::time::timeout(BOUND, waits_too_long(&waits, patience)).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
