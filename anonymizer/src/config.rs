@@ -91,10 +91,6 @@ impl AnonymizerConfig {
         Duration::from_secs(self.settle_s)
     }
 
-    pub(crate) fn longest_session(&self) -> Duration {
-        Duration::from_secs(self.longest_session_s)
-    }
-
     pub(crate) fn memory(&self) -> Duration {
         Duration::from_secs(self.close_s + self.lateness_s)
     }

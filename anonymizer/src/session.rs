@@ -4,6 +4,7 @@
 //! partition time decides only when the last group, a gap or a missing exposure is waited for no longer.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use events::{EventId, PersonPseudonym, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -88,9 +89,10 @@ pub(crate) struct Session {
     pub(crate) exposures: BTreeMap<EventId, Timestamp>,
     /// Client time of the first event.
     pub(crate) first_monotonic_ms: Option<i64>,
-    /// When the first event was received. State of an older release does not say; then its exposures do not end.
+    /// Until when it may last by what its events say. State of an older release does not say; then its exposures do not
+    /// end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) first_received_at: Option<Timestamp>,
+    may_last_until: Option<Timestamp>,
     /// Sequence number of the event that ended the session.
     pub(crate) ended_at: Option<i64>,
     /// When that event was received.
@@ -117,7 +119,7 @@ impl Session {
             held_bytes: 0,
             exposures: BTreeMap::new(),
             first_monotonic_ms: None,
-            first_received_at: None,
+            may_last_until: None,
             ended_at: None,
             end_received_at: None,
             memory_until: None,
@@ -126,11 +128,16 @@ impl Session {
         }
     }
 
-    /// When the session was over at the latest, by the clock of those who receive: its end was received, or its first
-    /// event as long before as a session may last. What is served later is served under the id of a session that ended.
-    pub(crate) fn over_at(&self, config: &AnonymizerConfig) -> Option<Timestamp> {
-        let longest = self.first_received_at.map(|first| first + config.longest_session());
-        self.end_received_at.into_iter().chain(longest).min()
+    /// Learns from an event until when the session may last: what is left of its time by the client's clock, which stands
+    /// still while a machine sleeps.
+    pub(crate) fn goes_on(&mut self, received_at: Timestamp, left: Duration) {
+        self.may_last_until = self.may_last_until.max(Some(received_at + left));
+    }
+
+    /// When the session was over at the latest, by the clock of those who receive: its end was received, or there was no
+    /// time left by any of its events. What is served later is served under the id of a session that ended.
+    pub(crate) fn over_at(&self) -> Option<Timestamp> {
+        self.end_received_at.into_iter().chain(self.may_last_until).min()
     }
 
     /// Whether the sequence has gone past this number.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus::{Outcome, StepContext};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -121,7 +122,7 @@ impl Handler {
         for item in items {
             decided.push(self.decide(item.event, session, context)?);
         }
-        end_exposures(&mut decided, session.over_at(&self.config));
+        end_exposures(&mut decided, session.over_at());
         // The person's current key: the last one used seals the memory.
         let key = decided.iter().rev().find_map(|decided| match decided {
             Decided::Opened(_, opened) => Some(Arc::clone(&opened.key)),
@@ -156,14 +157,14 @@ impl Handler {
             return Ok(Decided::Nothing);
         }
         if header.kind != EventKind::Exposure {
-            if session.first_monotonic_ms.is_none() {
-                session.first_received_at = Some(header.received_at);
-            }
             let first = *session.first_monotonic_ms.get_or_insert(header.monotonic_ms);
             let limit_ms = i64::try_from(self.config.longest_session_s.saturating_mul(1000)).unwrap_or(i64::MAX);
-            if session.ended_at.is_some() || header.monotonic_ms.saturating_sub(first) > limit_ms {
+            let left_ms = limit_ms.saturating_sub(header.monotonic_ms.saturating_sub(first));
+            let left = u64::try_from(left_ms).ok().filter(|_| session.ended_at.is_none());
+            let Some(left) = left else {
                 return Ok(Decided::Filtered(header, reason::SESSION_ENDED));
-            }
+            };
+            session.goes_on(header.received_at, Duration::from_millis(left));
             if header.kind == EventKind::SessionEnded {
                 session.ended_at = Some(header.sequence);
                 session.end_received_at = Some(header.received_at);

@@ -402,6 +402,27 @@ fn what_is_served_after_the_end_of_its_session_ends_with_it() {
 }
 
 #[test]
+fn what_is_served_after_the_client_slept_ends_by_its_own_clock() {
+    let mut bench = Bench::new();
+    let day = 86_400.0;
+    // An hour of the client's clock, and a night in which that stood still.
+    let mut woken = bench.typed(2, 3_600.0, 1, "b");
+    woken.header.received_at = at(day - 60.0);
+    // Nothing is reported of silence.
+    let events = [
+        bench.typed(1, 0.0, 0, "a"),
+        woken,
+        bench.exposure(1, day + 600.0, "x"),
+        bench.exposure(2, 2.0 * day - 3_000.0, "x"),
+    ];
+    events.iter().for_each(|event| bench.publish(event));
+    bench.advance(2.0 * day);
+    let mut story = bench.story();
+    story.sort();
+    assert_eq!(story, ["1", "2", "x1", "x2 filtered session_ended"]);
+}
+
+#[test]
 fn consent_is_looked_at_again_when_scrubbing() {
     let mut bench = Bench::new();
     let event = bench.typed(1, 0.0, 0, "secret text");
