@@ -2,10 +2,12 @@
 //!
 //! An opportunity is looked at several times, and what was kept of it changes by an event or two in between. So events
 //! are remembered as they were decoded and opened. That is no state: what is remembered of a value counts for the same
-//! bytes alone, and only while its person's key is there, so a story is the same with it and without.
+//! bytes alone, and only while its person's key is there, so a story is the same with it and without. What nobody asks for
+//! goes in time: text must not outlive its key because there is room for it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bus::{RecordKey, StepContext};
 use bytes::Bytes;
@@ -38,6 +40,10 @@ const REMEMBERED_BYTES: usize = 32 << 20;
 /// Bytes that an event costs besides what it holds, which is there sealed and opened.
 const REMEMBERED_OVERHEAD: usize = 1 << 10;
 
+/// How long is remembered what nobody asks for, at most. The first input after that ends it, and the last one of every
+/// session is the timer that forgets it. Half of it is longer than most opportunities are open.
+const REMEMBERED_FOR: Duration = Duration::from_secs(20 * 60);
+
 /// What a story needs of an event.
 struct Report {
     session_id: SessionId,
@@ -67,16 +73,36 @@ impl Read {
     }
 }
 
-/// Events as they were read, bounded: when the young ones fill half of it they become the old ones, and those that
-/// nobody asked for since the last time are dropped.
+/// Events as they were read, bounded: when the young ones fill half of it, or half of the time is over, they become the
+/// old ones, and those that nobody asked for since the last time are dropped.
 #[derive(Default)]
 pub(crate) struct Remembered {
     young: HashMap<Place, Read>,
     young_bytes: usize,
+    /// When the time of the young ones began.
+    young_since: Option<Instant>,
     old: HashMap<Place, Read>,
 }
 
 impl Remembered {
+    /// Drops what nobody asked for in time. In real time: erasures wait for no log.
+    pub(crate) fn grow_old(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(*self.young_since.get_or_insert(now));
+        if age < REMEMBERED_FOR / 2 {
+            return;
+        }
+        self.young_since = Some(now);
+        self.turn();
+        if age >= REMEMBERED_FOR {
+            self.old = HashMap::new();
+        }
+    }
+
+    fn turn(&mut self) {
+        self.young_bytes = 0;
+        self.old = std::mem::take(&mut self.young);
+    }
+
     fn get(&mut self, place: &Place) -> Option<Read> {
         if let Some(read) = self.young.get(place) {
             return Some(read.clone());
@@ -89,8 +115,7 @@ impl Remembered {
     fn insert(&mut self, place: Place, read: Read) {
         self.remove(&place);
         if self.young_bytes + read.bytes() > REMEMBERED_BYTES / 2 {
-            self.young_bytes = 0;
-            self.old = std::mem::take(&mut self.young);
+            self.turn();
         }
         self.young_bytes += read.bytes();
         self.young.insert(place, read);
@@ -349,5 +374,22 @@ mod tests {
         assert!(remembered.get(&place(many - 1)).is_some());
         remembered.remove(&place(many - 1));
         assert!(remembered.get(&place(many - 1)).is_none());
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_dropped_in_time_however_much_room_there_is() {
+        let mut remembered = Remembered::default();
+        let start = Instant::now();
+        remembered.grow_old(start);
+        remembered.insert(place(0), read(10));
+        remembered.insert(place(1), read(10));
+        remembered.grow_old(start + REMEMBERED_FOR / 2);
+        assert!(remembered.get(&place(0)).is_some());
+        remembered.grow_old(start + REMEMBERED_FOR);
+        assert!(remembered.get(&place(0)).is_some() && remembered.get(&place(1)).is_none());
+        // Nothing came in for long.
+        remembered.grow_old(start + REMEMBERED_FOR * 3);
+        assert!(remembered.get(&place(0)).is_none());
+        assert_eq!((remembered.young.len(), remembered.old.len(), remembered.young_bytes), (0, 0, 0));
     }
 }

@@ -7,6 +7,7 @@
 //! bytes in every order of sessions and every batching.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bus::{
@@ -98,6 +99,7 @@ impl StepHandler for Labeler {
     }
 
     fn handle(&self, input: Input<'_>, context: &mut dyn StepContext) -> Outcome {
+        self.remembered.lock().grow_old(Instant::now());
         let Some(in_force) = self.policies.in_force(context) else {
             return Outcome::Unavailable(UNREADABLE.to_owned());
         };
