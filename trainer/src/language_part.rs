@@ -9,7 +9,8 @@ use crate::gate::{GateConfig, GateOutcome, PartReport, differences};
 /// What both do in one language.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LanguagePart {
-    /// The language; empty: all those together in which fewer than five persons have opportunities.
+    /// The language; empty: all those together in which fewer than five persons have opportunities, with the smallest of
+    /// the others where they would still be too few.
     pub language: String,
     /// Share of its opportunities at which the candidate spoke.
     pub shown_rate_candidate: f64,
@@ -23,21 +24,26 @@ pub struct LanguagePart {
 /// Fewer persons are shown nowhere apart from others.
 const FEWEST_SHOWN: usize = 5;
 
-/// The figures of each language; where they would be of few persons, together, and of still too few, not at all.
+/// The figures of each language; where they would be of few persons, together. What is left out could be told by
+/// subtraction: so they take in the smallest of the others where they are still too few, and without others nothing is told.
 pub(crate) fn by_language(config: &GateConfig, outcomes: &[GateOutcome]) -> Vec<LanguagePart> {
     let mut languages: BTreeMap<&str, Vec<&GateOutcome>> = BTreeMap::new();
     for outcome in outcomes {
         languages.entry(&outcome.language).or_default().push(outcome);
     }
-    let is_many = |outcomes: &[&GateOutcome]| differences(outcomes.iter().copied()).len() >= FEWEST_SHOWN;
-    let (many, few): (Vec<_>, Vec<_>) = languages.into_iter().partition(|(_, outcomes)| is_many(outcomes));
-    let others: Vec<&GateOutcome> = few.into_iter().flat_map(|(_, outcomes)| outcomes).collect();
+    let persons = |outcomes: &[&GateOutcome]| differences(outcomes.iter().copied()).len();
+    let (mut many, few): (Vec<_>, Vec<_>) =
+        languages.into_iter().partition(|(_, outcomes)| persons(outcomes) >= FEWEST_SHOWN);
+    let mut others: Vec<&GateOutcome> = few.into_iter().flat_map(|(_, outcomes)| outcomes).collect();
+    while !others.is_empty() && persons(&others) < FEWEST_SHOWN {
+        let Some(smallest) = (0..many.len()).min_by_key(|index| persons(&many[*index].1)) else { return Vec::new() };
+        others.extend(many.remove(smallest).1);
+    }
     let shown = |outcomes: &[&GateOutcome], shows: fn(&GateOutcome) -> bool| {
         outcomes.iter().filter(|outcome| shows(outcome)).count() as f64 / outcomes.len().max(1) as f64
     };
     many.into_iter()
         .chain([("", others)])
-        .filter(|(_, outcomes)| is_many(outcomes))
         .filter_map(|(language, outcomes)| {
             Some(LanguagePart {
                 language: language.to_owned(),
@@ -52,7 +58,7 @@ pub(crate) fn by_language(config: &GateConfig, outcomes: &[GateOutcome]) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::{Behaviour, judge};
+    use crate::gate::{Behaviour, GateReport, judge};
 
     #[test]
     fn languages_are_reported_apart_where_five_persons_are_in_each() {
@@ -80,9 +86,14 @@ mod tests {
         assert_eq!(counted, [("rust", 230, 23), ("", 70, 7)]);
         let rust = &report.by_language[0];
         assert!((rust.shown_rate_candidate - 0.52).abs() < 0.03 && rust.shown_rate_parent == 1.0, "{rust:?}");
-        // Four persons of one other language alone are not shown at all.
+        // Four persons of one other language alone would be told by subtracting the rest from all.
         let few: Vec<GateOutcome> = mixed.into_iter().filter(|outcome| outcome.language != "go").collect();
         let report = judge(&GateConfig::default(), &few, 0.7, 0.7);
-        assert_eq!(report.by_language.iter().map(|part| part.language.as_str()).collect::<Vec<_>>(), ["rust"]);
+        let told = |report: &GateReport| -> Vec<(String, usize)> {
+            report.by_language.iter().map(|part| (part.language.clone(), part.figures.opportunities)).collect()
+        };
+        assert_eq!(told(&report), [(String::new(), report.opportunities)]);
+        let alone: Vec<GateOutcome> = few.into_iter().filter(|outcome| outcome.language == "python").collect();
+        assert_eq!(told(&judge(&GateConfig::default(), &alone, 0.7, 0.7)), []);
     }
 }
