@@ -62,7 +62,11 @@ impl Licence {
     pub fn named_in(head: &str) -> Option<Result<Self, NotALicence>> {
         let (_, after) = head.split_once("SPDX-License-Identifier:")?;
         let line = after.lines().next().unwrap_or_default();
-        let end = ["*/", "-->", "\"\"\"", "'''"].iter().filter_map(|mark| line.find(mark)).min().unwrap_or(line.len());
+        let end = ["*/", "-->", "\"\"\"", "'''", "-}", "*)"]
+            .iter()
+            .filter_map(|mark| line.find(mark))
+            .min()
+            .unwrap_or(line.len());
         Some(Self::parse(line.get(..end).unwrap_or_default()))
     }
 
