@@ -75,6 +75,17 @@ struct Kept {
     previous: Vec<RoutingTable>,
 }
 
+/// Where a table comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The registry.
+    Registry,
+    /// What the last run left on disk.
+    Disk,
+    /// The same, when no other table on disk has answered.
+    LastOnDisk,
+}
+
 struct Failure {
     revision: i64,
     reason: Unservable,
@@ -167,15 +178,21 @@ impl Models {
         *self.previous.lock() = previous.collect();
         for table in kept.tables {
             let key = key_of(&table);
-            self.follow(table, false).await;
-            let before = self.previous.lock().get(&key).cloned();
-            if let Some(mut before) = before
-                && !self.catalog().contains_key(&key)
-            {
-                tracing::error!(model = %key.1, version = %before.current.version, "going back to the version before");
-                // Its rollout is over.
-                before.rollout = None;
-                self.follow(before, false).await;
+            // Its rollout is over.
+            let before = self.previous.lock().get(&key).map(|before| RoutingTable { rollout: None, ..before.clone() });
+            let Some(before) = before else {
+                self.follow(table, Origin::LastOnDisk).await;
+                continue;
+            };
+            for origin in [Origin::Disk, Origin::LastOnDisk] {
+                self.follow(table.clone(), origin).await;
+                if !self.catalog().contains_key(&key) {
+                    tracing::error!(model = %key.1, version = %before.current.version, "going back to the version before");
+                    self.follow(before.clone(), origin).await;
+                }
+                if self.catalog().contains_key(&key) {
+                    break;
+                }
             }
         }
     }
@@ -191,14 +208,14 @@ impl Models {
                 .get(&key)
                 .is_some_and(|failure| failure.revision == table.revision && failure.at.elapsed() < RETRY);
             if !failed_lately {
-                self.follow(table, true).await;
+                self.follow(table, Origin::Registry).await;
             }
         }
         Ok(())
     }
 
     /// Loads what `table` needs and serves by it, or keeps what is served and says why.
-    async fn follow(&self, table: RoutingTable, is_new: bool) {
+    async fn follow(&self, table: RoutingTable, origin: Origin) {
         let _one_at_a_time = self.changing.lock().await;
         let key = key_of(&table);
         let catalog = self.catalog();
@@ -207,7 +224,7 @@ impl Models {
             return;
         }
         let revision = table.revision;
-        match self.load(&catalog, &key, table, previous.is_none()).await {
+        match self.load(&catalog, &key, table, previous.is_none(), origin).await {
             Ok((served, complete)) => {
                 let mut next = Catalog::clone(&catalog);
                 tracing::info!(
@@ -222,7 +239,7 @@ impl Models {
                 let next = Arc::new(next);
                 self.catalog.store(Arc::clone(&next));
                 self.ready.send_replace(true);
-                if is_new {
+                if origin == Origin::Registry {
                     if let (Some(previous), Some(now)) = (previous, next.get(&key))
                         && previous.table.current != now.table.current
                     {
@@ -247,13 +264,16 @@ impl Models {
     }
 
     /// Everything that `table` can choose, in memory. With `first`, when nothing else could answer, a table whose
-    /// current version is good is served without those that are not; the second result says which and why.
+    /// current version is good is served without those that are not; the second result says which and why. The current
+    /// version of the last table on disk needs good files and no more: an engine that starts later than this process is
+    /// asked as soon as it writes, also when the registry is down and tells nobody to try again.
     async fn load(
         &self,
         catalog: &Catalog,
         key: &ModelKey,
         mut table: RoutingTable,
         first: bool,
+        origin: Origin,
     ) -> Result<(ServedModel, Result<(), Unservable>), Unservable> {
         let others = catalog.iter().filter(|(other, _)| *other != key).flat_map(|(_, served)| served.engines.keys());
         let wanted: BTreeSet<Sha256Digest> =
@@ -273,6 +293,9 @@ impl Models {
             let loaded = catalog.values().find_map(|served| served.engine(&digest)).cloned();
             let engine = match loaded {
                 Some(engine) => Ok(engine),
+                None if origin == Origin::LastOnDisk && digest == table.current.artifact_digest => {
+                    self.bring(digest).await
+                }
                 None => self.bring_proven(digest).await,
             };
             match engine {

@@ -111,6 +111,35 @@ async fn an_engine_that_does_not_answer_is_waited_for_and_is_no_damage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_starts_later_than_this_process_is_served_without_the_registry() {
+    let world = World::new().await;
+    let engine = Arc::new(Reluctant(AtomicBool::new(true)));
+    world.route(1, world.version_of(1, engine.clone()));
+    models(&world).refresh(&*world.routing).await.unwrap();
+    world.models.is_down.store(true, Ordering::Release);
+    world.routing.is_down.store(true, Ordering::Release);
+    engine.0.store(false, Ordering::Release);
+    let restarted = models(&world);
+    restarted.restore().await;
+    assert_eq!(current(&restarted), Some(1));
+    assert!(restarted.failures().is_empty());
+
+    // Where another can answer, that one does.
+    world.models.is_down.store(false, Ordering::Release);
+    world.routing.is_down.store(false, Ordering::Release);
+    world.route(2, world.version(2, Script::new(0.9, 1)));
+    restarted.refresh(&*world.routing).await.unwrap();
+    engine.0.store(true, Ordering::Release);
+    world.route(3, world.version_of(1, engine.clone()));
+    restarted.refresh(&*world.routing).await.unwrap();
+    assert_eq!(current(&restarted), Some(1));
+    engine.0.store(false, Ordering::Release);
+    let restarted = models(&world);
+    restarted.restore().await;
+    assert_eq!(current(&restarted), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn more_models_than_allowed_are_not_loaded() {
     let world = World::new().await;
     let models = Models::new(world.models.clone(), &world.data_dir(), 1, 0);
