@@ -1,6 +1,6 @@
 //! Which fields belong to a connection and which to the message (RFC 9110, 7.6.1).
 
-use axum::http::header::{CONNECTION, TE, UPGRADE, VIA};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Of a connection even when `Connection` does not name them. `Proxy-Authenticate` and its like are not among them:
@@ -20,6 +20,10 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 
 /// Takes out what belongs to the connection that the message came over.
 pub(crate) fn strip(headers: &mut HeaderMap) {
+    // A length beside chunks says nothing, and would be believed once the chunks are gone (RFC 9112, 6.3).
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     let named: Vec<HeaderName> =
         tokens(headers, &CONNECTION).filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok()).collect();
     for name in named {
@@ -77,6 +81,7 @@ mod tests {
             ("keep-alive", "timeout=5"),
             ("proxy-connection", "keep-alive"),
             ("transfer-encoding", "chunked"),
+            ("content-length", "3"),
             ("te", "gzip"),
             ("upgrade", "h2c"),
             ("authorization", "Bearer a"),

@@ -282,6 +282,19 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_length_beside_chunks_cuts_nothing_off() {
+    let upstream = raw(|mut stream| async move {
+        read_head(&mut stream).await;
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+        stream.write_all(format!("{head}5\r\nhello\r\n0\r\n\r\n").as_bytes()).await.unwrap();
+    })
+    .await;
+    let front = Front::of(upstream).await;
+    let response = front.client.get(front.url("/")).send().await.unwrap();
+    assert_eq!(response.text().await.unwrap(), "hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_ends_its_request_at_the_upstream() {
     for begins in [false, true] {
         let (saw, mut seen) = mpsc::unbounded_channel();
