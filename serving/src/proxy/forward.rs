@@ -171,6 +171,9 @@ impl Proxy {
         *asked.version_mut() = Version::HTTP_11;
         *asked.headers_mut() = head.headers;
         headers::make_ours(asked.headers_mut(), &self.via);
+        if head.version == Version::HTTP_2 {
+            headers::join_cookies(asked.headers_mut());
+        }
         if let Some(host) = host {
             asked.headers_mut().insert(HOST, host);
         }

@@ -1,6 +1,6 @@
 //! Which fields belong to a connection and which to the message (RFC 9110, 7.6.1).
 
-use axum::http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Of a connection even when `Connection` does not name them. `Proxy-Authenticate` and its like are not among them:
@@ -57,6 +57,17 @@ pub(crate) fn make_ours(headers: &mut HeaderMap, via: &HeaderValue) {
         headers.append(CONNECTION, HeaderValue::from_static("te"));
     }
     headers.append(VIA, via.clone());
+}
+
+/// Puts the cookies together that HTTP/2 takes apart: HTTP/1.1 knows one such field (RFC 9113, 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
+    }
 }
 
 /// Whether the request has come through here before.

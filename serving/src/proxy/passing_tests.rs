@@ -147,6 +147,19 @@ async fn the_upstream_is_told_who_was_asked_and_by_which_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cookies_that_http2_takes_apart_arrive_as_one() {
+    let told = |headers: HeaderMap| async move {
+        let cookies: Vec<&str> = headers.get_all("cookie").iter().map(|value| value.to_str().unwrap()).collect();
+        cookies.join(" | ")
+    };
+    let upstream = serve(Router::new().fallback(told), CancellationToken::new()).await;
+    let front = Front::of(upstream).await;
+    let http2 = reqwest::Client::builder().http2_prior_knowledge().timeout(WAIT).build().unwrap();
+    let request = http2.get(front.url("/")).header("cookie", "a=1").header("cookie", "b=2");
+    assert_eq!(request.send().await.unwrap().text().await.unwrap(), "a=1; b=2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn our_own_door_stays_ours() {
     let upstream = serve(upstream_routes(), CancellationToken::new()).await;
     let front = Front::of(upstream).await;
