@@ -1,6 +1,7 @@
 //! What a client is told where the upstream gives no answer.
 
 use std::error::Error;
+use std::io::ErrorKind;
 
 use axum::http::StatusCode;
 use hyper_util::client::legacy;
@@ -21,6 +22,29 @@ pub(crate) fn problem_of(error: &legacy::Error) -> Problem {
     }
     let title = "The server behind this one broke off before it answered";
     Problem::new(StatusCode::BAD_GATEWAY, "upstream_failed", title)
+}
+
+/// Whether the connection ended before anything was answered, as one does that was kept and is given up by the upstream
+/// in the moment in which it is used again.
+pub(crate) fn broke_off(error: &legacy::Error) -> bool {
+    if error.is_connect() {
+        return false;
+    }
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(transport) = error.downcast_ref::<hyper::Error>()
+            && (transport.is_incomplete_message() || transport.is_canceled() || transport.is_closed())
+        {
+            return true;
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && matches!(io.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The upstream took too long.

@@ -8,8 +8,9 @@ use axum::extract::Request;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use axum::response::IntoResponse;
+use bytes::Bytes;
 use events::{IdSource, Sha256Digest};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::ext::ReasonPhrase;
 use metrics::{counter, histogram};
 use service::clock::SharedClock;
@@ -26,13 +27,16 @@ use crate::outgoing::{Client, Outgoing};
 use crate::proxy::body::{AnswerBody, RequestBody, RequestCopy, Tap};
 use crate::proxy::config::Upstream;
 use crate::proxy::copy::{Budget, Copying, Missed};
-use crate::proxy::failure::{late, problem_of};
+use crate::proxy::failure::{broke_off, late, problem_of};
 use crate::proxy::headers;
 use crate::proxy::memory::{Caller, Memory};
 use crate::proxy::recorder::{Exchange, Recorder, TapQueue, Tapped, Tapping, became};
 use crate::proxy::tabby::has_select_kind;
 use crate::proxy::tunnel::{self, Wanted};
 use crate::target::{Target, has_user};
+
+/// Within which time a connection that was given up already shows that it was. What takes longer reached the upstream.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// What the proxy stands on.
 pub(crate) struct ProxyDeps<'a> {
@@ -48,6 +52,8 @@ pub(crate) struct ProxyDeps<'a> {
 pub(crate) struct Proxy {
     target: Target,
     client: Client,
+    /// The same, with a new connection for each request.
+    anew: Client,
     host: Option<HeaderValue>,
     /// How this process names itself on the way.
     via: HeaderValue,
@@ -105,11 +111,13 @@ impl Proxy {
             ca_file: config.ca_file.as_deref(),
         };
         let client = outgoing.client()?;
+        let anew = Outgoing { pool_connections: 0, ..outgoing }.client()?;
         let recording = TaskTracker::new();
         recording.spawn(recorder.run(receiver, deps.stop.clone()));
         recording.close();
         Ok(Self {
             client,
+            anew,
             target,
             host: config.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()),
             via: via(),
@@ -158,14 +166,19 @@ impl Proxy {
         let wanted = self.wanted(&mut request)?;
         let host = self.host_of(&request);
         let (head, body) = request.into_parts();
-        let (tap, body) = match tap {
+        // What asks for an answer and changes nothing may be asked again: nobody is told more than once what was done.
+        let is_question = match &tap {
+            Some(tap) => tap.tapping == Tapping::Completion,
+            None => matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) && body.is_end_stream(),
+        };
+        let (mut tap, body) = match tap {
             Some(tap) => {
                 let (body, copy) = RequestBody::copied(body, self.taps.copying());
                 (Some((tap, copy)), Body::new(body))
             }
             None => (None, body),
         };
-        let mut asked = Request::new(body);
+        let mut asked = Request::new(());
         *asked.method_mut() = head.method;
         *asked.uri_mut() = uri;
         *asked.version_mut() = Version::HTTP_11;
@@ -181,7 +194,19 @@ impl Proxy {
             headers::set_upgrade(asked.headers_mut(), wanted.protocol.clone());
         }
 
-        let answered = tokio::time::timeout(self.answer_timeout, self.client.request(asked)).await;
+        let again = (is_question && wanted.is_none()).then(|| asked.clone());
+        let asked = asked.map(|()| body);
+        let answered = tokio::time::timeout(self.answer_timeout, async {
+            match (self.client.request(asked).await, again) {
+                (Err(error), Some(again)) if broke_off(&error) && began.elapsed() < GIVEN_UP => {
+                    let Some(body) = self.body_again(tap.as_mut()) else { return Err(error) };
+                    tracing::debug!(%error, "asking again over a new connection");
+                    self.anew.request(again.map(|()| body)).await
+                }
+                (answered, _) => answered,
+            }
+        })
+        .await;
         let answer = match answered {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
@@ -199,6 +224,18 @@ impl Proxy {
             return Ok(tunnel::join(wanted, answer, &self.tunnels, &self.stop));
         }
         Ok(self.hand_on(answer, tap))
+    }
+
+    /// The body of a request once more; none when the upstream did not have all of it, or it was not copied.
+    fn body_again(&self, tap: Option<&mut (RequestTap, RequestCopy)>) -> Option<Body> {
+        let Some((_, copy)) = tap else { return Some(Body::empty()) };
+        let copied = copy.try_recv().ok()?.ok()?;
+        let bytes = Bytes::copy_from_slice(copied.bytes());
+        // Its room is the next copy's.
+        drop(copied);
+        let (body, again) = RequestBody::copied(Body::from(bytes), self.taps.copying());
+        *copy = again;
+        Some(Body::new(body))
     }
 
     /// What the client wants its connection to become, and a place for that.

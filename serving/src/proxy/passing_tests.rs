@@ -273,6 +273,67 @@ async fn a_client_is_told_why_there_is_no_answer() {
     }
 }
 
+/// Reads a head, and all of the body whose length it says.
+async fn read_question(stream: &mut TcpStream) -> String {
+    let mut read = read_head(stream).await;
+    if let Some(end) = read.find("\r\n\r\n") {
+        let length = read.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length: usize = length.map_or(0, |length| length.parse().unwrap());
+        let mut rest = vec![0; (end + 4 + length).saturating_sub(read.len())];
+        stream.read_exact(&mut rest).await.unwrap();
+        read.push_str(&String::from_utf8(rest).unwrap());
+    }
+    read
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_the_upstream_gives_up_fails_no_question() {
+    // Every connection answers once and is closed under the next question.
+    let upstream = raw(|mut stream| async move {
+        read_question(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        read_question(&mut stream).await;
+    })
+    .await;
+    let front = Front::of(upstream).await;
+    for _ in 0..10 {
+        let completion = front.client.post(front.url("/v1/completions")).body(r#"{"prompt":"a"}"#);
+        for request in [completion, front.client.get(front.url("/v1/models"))] {
+            let response = request.send().await.unwrap();
+            assert_eq!((response.status().as_u16(), response.text().await.unwrap()), (200, "ok".to_owned()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_changes_nothing_is_asked_again_and_only_once() {
+    let (asked, mut heads) = mpsc::unbounded_channel();
+    let upstream = raw(move |mut stream| {
+        let asked = asked.clone();
+        async move {
+            asked.send(read_question(&mut stream).await).unwrap();
+        }
+    })
+    .await;
+    let front = Front::of(upstream).await;
+    let times = [
+        (Method::GET, "/v1/models", "", 2),
+        (Method::POST, "/v1/completions", r#"{"prompt":"a"}"#, 2),
+        (Method::POST, "/v1/events", "{}", 1),
+        (Method::DELETE, "/v1/models/a", "", 1),
+        (Method::GET, "/v1/models", "{}", 1),
+    ];
+    for (method, path, body, expected) in times {
+        let request = front.client.request(method.clone(), front.url(path)).body(body);
+        assert_eq!(request.send().await.unwrap().status(), 502, "{method} {path}");
+        let mut heard = Vec::new();
+        while let Ok(head) = heads.try_recv() {
+            heard.push(head);
+        }
+        assert_eq!(heard.len(), expected, "{method} {path}: {heard:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     let begun = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello";
