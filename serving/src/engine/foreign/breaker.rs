@@ -55,10 +55,11 @@ impl Breaker {
 
     /// Whether a health check should look now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        match self.open {
+        let is_due = match self.open {
             Some(open) => now >= open.until,
-            None => !self.wants_to_be_alone(now) && now.duration_since(self.answered) >= self.limits.interval,
-        }
+            None => now.duration_since(self.answered) >= self.limits.interval,
+        };
+        is_due && !self.wants_to_be_alone(now)
     }
 
     /// It answered. Says whether that closed it.
@@ -159,5 +160,9 @@ mod tests {
         }
         breaker.leave_alone(now + 10 * SECOND, Some(SECOND));
         assert!(!breaker.is_due(now + 10 * SECOND) && breaker.is_due(now + 11 * SECOND));
+        // Also while it is out: it says so to a health check.
+        breaker.trip(now + 11 * SECOND, 0.0);
+        breaker.leave_alone(now + 12 * SECOND, Some(2 * SECOND));
+        assert!(!breaker.is_due(now + 13 * SECOND) && breaker.is_due(now + 14 * SECOND));
     }
 }
