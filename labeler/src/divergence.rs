@@ -5,8 +5,8 @@
 //! Given a base text and two lists of actions over it, chosen and rejected (what was served):
 //!
 //! 1. The *canonical hunks* of a side are those between the base and the text that its actions make of it
-//!    ([`hunks_between`]). A hunk has the place in the served order of the first action that touches it; hunks of one
-//!    action are in the order of the text.
+//!    ([`hunks_between`](crate::alignment::hunks_between)). A hunk has the place in the served order of the first action
+//!    that touches it; hunks of one action are in the order of the text.
 //! 2. *Clusters* are what canonical hunks of the two sides make up that share a byte or touch, directly or by others in
 //!    between. Where both sides have part in a cluster, each side's hunks there become one over the whole cluster, at
 //!    the place of the first of them: both replace the same old text. These are the *actions in effect*.
