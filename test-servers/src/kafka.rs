@@ -151,6 +151,8 @@ pub(crate) fn properties(data: &Path, [open, guarded, controller]: [u16; 3]) -> 
     text
 }
 
+/// The only broker is never given up while it lives: a session much shorter than this ends on a machine that is busy, and
+/// then the broker is out for everybody, again and again. One that was killed is let in once its session has ended.
 const FIXED: &str = "\
 process.roles=broker,controller
 node.id=1
@@ -173,8 +175,8 @@ log.cleaner.dedupe.buffer.size=4194304
 log.retention.check.interval.ms=1000
 log.initial.task.delay.ms=1000
 log.cleaner.backoff.ms=500
-broker.heartbeat.interval.ms=250
-broker.session.timeout.ms=1000
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=6000
 controller.quorum.election.timeout.ms=300
 controller.quorum.election.backoff.max.ms=100
 group.min.session.timeout.ms=500
